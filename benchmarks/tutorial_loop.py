@@ -1,0 +1,91 @@
+"""The tutorial as its readers type it in: a plain loop, one name at a time, autograd.
+
+    python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000]
+
+Shares no code with src/: it is what src/ is compared with. Reads ASCII names from data/names.
+RESULT.pt holds every name's loss, the weights after the first 2,000 names and the names/s.
+"""
+
+import random
+import string
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+LETTERS = string.ascii_letters + " .,;'"
+HIDDEN, LEARNING_RATE, SEED = 128, 0.005, 0
+SNAPSHOT = 2000
+
+
+class RNN(nn.Module):
+    """The tutorial's cell."""
+
+    def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.i2h = nn.Linear(input_size + hidden_size, hidden_size)
+        self.i2o = nn.Linear(input_size + hidden_size, output_size)
+        self.softmax = nn.LogSoftmax(dim=1)
+
+    def forward(self, letter: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Read one letter."""
+        combined = torch.cat((letter, hidden), 1)
+        return self.softmax(self.i2o(combined)), self.i2h(combined)
+
+
+def name_to_tensor(name: str) -> Tensor:
+    """Return the one-hot name [length, 1, 57]."""
+    tensor = torch.zeros(len(name), 1, len(LETTERS))
+    for i, letter in enumerate(name):
+        tensor[i][0][LETTERS.find(letter)] = 1
+    return tensor
+
+
+def main() -> None:
+    """Train, and write what there is to compare."""
+    result = sys.argv[1]
+    iterations = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    torch.set_num_threads(1)  # with more it is slower: the matrices are small
+
+    files = sorted(Path("data/names").glob("*.txt"))
+    lines = [
+        ["".join(c for c in line if c in LETTERS) for line in file.read_text("utf-8").splitlines()]
+        for file in files
+    ]
+    torch.manual_seed(SEED)
+    rnn = RNN(len(LETTERS), HIDDEN, len(files))
+    criterion = nn.NLLLoss()
+    draw = random.Random(SEED)
+
+    losses: list[float] = []
+    weights: dict[str, Tensor] = {}
+    start = time.perf_counter()
+    for iteration in range(1, iterations + 1):
+        category = draw.randint(0, len(lines) - 1)
+        name = lines[category][draw.randint(0, len(lines[category]) - 1)]
+        category_tensor = torch.tensor([category], dtype=torch.long)
+        name_tensor = name_to_tensor(name)
+
+        hidden = torch.zeros(1, HIDDEN)
+        rnn.zero_grad()
+        for i in range(name_tensor.size(0)):
+            output, hidden = rnn(name_tensor[i], hidden)
+        loss = criterion(output, category_tensor)
+        loss.backward()
+        for weight in rnn.parameters():
+            if weight.grad is not None:  # a name of one letter never uses i2h
+                weight.data.add_(weight.grad.data, alpha=-LEARNING_RATE)
+        losses.append(loss.item())
+        if iteration == SNAPSHOT:
+            weights = {name: weight.clone() for name, weight in rnn.state_dict().items()}
+    seconds = time.perf_counter() - start
+    torch.save(
+        {"losses": losses, "weights": weights, "names_per_second": iterations / seconds}, result
+    )
+
+
+if __name__ == "__main__":
+    main()

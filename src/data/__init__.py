@@ -1,0 +1,1 @@
+"""Letters and names; knows nothing of models."""

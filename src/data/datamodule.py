@@ -1,0 +1,120 @@
+"""The names as PyTorch and Lightning take them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from src.data.alphabet import Batch, encode, one_hot, pack
+from src.data.corpus import Corpus, read_corpus, split_corpus
+from src.data.sampler import Chunks, RandomExamples
+
+EVAL_BATCH = 1024
+"""Names evaluated at once; any number gives the same metrics."""
+
+
+class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
+    """The lines of a corpus, numbered through, a byte a letter.
+
+    An item is the tutorial's pair: the one-hot name [L, 1, 57] and its category [1], int64.
+    A data loader takes many at once, as a compact `Batch`.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        names = [encode(name) for lines in corpus.values() for name in lines]
+        self.letters, self.lengths = pack(names)
+        self.starts = self.lengths.cumsum(0) - self.lengths
+        counts = torch.tensor([len(lines) for lines in corpus.values()])
+        self.categories = torch.arange(len(counts)).repeat_interleave(counts)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
+        start, length = self.starts[line], self.lengths[line]
+        letters = self.letters[start : start + length]
+        return one_hot(letters).unsqueeze(1), self.categories[line].reshape(1)
+
+    def __getitems__(self, lines: Sequence[int]) -> Batch:
+        """Return many lines at once; PyTorch's data loader asks for them so."""
+        chosen = torch.as_tensor(lines)
+        lengths = self.lengths[chosen]
+        # Each name's letters lie one after the other in both places: shift its whole run.
+        shift = self.starts[chosen] - (lengths.cumsum(0) - lengths)
+        positions = torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
+        return Batch(self.letters[positions], lengths, self.categories[chosen])
+
+
+class NamesDataModule(LightningDataModule):
+    """The corpus, split, as data loaders of `Batch`es.
+
+    Training batches are chunks of `chunk` random examples; an epoch is `epoch_size` of them, the
+    last one what is left of `iterations`. Lightning must ask for the training loader anew every
+    epoch (`reload_dataloaders_every_n_epochs=1`).
+
+    Raises:
+        UserError: if the corpus cannot be read or split.
+    """
+
+    def __init__(
+        self,
+        data_dir: str | Path,
+        val_fraction: float,
+        test_fraction: float,
+        seed: int,
+        iterations: int,
+        chunk: int,
+        epoch_size: int,
+    ) -> None:
+        super().__init__()
+        self.corpus = read_corpus(Path(data_dir))
+        train, val, test = split_corpus(self.corpus, val_fraction, test_fraction, seed)
+        self.categories = list(self.corpus)
+        self.train, self.val, self.test = NamesDataset(train), NamesDataset(val), NamesDataset(test)
+        self.examples = RandomExamples([len(lines) for lines in train.values()], seed)
+        self.iterations = iterations
+        self.chunk = chunk
+        self.epoch_size = epoch_size
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
+        """Return the examples of the trainer's present epoch, in chunks."""
+        start = self.epoch_size * (self.trainer.current_epoch if self.trainer else 0)
+        stop = min(start + self.epoch_size, self.iterations)
+        chunks = Chunks(self.examples, start, stop, self.chunk)
+        return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+        """Return the held-out names of validation; nothing if there are none."""
+        return self._eval_dataloader(self.val)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+        """Return the held-out names of the test; nothing if there are none."""
+        return self._eval_dataloader(self.test)
+
+    def summary(self) -> str:
+        """Return in one line what there is to train and evaluate on."""
+        return (
+            f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
+            f"{len(self.val):,} names to validate and {len(self.test):,} to test"
+        )
+
+    def pictured(self) -> tuple[str, NamesDataset]:
+        """Return the names to picture, and what they are: test, else validation, else training."""
+        sides = {"test": self.test, "validation": self.val, "training": self.train}
+        return next((side, names) for side, names in sides.items() if len(names))
+
+    @staticmethod
+    def _eval_dataloader(
+        dataset: NamesDataset,
+    ) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
+        if not len(dataset):
+            return []  # Lightning's word for "do not run this loop"
+        return DataLoader(dataset, batch_size=EVAL_BATCH, collate_fn=_as_it_is)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

@@ -1,0 +1,142 @@
+"""NameClassifier: the network as Lightning trains and evaluates it."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassF1Score,
+    MulticlassRecall,
+)
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from src.data.alphabet import Batch
+from src.errors import UserError
+from src.models.online_sgd import OnlineSGD
+from src.models.rnn import RNN, read_names
+
+
+class BalancedAccuracy(MulticlassRecall):
+    """Recall averaged over the categories that have names.
+
+    torchmetrics' own macro average counts a category without names as recall 0 as soon as it is
+    guessed once.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean recall, a scalar."""
+        tp, _, _, fn = self._final_state()
+        support = tp + fn
+        return (tp[support > 0] / support[support > 0]).mean()
+
+
+class NameClassifier(LightningModule):
+    """An RNN, trained one name at a time and evaluated in batches.
+
+    All arguments are plain values and are kept in the checkpoint, so that it can be used without
+    the corpus.
+
+    Args:
+        categories: the names of the categories, in index order.
+        alphabet: the letters, in index order.
+        hidden: size of the hidden state.
+        lr: learning rate.
+        backend: `compiled` or `autograd`, see `online_sgd`.
+    """
+
+    def __init__(
+        self, categories: list[str], alphabet: str, hidden: int, lr: float, backend: str
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.automatic_optimization = False  # OnlineSGD takes a step for each name by itself
+        self.rnn = RNN(len(alphabet), hidden, len(categories))
+        self.lr = lr
+        self.backend = backend
+        self.iteration = 0
+        """Names trained on so far."""
+        n = len(categories)
+        self.loss = MeanMetric()
+        self.scores = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(n, average="micro"),
+                "balanced_accuracy": BalancedAccuracy(n, average="macro"),
+                "macro_f1": MulticlassF1Score(n, average="macro"),
+                "top3_accuracy": MulticlassAccuracy(n, average="micro", top_k=min(3, n)),
+            },
+            compute_groups=False,  # BalancedAccuracy shares no computation with the others
+        )
+
+    def configure_optimizers(self) -> OnlineSGD:
+        """Return plain SGD, one step a name."""
+        return OnlineSGD(self.rnn, self.lr, self.backend)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Train on each name of the batch in turn; return their losses and guesses, each [B].
+
+        Raises:
+            UserError: if a loss is not finite; the weights are lost then.
+        """
+        losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
+        finite = losses.isfinite()
+        if not finite.all():
+            iteration = self.iteration + int(finite.logical_not().nonzero()[0]) + 1
+            raise UserError(
+                f"lr={self.lr}: the loss is no longer finite at iteration {iteration:,}; "
+                "try a lower lr"
+            )
+        self.iteration += len(losses)
+        self._record({"train/loss": losses.double().mean()})
+        return {"losses": losses, "guesses": guesses}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one batch."""
+        self._score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Score one batch."""
+        self._score(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of all validation names."""
+        self._finish("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of all test names."""
+        self._finish("test")
+
+    def _score(self, batch: Batch) -> None:
+        log_probabilities = read_names(self.rnn, batch.letters, batch.lengths)  # [B, C]
+        self.loss.update(F.nll_loss(log_probabilities, batch.categories, reduction="none"))
+        self.scores.update(log_probabilities, batch.categories)
+
+    def _finish(self, stage: str) -> None:
+        scores = {"loss": self.loss.compute(), **self.scores.compute()}
+        values = {f"{stage}/{name}": value for name, value in scores.items()}
+        self.loss.reset()
+        self.scores.reset()
+        self.log_dict(values, logger=False)  # for the checkpoints and whoever called the trainer
+        self._record(values)
+
+    def _record(self, values: dict[str, Tensor]) -> None:
+        """Log over iterations; Lightning itself would log over batches."""
+        for logger in self.loggers:
+            logger.log_metrics({k: float(v) for k, v in values.items()}, step=self.iteration)
+
+    @torch.inference_mode()
+    def confusion_matrix(self, batch: Batch) -> Tensor:
+        """Return how often each true category (row) was guessed as each other, int64 [C, C]."""
+        guesses = read_names(self.rnn, batch.letters, batch.lengths).argmax(dim=1)
+        return multiclass_confusion_matrix(guesses, batch.categories, self.rnn.i2o.out_features)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the iteration beside the weights."""
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the iteration from beside the weights."""
+        self.iteration = checkpoint["iteration"]

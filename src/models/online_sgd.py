@@ -1,0 +1,259 @@
+"""Plain SGD, one step for every single name — compiled, and as ordinary autograd calls.
+
+The gradient. A name of letters x_1 … x_T and category y passes through
+
+    h_0 = 0,    h_t = A[x_t] + W h_{t-1} + a,    o = B[x_T] + U h_{T-1} + b,
+    loss = -log softmax(o)[y]
+
+where A[x], B[x] are the columns that letter x selects of `i2h` and `i2o`, and W, U the columns
+that multiply the hidden state. The last hidden state h_T is never read. With the errors
+δ = softmax(o) - onehot(y), g_{T-1} = Uᵀ δ and g_{t-1} = Wᵀ g_t, the chain rule gives
+
+    ∂U = δ h_{T-1}ᵀ    ∂B[x_T] = δ      ∂b = δ
+    ∂W = Σ g_t h_{t-1}ᵀ    ∂A[x_t] += g_t    ∂a = Σ g_t        (t = 1 … T-1)
+
+All g_t are computed before any weight moves, as autograd does.
+
+Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
+"""
+
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+import numba
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.data.alphabet import Batch, one_hot
+from src.models.rnn import RNN, read_name
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+
+def _compile(function: Callable[P, R]) -> Callable[P, R]:
+    """Compile with Numba, and keep the machine code on disk where there is a place for it."""
+    options: dict[str, Any] = {
+        "nogil": True,
+        # Sums may be reordered, so that loops vectorize; NaN and infinity keep their meaning.
+        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
+    }
+    compiled: Any
+    try:
+        compiled = numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither __pycache__ nor the user's cache folder can be written
+        compiled = numba.njit(**options)(function)
+    return cast("Callable[P, R]", compiled)
+
+
+@_compile
+def _add_product(y: Floats, w: Floats, x: Floats) -> None:
+    """Y [m] += w [m, n] x [n], four rows at a time so that x is loaded once for all four."""
+    m, n = w.shape
+    fours = m - m % 4
+    for j in range(0, fours, 4):
+        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+        s0 = s1 = s2 = s3 = np.float32(0)
+        for i in range(n):
+            s0 += w0[i] * x[i]
+            s1 += w1[i] * x[i]
+            s2 += w2[i] * x[i]
+            s3 += w3[i] * x[i]
+        y[j] += s0
+        y[j + 1] += s1
+        y[j + 2] += s2
+        y[j + 3] += s3
+    for j in range(fours, m):
+        row, s = w[j], np.float32(0)
+        for i in range(n):
+            s += row[i] * x[i]
+        y[j] += s
+
+
+@_compile
+def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
+    """Y [n] += Σ_j c_j w_j: the rows of w [m, n] weighted by c [m], four at a time."""
+    m, n = w.shape
+    fours = m - m % 4
+    for j in range(0, fours, 4):
+        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
+        c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+        for i in range(n):
+            y[i] += c0 * w0[i] + c1 * w1[i] + c2 * w2[i] + c3 * w3[i]
+    for j in range(fours, m):
+        row, cj = w[j], c[j]
+        for i in range(n):
+            y[i] += cj * row[i]
+
+
+@_compile
+def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
+    """W [m, n] += s Σ_t c_t x_tᵀ over the rows of c [T, m] and x [T, n], four t at a time."""
+    m, n = w.shape
+    n_rows = len(c)
+    fours = n_rows - n_rows % 4
+    for j in range(m):
+        row = w[j]
+        for t in range(0, fours, 4):
+            x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
+            c0, c1, c2, c3 = s * c[t, j], s * c[t + 1, j], s * c[t + 2, j], s * c[t + 3, j]
+            for i in range(n):
+                row[i] += c0 * x0[i] + c1 * x1[i] + c2 * x2[i] + c3 * x3[i]
+        for t in range(fours, n_rows):
+            xt, ct = x[t], s * c[t, j]
+            for i in range(n):
+                row[i] += ct * xt[i]
+
+
+@_compile
+def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
+    """Y [n] += s x."""
+    for i in range(len(y)):
+        y[i] += s * x[i]
+
+
+@_compile
+def _train_on_names(
+    i2h_weight: Floats,  # [H, I + H], changed in place like the three below
+    i2h_bias: Floats,  # [H]
+    i2o_weight: Floats,  # [C, I + H]
+    i2o_bias: Floats,  # [C]
+    letters: NDArray[np.uint8],  # [sum of lengths]
+    lengths: Ints,  # [B]
+    categories: Ints,  # [B]
+    lr: np.float32,
+    losses: Floats,  # [B], written, like guesses; returned instead, Ctrl-C would break the return
+    guesses: Ints,  # [B]
+) -> None:
+    """Take one step for each name in turn; note the loss and the guess before each step."""
+    n_names, n_hidden, n_out = len(lengths), len(i2h_bias), len(i2o_bias)
+    n_in = i2h_weight.shape[1] - n_hidden
+    # Copies that lie in memory in the order they are read; written back after the last name.
+    A, W, a = i2h_weight[:, :n_in].T.copy(), i2h_weight[:, n_in:].copy(), i2h_bias
+    B, U, b = i2o_weight[:, :n_in].T.copy(), i2o_weight[:, n_in:].copy(), i2o_bias
+
+    h = np.zeros((lengths.max(), n_hidden), np.float32)  # h[t] is h_t; h[0] stays zero
+    g = np.zeros_like(h)  # g[t] is g_t; g[0] is never used
+    o = np.empty(n_out, np.float32)
+
+    one, end = np.float32(1), 0
+    for name in range(n_names):
+        start, end = end, end + lengths[name]
+        x, y, last = letters[start:end], categories[name], lengths[name] - 1
+
+        for t in range(1, last + 1):
+            h[t] = a
+            _add_scaled(h[t], one, A[x[t - 1]])
+            if t > 1:
+                _add_product(h[t], W, h[t - 1])
+        o[:] = b
+        _add_scaled(o, one, B[x[last]])
+        _add_product(o, U, h[last])
+
+        guess = 0  # the first of the largest, like argmax
+        for k in range(1, n_out):
+            if o[k] > o[guess]:
+                guess = k
+        highest, y_score, total = o[guess], o[y], np.float32(0)
+        for k in range(n_out):
+            o[k] = np.exp(o[k] - highest)
+            total += o[k]
+        losses[name] = np.log(total) + highest - y_score
+        guesses[name] = guess
+
+        for k in range(n_out):
+            o[k] /= total
+        o[y] -= np.float32(1)  # o is δ now
+        g[last] = 0
+        _add_combination(g[last], o, U)
+        for t in range(last, 1, -1):
+            g[t - 1] = 0
+            _add_combination(g[t - 1], g[t], W)
+
+        _add_outer(U, -lr, o.reshape(1, n_out), h[last : last + 1])
+        _add_scaled(B[x[last]], -lr, o)
+        _add_scaled(b, -lr, o)
+        if last > 1:  # h_0 = 0 adds nothing to ∂W
+            _add_outer(W, -lr, g[2 : last + 1], h[1:last])
+        for t in range(1, last + 1):
+            _add_scaled(A[x[t - 1]], -lr, g[t])
+            _add_scaled(a, -lr, g[t])
+
+    i2h_weight[:, :n_in], i2h_weight[:, n_in:] = A.T, W
+    i2o_weight[:, :n_in], i2o_weight[:, n_in:] = B.T, U
+
+
+def compiled_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+    """Take one SGD step per name of `batch`, in order, on the weights themselves; CPU only.
+
+    Returns:
+        The loss [B] and the guessed category [B] of each name, before its step.
+    """
+    losses = np.empty(len(batch.lengths), np.float32)
+    guesses = np.empty(len(batch.lengths), np.int64)
+    _train_on_names(
+        rnn.i2h.weight.detach().numpy(),  # shares the parameter's memory
+        rnn.i2h.bias.detach().numpy(),
+        rnn.i2o.weight.detach().numpy(),
+        rnn.i2o.bias.detach().numpy(),
+        batch.letters.numpy(),
+        batch.lengths.numpy(),
+        batch.categories.numpy(),
+        np.float32(lr),
+        losses,
+        guesses,
+    )
+    return torch.from_numpy(losses), torch.from_numpy(guesses)
+
+
+def autograd_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+    """Do what `compiled_steps` does, by its definition; any device."""
+    losses, guesses = [], []
+    letters = one_hot(batch.letters).unsqueeze(1)  # [sum of lengths, 1, I]
+    names = torch.split(letters, batch.lengths.tolist())  # B of [T, 1, I]
+    for name, category in zip(names, torch.split(batch.categories, 1), strict=True):
+        output = read_name(rnn, name)  # [1, C]
+        loss = F.nll_loss(output, category)
+        rnn.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        with torch.no_grad():
+            for weight in rnn.parameters():
+                if weight.grad is not None:  # a name of one letter never reaches i2h
+                    weight.add_(weight.grad, alpha=-lr)
+        losses.append(loss.detach())
+        guesses.append(output.argmax())
+    return torch.stack(losses), torch.stack(guesses)
+
+
+BACKENDS = {"compiled": compiled_steps, "autograd": autograd_steps}
+
+
+class OnlineSGD(torch.optim.Optimizer):
+    """Plain SGD whose `step` trains on a whole batch, one name after the other.
+
+    To Lightning it is an optimizer like any other: steps are counted, checkpoints hold its state,
+    schedules set its learning rate.
+    """
+
+    def __init__(self, rnn: RNN, lr: float, backend: str) -> None:
+        super().__init__(rnn.parameters(), {"lr": lr})
+        self._rnn = rnn
+        self._take_steps = BACKENDS[backend]
+        # A step of length zero: has the kernel compiled now, not in the middle of training.
+        letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
+        device = rnn.i2h.weight.device
+        self._take_steps(rnn, Batch(letter.to(device), one, (one - 1).to(device)), 0.0)
+
+    def step(  # type: ignore[override] # gives what the names gave, where others give a loss
+        self, closure: Callable[[], Any] | None = None, *, batch: Batch
+    ) -> tuple[Tensor, Tensor]:
+        """Train on `batch`; return each name's loss [B] and guess [B] before its step.
+
+        `closure` is what Lightning passes to every optimizer; nothing is left for it to do.
+        """
+        return self._take_steps(self._rnn, batch, self.param_groups[0]["lr"])

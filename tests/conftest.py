@@ -1,0 +1,48 @@
+"""What several rooms' tests need: a small corpus, and the program run as a user runs it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from src.config import Config, from_hydra, register
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def corpus_dir(tmp_path: Path) -> Path:
+    """Three categories of 20, 12 and 6 distinct names; one name in two, one line repeated."""
+    folder = tmp_path / "names"
+    folder.mkdir()
+    vowels = "aeiou"
+    files = {
+        "Alpha": [f"{a}l{b}" for a in vowels for b in vowels[:4]],
+        "Beta": [f"b{a}t{b}" for a in vowels[:4] for b in vowels[:3]] + ["bata"],
+        "Gamma": [f"g{a}mm" for a in vowels] + ["bata"],
+    }
+    for category, names in files.items():
+        (folder / f"{category}.txt").write_text("".join(f"{name}\n" for name in names))
+    return folder
+
+
+def settings(*overrides: str) -> Config:
+    """Return the settings that `python -m src.train` would run with."""
+    register()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return from_hydra(compose("train", list(overrides)))
+
+
+def run_train(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `python -m src.train` in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "src.train", *overrides],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )

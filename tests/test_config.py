@@ -1,0 +1,136 @@
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from src.config import Config
+from src.errors import UserError
+from tests.conftest import ROOT, run_train, settings
+
+
+def test_defaults_are_the_tutorials() -> None:
+    assert settings().plain() == {
+        "lr": 0.005,
+        "hidden": 128,
+        "iterations": 100_000,
+        "seed": 0,
+        "log_every": 1000,
+        "print_every": 5000,
+        "val_every": 5000,
+        "val_fraction": 0.1,
+        "test_fraction": 0.1,
+        "data_dir": "data/names",
+        "backend": "compiled",
+    }
+    assert settings().trainer == {"accelerator": "cpu", "devices": 1}
+
+
+def test_overrides_and_groups() -> None:
+    assert settings("lr=0.01", "hidden=64").plain()["lr"] == 0.01
+    assert settings("trainer=gpu", "backend=autograd").trainer["accelerator"] == "gpu"
+    assert settings("logger=csv").logger["_target_"] == "lightning.pytorch.loggers.CSVLogger"
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/experiment").glob("*.yaml")))
+def test_every_recipe_composes(recipe: Path) -> None:
+    assert settings(f"experiment={recipe.stem}") != settings()
+
+
+def test_the_tutorial_recipe_holds_nothing_out() -> None:
+    tutorial = settings("experiment=tutorial")
+    assert (tutorial.val_fraction, tutorial.test_fraction) == (0, 0)
+    assert settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
+
+
+@pytest.mark.parametrize(
+    ("val_every", "log_every", "epoch_size"), [(5000, 1000, 5000), (5000, 3000, 6000), (1, 7, 7)]
+)
+def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: int) -> None:
+    config = settings(f"val_every={val_every}", f"log_every={log_every}")
+    assert config.epoch_size == epoch_size
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("lr=0", "lr=0.0: must be a finite number above 0"),
+        ("lr=-1", "lr=-1.0: must be a finite number above 0"),
+        ("lr=nan", "lr=nan: must be a finite number above 0"),
+        ("lr=inf", "lr=inf: must be a finite number above 0"),
+        ("hidden=0", "hidden=0: must be 1 to 4,096"),
+        ("iterations=0", "iterations=0: must be 1 to 1,000,000,000"),
+        ("seed=-1", "seed=-1: must be 0 to 4,294,967,295"),
+        ("log_every=0", "log_every=0: must be 1 to 1,000,000"),
+        ("print_every=0", "print_every=0: must be 1 to 1,000,000,000"),
+        ("val_every=0", "val_every=0: must be 1 to 1,000,000,000"),
+        ("val_fraction=1", "val_fraction=1.0: must be at least 0, below 1"),
+        ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0, below 1"),
+        ("data_dir=''", "data_dir=: must be a folder"),
+        ("backend=fast", "backend=fast: must be compiled or autograd"),
+        ("trainer=gpu", "use backend=autograd or trainer=cpu"),
+        ("trainer.devices=2", "use backend=autograd or trainer=cpu"),
+    ],
+)
+def test_out_of_range(override: str, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings(override)
+    assert message in str(caught.value)
+
+
+def test_fractions_that_leave_nothing() -> None:
+    with pytest.raises(UserError, match=r"val_fraction=0\.9 test_fraction=0\.2: must add up"):
+        settings("val_fraction=0.9", "test_fraction=0.2")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["lr=0"], "lr=0.0: must be"),
+        (["lr=nan"], "lr=nan: must be"),
+        (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
+        (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
+        (["hiden=64"], "Key 'hiden' not in"),
+        (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
+        (["val_fraction=0.9", "test_fraction=0.2"], "must add up to less than 1"),
+        (["trainer=gpu"], "backend=compiled trainer.accelerator=gpu"),
+        (["-m", "lr=0.1,0.2", "hidden=0"], "hidden=0: must be 1 to 4,096"),
+    ],
+)
+def test_a_wrong_setting_ends_in_a_message_and_writes_nothing(
+    tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    ran = run_train(*overrides, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert message in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+def test_an_output_folder_that_cannot_be_written(tmp_path: Path, key: str) -> None:
+    (tmp_path / "taken").write_text("a file, no folder")
+    mode = ["-m"] if "sweep" in key else []
+    ran = run_train(*mode, f"{key}=taken/run", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr == f"{key}=taken/run: Not a directory; choose another\n"
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_help_documents_every_key() -> None:
+    ran = run_train("--help", "hidden=77")
+    assert ran.returncode == 0
+    for each in fields(Config):
+        if each.metadata:
+            assert f"\n  {each.name}=" in ran.stdout
+            assert each.metadata["explained"] in ran.stdout
+    assert "hidden=77 " in ran.stdout
+    assert "experiment: tutorial" in ran.stdout
+
+
+def test_settings_are_checked_before_torch_is_imported() -> None:
+    code = "import sys, src.train; print({'torch', 'lightning', 'numba'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "set()\n"

@@ -1,0 +1,136 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from src.data.alphabet import Batch
+from src.models.online_sgd import BACKENDS, OnlineSGD, compiled_steps
+from src.models.rnn import RNN, read_name
+from tests.conftest import ROOT
+
+
+def random_batch(lengths: list[int], n_categories: int) -> Batch:
+    return Batch(
+        torch.randint(57, (sum(lengths),), dtype=torch.uint8),
+        torch.tensor(lengths),
+        torch.randint(n_categories, (len(lengths),)),
+    )
+
+
+@pytest.mark.parametrize("hidden", [1, 3, 8, 13, 128])
+@pytest.mark.parametrize("n_categories", [2, 18])
+def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
+    """With lr=1, a step is the negative gradient."""
+    torch.manual_seed(hidden)
+    for length in range(1, 20):
+        rnn = RNN(57, hidden, n_categories)
+        batch = random_batch([length], n_categories)
+        before = [weight.detach().clone() for weight in rnn.parameters()]
+
+        name = F.one_hot(batch.letters.long(), 57).float().unsqueeze(1)
+        output = read_name(rnn, name)
+        loss = F.nll_loss(output, batch.categories)
+        gradients = torch.autograd.grad(loss, list(rnn.parameters()), materialize_grads=True)
+        losses, guesses = compiled_steps(rnn, batch, lr=1.0)
+
+        assert losses.item() == pytest.approx(loss.item(), abs=1e-6)
+        assert guesses.item() == output.argmax().item()
+        for weight, old, gradient in zip(rnn.parameters(), before, gradients, strict=True):
+            torch.testing.assert_close(old - weight.detach(), gradient, atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_steps_are_those_of_torch_sgd(backend: str) -> None:
+    torch.manual_seed(0)
+    rnn, reference = RNN(57, 13, 4), RNN(57, 13, 4)
+    reference.load_state_dict(rnn.state_dict())
+    batch = random_batch([5, 1, 19, 2, 7, 3] * 10, 4)
+    losses, guesses = BACKENDS[backend](rnn, batch, 0.05)
+
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
+    for i, letters in enumerate(torch.split(batch.letters, batch.lengths.tolist())):
+        output = read_name(reference, F.one_hot(letters.long(), 57).float().unsqueeze(1))
+        loss = F.nll_loss(output, batch.categories[i : i + 1])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        optimizer.step()
+        assert losses[i].item() == pytest.approx(loss.item(), abs=1e-5)
+        assert guesses[i] == output.argmax()
+    for weight, expected in zip(rnn.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_infinity_is_seen(backend: str) -> None:
+    rnn = RNN(57, 8, 3)
+    with torch.no_grad():
+        rnn.i2o.bias[0] = float("inf")
+    losses, _ = BACKENDS[backend](rnn, random_batch([3, 3], 3), 0.1)
+    assert not losses.isfinite().any()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_making_the_optimizer_changes_no_weight(backend: str) -> None:
+    rnn = RNN(57, 8, 3)
+    before = {name: weight.clone() for name, weight in rnn.state_dict().items()}
+    OnlineSGD(rnn, 0.1, backend)
+    assert all(torch.equal(weight, before[name]) for name, weight in rnn.state_dict().items())
+
+
+def test_the_optimizer_steps_at_its_present_learning_rate() -> None:
+    torch.manual_seed(0)
+    rnn, twin = RNN(57, 8, 3), RNN(57, 8, 3)
+    twin.load_state_dict(rnn.state_dict())
+    batch = random_batch([4, 6], 3)
+    optimizer = OnlineSGD(rnn, 0.1, "compiled")
+    torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    optimizer.param_groups[0]["lr"] *= 0.5
+    losses, guesses = optimizer.step(batch=batch)
+    expected_losses, expected_guesses = compiled_steps(twin, batch, 0.05)
+    assert torch.equal(losses, expected_losses)
+    assert torch.equal(guesses, expected_guesses)
+    assert torch.equal(rnn.i2h.weight, twin.i2h.weight)
+
+
+def test_ctrl_c_in_the_kernel_is_a_keyboard_interrupt() -> None:
+    rnn, batch = RNN(57, 64, 3), random_batch([8] * 100_000, 3)
+    compiled_steps(rnn, random_batch([1], 3), 0.0)  # compiled now
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    for _ in range(3):
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            compiled_steps(rnn, batch, 1e-6)
+
+
+def test_works_where_nothing_can_be_cached() -> None:
+    """Neither beside the source nor in the user's cache folder: compiled anew, no crash."""
+    code = (
+        "import numba.core.caching as caching\n"
+        "def refuse(self): raise PermissionError('read-only')\n"
+        "caching._CacheLocator.ensure_cache_path = refuse\n"
+        "import torch\n"
+        "from src.data.alphabet import Batch\n"
+        "from src.models.online_sgd import compiled_steps\n"
+        "from src.models.rnn import RNN\n"
+        "torch.manual_seed(0)\n"
+        "one = torch.ones(1, dtype=torch.int64)\n"
+        "losses, _ = compiled_steps(RNN(57, 4, 2), Batch(one.byte(), one, one), 0.1)\n"
+        "print(float(losses))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    torch.manual_seed(0)
+    one = torch.ones(1, dtype=torch.int64)
+    losses, _ = compiled_steps(RNN(57, 4, 2), Batch(one.byte(), one, one), 0.1)
+    assert float(ran.stdout) == pytest.approx(losses.item(), abs=1e-6)
