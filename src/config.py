@@ -81,9 +81,10 @@ class Config:
         """Iterations from one validation to the next: `val_every`, in whole points of the curve."""
         return -(-self.val_every // self.log_every) * self.log_every
 
-    def plain(self) -> dict[str, int | float | str]:
-        """Return the flat keys and their values, without the groups."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.metadata}
+    def hyperparameters(self) -> dict[str, int | float | str]:
+        """Return the flat keys that can change a result, and their values."""
+        names = [each.name for each in fields(self) if each.metadata]
+        return {name: getattr(self, name) for name in names if not name.endswith("_every")}
 
 
 def from_hydra(cfg: DictConfig) -> Config:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
 Metrics = dict[str, float]
+"""Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
 
 
 def write_report(
@@ -70,15 +71,24 @@ def confusion_figure(matrix: Tensor, categories: list[str], title: str) -> Figur
     return figure
 
 
-def table(metrics: Metrics) -> str:
-    """Return the validation and test metrics side by side, a line each."""
+def summary(metrics: Metrics, folder: Path) -> str:
+    """Return the metrics as a table, the speed, where the files are and how to look at them."""
     titles = {"val": "validation", "test": "test"}
     stages = [stage for stage in titles if f"{stage}/loss" in metrics]
     names = dict.fromkeys(
         key.partition("/")[2] for key in metrics if key.partition("/")[0] in stages
     )
-    lines = [" " * 20 + "".join(f"{titles[stage]:>12}" for stage in stages)]
+    lines = []
+    if stages:
+        lines.append(" " * 20 + "".join(f"{titles[stage]:>12}" for stage in stages))
     for name in names:
         values = "".join(f"{metrics[f'{stage}/{name}']:>12.4f}" for stage in stages)
         lines.append(f"{name.replace('_', ' '):<20}{values}")
-    return "\n".join(lines) if stages else ""
+    lines += [
+        "",
+        f"{metrics['iterations']:,} iterations at {metrics['names_per_second']:,.0f} names/s, "
+        f"{metrics['seconds']:.1f} s in all",
+        f"Run          {folder}",
+        "TensorBoard  tensorboard --logdir outputs",
+    ]
+    return "\n".join(lines)

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from tests.conftest import ROOT, run_train, settings
 
 
 def test_defaults_are_the_tutorials() -> None:
-    assert settings().plain() == {
+    assert asdict(settings()) == {
         "lr": 0.005,
         "hidden": 128,
         "iterations": 100_000,
@@ -23,12 +23,18 @@ def test_defaults_are_the_tutorials() -> None:
         "test_fraction": 0.1,
         "data_dir": "data/names",
         "backend": "compiled",
+        "trainer": {"accelerator": "cpu", "devices": 1},
+        "logger": {
+            "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
+            "name": "",
+            "version": "",
+            "default_hp_metric": False,
+        },
     }
-    assert settings().trainer == {"accelerator": "cpu", "devices": 1}
 
 
 def test_overrides_and_groups() -> None:
-    assert settings("lr=0.01", "hidden=64").plain()["lr"] == 0.01
+    assert settings("lr=0.01", "hidden=64").lr == 0.01
     assert settings("trainer=gpu", "backend=autograd").trainer["accelerator"] == "gpu"
     assert settings("logger=csv").logger["_target_"] == "lightning.pytorch.loggers.CSVLogger"
 

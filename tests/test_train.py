@@ -17,9 +17,9 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.experiment import run_experiment
 from src.models.online_sgd import autograd_steps
 from src.models.rnn import RNN
-from src.train import train
 from tests.conftest import ROOT, run_train, settings
 
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
@@ -227,7 +227,7 @@ def test_bad_input(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        train(config, run)
+        run_experiment(config, run)
     assert str(caught.value).startswith(message)
     assert not list(run.glob("checkpoints"))
 
@@ -247,7 +247,7 @@ def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
         f"data_dir={ROOT}/data/names",
     )
     with pytest.raises(UserError, match=r"lr=0\.2: the loss is no longer finite") as caught:
-        train(config, tmp_path)
+        run_experiment(config, tmp_path)
     (iteration,) = re.findall(r"iteration ([\d,]+);", str(caught.value))
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == (int(iteration.replace(",", "")) - 1) // 100 * 100 > 0

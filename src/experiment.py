@@ -1,0 +1,115 @@
+"""One run: data → model → trainer → fit → test → report → score."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, Trainer, loggers
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from src.config import Config
+from src.data.alphabet import ALPHABET
+from src.data.datamodule import NamesDataModule
+from src.errors import UserError
+from src.models.classifier import NameClassifier
+from src.progress import Progress
+from src.report import confusion_figure, loss_figure, summary, write_report
+
+log = logging.getLogger(__name__)
+
+SCORE = "val/balanced_accuracy"
+
+
+def run_experiment(config: Config, folder: Path) -> float | None:
+    """Do one run, all its files into `folder`; return its validation balanced accuracy, if any.
+
+    Raises:
+        UserError: if the settings, the corpus or the training went wrong.
+    """
+    start = time.perf_counter()
+    data = NamesDataModule(
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        iterations=config.iterations,
+        chunk=config.log_every,
+        epoch_size=config.epoch_size,
+    )
+    log.info(data.summary())
+    torch.manual_seed(config.seed)
+    model = NameClassifier(data.categories, ALPHABET, config.hidden, config.lr, config.backend)
+    progress = Progress(data.categories, config.iterations, config.print_every)
+    trainer = make_trainer(config, folder, progress, validates=len(data.val) > 0)
+    trainer.logger = logger = make_logger(config, folder)
+    try:
+        with logging_redirect_tqdm():
+            trainer.fit(model, data)
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        log.info(f"Interrupted at iteration {model.iteration:,}; what is done is in {folder}")
+        raise KeyboardInterrupt from None
+
+    scores = dict(trainer.callback_metrics)  # of the last validation, with the final weights
+    if len(data.test):
+        trainer.test(model, data, verbose=False)
+        scores |= trainer.callback_metrics
+    metrics = {
+        "train/loss": progress.curve[-1][1],
+        **{name: float(score) for name, score in scores.items()},
+        "iterations": model.iteration,
+        "seconds": time.perf_counter() - start,
+        "names_per_second": progress.names_per_second,
+    }
+    side, names = data.pictured()
+    matrix = model.confusion_matrix(names.__getitems__(range(len(names))))
+    title = f"Guesses on the {side} names, % of each true category"
+    pictures = loss_figure(progress.curve), confusion_figure(matrix, data.categories, title)
+    write_report(folder, logger, config.hyperparameters(), metrics, *pictures)
+    log.info(summary(metrics, folder))
+    return metrics.get(SCORE)
+
+
+def make_trainer(config: Config, folder: Path, progress: Callback, validates: bool) -> Trainer:
+    """Return a Trainer that validates and saves after each epoch, and keeps quiet about it."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)  # no tips, no hardware list
+    warnings.filterwarnings("ignore", module="lightning")  # advice for larger data and models
+    checkpoints = folder / "checkpoints"
+    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
+    best = ModelCheckpoint(
+        checkpoints, "best", monitor=SCORE, mode="max", enable_version_counter=False
+    )
+    try:
+        return Trainer(
+            max_epochs=-(-config.iterations // config.epoch_size),
+            reload_dataloaders_every_n_epochs=1,  # each epoch has examples of its own
+            callbacks=[progress, last, best] if validates else [progress, last],
+            logger=False,  # made later, as it writes
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            **config.trainer,
+        )
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {error}") from None
+
+
+def make_logger(config: Config, folder: Path) -> Logger:
+    """Return the logger that `logger` describes; only Lightning's own classes are allowed."""
+    arguments = dict(config.logger)
+    target = str(arguments.pop("_target_", None))
+    package, _, name = target.rpartition(".")
+    if package != loggers.__name__ or name not in loggers.__all__:
+        raise UserError(f"logger._target_={target}: must be a class of {loggers.__name__}")
+    try:
+        logger: Any = getattr(loggers, name)(save_dir=folder, **arguments)
+        _ = logger.experiment  # some of the arguments are only looked at now
+    except (TypeError, ValueError, ModuleNotFoundError) as error:
+        raise UserError(f"logger: {error}") from None
+    return cast("Logger", logger)

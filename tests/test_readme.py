@@ -1,0 +1,35 @@
+"""The README's commands and figures: what they name exists."""
+
+import re
+from collections import Counter
+
+from src.data.corpus import read_corpus
+from tests.conftest import ROOT, settings
+from tests.test_corpus import COUNTS
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_commands_settings_are_valid() -> None:
+    commands = re.findall(r"^    python -m src\.train([^#\n]*)", README, re.MULTILINE)
+    assert len(commands) >= 8
+    for command in commands:
+        words = [word for word in command.split() if not word.startswith("-")]
+        settings(*(re.sub(r"=([^,]*),.*", r"=\1", word) for word in words))
+
+
+def test_the_links_lead_somewhere() -> None:
+    targets = re.findall(r"\]\(([^)]+)\)", README)
+    assert len(targets) >= 4
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+def test_the_corpus_table_is_true() -> None:
+    text = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    assert {name: (int(lines), int(distinct)) for name, lines, distinct in rows} == COUNTS
+
+    corpus = read_corpus(ROOT / "data/names")
+    categories_of = Counter(name for names in corpus.values() for name in set(names))
+    assert len(categories_of) == 17415
+    assert sum(count > 1 for count in categories_of.values()) == 477
