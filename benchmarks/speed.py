@@ -31,7 +31,8 @@ CURVE = 20_000  # iterations over which the loss curves are compared
 def run(*command: str) -> tuple[float, float]:
     """Run a Python module to its end; return its wall time in seconds and peak memory in MiB."""
     start = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=subprocess.DEVNULL)
+    quiet = subprocess.DEVNULL
+    process = subprocess.Popen([sys.executable, "-m", *command], stdout=quiet, stderr=quiet)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         sys.exit(f"{' '.join(command)} failed")

@@ -18,8 +18,9 @@ from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.models.classifier import NameClassifier
+from src.pictures import confusion_figure, loss_figure
 from src.progress import Progress
-from src.report import confusion_figure, loss_figure, summary, write_report
+from src.report import summary, write_report
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         UserError: if the settings, the corpus or the training went wrong.
     """
     start = time.perf_counter()
+    torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     data = NamesDataModule(
         data_dir=config.data_dir,
         val_fraction=config.val_fraction,

@@ -54,6 +54,12 @@ def _read_names(path: Path) -> list[str]:
     return names
 
 
+def fingerprint(corpus: Corpus) -> str:
+    """Return the SHA-256 of all categories and lines: equal only for the same corpus."""
+    lines = (line for category, names in corpus.items() for line in (f"# {category}", *names))
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
 def split_corpus(
     corpus: Corpus, val_fraction: float, test_fraction: float, seed: int
 ) -> tuple[Corpus, Corpus, Corpus]:

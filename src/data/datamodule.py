@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.alphabet import Batch, encode, one_hot, pack
-from src.data.corpus import Corpus, read_corpus, split_corpus
+from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.data.sampler import Chunks, RandomExamples
 
 EVAL_BATCH = 1024
@@ -71,14 +71,26 @@ class NamesDataModule(LightningDataModule):
         epoch_size: int,
     ) -> None:
         super().__init__()
-        self.corpus = read_corpus(Path(data_dir))
-        train, val, test = split_corpus(self.corpus, val_fraction, test_fraction, seed)
-        self.categories = list(self.corpus)
+        corpus = read_corpus(Path(data_dir))
+        train, val, test = split_corpus(corpus, val_fraction, test_fraction, seed)
+        sides = {"all": corpus, "train": train, "val": val, "test": test}
+        self.categories = list(corpus)
         self.train, self.val, self.test = NamesDataset(train), NamesDataset(val), NamesDataset(test)
         self.examples = RandomExamples([len(lines) for lines in train.values()], seed)
         self.iterations = iterations
         self.chunk = chunk
         self.epoch_size = epoch_size
+        self._split: dict[str, str | float] = {
+            "data_dir": str(data_dir),
+            "val_fraction": val_fraction,
+            "test_fraction": test_fraction,
+            "seed": seed,
+            **{side: fingerprint(names) for side, names in sides.items()},
+        }
+
+    def state_dict(self) -> dict[str, str | float]:
+        """Return what a checkpoint holds of the split: how it was made, and fingerprints of it."""
+        return self._split
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the examples of the trainer's present epoch, in chunks."""

@@ -42,17 +42,26 @@ class RNN(nn.Module):
         return self.i2h.weight.new_zeros(batch_size, self.hidden_size)
 
 
-def read_name(rnn: RNN, name: Tensor) -> Tensor:
-    """Read one name, one-hot [L, 1, I], and return the output after its last letter [1, C]."""
-    output: Tensor  # [1, C]
+def read_letters(rnn: RNN, name: Tensor) -> list[Tensor]:
+    """Read one name, one-hot [L, 1, I], and return the output after each letter, L of [1, C]."""
+    outputs = []
     hidden = rnn.init_hidden()  # [1, H]
     for letter in name:  # [1, I]
-        output, hidden = rnn(letter, hidden)
-    return output
+        output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
+        outputs.append(output)
+    return outputs
+
+
+def read_name(rnn: RNN, name: Tensor) -> Tensor:
+    """Read one name, one-hot [L, 1, I], and return the output after its last letter [1, C]."""
+    return read_letters(rnn, name)[-1]
 
 
 def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     """Read a batch of names side by side.
+
+    The sums are `RNN.forward`'s, fewer of them: a one-hot letter times a weight is a column of that
+    weight, and no output is computed before a name's last letter, no hidden state after it.
 
     Args:
         rnn: the cell.
@@ -62,15 +71,20 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         The output after each name's last letter [B, C]; what `read_name` gives for each.
     """
-    input_size = rnn.i2h.in_features - rnn.hidden_size
-    order = lengths.argsort(descending=True, stable=True)  # the longest first: those still being
-    starts = (lengths.cumsum(0) - lengths)[order]  # read are always the first n rows
-    reading = [int((lengths > t).sum()) for t in range(int(lengths.max()))] + [0]
+    sizes = [rnn.i2h.in_features - rnn.hidden_size, rnn.hidden_size]
+    letter_to_hidden, hidden_to_hidden = torch.split(rnn.i2h.weight.T, sizes)  # [I, H], [H, H]
+    letter_to_output, hidden_to_output = torch.split(rnn.i2o.weight.T, sizes)  # [I, C], [H, C]
+    letter_to_hidden = letter_to_hidden + rnn.i2h.bias
+    letter_to_output = letter_to_output + rnn.i2o.bias
+
+    order = lengths.argsort(descending=True, stable=True)  # the longest first, so that the names
+    starts = (lengths.cumsum(0) - lengths)[order]  # still being read are always the first n rows
+    reading = (len(lengths) - lengths.bincount().cumsum(0)).tolist()  # n, before each letter
     hidden = rnn.init_hidden(len(lengths))  # [B, H]
     outputs = []
     for t, (n, n_next) in enumerate(pairwise(reading)):
         index = letters[starts[:n] + t].long()  # [n]
-        letter = nn.functional.one_hot(index, input_size).to(hidden)  # [n, I]
-        output, hidden = rnn(letter, hidden[:n])  # [n, C], [n, H]
-        outputs.append(output[n_next:])  # the names that end here
-    return torch.cat(outputs[::-1])[order.argsort()]  # [B, C]
+        going_on, ending = hidden[:n_next], hidden[n_next:n]
+        outputs.append(torch.addmm(letter_to_output[index[n_next:]], ending, hidden_to_output))
+        hidden = torch.addmm(letter_to_hidden[index[:n_next]], going_on, hidden_to_hidden)
+    return torch.cat(outputs[::-1])[order.argsort()].log_softmax(dim=1)  # [B, C]

@@ -1,0 +1,174 @@
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+from src import evaluate
+from src.evaluate import BINS, Evaluated, make_report, scores
+from src.experiment import run_experiment
+from tests.conftest import settings
+
+Captured = pytest.CaptureFixture[str]
+
+
+def random_evaluated(n: int = 400, c: int = 5) -> Evaluated:
+    rng = np.random.default_rng(0)
+    targets = rng.integers(c, size=n)
+    logits = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[targets]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return Evaluated([f"n{i // 2}" for i in range(n)], targets, probabilities, list("ABCDE"))
+
+
+def test_scores_against_torchmetrics() -> None:
+    evaluated = random_evaluated()
+    p, y = torch.from_numpy(evaluated.probabilities), torch.from_numpy(evaluated.targets)
+    ours = {k: v[0] for k, v in scores(evaluated, np.ones((1, 400))).items()}
+    assert ours == {
+        "accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="micro").item()),
+        "balanced_accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="macro").item()),
+        "macro_f1": pytest.approx(multiclass_f1_score(p, y, 5, average="macro").item()),
+        "top3_accuracy": pytest.approx(
+            multiclass_accuracy(p, y, 5, average="micro", top_k=3).item()
+        ),
+        "log_loss": pytest.approx(torch.nn.functional.nll_loss(p.log(), y).item()),
+        "ece": pytest.approx(multiclass_calibration_error(p, y, 5, n_bins=BINS).item(), abs=1e-6),
+    }
+
+
+def test_a_weighting_is_the_pairs_repeated() -> None:
+    evaluated = random_evaluated(n=30)
+    weights = np.random.default_rng(1).integers(3, size=30)
+    repeated = np.repeat(np.arange(30), weights)
+    again = Evaluated(
+        [evaluated.names[i] for i in repeated],
+        evaluated.targets[repeated],
+        evaluated.probabilities[repeated],
+        evaluated.categories,
+    )
+    weighted = scores(evaluated, weights[None].astype(float))
+    plain = scores(again, np.ones((1, len(repeated))))
+    assert {k: v[0] for k, v in weighted.items()} == pytest.approx(
+        {k: v[0] for k, v in plain.items()}
+    )
+
+
+def test_the_accuracys_interval_is_the_binomials() -> None:
+    report = make_report(random_evaluated(n=1000))
+    value = report["accuracy"]["value"]
+    half = 1.96 * (value * (1 - value) / 1000) ** 0.5
+    assert report["accuracy"]["low"] == pytest.approx(value - half, abs=0.15 * half)
+    assert report["accuracy"]["high"] == pytest.approx(value + half, abs=0.15 * half)
+
+
+def test_the_rest_of_the_report_by_hand() -> None:
+    p = np.array([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]])
+    report = make_report(Evaluated(["a", "b", "c", "a"], np.array([0, 0, 1, 1]), p, list("ABC")))
+    assert report["pairs"] == 4
+    assert report["ceiling"] == 3 / 4  # a is A and B
+    assert report["majority"] == {"category": "A", "accuracy": 0.5}
+    assert report["categories"] == [
+        {"category": "A", "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2},
+        {"category": "B", "precision": 1.0, "recall": 0.5, "f1": 2 / 3, "support": 2},
+        {"category": "C", "precision": None, "recall": None, "f1": None, "support": 0},
+    ]
+    assert report["confused"] == [{"category": "B", "guess": "A", "count": 1, "examples": ["a"]}]
+    assert report["accuracy"]["value"] == 0.75
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run in a folder of its own, beside its corpus `names`."""
+    here = tmp_path_factory.mktemp("evaluate")
+    (here / "names").mkdir()
+    for category, vowel in (("A", "a"), ("B", "e"), ("C", "o")):
+        names = [f"{x}{vowel}{y}{z}" for x in "bdg" for y in "lmn" for z in "aei"]
+        (here / "names" / f"{category}.txt").write_text("\n".join([*names, "shared"]))
+    config = settings("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
+    config.data_dir = str(here / "names")
+    run_experiment(config, here / "run")
+    return here
+
+
+def ask(run: Path, *arguments: str) -> int:
+    try:
+        evaluate.main([f"--checkpoint={run}/run", *arguments])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.parametrize("split", ["test", "val"])
+def test_evaluation_is_the_runs_own(
+    run: Path, tmp_path: Path, capsys: Captured, split: str
+) -> None:
+    assert ask(run, f"--split={split}", f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png") == 0
+    metrics = json.loads((run / "run/metrics.json").read_text())
+    report = json.loads((tmp_path / "e.json").read_text())
+    printed = capsys.readouterr().out
+    assert report["log_loss"]["value"] == pytest.approx(metrics[f"{split}/loss"], abs=1e-6)
+    for name in ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"):
+        assert report[name]["value"] == pytest.approx(metrics[f"{split}/{name}"], abs=1e-6)
+        assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
+        assert f"{report[name]['value']:.4f}" in printed
+    assert report["split"] == split
+    assert matplotlib.image.imread(tmp_path / "e.png").std() > 0.01
+    assert ask(run, f"--out={tmp_path}/e.json") == 2
+    assert "e.json: exists; --force" in capsys.readouterr().err
+
+
+def test_the_sides_are_the_runs(run: Path, tmp_path: Path) -> None:
+    pairs = {}
+    for split in ("train", "val", "test", "all"):
+        assert ask(run, f"--split={split}", f"--out={tmp_path}/{split}.json") == 0
+        pairs[split] = json.loads((tmp_path / f"{split}.json").read_text())["pairs"]
+    assert pairs["all"] == 3 * 28 == pairs["train"] + pairs["val"] + pairs["test"]
+
+
+def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    for file in (run / "names").iterdir():
+        (changed / file.name).write_text(file.read_text())
+    assert ask(run, f"--data-dir={changed}") == 0  # a copy is the same corpus
+    (changed / "A.txt").write_text((run / "names/A.txt").read_text() + "\nnewname")
+    capsys.readouterr()
+    for split in ("test", "val", "train"):
+        assert ask(run, f"--data-dir={changed}", f"--split={split}") == 2
+        printed, told = capsys.readouterr()
+        assert printed == ""
+        assert "not the corpus of the run, or changed since" in told
+        assert told.count("\n") == 1
+    assert ask(run, f"--data-dir={changed}", "--split=all") == 0
+    assert "names: " in capsys.readouterr().out
+    (changed / "D.txt").write_text("dodo\n")
+    assert ask(run, f"--data-dir={changed}", "--split=all") == 2
+    assert "the model knows no category D" in capsys.readouterr().err
+
+
+def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    checkpoint["NamesDataModule"]["seed"] = 4
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([f"--checkpoint={tmp_path}/other.ckpt"])
+    assert ended.value.code == 2
+    assert "split the corpus in another way" in capsys.readouterr().err
+
+
+def test_nothing_held_out(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    config = settings("hidden=4", "iterations=10", "experiment=tutorial")
+    config.data_dir = str(run / "names")
+    run_experiment(config, tmp_path / "tutorial")
+    with pytest.raises(SystemExit):
+        evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
+    assert "--split test: the run held no names out" in capsys.readouterr().err
+    assert ask(run, "--data-dir=nowhere") == 2
+    assert "nowhere: no such folder" in capsys.readouterr().err

@@ -1,0 +1,288 @@
+import csv
+import errno
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from src import predict
+from src.trained import AT_ONCE, load_model
+from tests.conftest import ROOT
+from tests.test_trained import write_checkpoint
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with a checkpoint `a.ckpt`."""
+    monkeypatch.chdir(tmp_path)
+    write_checkpoint(tmp_path / "a.ckpt")
+    return tmp_path
+
+
+def ask(*arguments: str) -> int:
+    """Run predict; return its exit status."""
+    try:
+        predict.main(["--checkpoint=a.ckpt", *arguments])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def refused(capsys: Captured, *arguments: str) -> str:
+    """Run predict, which must refuse in one line with exit status 2; return the line."""
+    assert ask(*arguments) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if not line.startswith("model: ")] == lines[-1:]
+    return lines[-1]
+
+
+def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+def test_names(here: Path, capsys: Captured) -> None:
+    assert ask("--top-k=2", "O'Neill", "Иванов", "王", "123") == 0
+    printed, told = capsys.readouterr()
+    assert told == "model: a.ckpt\n"
+    lines = printed.splitlines()
+    expected = load_model(here / "a.ckpt").probabilities(["O'Neill"])[0].sort(descending=True)
+    first = f"{expected.values[0]:.3f}"
+    assert lines[0].split() == [
+        *("O'Neill", "ABC"[expected.indices[0]], first),
+        *("ABC"[expected.indices[1]], f"{expected.values[1]:.3f}"),
+    ]
+    assert lines[0].index(first) == lines[1].index(lines[1].split()[2])  # aligned
+    assert lines[2].startswith("王       ")  # two columns wide
+    assert lines[3] == "123      no letters I know"
+
+
+def test_top_k(here: Path, capsys: Captured) -> None:
+    assert ask("--top-k=99", "Jones") == 0
+    assert len(capsys.readouterr().out.split()) == 1 + 2 * 3
+    with pytest.raises(SystemExit) as caught:
+        predict.main(["--top-k=0", "Jones"])
+    assert caught.value.code == 2
+    assert "'0' is no whole number above 0" in capsys.readouterr().err
+
+
+def test_json(here: Path, capsys: Captured) -> None:
+    assert ask("--json", "Müller", "1") == 0
+    müller, one = map(json.loads, capsys.readouterr().out.splitlines())
+    expected = load_model(here / "a.ckpt").probabilities(["Müller"])[0]
+    assert müller["name"] == "Müller"
+    given = {answer["category"]: answer["probability"] for answer in müller["predictions"]}
+    assert given == dict(zip("ABC", expected.tolist(), strict=True))
+    assert one == {"name": "1", "predictions": [], "reason": "no letters I know"}
+
+
+def test_explain(here: Path, capsys: Captured) -> None:
+    assert ask("--explain", "--top-k=1", "Öz", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["Öz", "O", "Oz", "1"]
+    assert ask("--explain", "--json", "Öz") == 0
+    (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [step["prefix"] for step in answer["prefixes"]] == ["O", "Oz"]
+    expected = load_model(here / "a.ckpt").probabilities(["O", "Oz"]).max(dim=1).values
+    given = [step["predictions"][0]["probability"] for step in answer["prefixes"]]
+    assert given == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_plot(here: Path, capsys: Captured) -> None:
+    assert ask("--explain", "Satoshi", "--plot=b.png") == 0
+    assert matplotlib.image.imread(here / "b.png").std() > 0.01
+    capsys.readouterr()
+    assert "b.png: exists; --force" in refused(capsys, "--explain", "Sato", "--plot=b.png")
+    assert "one NAME" in refused(capsys, "--explain", "a", "b", "--plot=c.png")
+    assert "one NAME" in refused(capsys, "a", "--plot=c.png")
+    assert "1 to 60 can be drawn" in refused(capsys, "--explain", "a" * 61, "--plot=c.png")
+    assert "0 letters" in refused(capsys, "--explain", "1", "--plot=c.png")
+    assert not (here / "c.png").exists()
+
+
+def test_a_pipe(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe(monkeypatch, "\ufeffMüller\r\n\nO'Neill".encode())
+    assert ask("--json") == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["name"] for answer in answers] == ["Müller", "", "O'Neill"]
+    assert answers[1]["reason"] == "no letters I know"
+    pipe(monkeypatch, b"")
+    assert ask() == 0
+    assert capsys.readouterr().out == ""
+    pipe(monkeypatch, b"M\xfcller\n")
+    assert refused(capsys).endswith("standard input: not utf-8; name its --encoding")
+    pipe(monkeypatch, b"M\xfcller\n")
+    assert ask("--encoding=latin-1") == 0
+    assert capsys.readouterr().out.startswith("Müller")
+
+
+def test_hostile_names(here: Path, capsys: Captured) -> None:
+    assert ask("a\x1b[2J\x00b", "x" * 100_000, "\udcff", "-", "\u0301") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    assert lines[0].startswith("a\ufffd[2J\ufffdb ")  # nothing that steers the terminal
+    assert [line.endswith("no letters I know") for line in lines] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+
+
+CSV = 'id,surname,note\r\n1,Müller,"a, b"\r\n2,123,\r\n\r\n3,"O\'\nNeill",x\r\n'
+
+
+def answer_csv(here: Path, capsys: Captured, content: bytes, *arguments: str) -> list[list[str]]:
+    (here / "in.csv").write_bytes(content)
+    assert ask("--csv=in.csv", "--column=surname", "--out=out.csv", "--force", *arguments) == 0
+    assert capsys.readouterr().out == ""
+    assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv", "out.csv"}
+    encoding = next((a.split("=")[1] for a in arguments if a.startswith("--encoding")), "utf-8")
+    with (here / "out.csv").open(encoding=encoding, newline="") as file:
+        return list(csv.reader(file))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+def test_csv(here: Path, capsys: Captured, encoding: str) -> None:
+    said = [] if "utf-8" in encoding else [f"--encoding={encoding}"]
+    header, *rows = answer_csv(here, capsys, CSV.encode(encoding), "--top-k=2", *said)
+    added = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
+    assert header == ["id", "surname", "note", *added]
+    assert [row[:3] for row in rows] == [
+        ["1", "Müller", "a, b"],
+        ["2", "123", ""],
+        ["", "", ""],
+        ["3", "O'\nNeill", "x"],
+    ]
+    model = load_model(here / "a.ckpt")
+    for row in (rows[0], rows[3]):
+        ((first, second),) = model.best(model.probabilities([row[1]]), 2)
+        assert row[3:] == [first[0], f"{first[1]:.6f}", second[0], f"{second[1]:.6f}", ""]
+    assert rows[1][3:] == rows[2][3:] == ["", "", "", "", "no letters I know"]
+
+
+def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
+    names = [f"{'abcdefghij'[i % 10] * (i % 7 + 1)}" for i in range(2 * AT_ONCE + 3)]
+    content = "surname\n" + "\n".join(names) + "\n"
+    _, *rows = answer_csv(here, capsys, content.encode(), "--top-k=1")
+    assert [row[0] for row in rows] == names
+    model = load_model(here / "a.ckpt")
+    answers = {name: model.best(model.probabilities([name]), 1)[0][0] for name in set(names)}
+    assert all(row[1] == answers[row[0]][0] for row in rows)
+    assert all(float(row[2]) == pytest.approx(answers[row[0]][1], abs=2e-6) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"name\nJones\n", "in.csv: no column 'surname'; it has: name"),
+        (b"", "in.csv: no column 'surname'; it has: none"),
+        (b"surname,x\nJones,1\nLee\n", "in.csv:3: 1 fields; the header has 2"),
+        (b"surname\nJones,1\n", "in.csv:2: 2 fields; the header has 1"),
+        (b"surname\nM\xfcller\n", "in.csv: not utf-8 after line"),
+        (b"surname\n" + b"x" * 200_000, "in.csv:2: field larger than field limit"),
+        (b"surname,reason\nJones,1\n", "in.csv: already has the column reason"),
+    ],
+)
+def test_bad_csv(here: Path, capsys: Captured, content: bytes, message: str) -> None:
+    (here / "in.csv").write_bytes(content)
+    line = refused(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
+    assert message in line
+    assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}  # nothing left behind
+
+
+def test_csv_with_nul_bytes(here: Path, capsys: Captured) -> None:
+    (here / "in.csv").write_bytes(b"surname\nJo\x00nes\n")
+    status = ask("--csv=in.csv", "--column=surname", "--out=out.csv")
+    if sys.version_info >= (3, 11):  # from then on csv takes NUL for a character like any other
+        assert status == 0
+        assert (here / "out.csv").read_bytes().splitlines()[1].startswith(b"Jo\x00nes,")
+    else:
+        assert status == 2
+
+
+def test_output_that_exists_or_cannot_be_written(here: Path, capsys: Captured) -> None:
+    (here / "in.csv").write_text("surname\nMüller\n", encoding="utf-8")
+    (here / "out.csv").write_text("precious")
+    asked = ("--csv=in.csv", "--column=surname")
+    assert "out.csv: exists; --force" in refused(capsys, *asked, "--out=out.csv")
+    assert (here / "out.csv").read_text() == "precious"
+    assert "no/out.csv: No such file" in refused(capsys, *asked, "--out=no/out.csv")
+    assert "gone.csv" in refused(capsys, "--csv=gone.csv", "--column=x", "--out=new.csv")
+    assert not (here / "new.csv").exists()
+
+
+def test_a_full_disk_leaves_nothing(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "in.csv").write_text("surname\nJones\n")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    line = refused(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
+    assert line.endswith("out.csv: No space left on device")
+    assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--csv=in.csv"],
+        ["--column=x", "Jones"],
+        ["--csv=in.csv", "--column=x", "--out=o.csv", "Jones"],
+        ["--csv=in.csv", "--column=x", "--out=o.csv", "--json"],
+        ["--encoding=klingon", "Jones"],
+        ["--checkpoint=nowhere.ckpt", "Jones"],
+    ],
+)
+def test_options_that_make_no_sense(here: Path, capsys: Captured, arguments: list[str]) -> None:
+    refused(capsys, *arguments)
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "src.predict", "--checkpoint=a.ckpt", *arguments]
+
+
+def test_the_prompt(here: Path) -> None:
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        command(),
+        stdin=end,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    os.write(terminal, b"Jones\n\nquit\n")
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert printed.count("Input: ") == 3
+    assert "Jones  " in printed
+
+
+def test_a_reader_that_has_seen_enough(here: Path) -> None:
+    """`python -m src.predict … | head -1`: no complaint, and no Lightning to predict."""
+    names = "".join("Jones\n" for _ in range(20_000))
+    ran = subprocess.run(
+        f"{' '.join(command())} | head -1",
+        shell=True,
+        input=names,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.stdout.count("\n") == 1
+    assert ran.stderr == "model: a.ckpt\n"
+    code = "import sys, src.predict; print({'lightning', 'numba', 'matplotlib'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert ran.stdout == "set()\n"

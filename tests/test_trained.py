@@ -1,0 +1,135 @@
+import os
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.data.alphabet import ALPHABET, name_to_tensor
+from src.errors import UserError
+from src.models.rnn import RNN, read_name
+from src.trained import TrainedModel, find_checkpoint, load_model
+
+NAMES = ["Jones", "", "O'Neill", "123", "Иванов", "a", "Ślusàrski"]
+FOLDED = ["Jones", "", "O'Neill", "", "Ivanov", "a", "Slusarski"]
+
+
+def write_checkpoint(path: Path, **changes: object) -> Path:
+    torch.manual_seed(0)
+    rnn = RNN(57, 16, 3)
+    checkpoint = {
+        "hyper_parameters": {"categories": ["A", "B", "C"], "alphabet": ALPHABET, "hidden": 16},
+        "state_dict": {f"rnn.{name}": weight for name, weight in rnn.state_dict().items()},
+        "NamesDataModule": {"data_dir": "data/names", "seed": 0},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(checkpoint | changes, path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> TrainedModel:
+    return load_model(write_checkpoint(tmp_path / "a.ckpt"))
+
+
+def test_batched_answers_are_the_answers_one_by_one(model: TrainedModel) -> None:
+    probabilities = model.probabilities(NAMES)
+    assert probabilities.shape == (7, 3)
+    for folded, row in zip(FOLDED, probabilities, strict=True):
+        if not folded:
+            assert row.isnan().all()
+            continue
+        with torch.no_grad():
+            expected = read_name(model.rnn, name_to_tensor(folded)).exp()[0]
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+    assert model.probabilities([]).shape == (0, 3)
+    assert model.probabilities(["1"]).isnan().all()
+
+
+def test_best(model: TrainedModel) -> None:
+    rows = torch.tensor([[0.2, 0.5, 0.3], [torch.nan] * 3])
+    assert model.best(rows, 2) == [[("B", 0.5), ("C", pytest.approx(0.3))], []]
+
+
+def test_beliefs_end_in_the_answer(model: TrainedModel) -> None:
+    folded, beliefs = model.beliefs("Ślusàrski")
+    assert folded == "Slusarski"
+    assert beliefs.shape == (9, 3)
+    for end in range(1, 10):
+        expected = model.probabilities([folded[:end]])[0]
+        torch.testing.assert_close(beliefs[end - 1], expected, atol=1e-6, rtol=0)
+    assert model.beliefs("123")[1].shape == (0, 3)
+
+
+def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no finished run under outputs/"):
+        find_checkpoint(None)
+    for i, run in enumerate(["2026-01-01/b", "sweeps/2026-01-02/x/0", "2026-01-03/a"]):
+        folder = Path("outputs") / run
+        write_checkpoint(folder / "checkpoints/last.ckpt")
+        if "03" not in run:  # that one has not finished
+            (folder / "metrics.json").write_text("{}")
+            os.utime(folder / "metrics.json", (i, i))
+    newest = Path("outputs/sweeps/2026-01-02/x/0/checkpoints/last.ckpt")
+    assert find_checkpoint(None) == newest
+    assert find_checkpoint(Path("outputs/2026-01-03/a")).parts[2] == "a"
+    assert find_checkpoint(newest) == newest
+    with pytest.raises(UserError, match=r"nowhere: no such checkpoint"):
+        find_checkpoint(Path("nowhere"))
+
+
+class Malicious:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.target),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda x, path: path.write_bytes(pickle.dumps(x))])
+def test_a_malicious_checkpoint_runs_no_code(tmp_path: Path, save: object) -> None:
+    assert callable(save)
+    target = tmp_path / "made-by-the-checkpoint"
+    save({"state_dict": Malicious(target)}, tmp_path / "bad.ckpt")
+    with pytest.raises(UserError, match=r"bad\.ckpt: not a checkpoint, or a damaged one") as caught:
+        load_model(tmp_path / "bad.ckpt")
+    assert "\n" not in str(caught.value)
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Malicious(target)))  # it would have run
+    assert target.exists()
+
+
+def test_a_truncated_checkpoint(tmp_path: Path) -> None:
+    whole = write_checkpoint(tmp_path / "a.ckpt").read_bytes()
+    for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "cut.ckpt").write_bytes(whole[:length])
+        with pytest.raises(UserError, match=r"cut\.ckpt: not a checkpoint, or a damaged one"):
+            load_model(tmp_path / "cut.ckpt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hyper_parameters": {}},
+        {"hyper_parameters": None},
+        {"state_dict": {}},
+        {"state_dict": {"rnn.i2h.weight": torch.zeros(3)}},
+        {"hyper_parameters": {"categories": ["A"], "alphabet": ALPHABET, "hidden": 10**9}},
+        {"hyper_parameters": {"categories": 3, "alphabet": ALPHABET, "hidden": 16}},
+    ],
+)
+def test_another_programs_checkpoint(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        load_model(write_checkpoint(tmp_path / "a.ckpt", **changes))
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        load_model(tmp_path / "list.ckpt")
+
+
+def test_another_alphabet(tmp_path: Path) -> None:
+    settings = {"categories": ["A", "B", "C"], "alphabet": ALPHABET[::-1], "hidden": 16}
+    with pytest.raises(UserError, match="made for another alphabet"):
+        load_model(write_checkpoint(tmp_path / "a.ckpt", hyper_parameters=settings))
