@@ -17,7 +17,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from benchmarks.speed import run
+from benchmarks.measure import run_module
 from benchmarks.tutorial_loop import RNN, name_to_tensor
 from src.trained import load_model
 
@@ -48,10 +48,10 @@ def main() -> None:
     rows = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        run("src.train", f"hydra.run.dir={folder}/run", "iterations=20000")
+        run_module("src.train", f"hydra.run.dir={folder}/run", "iterations=20000")
         ask = ("src.predict", f"--checkpoint={folder}/run")
 
-        one = median(run(*ask, "Satoshi")[0] for _ in range(RUNS))
+        one = median(run_module(*ask, "Satoshi")[0] for _ in range(RUNS))
         only_torch = median(time_of(sys.executable, "-c", "import torch") for _ in range(RUNS))
         print(f"one name, whole process        {one:>10.2f} s      (target: at most 2 s)")
         print(f"of which `import torch` alone  {only_torch:>10.2f} s\n")
@@ -60,7 +60,7 @@ def main() -> None:
         source = folder / "in.csv"
         with source.open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows([("id", "surname"), *enumerate(names)])
-        seconds, memory = run(
+        seconds, memory = run_module(
             *ask, f"--csv={source}", "--column=surname", f"--out={folder}/out.csv"
         )
 

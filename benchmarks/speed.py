@@ -7,11 +7,8 @@ how far losses and weights are from the plain loop's.
 """
 
 import json
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,6 +16,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from benchmarks.measure import run_module
 from benchmarks.tutorial_loop import HIDDEN, LEARNING_RATE, SEED, SNAPSHOT
 from src.data.datamodule import NamesDataModule
 from src.models.online_sgd import compiled_steps
@@ -28,20 +26,9 @@ RUNS = 3
 CURVE = 20_000  # iterations over which the loss curves are compared
 
 
-def run(*command: str) -> tuple[float, float]:
-    """Run a Python module to its end; return its wall time in seconds and peak memory in MiB."""
-    start = time.perf_counter()
-    quiet = subprocess.DEVNULL
-    process = subprocess.Popen([sys.executable, "-m", *command], stdout=quiet, stderr=quiet)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        sys.exit(f"{' '.join(command)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 1024
-
-
 def train(folder: Path, *overrides: str) -> tuple[float, float, dict[str, float]]:
     """Run src.train; return its wall time, its peak memory and its metrics."""
-    seconds, memory = run("src.train", f"hydra.run.dir={folder}", *overrides)
+    seconds, memory = run_module("src.train", f"hydra.run.dir={folder}", *overrides)
     return seconds, memory, json.loads((folder / "metrics.json").read_text())
 
 
@@ -88,7 +75,7 @@ def main() -> None:
         folder = Path(name)
         train(folder / "warm", f"iterations={iterations}")  # has the kernel compiled and cached
         first = [train(folder / f"before{i}", f"iterations={iterations}") for i in range(RUNS)]
-        plain_seconds, plain_memory = run(
+        plain_seconds, plain_memory = run_module(
             "benchmarks.tutorial_loop", str(folder / "plain.pt"), str(iterations)
         )
         last = [train(folder / f"after{i}", f"iterations={iterations}") for i in range(RUNS)]

@@ -3,19 +3,17 @@
 Imports neither torch nor Lightning, so that a wrong value is answered at once.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
-from secrets import token_hex
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-from hydra.core.hydra_config import HydraConfig
-from hydra.experimental.callback import Callback
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError
+
+TRAINER_KEYS = ("accelerator", "devices", "deterministic", "benchmark")
+LOGGERS = "lightning.pytorch.loggers"
 
 
 def _key(explained: str, allowed: str, ok: Callable[[Any], bool]) -> Any:
@@ -40,14 +38,16 @@ class Config:
     """
 
     lr: float = _key(
-        "learning rate of plain SGD", "a finite number above 0", lambda lr: 0 < lr < math.inf
+        "learning rate of plain SGD", "above 0, at most 1,000", lambda lr: 0 < lr <= 1000
     )
     hidden: int = _whole("size of the hidden state", 1, 4096)
     iterations: int = _whole("training steps, one random name each", 1, 10**9)
     seed: int = _whole("moves initial weights, random examples and split", 0, 2**32 - 1)
     log_every: int = _whole("iterations per point of the loss curve", 1, 10**6)
     print_every: int = _whole("iterations between printed examples", 1, 10**9)
-    val_every: int = _whole("iterations between validations and checkpoints", 1, 10**9)
+    val_every: int = _whole(
+        "iterations between validations and checkpoints, in whole log_every", 1, 10**9
+    )
     val_fraction: float = _fraction("share of the names held out for validation")
     test_fraction: float = _fraction("share of the names held out for the test")
     data_dir: str = _key("folder of <Category>.txt files, one name a line", "a folder", bool)
@@ -60,20 +60,16 @@ class Config:
     logger: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.metadata and not each.metadata["ok"](value):
-                raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+        check_ranges(vars(self))
         if self.val_fraction + self.test_fraction >= 1:
             raise UserError(
                 f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}: "
                 "must add up to less than 1, or nothing is left to train on"
             )
-        accelerator, devices = (self.trainer.get(name) for name in ("accelerator", "devices"))
-        if self.backend == "compiled" and (accelerator, devices) != ("cpu", 1):
+        if self.backend == "compiled" and self.trainer.get("accelerator") != "cpu":
             raise UserError(
-                f"backend=compiled trainer.accelerator={accelerator} trainer.devices={devices}: "
-                "the compiled backend runs on one CPU; use backend=autograd or trainer=cpu"
+                f"backend=compiled trainer.accelerator={self.trainer.get('accelerator')}: "
+                "the compiled backend runs on the CPU; use backend=autograd or trainer=cpu"
             )
 
     @property
@@ -87,14 +83,53 @@ class Config:
         return {name: getattr(self, name) for name in names if not name.endswith("_every")}
 
 
+def check_ranges(settings: Mapping[str, Any]) -> None:
+    """Check each key for itself.
+
+    Raises:
+        UserError: naming the key, its value and what is allowed.
+    """
+    for each in fields(Config):
+        value = settings[each.name]
+        if each.metadata and not each.metadata["ok"](value):
+            raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+    for key in settings["trainer"]:
+        if key not in TRAINER_KEYS:
+            raise UserError(f"trainer.{key}: must be one of {', '.join(TRAINER_KEYS)}")
+    if (devices := settings["trainer"].get("devices")) != 1:
+        raise UserError(f"trainer.devices={devices}: must be 1; a step a name cannot be shared out")
+    if not str(target := settings["logger"].get("_target_")).startswith(LOGGERS):
+        raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
+
+
+def checked_settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings of a composed configuration as plain values, each checked for itself.
+
+    Raises:
+        UserError: if one is missing, cannot be resolved or is out of its range.
+    """
+    settings = {}
+    for each in fields(Config):
+        try:
+            value = OmegaConf.select(cfg, each.name, throw_on_missing=True)
+            plain = OmegaConf.is_config(value)
+            settings[each.name] = OmegaConf.to_container(value, resolve=True) if plain else value
+        except OmegaConfBaseException as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{each.name}: {reason}") from None
+        if value is None:
+            raise UserError(f"{each.name}: is missing")
+    check_ranges(settings)
+    return settings
+
+
 def from_hydra(cfg: DictConfig) -> Config:
     """Return the checked settings of a composed configuration.
 
     Raises:
-        UserError: see Config.
+        UserError: if there is anything wrong with them.
     """
-    settings = OmegaConf.masked_copy(cfg, [each.name for each in fields(Config)])
-    return Config(**OmegaConf.to_container(settings, resolve=True))  # type: ignore[arg-type] # str keys
+    return Config(**checked_settings(cfg))
 
 
 def explain(_root_: DictConfig) -> str:
@@ -106,39 +141,3 @@ def explain(_root_: DictConfig) -> str:
             about = f"{each.metadata['explained']}; {each.metadata['allowed']}"
             lines.append(f"  {f'{each.name}={value}':<22} {about}")
     return "\n".join(lines)
-
-
-class Preflight(Callback):
-    """Refuses a run before Hydra writes anything for it: a wrong value, an unwritable folder.
-
-    Ends the program, as Hydra turns any exception of a callback into a warning. Hydra calls this
-    once per command, never for the jobs of a multirun: those check their settings themselves.
-    """
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check a single run."""
-        self._check(config, "hydra.run.dir")
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check what all jobs of a multirun share."""
-        self._check(config, "hydra.sweep.dir")
-
-    @staticmethod
-    def _check(config: DictConfig, folder_key: str) -> None:
-        HydraConfig.instance().set_config(config)  # a folder's name may hold ${hydra:…}
-        folder = OmegaConf.select(config, folder_key)
-        try:
-            from_hydra(config)
-            Path(folder).mkdir(parents=True, exist_ok=True)
-        except UserError as error:
-            raise SystemExit(str(error)) from None
-        except OSError as error:
-            raise SystemExit(f"{folder_key}={folder}: {error.strerror}; choose another") from None
-
-
-def register() -> None:
-    """Make the contract and the resolvers of train.yaml known to Hydra."""
-    ConfigStore.instance().store(name="contract", node=Config)
-    # Two runs never share a folder, were they started in the same millisecond.
-    OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)
-    OmegaConf.register_new_resolver("explain", explain, replace=True)

@@ -205,10 +205,10 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     folded, beliefs = model.beliefs(name)
     if not 1 <= len(folded) <= LONGEST_PLOT:
         raise UserError(f"--plot: {len(folded)} letters; 1 to {LONGEST_PLOT} can be drawn")
-    from src.pictures import belief_figure  # matplotlib takes its time
+    from src.pictures import as_png, belief_figure  # matplotlib takes its time
 
     with written_whole(file, "wb") as out:
-        belief_figure(folded, beliefs, model.categories).savefig(out, format="png", dpi=120)
+        out.write(as_png(belief_figure(folded, beliefs, model.categories)))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """What a run leaves behind: its pictures and numbers in the folder and the logger, a table."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from matplotlib.figure import Figure
+from matplotlib.image import imread
 from torch.utils.tensorboard.summary import hparams
 
 from src.files import written_whole
@@ -19,20 +20,21 @@ def write_report(
     logger: Logger,
     settings: dict[str, Any],
     metrics: Metrics,
-    loss: Figure,
-    confusion: Figure,
+    loss: bytes,
+    confusion: bytes,
 ) -> None:
-    """Write the pictures and metrics.json to the run's folder, and tell the logger."""
-    loss.savefig(folder / "loss.png", dpi=120)
-    confusion.savefig(folder / "confusion_matrix.png", dpi=120)
+    """Write metrics.json and the pictures, PNG files, to the run's folder; tell the logger."""
     with written_whole(folder / "metrics.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(metrics, indent=2) + "\n")
+        file.write(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    (folder / "loss.png").write_bytes(loss)
+    (folder / "confusion_matrix.png").write_bytes(confusion)
 
     if not isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(settings)
         return
     writer = logger.experiment
-    writer.add_figure("confusion_matrix", confusion, metrics["iterations"])
+    image = imread(folder / "confusion_matrix.png")
+    writer.add_image("confusion_matrix", image, metrics["iterations"], dataformats="HWC")
     # The row's metrics are points already logged; log_hyperparams would log them once more.
     scalars = {name: value for name, value in metrics.items() if "/" in name}
     for summary in hparams(settings, scalars):  # type: ignore[no-untyped-call]
@@ -40,7 +42,7 @@ def write_report(
     writer.close()
 
 
-def summary(metrics: Metrics, folder: Path) -> str:
+def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them."""
     titles = {"val": "validation", "test": "test"}
     stages = [stage for stage in titles if f"{stage}/loss" in metrics]
@@ -56,8 +58,11 @@ def summary(metrics: Metrics, folder: Path) -> str:
     lines += [
         "",
         f"{metrics['iterations']:,} iterations at {metrics['names_per_second']:,.0f} names/s, "
-        f"{metrics['seconds']:.1f} s in all",
+        f"{metrics['seconds']:.1f} s after imports",
         f"Run          {folder}",
-        "TensorBoard  tensorboard --logdir outputs",
     ]
+    if isinstance(logger, TensorBoardLogger):
+        outputs = Path("outputs")  # all runs together, if this one is among them
+        shown = outputs if outputs.resolve() in folder.resolve().parents else folder
+        lines.append(f"TensorBoard  tensorboard --logdir {shlex.quote(str(shown))}")
     return "\n".join(lines)

@@ -1,16 +1,20 @@
 """`python -m src.train`: the command; what it does is in experiment.py."""
 
+import logging
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import from_hydra, register
+from src.config import from_hydra
 from src.errors import UserError
+from src.preflight import register
 
+log = logging.getLogger(__name__)
 register()
 
 
@@ -24,6 +28,8 @@ def main(cfg: DictConfig) -> float | None:
 
         return run_experiment(config, Path(HydraConfig.get().runtime.output_dir))
     except (UserError, OSError) as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra shows the first failed job's only
+            log.error(error)
         raise CompactHydraException(str(error)) from None  # Hydra shows the message alone
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.alphabet import ALPHABET, encode, fold, name_to_tensor, pack
+from src.data.alphabet import ALPHABET, encode, fold_name, name_to_tensor, pack
 from src.errors import UserError
 from src.models.rnn import RNN, read_letters, read_names
 
@@ -39,7 +39,7 @@ class TrainedModel:
 
         A name without a letter of the alphabet has a row of NaN: there is nothing to judge by.
         """
-        encoded = [encode(fold(name)) for name in names]
+        encoded = [encode(fold_name(name)) for name in names]
         readable = torch.tensor([len(name) > 0 for name in encoded])
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
         if readable.any():
@@ -50,7 +50,7 @@ class TrainedModel:
     @torch.inference_mode()
     def beliefs(self, name: str) -> tuple[str, Tensor]:
         """Return the folded name and the probabilities after each of its letters [L, C]."""
-        folded = fold(name)
+        folded = fold_name(name)
         if not folded:
             return "", torch.empty(0, len(self.categories))
         return folded, torch.cat(read_letters(self.rnn, name_to_tensor(folded))).exp()

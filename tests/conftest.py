@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from src.config import Config, from_hydra, register
+from src.config import Config, from_hydra
+from src.preflight import register
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from src.data.alphabet import ALPHABET, decode, encode, fold, name_to_tensor, one_hot, pack
+from src.data.alphabet import (
+    ALPHABET,
+    decode,
+    encode,
+    fold,
+    fold_name,
+    name_to_tensor,
+    one_hot,
+    pack,
+)
 
 
 def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
@@ -34,6 +43,14 @@ def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
 )
 def test_fold(text: str, folded: str) -> None:
     assert fold(text) == folded
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [(" Ślusàrski\t", "Slusarski"), ("  ", ""), (".;'", ""), ("-", ""), ("a.", "a.")],
+)
+def test_fold_name(text: str, name: str) -> None:
+    assert fold_name(text) == name
 
 
 def test_encode_and_decode() -> None:

@@ -121,6 +121,14 @@ def test_divergence_names_lr_and_iteration(corpus_dir: Path, tmp_path: Path) -> 
     assert math.isnan(weights(model).sum().item())
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
+def test_a_last_step_to_infinity_is_seen(corpus_dir: Path, tmp_path: Path) -> None:
+    """The loss of the one name was finite; the step it caused was not."""
+    data = make_data(corpus_dir, iterations=1)
+    with pytest.raises(UserError, match=r"no longer finite at iteration 1;"):
+        fit(make_model(data.categories, lr=1e38), data, tmp_path)
+
+
 def next_losses(model: NameClassifier, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     from src.models.online_sgd import autograd_steps
 

@@ -61,10 +61,10 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=0", "lr=0.0: must be a finite number above 0"),
-        ("lr=-1", "lr=-1.0: must be a finite number above 0"),
-        ("lr=nan", "lr=nan: must be a finite number above 0"),
-        ("lr=inf", "lr=inf: must be a finite number above 0"),
+        ("lr=0", "lr=0.0: must be above 0, at most 1,000"),
+        ("lr=-1", "lr=-1.0: must be above 0, at most 1,000"),
+        ("lr=nan", "lr=nan: must be above 0, at most 1,000"),
+        ("lr=inf", "lr=inf: must be above 0, at most 1,000"),
         ("hidden=0", "hidden=0: must be 1 to 4,096"),
         ("iterations=0", "iterations=0: must be 1 to 1,000,000,000"),
         ("seed=-1", "seed=-1: must be 0 to 4,294,967,295"),
@@ -76,7 +76,12 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("data_dir=''", "data_dir=: must be a folder"),
         ("backend=fast", "backend=fast: must be compiled or autograd"),
         ("trainer=gpu", "use backend=autograd or trainer=cpu"),
-        ("trainer.devices=2", "use backend=autograd or trainer=cpu"),
+        ("trainer.devices=2", "trainer.devices=2: must be 1"),
+        ("+trainer.max_epochs=9", "trainer.max_epochs: must be one of accelerator, devices"),
+        ("logger._target_=os.system", "logger._target_=os.system: must be a class of lightning."),
+        ("lr=???", "lr: Missing mandatory value: lr"),
+        ("lr=${nowhere}", "lr: Interpolation key 'nowhere' not found"),
+        ("~lr", "lr: "),
     ],
 )
 def test_out_of_range(override: str, message: str) -> None:
@@ -101,6 +106,12 @@ def test_fractions_that_leave_nothing() -> None:
         (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
         (["val_fraction=0.9", "test_fraction=0.2"], "must add up to less than 1"),
         (["trainer=gpu"], "backend=compiled trainer.accelerator=gpu"),
+        (["lr=???"], "lr: Missing mandatory value: lr"),
+        (["data_dir=nowhere"], "data_dir=nowhere: no such folder"),
+        (
+            ["hydra.run.dir=${nowhere}", f"data_dir={ROOT}/data/names"],
+            "hydra.run.dir: Interpolation key 'nowhere' not found",
+        ),
         (["-m", "lr=0.1,0.2", "hidden=0"], "hidden=0: must be 1 to 4,096"),
     ],
 )
@@ -119,10 +130,27 @@ def test_a_wrong_setting_ends_in_a_message_and_writes_nothing(
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path, key: str) -> None:
     (tmp_path / "taken").write_text("a file, no folder")
     mode = ["-m"] if "sweep" in key else []
-    ran = run_train(*mode, f"{key}=taken/run", cwd=tmp_path)
+    ran = run_train(*mode, f"{key}=taken/run", f"data_dir={ROOT}/data/names", cwd=tmp_path)
     assert ran.returncode == 1
     assert ran.stderr == f"{key}=taken/run: Not a directory; choose another\n"
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
+    (tmp_path / "old/checkpoints").mkdir(parents=True)
+    ran = run_train("hydra.run.dir=old", f"data_dir={ROOT}/data/names", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr == "hydra.run.dir=old: holds a run already; choose another\n"
+
+
+def test_a_multirun_is_checked_for_what_its_jobs_share(tmp_path: Path) -> None:
+    """The default val_fraction does not go with test_fraction=0.95, but no job uses it."""
+    (tmp_path / "empty").mkdir()
+    ran = run_train(
+        "-m", "val_fraction=0.01,0.02", "test_fraction=0.95", "data_dir=empty", cwd=tmp_path
+    )
+    assert "must add up" not in ran.stderr
+    assert ran.stdout.count("data_dir=empty: holds no <Category>.txt files") == 2  # each job's own
 
 
 def test_help_documents_every_key() -> None:

@@ -33,7 +33,10 @@ def test_a_strangers_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "A.txt").write_bytes("Weiß\n\n".encode())
     (tmp_path / "._A.txt").write_bytes(b"\xff\xfe resource fork")
     (tmp_path / "notes.md").write_text("no names")
-    assert read_corpus(tmp_path) == {"A": ["Weiss"], "B": ["Slusarski", "Jones", "Jones"]}
+    (tmp_path / "A-B.txt").write_bytes(b"old\rMac\r")
+    corpus = read_corpus(tmp_path)
+    assert corpus == {"A": ["Weiss"], "A-B": ["old", "Mac"], "B": ["Slusarski", "Jones", "Jones"]}
+    assert list(corpus) == ["A", "A-B", "B"]  # sorted by category: A-B.txt comes before A.txt
 
 
 def test_bad_folders(tmp_path: Path) -> None:
@@ -53,6 +56,10 @@ def test_bad_folders(tmp_path: Path) -> None:
         (b"", r"Bad\.txt: holds no names"),
         (b"\n \r\n", r"Bad\.txt: holds no names"),
         (b"Jones\n\n123\n", r"Bad\.txt:3: '123' has no letter"),
+        (b"Jones\n.;\n", r"Bad\.txt:2: '\.;' has no letter"),
+        (b"Jones\rLee\tChinese\r", r"Bad\.txt:2: 'Lee\\tChinese' is no name"),
+        (b"Jo\x00nes\n", r"Bad\.txt:1: .* is no name; .* no tabs or other control"),
+        (b"x" * 201, r"Bad\.txt:1: 'xxx.*xxx' is no name; at most 200 letters"),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:

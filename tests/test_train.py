@@ -198,10 +198,8 @@ def test_two_runs_share_no_folder_and_a_multirun_has_one_of_its_own(
         (["data_dir=latin"], "latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
         (["data_dir=blank"], "blank/Bad.txt: holds no names; delete the file"),
         (["data_dir=digits"], "digits/Bad.txt:2: '123' has no letter to read"),
-        (["+trainer.speed=9"], "trainer: Trainer.__init__() got an unexpected keyword argument"),
-        (["+trainer.max_epochs=9"], "trainer: "),
         (["trainer=gpu", "backend=autograd"], "trainer: "),
-        (["logger._target_=os.system"], "logger._target_=os.system: must be a class of"),
+        (["logger._target_=lightning.pytorch.loggers.os"], "logger._target_=lightning.pytorch.log"),
         (["+logger.speed=9"], "logger: "),
     ],
 )
@@ -232,14 +230,6 @@ def test_bad_input(
     assert not list(run.glob("checkpoints"))
 
 
-def test_a_user_error_is_shown_without_a_traceback(tmp_path: Path) -> None:
-    ran = run_train("data_dir=nowhere", cwd=tmp_path)
-    assert ran.returncode == 1
-    assert "\ndata_dir=nowhere: no such folder\n" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert not (newest_run(tmp_path) / "metrics.json").exists()
-
-
 def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
     config = settings(
@@ -253,6 +243,23 @@ def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
     assert checkpoint["iteration"] == (int(iteration.replace(",", "")) - 1) // 100 * 100 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
     assert not (tmp_path / "metrics.json").exists()
+
+
+def test_ctrl_c_at_the_end(
+    corpus_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
+    handler = signal.getsignal(signal.SIGINT)
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+        run_experiment(settings(*TINY, f"data_dir={corpus_dir}"), tmp_path)
+    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
+    assert caplog.messages[-1] == f"Interrupted at iteration 250; what is done is in {tmp_path}"
 
 
 def test_ctrl_c(tmp_path: Path) -> None:

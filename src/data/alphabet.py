@@ -44,6 +44,12 @@ def fold(text: str) -> str:
     return "".join(map(_fold_letter, unicodedata.normalize("NFC", text)))
 
 
+def fold_name(text: str) -> str:
+    """Return the name in `text`, folded, without blanks around it; empty if it has no letter."""
+    folded = fold(text).strip()
+    return folded if any(c.isalpha() for c in folded) else ""
+
+
 @cache
 def _fold_letter(letter: str) -> str:
     base = "".join(

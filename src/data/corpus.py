@@ -4,13 +4,17 @@ A corpus is a folder of `<Category>.txt` files, UTF-8, one name a line. In memor
 dictionary from category, in sorted order, to the folded names of its lines, in file order.
 """
 
+import unicodedata
 from hashlib import sha256
 from pathlib import Path
 
-from src.data.alphabet import fold
+from src.data.alphabet import fold_name
 from src.errors import UserError
 
 Corpus = dict[str, list[str]]
+
+LONGEST = 200
+"""Letters of the longest name; a longer line is a list without line breaks."""
 
 
 def read_corpus(folder: Path) -> Corpus:
@@ -25,12 +29,12 @@ def read_corpus(folder: Path) -> Corpus:
     if not folder.is_dir():
         raise UserError(f"data_dir={folder}: no such folder")
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
-    files = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+    files = [path for path in folder.glob("*.txt") if not path.name.startswith(".")]
     if not files:
         raise UserError(f"data_dir={folder}: holds no <Category>.txt files")
     if len(files) == 1:
         raise UserError(f"data_dir={folder}: holds one category only, {files[0].name}; needs two")
-    return {path.stem: _read_names(path) for path in files}
+    return {path.stem: _read_names(path) for path in sorted(files, key=lambda path: path.stem)}
 
 
 def _read_names(path: Path) -> list[str]:
@@ -42,12 +46,18 @@ def _read_names(path: Path) -> list[str]:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
     names = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        if not line:
             continue
-        name = fold(line).strip()
+        name = fold_name(line)
         if not name:
-            raise UserError(f"{path}:{number}: {line.strip()[:40]!r} has no letter to read")
+            raise UserError(f"{path}:{number}: {line[:40]!r} has no letter to read")
+        if len(line) > LONGEST or any(unicodedata.category(c) == "Cc" for c in line):
+            raise UserError(
+                f"{path}:{number}: {line[:40]!r} is no name; at most {LONGEST} letters a line, "
+                "no tabs or other control characters"
+            )
         names.append(name)
     if not names:
         raise UserError(f"{path}: holds no names; delete the file or add one name a line")

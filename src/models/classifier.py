@@ -84,14 +84,17 @@ class NameClassifier(LightningModule):
         losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
         finite = losses.isfinite()
         if not finite.all():
-            iteration = self.iteration + int(finite.logical_not().nonzero()[0]) + 1
-            raise UserError(
-                f"lr={self.lr}: the loss is no longer finite at iteration {iteration:,}; "
-                "try a lower lr"
-            )
+            raise self._diverged(self.iteration + int(finite.logical_not().nonzero()[0]) + 1)
         self.iteration += len(losses)
+        if not all(weight.isfinite().all() for weight in self.rnn.parameters()):
+            raise self._diverged(self.iteration)  # by the last step, whose loss was before it
         self._record({"train/loss": losses.double().mean()})
         return {"losses": losses, "guesses": guesses}
+
+    def _diverged(self, iteration: int) -> UserError:
+        return UserError(
+            f"lr={self.lr}: the loss is no longer finite at iteration {iteration:,}; try a lower lr"
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch."""
@@ -111,7 +114,10 @@ class NameClassifier(LightningModule):
 
     def _score(self, batch: Batch) -> None:
         log_probabilities = read_names(self.rnn, batch.letters, batch.lengths)  # [B, C]
-        self.loss.update(F.nll_loss(log_probabilities, batch.categories, reduction="none"))
+        losses = F.nll_loss(log_probabilities, batch.categories, reduction="none")
+        if not losses.isfinite().all():
+            raise self._diverged(self.iteration)
+        self.loss.update(losses)
         self.scores.update(log_probabilities, batch.categories)
 
     def _finish(self, stage: str) -> None:

@@ -17,7 +17,10 @@ All g_t are computed before any weight moves, as autograd does.
 Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
 """
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar, cast
 
 import numba
@@ -230,6 +233,22 @@ def autograd_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     return torch.stack(losses), torch.stack(guesses)
 
 
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Let Ctrl-C wait until the end of the block: the compiler cannot take it in its midst."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread
+        return
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for number in held[:1]:
+            signal.raise_signal(number)
+
+
 BACKENDS = {"compiled": compiled_steps, "autograd": autograd_steps}
 
 
@@ -247,7 +266,8 @@ class OnlineSGD(torch.optim.Optimizer):
         # A step of length zero: has the kernel compiled now, not in the middle of training.
         letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
         device = rnn.i2h.weight.device
-        self._take_steps(rnn, Batch(letter.to(device), one, (one - 1).to(device)), 0.0)
+        with _ctrl_c_held_back():
+            self._take_steps(rnn, Batch(letter.to(device), one, (one - 1).to(device)), 0.0)
 
     def step(  # type: ignore[override] # gives what the names gave, where others give a loss
         self, closure: Callable[[], Any] | None = None, *, batch: Batch

@@ -1,0 +1,35 @@
+"""Time and memory of a whole process, from start to exit.
+
+    python -m benchmarks.measure COMMAND [ARG ...]
+
+Prints wall time in seconds and peak memory in MiB. A process of its own, because Linux counts the
+memory of the process that starts a command towards the command's peak.
+"""
+
+import os
+import subprocess
+import sys
+import time
+
+
+def run_module(*command: str) -> tuple[float, float]:
+    """Run `python -m COMMAND …` to its end; return its wall time in seconds and peak in MiB."""
+    own = [sys.executable, "-m", __name__, sys.executable, "-m", *command]
+    measured = subprocess.run(own, check=False, capture_output=True, text=True)
+    if measured.returncode:
+        sys.exit(f"{' '.join(command)} failed:\n{measured.stderr}")
+    seconds, peak = measured.stdout.split()
+    return float(seconds), float(peak)
+
+
+def main() -> None:
+    """Run the command and print its figures."""
+    start = time.perf_counter()
+    process = subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    print(time.perf_counter() - start, usage.ru_maxrss / 1024)
+    sys.exit(os.waitstatus_to_exitcode(status))
+
+
+if __name__ == "__main__":
+    main()
