@@ -47,20 +47,7 @@ class Evaluated:
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate; end with exit status 2 and one line if something is wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.evaluate",
-        description="Evaluate a trained model on the names of its own split, or on other names.",
-    )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)"
-    )
-    parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)"
-    )
-    parser.add_argument("--split", choices=SIDES, default="test", help="which names (test)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser = make_parser()
     options = parser.parse_args(arguments)
     try:
         for file in (options.out, options.plot):
@@ -81,6 +68,25 @@ def main(arguments: list[str] | None = None) -> None:
             draw(evaluated, options.split, options.plot)
     except (UserError, OSError) as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's description."""
+    parser = argparse.ArgumentParser(
+        prog="python -m src.evaluate",
+        description="Evaluate a trained model on the names of its own split, or on other names.",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)"
+    )
+    parser.add_argument("--split", choices=SIDES, default="test", help="which names (test)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    return parser
 
 
 def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:

@@ -1,8 +1,10 @@
 """The README's commands and figures: what they name exists."""
 
 import re
+import shlex
 from collections import Counter
 
+from src import evaluate, predict
 from src.data.corpus import read_corpus
 from tests.conftest import ROOT, settings
 from tests.test_corpus import COUNTS
@@ -16,6 +18,14 @@ def test_the_commands_settings_are_valid() -> None:
     for command in commands:
         words = [word for word in command.split() if not word.startswith("-")]
         settings(*(re.sub(r"=([^,]*),.*", r"=\1", word) for word in words))
+
+
+def test_the_questions_options_are_valid() -> None:
+    questions = re.findall(r"python -m src\.(predict|evaluate)([^#\n`]*)", README)
+    assert len(questions) >= 7
+    for module, words in questions:
+        parser = predict.make_parser() if module == "predict" else evaluate.make_parser()
+        parser.parse_args(shlex.split(words))
 
 
 def test_the_links_lead_somewhere() -> None:
