@@ -112,8 +112,8 @@ def checked_settings(cfg: DictConfig) -> dict[str, Any]:
     for each in fields(Config):
         try:
             value = OmegaConf.select(cfg, each.name, throw_on_missing=True)
-            plain = OmegaConf.is_config(value)
-            settings[each.name] = OmegaConf.to_container(value, resolve=True) if plain else value
+            nested = OmegaConf.is_config(value)
+            settings[each.name] = OmegaConf.to_container(value, resolve=True) if nested else value
         except OmegaConfBaseException as error:
             reason = str(error).partition("\n")[0]
             raise UserError(f"{each.name}: {reason}") from None
