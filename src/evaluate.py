@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from src.command import run_command
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.errors import UserError
 from src.files import written_whole
@@ -47,27 +48,7 @@ class Evaluated:
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate; end with exit status 2 and one line if something is wrong."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    try:
-        for file in (options.out, options.plot):
-            if file and file.exists() and not options.force:
-                raise UserError(f"{file}: exists; --force replaces it")
-        model = load_model(find_checkpoint(options.checkpoint))
-        folder = options.data_dir or Path(model.split["data_dir"])
-        evaluated = evaluate(model, chosen_side(model, folder, options.split))
-        report = make_report(evaluated)
-        print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}\n")
-        print(as_text(report))
-        if options.out:
-            with written_whole(options.out, "w", encoding="utf-8") as out:
-                json.dump(
-                    {"checkpoint": str(model.path), "split": options.split, **report}, out, indent=2
-                )
-        if options.plot:
-            draw(evaluated, options.split, options.plot)
-    except (UserError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
+    run_command(make_parser(), answer, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -87,6 +68,26 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     parser.add_argument("--force", action="store_true", help="replace files that exist")
     return parser
+
+
+def answer(options: argparse.Namespace) -> None:
+    """Print, write and draw what the options ask for."""
+    for file in (options.out, options.plot):
+        if file and file.exists() and not options.force:
+            raise UserError(f"{file}: exists; --force replaces it")
+    model = load_model(find_checkpoint(options.checkpoint))
+    folder = options.data_dir or Path(model.split["data_dir"])
+    evaluated = evaluate(model, chosen_side(model, folder, options.split))
+    report = make_report(evaluated)
+    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}\n")
+    print(as_text(report))
+    if options.out:
+        with written_whole(options.out, "w", encoding="utf-8") as out:
+            json.dump(
+                {"checkpoint": str(model.path), "split": options.split, **report}, out, indent=2
+            )
+    if options.plot:
+        draw(evaluated, options.split, options.plot)
 
 
 def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:

@@ -6,7 +6,6 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 import argparse
 import codecs
 import json
-import os
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from src.command import run_command
 from src.errors import UserError
 from src.files import without_mark, written_whole
 from src.predict_csv import answer_csv
@@ -25,22 +25,7 @@ WIDEST = 40  # columns for a name in a table
 
 def main(arguments: list[str] | None = None) -> None:
     """Answer; end with exit status 2 and one line if something is wrong."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a text file
-    try:
-        check(options)
-        model = load_model(find_checkpoint(options.checkpoint))
-        print(f"model: {model.path}", file=sys.stderr)
-        options.top_k = min(options.top_k, len(model.categories))
-        answer(model, options)
-    except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
-        parser.exit(2, f"{parser.prog}: {error}\n")
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        parser.exit(0 if asks_a_person(options) else 130)
+    run_command(make_parser(), answer, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -97,20 +82,19 @@ def check(options: argparse.Namespace) -> None:
             raise UserError(f"{file}: exists; --force replaces it")
 
 
-def asks_a_person(options: argparse.Namespace) -> bool:
-    """Whether the names are to be typed in."""
-    return not options.csv and not options.names and sys.stdin.isatty()
-
-
-def answer(model: TrainedModel, options: argparse.Namespace) -> None:
+def answer(options: argparse.Namespace) -> None:
     """Answer where the options say."""
+    check(options)
+    model = load_model(find_checkpoint(options.checkpoint))
+    print(f"model: {model.path}", file=sys.stderr)
+    options.top_k = min(options.top_k, len(model.categories))
     if options.csv:
         answer_csv(model, options.csv, options.out, options.column, options.top_k, options.encoding)
     elif options.names:
         show(model, options.names, options)
         if options.plot:
             plot(model, options.names[0], options.plot)
-    elif asks_a_person(options):
+    elif sys.stdin.isatty():
         prompt(model, options)
     else:
         lines = piped_lines(options.encoding)
@@ -123,7 +107,7 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
     while True:
         try:
             name = input("Input: ").strip()
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             print()
             return
         except UnicodeDecodeError as error:

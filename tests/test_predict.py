@@ -1,11 +1,13 @@
 import csv
 import errno
+import fcntl
 import io
 import json
 import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import matplotlib.image
@@ -267,6 +269,39 @@ def test_the_prompt(here: Path) -> None:
     assert process.returncode == 0
     assert printed.count("Input: ") == 3
     assert "Jones  " in printed
+
+
+@pytest.mark.parametrize("keys", [b"\x03", b"\x04"], ids=["ctrl-c", "ctrl-d"])
+def test_leaving_the_prompt(here: Path, keys: bytes) -> None:
+    terminal, end = pty.openpty()
+    process = subprocess.Popen(
+        command(),
+        stdin=end,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C comes from the terminal
+    )
+    assert process.stdout
+    assert process.stdout.read(7) == b"Input: "
+    os.write(terminal, keys)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert told == b"model: a.ckpt\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-"])
+def test_closed_streams(here: Path, closed: str) -> None:
+    ran = subprocess.run(
+        f"{' '.join(command('Jones'))} {closed}",
+        shell=True,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.returncode == 0
+    assert b"Traceback" not in ran.stderr
 
 
 def test_a_reader_that_has_seen_enough(here: Path) -> None:

@@ -1,0 +1,32 @@
+"""How the argparse programs, predict and evaluate, begin and end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from src.errors import UserError
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], None],
+    arguments: list[str] | None,
+) -> None:
+    """Do the work; end with one line and exit status 2 if something is the user's to mend."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the program
+            nowhere = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115 # for good
+            setattr(sys, name, nowhere)
+    options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a text file
+    try:
+        work(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (UserError, OSError) as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\n")
