@@ -25,8 +25,17 @@ def run_command(
         work(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
     except (UserError, OSError) as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # the disk under the output is full
+            drop_output()
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\n")
+
+
+def drop_output() -> None:
+    """Let what is still to be printed vanish, so that Python does not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from src.command import run_command
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.errors import UserError
-from src.files import written_whole
+from src.files import refuse_targets, written_whole
 from src.trained import AT_ONCE, TrainedModel, find_checkpoint, load_model
 
 SIDES = {
@@ -72,9 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
-    for file in (options.out, options.plot):
-        if file and file.exists() and not options.force:
-            raise UserError(f"{file}: exists; --force replaces it")
+    refuse_targets(options.out, options.plot, force=options.force)
     model = load_model(find_checkpoint(options.checkpoint))
     folder = options.data_dir or Path(model.split["data_dir"])
     evaluated = evaluate(model, chosen_side(model, folder, options.split))
@@ -123,7 +121,11 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     ]
     names, targets = [name for name, _ in pairs], np.array([target for _, target in pairs])
     blocks = [model.probabilities(names[i : i + AT_ONCE]) for i in range(0, len(names), AT_ONCE)]
-    return Evaluated(names, targets, torch.cat(blocks).double().numpy(), model.categories)
+    probabilities = torch.cat(blocks)
+    if (unanswered := probabilities[:, 0].isnan()).any():
+        name = names[int(unanswered.nonzero()[0])]
+        raise UserError(f"{name}: {model.reason(name)}")
+    return Evaluated(names, targets, probabilities.double().numpy(), model.categories)
 
 
 def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:

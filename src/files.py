@@ -1,8 +1,9 @@
 """Reading and writing files so that nothing is half there."""
 
 import codecs
+import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import IO, Any
@@ -15,13 +16,32 @@ def without_mark(encoding: str) -> str:
     return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
 
 
+def refuse_targets(*files: Path | None, force: bool) -> None:
+    """Refuse to write what should not be overwritten.
+
+    Raises:
+        UserError: if a file exists and `force` is not given, or is no plain file, or stands twice.
+    """
+    named = [file for file in files if file is not None]
+    for file in named:
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file}: is no plain file")
+        if file.exists() and not force:
+            raise UserError(f"{file}: exists; --force replaces it")
+    if len({file.resolve() for file in named}) < len(named):
+        raise UserError(f"{named[-1]}: named for two files")
+
+
 @contextmanager
 def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     """Open a file to write that appears under its name only when it is complete."""
-    beside = file.with_name(f".{file.name}.{token_hex(4)}")
+    file = file.resolve()  # what a link leads to is replaced, not the link
+    beside = file.with_name(f".{token_hex(8)}.part")
     try:
         with beside.open(mode, **how) as out:
             yield out
+        if file.exists():
+            shutil.copymode(file, beside)
         beside.replace(file)
     except UnicodeEncodeError as error:
         letter = error.object[error.start]
@@ -29,4 +49,5 @@ def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()

@@ -5,21 +5,22 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 
 import argparse
 import codecs
+import io
 import json
 import sys
 import unicodedata
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from src.command import run_command
 from src.errors import UserError
-from src.files import without_mark, written_whole
+from src.files import refuse_targets, without_mark, written_whole
 from src.predict_csv import answer_csv
-from src.trained import AT_ONCE, NO_LETTERS, Answer, TrainedModel, find_checkpoint, load_model
+from src.trained import Answer, TrainedModel, find_checkpoint, in_chunks, load_model
 
-LONGEST_PLOT = 60  # letters
+LONGEST_EXPLAINED = 200  # letters
+LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
 
 
@@ -74,12 +75,10 @@ def check(options: argparse.Namespace) -> None:
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
     try:
-        codecs.lookup(options.encoding)
+        io.TextIOWrapper(io.BytesIO(), options.encoding)
     except LookupError:
         raise UserError(f"--encoding {options.encoding}: no such encoding") from None
-    for file in (options.out, options.plot):
-        if file and file.exists() and not options.force:
-            raise UserError(f"{file}: exists; --force replaces it")
+    refuse_targets(options.out, options.plot, force=options.force)
 
 
 def answer(options: argparse.Namespace) -> None:
@@ -97,9 +96,10 @@ def answer(options: argparse.Namespace) -> None:
     elif sys.stdin.isatty():
         prompt(model, options)
     else:
-        lines = piped_lines(options.encoding)
-        while names := list(islice(lines, AT_ONCE)):
-            show(model, names, options)
+        for lines in piped_lines(options.encoding):
+            for names in in_chunks(lines, str):
+                show(model, names, options)
+            sys.stdout.flush()
 
 
 def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
@@ -119,14 +119,19 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
             show(model, [name], options)
 
 
-def piped_lines(encoding: str) -> Iterator[str]:
-    """Yield the lines of standard input."""
-    sys.stdin.reconfigure(encoding=without_mark(encoding))  # type: ignore[union-attr] # a text file, always
+def piped_lines(encoding: str) -> Iterator[list[str]]:
+    """Yield the lines of standard input, as many as have come, as soon as they come."""
+    decoder = codecs.getincrementaldecoder(without_mark(encoding))()
+    begun = ""  # a line whose end has not come yet
     try:
-        for line in sys.stdin:
-            yield line.rstrip("\r\n")
-    except UnicodeDecodeError:
+        while content := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr] # has it
+            *lines, begun = (begun + decoder.decode(content)).split("\n")
+            yield [line.removesuffix("\r") for line in lines]
+        begun += decoder.decode(b"", final=True)
+    except UnicodeError:
         raise UserError(f"standard input: not {encoding}; name its --encoding") from None
+    if begun:
+        yield [begun.removesuffix("\r")]
 
 
 def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> None:
@@ -134,41 +139,48 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
     if options.explain:
         for name in names:
             folded, beliefs = model.beliefs(name)
+            if len(folded) > LONGEST_EXPLAINED:
+                raise UserError(f"--explain: {len(folded):,} letters; at most {LONGEST_EXPLAINED}")
             prefixes = [folded[:end] for end in range(1, len(folded) + 1)]
             answers = model.best(beliefs, options.top_k)
             if options.json:
                 steps = zip(prefixes, answers, strict=True)
-                print_json(name, prefixes=[{"prefix": p, **as_json(answer)} for p, answer in steps])
+                parts = [{"prefix": p, **as_json(model, p, answer)} for p, answer in steps]
+                print_json(name, prefixes=parts)
             else:
-                print(printable(name) if folded else f"{printable(name)}  {NO_LETTERS}")
-                print_table([f"  {prefix}" for prefix in prefixes], answers)
+                print(printable(name) if folded else f"{printable(name)}  {model.reason(name)}")
+                print_table(model, prefixes, answers, indent="  ")
         return
     answers = model.best(model.probabilities(names), options.top_k)
     if options.json:
         for name, answer in zip(names, answers, strict=True):
-            print_json(name, **as_json(answer))
+            print_json(name, **as_json(model, name, answer))
     else:
-        print_table([printable(name) for name in names], answers)
+        print_table(model, names, answers)
 
 
-def as_json(answer: Answer) -> dict[str, Any]:
+def as_json(model: TrainedModel, name: str, answer: Answer) -> dict[str, Any]:
     """Return an answer as an object of plain values."""
     if not answer:
-        return {"predictions": [], "reason": NO_LETTERS}
+        return {"predictions": [], "reason": model.reason(name)}
     return {"predictions": [{"category": c, "probability": p} for c, p in answer]}
 
 
 def print_json(name: str, **values: Any) -> None:
     """Print one line of JSON."""
-    print(json.dumps({"name": name, **values}, ensure_ascii=False))
+    print(json.dumps({"name": name, **values}))
 
 
-def print_table(labels: list[str], answers: list[Answer]) -> None:
-    """Print a line for each label, in columns."""
+def print_table(
+    model: TrainedModel, names: list[str], answers: list[Answer], indent: str = ""
+) -> None:
+    """Print a line for each name, in columns."""
+    labels = [indent + printable(name) for name in names]
     widths = [columns_of(label) for label in labels]
-    for label, width, answer in zip(labels, widths, answers, strict=True):
+    for name, label, width, answer in zip(names, labels, widths, answers, strict=True):
         cells = "".join(f"  {category:<12} {probability:.3f}" for category, probability in answer)
-        print(label + " " * (min(max(widths), WIDEST) - width) + (cells or f"  {NO_LETTERS}"))
+        gap = " " * (min(max(widths), WIDEST) - width)
+        print(label + gap + (cells or f"  {model.reason(name)}"))
 
 
 def columns_of(text: str) -> int:

@@ -3,14 +3,13 @@
 import csv
 from collections.abc import Iterator
 from io import TextIOWrapper
-from itertools import islice
 from pathlib import Path
 
 from tqdm import tqdm
 
 from src.errors import UserError
 from src.files import without_mark, written_whole
-from src.trained import AT_ONCE, NO_LETTERS, TrainedModel
+from src.trained import TrainedModel, in_chunks
 
 
 def answer_csv(
@@ -38,15 +37,16 @@ def answer_csv(
         at = header.index(column)
         writer = csv.writer(rows_out)
         writer.writerow(header + added)
-        while chunk := list(islice(rows, AT_ONCE)):
+        for chunk in in_chunks(rows, lambda row: row[at]):
             probabilities = model.probabilities([row[at] for row in chunk])
             for row, answer in zip(chunk, model.best(probabilities, top_k), strict=True):
                 if answer:
                     row += [cell for c, p in answer for cell in (c, f"{p:.6f}")] + [""]
                 else:
-                    row += [""] * (len(added) - 1) + [NO_LETTERS]
+                    row += [""] * (len(added) - 1) + [model.reason(row[at])]
             writer.writerows(chunk)
-            bar.update(file.tell() - bar.n)
+            if file.seekable():  # a pipe has no position
+                bar.update(file.tell() - bar.n)
 
 
 def checked_rows(rows_in: TextIOWrapper, source: Path, column: str) -> Iterator[list[str]]:
@@ -55,19 +55,21 @@ def checked_rows(rows_in: TextIOWrapper, source: Path, column: str) -> Iterator[
     Raises:
         UserError: naming the line, if that cannot be done.
     """
-    reader = csv.reader(rows_in)
+    reader = csv.reader(rows_in, strict=True)
     try:
         header = next(reader, [])
         if column not in header:
-            columns = ", ".join(header) or "none"
+            columns = ", ".join(map(repr, header)) or "none"
             raise UserError(f"{source}: no column {column!r}; it has: {columns}")
+        if header.count(column) > 1:
+            raise UserError(f"{source}: has {header.count(column)} columns {column!r}")
         yield header
         for row in reader:
             if row and len(row) != len(header):
                 fields = f"{len(row)} fields; the header has {len(header)}"
                 raise UserError(f"{source}:{reader.line_num}: {fields}")
             yield row or [""] * len(header)  # an empty line is a row of empty fields
-    except UnicodeDecodeError:
+    except UnicodeError:
         raise UserError(
             f"{source}: not {rows_in.encoding.removesuffix('-sig')} after line {reader.line_num}; "
             "name its --encoding"

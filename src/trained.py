@@ -1,11 +1,13 @@
 """A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,11 +18,18 @@ from src.models.rnn import RNN, read_letters, read_names
 OUTPUTS = Path("outputs")
 AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
-NO_LETTERS = "no letters I know"
-"""The answer to a name that folds to nothing."""
+LETTERS_AT_ONCE = 1_000_000
+
+SPLIT = {
+    **{"data_dir": str, "seed": int, "val_fraction": int | float, "test_fraction": int | float},
+    **{"all": str, "train": str, "val": str, "test": str},
+}
+"""What a checkpoint holds of the split; see NamesDataModule.state_dict."""
 
 Answer = list[tuple[str, float]]
-"""The likeliest categories and their probabilities; none for a name without letters."""
+"""The likeliest categories and their probabilities; none for a name that has no answer."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class TrainedModel:
     def probabilities(self, names: Sequence[str]) -> Tensor:
         """Return each category's probability for each name [B, C], as float32.
 
-        A name without a letter of the alphabet has a row of NaN: there is nothing to judge by.
+        A name that cannot be answered has a row of NaN: one without a letter of the alphabet, and
+        one so long that the hidden state, which nothing keeps in bounds, runs off to infinity.
         """
         encoded = [encode(fold_name(name)) for name in names]
         readable = torch.tensor([len(name) > 0 for name in encoded])
@@ -46,6 +56,10 @@ class TrainedModel:
             letters, lengths = pack([name for name in encoded if name])
             probabilities[readable] = read_names(self.rnn, letters, lengths).exp()
         return probabilities
+
+    def reason(self, name: str) -> str:
+        """Return why a name has no answer."""
+        return "too long for this model" if fold_name(name) else "no letters I know"
 
     @torch.inference_mode()
     def beliefs(self, name: str) -> tuple[str, Tensor]:
@@ -61,12 +75,9 @@ class TrainedModel:
         The list of a row of NaN is empty.
         """
         values, indices = probabilities.topk(k)
-        return [
-            [(self.categories[i], value) for i, value in zip(row, likely, strict=True)]
-            if likely[0] == likely[0]  # NaN is not
-            else []
-            for row, likely in zip(indices.tolist(), values.tolist(), strict=True)
-        ]
+        likeliest = np.array(self.categories, dtype=object)[indices.numpy()].tolist()
+        rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
+        return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -97,20 +108,46 @@ def load_model(path: Path) -> TrainedModel:
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     content = io.BytesIO(path.read_bytes())
     try:
-        checkpoint = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the bytes provoke
-        first_line = str(error).partition("\n")[0][:200]
-        raise UserError(f"{path}: not a checkpoint, or a damaged one ({first_line})") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
+            checkpoint = torch.load(content, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever the bytes provoke
+        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
     try:
-        settings = checkpoint["hyper_parameters"]
-        categories, alphabet = settings["categories"], settings["alphabet"]
-        weights = {name.removeprefix("rnn."): w for name, w in checkpoint["state_dict"].items()}
-        with torch.device("meta"):  # sizes only: the weights come from the file
-            rnn = RNN(len(alphabet), settings["hidden"], len(categories))
-        rnn.load_state_dict(weights, assign=True)
-        split = checkpoint["NamesDataModule"]
-    except (KeyError, TypeError, AttributeError, RuntimeError):
-        raise UserError(f"{path}: not a checkpoint of this program") from None
-    if alphabet != ALPHABET:
-        raise UserError(f"{path}: made for another alphabet, {alphabet!r}")
-    return TrainedModel(path, rnn, categories, split)
+        return _checked_model(path, checkpoint)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise UserError(f"{path}: not a checkpoint of this program ({error})") from None
+
+
+def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:
+    settings, split = checkpoint["hyper_parameters"], checkpoint["NamesDataModule"]
+    categories = settings["categories"]
+    if not (categories and all(isinstance(c, str) and c.isprintable() for c in categories)):
+        raise ValueError("its categories are no names")
+    if settings["alphabet"] != ALPHABET:
+        raise ValueError("it was made for another alphabet")
+    for key, kind in SPLIT.items():
+        if not isinstance(split[key], kind):
+            raise ValueError(f"its {key} is no {kind}")
+    weights = {name.removeprefix("rnn."): w for name, w in checkpoint["state_dict"].items()}
+    for name, weight in weights.items():
+        if weight.dtype != torch.float32 or not weight.isfinite().all():
+            raise ValueError(f"its {name} is not made of finite float32 numbers")
+    with torch.device("meta"):  # sizes only: the weights come from the file
+        rnn = RNN(len(ALPHABET), settings["hidden"], len(categories))
+    rnn.load_state_dict(weights, assign=True)
+    return TrainedModel(path, rnn, list(categories), split)
+
+
+def in_chunks(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:
+    """Yield the items in lists of as many as should be asked about at once."""
+    chunk: list[T] = []
+    letters = 0
+    for item in items:
+        chunk.append(item)
+        letters += len(text_of(item))
+        if len(chunk) == AT_ONCE or letters >= LETTERS_AT_ONCE:
+            yield chunk
+            chunk, letters = [], 0
+    if chunk:
+        yield chunk

@@ -53,6 +53,12 @@ def test_fold_name(text: str, name: str) -> None:
     assert fold_name(text) == name
 
 
+def test_ascii_is_folded_like_any_other_text() -> None:
+    text = "".join(map(chr, range(128)))
+    assert fold(text) == "".join(sorted(ALPHABET))
+    assert fold(text) + "e" == fold(f"{text}é")
+
+
 def test_encode_and_decode() -> None:
     assert list(encode("Jones")) == [35, 14, 13, 4, 18]
     assert decode(encode(ALPHABET)) == ALPHABET

@@ -120,6 +120,8 @@ def test_a_pipe(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -
     assert capsys.readouterr().out == ""
     pipe(monkeypatch, b"M\xfcller\n")
     assert refused(capsys).endswith("standard input: not utf-8; name its --encoding")
+    pipe(monkeypatch, b"Jones\n")
+    assert refused(capsys, "--encoding=utf-16").endswith("not utf-16; name its --encoding")
     pipe(monkeypatch, b"M\xfcller\n")
     assert ask("--encoding=latin-1") == 0
     assert capsys.readouterr().out.startswith("Müller")
@@ -185,12 +187,14 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name\nJones\n", "in.csv: no column 'surname'; it has: name"),
+        (b"name\nJones\n", "in.csv: no column 'surname'; it has: 'name'"),
         (b"", "in.csv: no column 'surname'; it has: none"),
         (b"surname,x\nJones,1\nLee\n", "in.csv:3: 1 fields; the header has 2"),
         (b"surname\nJones,1\n", "in.csv:2: 2 fields; the header has 1"),
         (b"surname\nM\xfcller\n", "in.csv: not utf-8 after line"),
         (b"surname\n" + b"x" * 200_000, "in.csv:2: field larger than field limit"),
+        (b'surname,x\n1,"Jones\n2,Lee\n', "in.csv:3: unexpected end of data"),
+        (b"surname,surname\nJones,Lee\n", "in.csv: has 2 columns 'surname'"),
         (b"surname,reason\nJones,1\n", "in.csv: already has the column reason"),
     ],
 )
@@ -217,6 +221,9 @@ def test_output_that_exists_or_cannot_be_written(here: Path, capsys: Captured) -
     asked = ("--csv=in.csv", "--column=surname")
     assert "out.csv: exists; --force" in refused(capsys, *asked, "--out=out.csv")
     assert (here / "out.csv").read_text() == "precious"
+    (here / "folder").mkdir()
+    assert "folder: is no plain file" in refused(capsys, *asked, "--out=folder", "--force")
+    assert ".: is no plain file" in refused(capsys, *asked, "--out=.", "--force")
     assert "no/out.csv: No such file" in refused(capsys, *asked, "--out=no/out.csv")
     assert "gone.csv" in refused(capsys, "--csv=gone.csv", "--column=x", "--out=new.csv")
     assert not (here / "new.csv").exists()
@@ -244,6 +251,8 @@ def test_a_full_disk_leaves_nothing(
         ["--csv=in.csv", "--column=x", "--out=o.csv", "Jones"],
         ["--csv=in.csv", "--column=x", "--out=o.csv", "--json"],
         ["--encoding=klingon", "Jones"],
+        ["--encoding=hex", "Jones"],
+        ["--explain", "x" * 201],
         ["--checkpoint=nowhere.ckpt", "Jones"],
     ],
 )
@@ -302,6 +311,42 @@ def test_closed_streams(here: Path, closed: str) -> None:
     )
     assert ran.returncode == 0
     assert b"Traceback" not in ran.stderr
+
+
+def test_a_pipe_is_answered_as_it_comes(here: Path) -> None:
+    """A program that writes a name and waits for the answer must get it."""
+    process = subprocess.Popen(
+        command("--json"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
+    )
+    assert process.stdin
+    assert process.stdout
+    for name in ("Müller", "Lee"):
+        process.stdin.write(f"{name}\n".encode())
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["name"] == name
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def test_a_full_output(here: Path) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            command("Jones"),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[1:] == [
+        "python -m src.predict: [Errno 28] No space left on device"
+    ]
 
 
 def test_a_reader_that_has_seen_enough(here: Path) -> None:

@@ -8,7 +8,14 @@ import torch
 from src.data.alphabet import ALPHABET, name_to_tensor
 from src.errors import UserError
 from src.models.rnn import RNN, read_name
-from src.trained import TrainedModel, find_checkpoint, load_model
+from src.trained import (
+    AT_ONCE,
+    LETTERS_AT_ONCE,
+    TrainedModel,
+    find_checkpoint,
+    in_chunks,
+    load_model,
+)
 
 NAMES = ["Jones", "", "O'Neill", "123", "Иванов", "a", "Ślusàrski"]
 FOLDED = ["Jones", "", "O'Neill", "", "Ivanov", "a", "Slusarski"]
@@ -20,7 +27,10 @@ def write_checkpoint(path: Path, **changes: object) -> Path:
     checkpoint = {
         "hyper_parameters": {"categories": ["A", "B", "C"], "alphabet": ALPHABET, "hidden": 16},
         "state_dict": {f"rnn.{name}": weight for name, weight in rnn.state_dict().items()},
-        "NamesDataModule": {"data_dir": "data/names", "seed": 0},
+        "NamesDataModule": {
+            **{"data_dir": "data/names", "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1},
+            **{"all": "", "train": "", "val": "", "test": ""},
+        },
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(checkpoint | changes, path)
@@ -44,6 +54,21 @@ def test_batched_answers_are_the_answers_one_by_one(model: TrainedModel) -> None
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
     assert model.probabilities([]).shape == (0, 3)
     assert model.probabilities(["1"]).isnan().all()
+
+
+def test_why_there_is_no_answer(model: TrainedModel) -> None:
+    """A linear hidden state that grows with every letter: it must not be called unreadable."""
+    with torch.no_grad():
+        model.rnn.i2h.weight.mul_(20)
+    assert model.probabilities(["x" * 10_000])[0].isnan().all()
+    assert model.reason("x" * 10_000) == "too long for this model"
+    assert model.reason("123") == "no letters I know"
+
+
+def test_chunks_are_bounded_in_names_and_letters() -> None:
+    assert [len(c) for c in in_chunks(["a"] * (2 * AT_ONCE + 1), str)] == [AT_ONCE, AT_ONCE, 1]
+    long = ["x" * (LETTERS_AT_ONCE // 2)] * 5
+    assert [len(chunk) for chunk in in_chunks(long, str)] == [2, 2, 1]
 
 
 def test_best(model: TrainedModel) -> None:
@@ -94,7 +119,9 @@ def test_a_malicious_checkpoint_runs_no_code(tmp_path: Path, save: object) -> No
     assert callable(save)
     target = tmp_path / "made-by-the-checkpoint"
     save({"state_dict": Malicious(target)}, tmp_path / "bad.ckpt")
-    with pytest.raises(UserError, match=r"bad\.ckpt: not a checkpoint, or a damaged one") as caught:
+    with pytest.raises(
+        UserError, match=r"bad\.ckpt: not a checkpoint, or a damaged or unsafe one"
+    ) as caught:
         load_model(tmp_path / "bad.ckpt")
     assert "\n" not in str(caught.value)
     assert not target.exists()
@@ -106,7 +133,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
     whole = write_checkpoint(tmp_path / "a.ckpt").read_bytes()
     for length in (0, 1, 100, len(whole) // 2, len(whole) - 1):
         (tmp_path / "cut.ckpt").write_bytes(whole[:length])
-        with pytest.raises(UserError, match=r"cut\.ckpt: not a checkpoint, or a damaged one"):
+        with pytest.raises(UserError, match=r"cut\.ckpt: not a checkpoint, or a damaged"):
             load_model(tmp_path / "cut.ckpt")
 
 
@@ -116,6 +143,18 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
         {"hyper_parameters": {}},
         {"hyper_parameters": None},
         {"state_dict": {}},
+        {"state_dict": {"rnn.i2h.bias": torch.zeros(16).half()}},
+        {"state_dict": {"rnn.i2h.bias": torch.full((16,), torch.nan)}},
+        {"NamesDataModule": {}},
+        {"NamesDataModule": None},
+        {"hyper_parameters": {"categories": [], "alphabet": ALPHABET, "hidden": 16}},
+        {
+            "hyper_parameters": {
+                "categories": ["\x1b", "B", "C"],
+                "alphabet": ALPHABET,
+                "hidden": 16,
+            }
+        },
         {"state_dict": {"rnn.i2h.weight": torch.zeros(3)}},
         {"hyper_parameters": {"categories": ["A"], "alphabet": ALPHABET, "hidden": 10**9}},
         {"hyper_parameters": {"categories": 3, "alphabet": ALPHABET, "hidden": 16}},
@@ -131,5 +170,5 @@ def test_another_programs_checkpoint(tmp_path: Path, changes: dict[str, object])
 
 def test_another_alphabet(tmp_path: Path) -> None:
     settings = {"categories": ["A", "B", "C"], "alphabet": ALPHABET[::-1], "hidden": 16}
-    with pytest.raises(UserError, match="made for another alphabet"):
+    with pytest.raises(UserError, match="it was made for another alphabet"):
         load_model(write_checkpoint(tmp_path / "a.ckpt", hyper_parameters=settings))
