@@ -124,7 +124,7 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
     decoder = codecs.getincrementaldecoder(without_mark(encoding))()
     begun = ""  # a line whose end has not come yet
     try:
-        while content := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr] # has it
+        while content := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr] # buffered
             *lines, begun = (begun + decoder.decode(content)).split("\n")
             yield [line.removesuffix("\r") for line in lines]
         begun += decoder.decode(b"", final=True)
@@ -138,9 +138,9 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
     """Print the answers to some names."""
     if options.explain:
         for name in names:
+            if len(name) > LONGEST_EXPLAINED:
+                raise UserError(f"--explain: {len(name):,} letters; at most {LONGEST_EXPLAINED}")
             folded, beliefs = model.beliefs(name)
-            if len(folded) > LONGEST_EXPLAINED:
-                raise UserError(f"--explain: {len(folded):,} letters; at most {LONGEST_EXPLAINED}")
             prefixes = [folded[:end] for end in range(1, len(folded) + 1)]
             answers = model.best(beliefs, options.top_k)
             if options.json:

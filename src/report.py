@@ -37,7 +37,7 @@ def write_report(
     writer.add_image("confusion_matrix", image, metrics["iterations"], dataformats="HWC")
     # The row's metrics are points already logged; log_hyperparams would log them once more.
     scalars = {name: value for name, value in metrics.items() if "/" in name}
-    for summary in hparams(settings, scalars):  # type: ignore[no-untyped-call]
+    for summary in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
         writer.file_writer.add_summary(summary)
     writer.close()
 

@@ -56,7 +56,7 @@ def _compile(function: Callable[P, R]) -> Callable[P, R]:
 
 @_compile
 def _add_product(y: Floats, w: Floats, x: Floats) -> None:
-    """Y [m] += w [m, n] x [n], four rows at a time so that x is loaded once for all four."""
+    """Add w [m, n] x [n] to y [m], four rows at a time so that x is loaded once for all four."""
     m, n = w.shape
     fours = m - m % 4
     for j in range(0, fours, 4):
@@ -80,7 +80,7 @@ def _add_product(y: Floats, w: Floats, x: Floats) -> None:
 
 @_compile
 def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
-    """Y [n] += Σ_j c_j w_j: the rows of w [m, n] weighted by c [m], four at a time."""
+    """Add Σ_j c_j w_j to y [n]: the rows of w [m, n] weighted by c [m], four at a time."""
     m, n = w.shape
     fours = m - m % 4
     for j in range(0, fours, 4):
@@ -96,7 +96,7 @@ def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
 
 @_compile
 def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
-    """W [m, n] += s Σ_t c_t x_tᵀ over the rows of c [T, m] and x [T, n], four t at a time."""
+    """Add s Σ_t c_t x_tᵀ to w [m, n]: rows of c [T, m] and x [T, n], four t at a time."""
     m, n = w.shape
     n_rows = len(c)
     fours = n_rows - n_rows % 4
@@ -115,7 +115,7 @@ def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
 
 @_compile
 def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
-    """Y [n] += s x."""
+    """Add s x to y [n]."""
     for i in range(len(y)):
         y[i] += s * x[i]
 
