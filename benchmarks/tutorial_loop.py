@@ -1,6 +1,6 @@
 """The tutorial as its readers type it in: a plain loop, one name at a time, autograd.
 
-    python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000]
+    python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000] [hidden=128]
 
 Shares no code with src/: it is what src/ is compared with. Reads ASCII names from data/names.
 RESULT.pt holds every name's loss, the weights after the first 2,000 names and the names/s.
@@ -48,6 +48,7 @@ def main() -> None:
     """Train, and write what there is to compare."""
     result = sys.argv[1]
     iterations = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
+    hidden_size = int(sys.argv[3]) if len(sys.argv) > 3 else HIDDEN
     torch.set_num_threads(1)  # with more it is slower: the matrices are small
 
     files = sorted(Path("data/names").glob("*.txt"))
@@ -56,7 +57,7 @@ def main() -> None:
         for file in files
     ]
     torch.manual_seed(SEED)
-    rnn = RNN(len(LETTERS), HIDDEN, len(files))
+    rnn = RNN(len(LETTERS), hidden_size, len(files))
     criterion = nn.NLLLoss()
     draw = random.Random(SEED)
 
@@ -69,7 +70,7 @@ def main() -> None:
         category_tensor = torch.tensor([category], dtype=torch.long)
         name_tensor = name_to_tensor(name)
 
-        hidden = torch.zeros(1, HIDDEN)
+        hidden = torch.zeros(1, hidden_size)
         rnn.zero_grad()
         for i in range(name_tensor.size(0)):
             output, hidden = rnn(name_tensor[i], hidden)

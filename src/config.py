@@ -5,8 +5,10 @@ Imports neither torch nor Lightning, so that a wrong value is answered at once.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from secrets import token_hex
 from typing import Any
 
+from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -102,13 +104,26 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
 
 
+def check_keys(cfg: DictConfig) -> None:
+    """Check that `+key=value` added nothing: no part of the program would look at it.
+
+    Raises:
+        UserError: naming the key.
+    """
+    known = {each.name for each in fields(Config)} | {"hydra"}
+    for key in cfg:
+        if key not in known:
+            raise UserError(f"{key!s}: no such key; --help lists them")
+
+
 def checked_settings(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings of a composed configuration as plain values, each checked for itself.
 
     Raises:
-        UserError: if one is missing, cannot be resolved or is out of its range.
+        UserError: if one is missing, cannot be resolved, is out of its range or is no setting.
     """
     settings = {}
+    check_keys(cfg)
     for each in fields(Config):
         try:
             value = OmegaConf.select(cfg, each.name, throw_on_missing=True)
@@ -141,3 +156,11 @@ def explain(_root_: DictConfig) -> str:
             about = f"{each.metadata['explained']}; {each.metadata['allowed']}"
             lines.append(f"  {f'{each.name}={value}':<22} {about}")
     return "\n".join(lines)
+
+
+# What train.yaml refers to. Made known on import, as processes that take over some of a sweep's
+# runs import this file before they compose.
+ConfigStore.instance().store(name="contract", node=Config)
+OmegaConf.register_new_resolver("explain", explain, replace=True)
+# Two runs never share a folder, were they started in the same millisecond.
+OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)

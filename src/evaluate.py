@@ -258,14 +258,14 @@ def as_text(report: dict[str, Any]) -> str:
 
 def draw(evaluated: Evaluated, side: str, file: Path) -> None:
     """Draw the confusion matrix."""
-    from src.pictures import as_png, confusion_figure  # matplotlib takes its time
+    from src.pictures import confusion_png  # matplotlib takes its time
 
     c = len(evaluated.categories)
     counts = np.bincount(evaluated.targets * c + evaluated.guesses, minlength=c * c)
     title = f"Guesses on {SIDES[side]}, % of each true category"
-    figure = confusion_figure(torch.from_numpy(counts.reshape(c, c)), evaluated.categories, title)
+    matrix = torch.from_numpy(counts.reshape(c, c))
     with written_whole(file, "wb") as out:
-        out.write(as_png(figure))
+        out.write(confusion_png(matrix, evaluated.categories, title))
 
 
 if __name__ == "__main__":

@@ -13,14 +13,13 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, loggers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.models.classifier import NameClassifier
-from src.pictures import as_png, confusion_figure, loss_figure
+from src.pictures import as_png, confusion_png, loss_figure
 from src.progress import Progress
 from src.report import summary, write_report
 
@@ -55,8 +54,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
     trainer = make_trainer(folder, progress, epochs, len(data.val) > 0, config.trainer)
     trainer.logger = logger = make_logger(folder, config.logger)
     with ctrl_c_explained(model, folder):
-        with logging_redirect_tqdm():
-            trainer.fit(model, data)
+        trainer.fit(model, data)
         scores = dict(trainer.callback_metrics)  # of the last validation, with the final weights
         if len(data.test):
             trainer.test(model, data, verbose=False)
@@ -72,7 +70,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         matrix = model.confusion_matrix(names.__getitems__(range(len(names))))
         title = f"Guesses on the {side} names, % of each true category"
         loss = as_png(loss_figure(progress.curve))
-        confusion = as_png(confusion_figure(matrix, data.categories, title))
+        confusion = confusion_png(matrix, data.categories, title)
         write_report(folder, logger, config.hyperparameters(), metrics, loss, confusion)
     log.info(summary(metrics, folder, logger))
     return metrics.get(SCORE)

@@ -78,10 +78,11 @@ class Progress(Callback):
         category = int(batch.categories[row])
         verdict = "CORRECT" if guess == category else f"WRONG ({self.categories[category]})"
         share = iteration / self.iterations
-        log.info(
-            f"{iteration:>9}  {share:>4.0%}  {loss:.4f}  "
-            f"{name} / {self.categories[guess]}  {verdict}"
-        )
+        with tqdm.external_write_mode():  # above the bar
+            log.info(
+                f"{iteration:>9}  {share:>4.0%}  {loss:.4f}  "
+                f"{name} / {self.categories[guess]}  {verdict}"
+            )
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""

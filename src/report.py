@@ -2,12 +2,14 @@
 
 import json
 import shlex
+import struct
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from matplotlib.image import imread
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
+from torch.utils.tensorboard.writer import FileWriter
 
 from src.files import written_whole
 
@@ -32,13 +34,15 @@ def write_report(
     if not isinstance(logger, TensorBoardLogger):
         logger.log_hyperparams(settings)
         return
-    writer = logger.experiment
-    image = imread(folder / "confusion_matrix.png")
-    writer.add_image("confusion_matrix", image, metrics["iterations"], dataformats="HWC")
+    writer = FileWriter(logger.log_dir)
+    width, height = struct.unpack(">II", confusion[16:24])  # where PNG has them
+    image = Summary.Image(encoded_image_string=confusion, width=width, height=height, colorspace=4)
+    matrix = Summary(value=[Summary.Value(tag="confusion_matrix", image=image)])
+    writer.add_summary(matrix, metrics["iterations"])
     # The row's metrics are points already logged; log_hyperparams would log them once more.
     scalars = {name: value for name, value in metrics.items() if "/" in name}
-    for summary in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
-        writer.file_writer.add_summary(summary)
+    for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
+        writer.add_summary(each)
     writer.close()
 
 

@@ -1,6 +1,5 @@
-"""`python -m src.train`: the command; what it does is in experiment.py."""
+"""`python -m src.train`: the command; what it does is in experiment.py, or sweep.py with `-m`."""
 
-import logging
 import sys
 from pathlib import Path
 
@@ -12,29 +11,51 @@ from omegaconf import DictConfig
 
 from src.config import from_hydra
 from src.errors import UserError
-from src.preflight import register
-
-log = logging.getLogger(__name__)
-register()
+from src.preflight import completed
+from src.sweep import finish_sweep, run_of_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Do one run with the settings of configs/ and the command line; return its score."""
-    try:
+    folder = Path(HydraConfig.get().runtime.output_dir)
+
+    def run() -> float | None:
         config = from_hydra(cfg)
         # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
         from src.experiment import run_experiment
 
-        return run_experiment(config, Path(HydraConfig.get().runtime.output_dir))
+        return run_experiment(config, folder)
+
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        return run_of_sweep(run, folder, HydraConfig.get().job.num)
+    try:
+        return run()
     except (UserError, OSError) as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # Hydra shows the first failed job's only
-            log.error(error)
         raise CompactHydraException(str(error)) from None  # Hydra shows the message alone
+
+
+def command() -> int:
+    """Run Hydra; write the leaderboard of a sweep, however it ends. Return the exit status."""
+    status = 0
+    try:
+        sys.argv[1:] = completed(sys.argv[1:])
+        main()
+    except ValueError as error:  # a UserError, or what Hydra says of flags that exclude each other
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        status = 130  # as a shell reports a program that Ctrl-C ended
+    except SystemExit as ended:
+        if not isinstance(ended.code, int):  # a message: refused before anything was done
+            raise
+        status = ended.code
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
+    return status
 
 
 if __name__ == "__main__":
     try:
-        main()
+        sys.exit(command())
     except KeyboardInterrupt:
-        sys.exit(130)  # as a shell reports a program that Ctrl-C ended
+        sys.exit(130)

@@ -9,7 +9,6 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config import Config, from_hydra
-from src.preflight import register
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +31,6 @@ def corpus_dir(tmp_path: Path) -> Path:
 
 def settings(*overrides: str) -> Config:
     """Return the settings that `python -m src.train` would run with."""
-    register()
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return from_hydra(compose("train", list(overrides)))
 

@@ -5,6 +5,7 @@ dictionary from category, in sorted order, to the folded names of its lines, in 
 """
 
 import unicodedata
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 
@@ -39,9 +40,16 @@ def read_corpus(folder: Path) -> Corpus:
 
 def _read_names(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # a byte-order mark is no letter
+        status = path.stat()
+        return list(_names_in(path, status.st_size, status.st_mtime_ns))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}") from None
+
+
+@lru_cache(maxsize=1024)  # the runs of a sweep read the same files
+def _names_in(path: Path, _size: int, _modified: int) -> list[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")  # a byte-order mark is no letter
     except UnicodeDecodeError as error:
         number = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
@@ -53,7 +61,8 @@ def _read_names(path: Path) -> list[str]:
         name = fold_name(line)
         if not name:
             raise UserError(f"{path}:{number}: {line[:40]!r} has no letter to read")
-        if len(line) > LONGEST or any(unicodedata.category(c) == "Cc" for c in line):
+        control = not line.isprintable() and any(unicodedata.category(c) == "Cc" for c in line)
+        if len(line) > LONGEST or control:
             raise UserError(
                 f"{path}:{number}: {line[:40]!r} is no name; at most {LONGEST} letters a line, "
                 "no tabs or other control characters"

@@ -1,0 +1,96 @@
+"""`make bench`: sweeps, side by side with the tutorial's plain loop, and serial with parallel.
+
+    python -m benchmarks.sweep
+
+Prints what a 3×3 grid costs against nine runs of the plain loop, what two workers save, and what
+each of 100 short runs in one process costs in time and memory.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.measure import run_module
+
+HIDDEN = (64, 128, 256)
+GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN))}")
+ITERATIONS = 100_000
+PLAIN = 20_000  # iterations the plain loop is timed over; its time is proportional to them
+JOBS = 100
+
+
+def row(what: str, value: str, target: str = "") -> None:
+    """Print one row of the table."""
+    print(f"{what:<52}{value:>10}  {f'(target: {target})' if target else ''}".rstrip(), flush=True)
+
+
+def sweep(folder: Path, *overrides: str) -> float:
+    """Run a sweep; return the wall time of the whole command."""
+    return run_module("src.train", "-m", f"hydra.sweep.dir={folder}", *overrides)[0]
+
+
+def plain_seconds(folder: Path, hidden: int) -> float:
+    """Return what ITERATIONS of the plain loop take."""
+    result = str(folder / "plain.pt")
+    return run_module("benchmarks.tutorial_loop", result, str(PLAIN), str(hidden))[0] * (
+        ITERATIONS / PLAIN
+    )
+
+
+def grid(folder: Path) -> None:
+    """Compare a 3×3 grid with nine plain loops, and 27 runs with and without two workers."""
+    ours = sweep(folder / "grid", *GRID)
+    plain = 3 * sum(plain_seconds(folder, hidden) for hidden in HIDDEN)
+    row("nine runs of the plain loop, s", f"{plain:.0f}")
+    row("3×3 grid, whole command, s", f"{ours:.1f}")
+    row("ratio", f"{ours / plain:.3f}×", "at most 0.10×")
+
+    serial = sweep(folder / "serial", *GRID, "seed=range(3)")
+    joblib = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    parallel = sweep(folder / "parallel", *GRID, "seed=range(3)", *joblib)
+    row("27 runs one after the other, s", f"{serial:.1f}")
+    row("27 runs by two joblib workers, s", f"{parallel:.1f}")
+    row("ratio", f"{parallel / serial:.2f}×", "at most 0.65×")
+
+
+def many(folder: Path) -> None:
+    """Measure time and memory of many short runs in one process."""
+    command = [sys.executable, "-m", "src.train", "-m", f"hydra.sweep.dir={folder}"]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [*command, "iterations=1000", f"seed=range({JOBS})"], stdout=subprocess.DEVNULL
+    )
+    resident: dict[int, float] = {}  # after so many runs, MiB
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        done = len(list(folder.glob("*/loss.png")))
+        if done not in resident:
+            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+            resident[done] = int(lines.get("VmRSS", "0 kB").split()[0]) / 1024
+        time.sleep(0.02)
+    wall = time.perf_counter() - start
+    metrics = [json.loads(file.read_text()) for file in folder.glob("*/metrics.json")]
+    training = sum(each["iterations"] / each["names_per_second"] for each in metrics)
+    row(f"{len(metrics)} runs of 1,000 iterations, whole command, s", f"{wall:.1f}")
+    row("a run, all but its training loop, s", f"{(wall - training) / JOBS:.2f}", "at most 0.6")
+    after_10, after_all = resident[10], resident[JOBS - 1]
+    row("resident memory after 10 runs, MiB", f"{after_10:,.0f}")
+    row(f"resident memory after {JOBS - 1} runs, MiB", f"{after_all:,.0f}")
+    row("ratio", f"{after_all / after_10:.2f}×", "at most 1.1×")
+
+
+def main() -> None:
+    """Measure all of it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        sweep(folder / "warm", "iterations=1000", "seed=0,1")  # has the kernel compiled and cached
+        many(folder / "many")
+        print()
+        grid(folder)
+
+
+if __name__ == "__main__":
+    main()
