@@ -1,6 +1,7 @@
 """What is refused before Hydra writes anything: wrong settings, folders, names."""
 
 import shutil
+import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -106,6 +107,7 @@ class Preflight(Callback):
             folder = writable_folder(config, "hydra.sweep.dir")
             if (folder / SWEEP).exists():
                 self._check_same(config, folder)
+            OmegaConf.save(config, folder / SWEEP)  # some sweepers do, some do not
         except UserError as error:
             raise SystemExit(str(error)) from None
 
@@ -170,7 +172,10 @@ def check_launcher(config: DictConfig) -> None:
 
         HydraConfig.instance().set_config(config)  # the arguments may hold ${hydra:…}
         arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
+        host, _, port = str(arguments.get("address")).rpartition("/")[2].rpartition(":")
         try:
+            if host and port.isdigit():  # where nobody answers, Ray would wait for ever
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(**arguments)  # for good: the launcher uses it
         except Exception as error:  # whatever the arguments provoke
             raise UserError(

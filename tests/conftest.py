@@ -13,10 +13,8 @@ from src.config import Config, from_hydra
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture
-def corpus_dir(tmp_path: Path) -> Path:
-    """Three categories of 20, 12 and 6 distinct names; one name in two, one line repeated."""
-    folder = tmp_path / "names"
+def make_corpus(folder: Path) -> Path:
+    """Write three categories of 20, 12 and 6 distinct names; one name in two, one line repeated."""
     folder.mkdir()
     vowels = "aeiou"
     files = {
@@ -27,6 +25,12 @@ def corpus_dir(tmp_path: Path) -> Path:
     for category, names in files.items():
         (folder / f"{category}.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
+
+
+@pytest.fixture
+def corpus_dir(tmp_path: Path) -> Path:
+    """The small corpus, in a folder of its own."""
+    return make_corpus(tmp_path / "names")
 
 
 def settings(*overrides: str) -> Config:
