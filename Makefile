@@ -26,4 +26,5 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.predict

@@ -157,6 +157,9 @@ def _panel(axes: Axes, labels: list[str], points: list[tuple[str, Point]]) -> No
         if point.failed:
             at_bottom = axes.get_xaxis_transform()  # x in data, y from 0, the bottom, to 1
             axes.plot(places[label], 0.03, "x", color="tab:red", transform=at_bottom)
+            axes.text(
+                places[label], 0.06, "failed", color="tab:red", ha="center", transform=at_bottom
+            )
     for place, values in scores.items():
         axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
     if len(scores) < len(points) or max(map(len, scores.values())) > 1:

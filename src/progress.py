@@ -7,7 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from tqdm import tqdm
 
-from src.data.alphabet import Batch, decode
+from src.data.alphabet import decode
+from src.data.tensors import Batch
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from omegaconf import DictConfig
 
 from src.config import from_hydra
 from src.errors import UserError
-from src.preflight import completed
 from src.sweep import finish_sweep, run_of_sweep
+from src.sweep_settings import completed
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.alphabet import ALPHABET, encode, fold_name, name_to_tensor, pack
+from src.data.alphabet import ALPHABET, encode, fold_name
+from src.data.tensors import name_to_tensor, pack
 from src.errors import UserError
 from src.models.rnn import RNN, read_letters, read_names
 

@@ -1,16 +1,8 @@
 import pytest
 import torch
 
-from src.data.alphabet import (
-    ALPHABET,
-    decode,
-    encode,
-    fold,
-    fold_name,
-    name_to_tensor,
-    one_hot,
-    pack,
-)
+from src.data.alphabet import ALPHABET, decode, encode, fold, fold_name
+from src.data.tensors import name_to_tensor, one_hot, pack
 
 
 def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from src.data.alphabet import ALPHABET, Batch
+from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
+from src.data.tensors import Batch
 from src.errors import UserError
 from src.models.classifier import BalancedAccuracy, NameClassifier
 from src.models.rnn import read_name

@@ -39,9 +39,11 @@ def test_overrides_and_groups() -> None:
     assert settings("logger=csv").logger["_target_"] == "lightning.pytorch.loggers.CSVLogger"
 
 
-@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/experiment").glob("*.yaml")))
-def test_every_recipe_composes(recipe: Path) -> None:
-    assert settings(f"experiment={recipe.stem}") != settings()
+def test_every_recipe_composes_and_is_tested() -> None:
+    recipes = {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
+    assert recipes == {"tutorial"} | {"learning_rate", "capacity", "search"}  # as in test_sweep.py
+    for recipe in recipes:
+        assert settings(f"experiment={recipe}", "lr=0.25").lr == 0.25
 
 
 def test_the_tutorial_recipe_holds_nothing_out() -> None:
@@ -129,7 +131,7 @@ def test_a_wrong_setting_ends_in_a_message_and_writes_nothing(
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
 def test_an_output_folder_that_cannot_be_written(tmp_path: Path, key: str) -> None:
     (tmp_path / "taken").write_text("a file, no folder")
-    mode = ["-m"] if "sweep" in key else []
+    mode = ["-m", "seed=0,1"] if "sweep" in key else []
     ran = run_train(*mode, f"{key}=taken/run", f"data_dir={ROOT}/data/names", cwd=tmp_path)
     assert ran.returncode == 1
     assert ran.stderr == f"{key}=taken/run: Not a directory; choose another\n"
@@ -145,12 +147,10 @@ def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
 
 def test_a_multirun_is_checked_for_what_its_jobs_share(tmp_path: Path) -> None:
     """The default val_fraction does not go with test_fraction=0.95, but no job uses it."""
-    (tmp_path / "empty").mkdir()
-    ran = run_train(
-        "-m", "val_fraction=0.01,0.02", "test_fraction=0.95", "data_dir=empty", cwd=tmp_path
-    )
-    assert "must add up" not in ran.stderr
-    assert ran.stdout.count("data_dir=empty: holds no <Category>.txt files") == 2  # each job's own
+    (tmp_path / "taken").write_text("a file, no folder")
+    words = ["val_fraction=0.01,0.02", "test_fraction=0.95", "hydra.sweep.dir=taken/sweep"]
+    ran = run_train("-m", *words, f"data_dir={ROOT}/data/names", cwd=tmp_path)
+    assert ran.stderr.startswith("hydra.sweep.dir=")  # what is checked after the fractions
 
 
 def test_help_documents_every_key() -> None:
@@ -161,7 +161,7 @@ def test_help_documents_every_key() -> None:
             assert f"\n  {each.name}=" in ran.stdout
             assert each.metadata["explained"] in ran.stdout
     assert "hidden=77 " in ran.stdout
-    assert "experiment: tutorial" in ran.stdout
+    assert "experiment: capacity, learning_rate, search, tutorial" in ran.stdout
 
 
 def test_settings_are_checked_before_torch_is_imported() -> None:

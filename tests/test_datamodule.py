@@ -2,9 +2,10 @@ from pathlib import Path
 
 import torch
 
-from src.data.alphabet import Batch, decode, name_to_tensor
+from src.data.alphabet import decode
 from src.data.datamodule import NamesDataModule, NamesDataset
 from src.data.sampler import RandomExamples
+from src.data.tensors import Batch, name_to_tensor
 
 CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.alphabet import Batch
+from src.data.tensors import Batch
 from src.models.online_sgd import BACKENDS, OnlineSGD, compiled_steps
 from src.models.rnn import RNN, read_name
 from tests.conftest import ROOT
@@ -113,7 +113,7 @@ def test_works_where_nothing_can_be_cached() -> None:
         "def refuse(self): raise PermissionError('read-only')\n"
         "caching._CacheLocator.ensure_cache_path = refuse\n"
         "import torch\n"
-        "from src.data.alphabet import Batch\n"
+        "from src.data.tensors import Batch\n"
         "from src.models.online_sgd import compiled_steps\n"
         "from src.models.rnn import RNN\n"
         "torch.manual_seed(0)\n"

@@ -17,11 +17,11 @@ def test_confusion_shows_shares_of_each_true_category() -> None:
     pixels = pixels_of(confusion_png(counts, ["A", "B"], "title"))
     blues = [matplotlib.colormaps["Blues"](share, bytes=True)[:3] for share in (0.75, 0.25, 0)]
     areas = [int((pixels == np.array(blue)).all(axis=2).sum()) for blue in blues]
-    cell = 40 * 40
+    cell = 120 * 120
     assert [0.8 * cell < area <= cell for area in areas[:2]] == [True, True]  # less the numbers
     assert areas[2] == 2 * cell
     columns = [(pixels == np.array(blue)).all(axis=2).any(axis=0).argmax() for blue in blues[:2]]
-    assert columns[0] + 40 == columns[1]  # the guess runs from left to right
+    assert columns[0] + 120 == columns[1]  # the guess runs from left to right
 
 
 def test_any_category_name_can_be_drawn() -> None:

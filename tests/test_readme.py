@@ -16,8 +16,8 @@ def test_the_commands_settings_are_valid() -> None:
     commands = re.findall(r"^    python -m src\.train([^#\n]*)", README, re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
-        words = [word for word in command.split() if not word.startswith("-")]
-        settings(*(re.sub(r"=([^,]*),.*", r"=\1", word) for word in words))
+        words = [word for word in shlex.split(command) if not word.startswith("-")]
+        settings(*(re.sub(r"=(?:choice\()?([^,]*),.*", r"=\1", word) for word in words))
 
 
 def test_the_questions_options_are_valid() -> None:

@@ -12,6 +12,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src import preflight
+from src import sweep_settings
 from src.errors import UserError
 from src.experiment import run_experiment
-from src.preflight import completed
-from src.sweep import Run, finish_sweep, ranked, swept_keys, table
+from src.leaderboard import Run, ranked, swept_keys, table
+from src.sweep import finish_sweep
+from src.sweep_settings import completed
 from tests.conftest import ROOT, make_corpus, run_train, settings
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
@@ -96,7 +98,7 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     first = lines[header + 1].split()
     assert first[:3] == ["1", best["lr"], f"{float(best[SCORE]):.3f}"]
     assert lines[header + 3].split()[:3] == ["900", "failed:", "4"]
-    assert "2 of 6 runs failed" in lines
+    assert "Runs failed: 2 of 6" in lines
     assert lines[-1].endswith(f"resume_sweep={swept.folder.relative_to(swept.cwd)}")
 
     (command,) = (line for line in lines if line.startswith("Best settings"))
@@ -216,7 +218,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
     (row,) = rows_of(folder / "leaderboard.csv")
     done = row["folders"].split()
     assert done[0] == "0"
-    assert f"Interrupted; {len(done)} runs are done" in lines
+    assert f"Interrupted; runs done: {len(done)}" in lines
     again = lines[-1].split("src.train ")[1]
     assert again == f"resume_sweep={folder.relative_to(tmp_path)}"
 
@@ -255,10 +257,16 @@ def test_a_failed_run_is_tried_again(swept: Swept) -> None:
             ["lr=interval(0.1,0.2)"],
             "lr=interval(0.1,0.2): needs a search; add hydra/sweeper=optuna",
         ),
+        (["data_dir=nowhere", "lr=0.1,0.2"], "data_dir=nowhere: no such folder"),
         (["hidden=0", "lr=0.1,0.2"], "hidden=0: must be 1 to 4,096"),
         (["hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "hydra.sweep.dir: Interpolation key"),
+        (
+            ["hydra.sweep.subdir=x", "lr=0.1,0.2"],
+            "hydra.sweep.subdir=x: is the same",
+        ),
         (["hydra.sweep.dir=full", "lr=0.1,0.2"], "hydra.sweep.dir=full: holds a sweep already;"),
         (["resume_sweep=nowhere"], "resume_sweep=nowhere: holds no sweep that can be read"),
+        (["resume_sweep=odd"], "resume_sweep=odd: holds no sweep that can be read"),
         (["resume_sweep=full", "lr=7"], "lr=7: is not what the sweep in full was started with"),
         (["resume_sweep=full"], "resume_sweep=full: hidden was 99 and is 128 now; start a new"),
     ],
@@ -267,10 +275,13 @@ def test_bad_sweeps_are_refused_before_anything_is_written(
     tmp_path: Path, words: list[str], message: str
 ) -> None:
     (tmp_path / "full").mkdir()
-    before = {"lr": 0.005, "hidden": 99}
     overrides = {"task": ["lr=0.1,0.2"], "hydra": []}
-    saved = {**before, "hydra": {"overrides": overrides}}
+    saved = {"lr": 0.005, "hidden": 99, "hydra": {"overrides": overrides}}
     OmegaConf.save(saved, tmp_path / "full/multirun.yaml")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/multirun.yaml").write_text("- 1\n- {")
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    before_it = sorted(tmp_path.rglob("*"))
     start = time.monotonic()
     ran = run_train("-m", *words, cwd=tmp_path)
     assert time.monotonic() - start < 10
@@ -278,7 +289,7 @@ def test_bad_sweeps_are_refused_before_anything_is_written(
     assert ran.stdout == ""
     assert ran.stderr.startswith(message)
     assert len(ran.stderr.splitlines()) == 1
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["full", "multirun.yaml"]
+    assert sorted(tmp_path.rglob("*")) == before_it
 
 
 def test_flags_that_exclude_each_other(tmp_path: Path) -> None:
@@ -300,7 +311,10 @@ def test_flags_that_exclude_each_other(tmp_path: Path) -> None:
     ],
 )
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, word: str, extra: str) -> None:
-    monkeypatch.setattr(preflight, "find_spec", lambda name: None)
+    def not_installed(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(sweep_settings, "distribution", not_installed)
     with pytest.raises(UserError) as caught:
         completed(["-m", "lr=0.1,0.2", word])
     assert str(caught.value) == f"{word}: is not installed; pip install -e '.[{extra}]'"
@@ -432,13 +446,14 @@ def test_runs_go_to_a_ray_cluster(corpus_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["hydra.sweep.dir=here"], "hydra.sweep.dir=here: must be absolute with Ray"),
         (["hydra.launcher.ray.init.address=127.0.0.1:1"], "hydra.launcher.ray.init: "),
         (["cluster=slurm"], "hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine"),
     ],
 )
-def test_a_cluster_that_is_not_there(tmp_path: Path, words: list[str], message: str) -> None:
+def test_a_cluster_that_is_not_there(words: list[str], message: str) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    ran = run_train("-m", "lr=0.1,0.2", "cluster=ray", *words, cwd=tmp_path)
+    ran = run_train("-m", "lr=0.1,0.2", "cluster=ray", *words)
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith(message)
     assert "Traceback" not in ran.stderr
@@ -493,5 +508,5 @@ def test_a_sweep_without_ended_runs_has_no_leaderboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert finish_sweep(tmp_path, 130) == 130
-    assert re.match(r"Interrupted; 0 runs are done\nTo go on ", capsys.readouterr().out)
+    assert re.match(r"Interrupted; runs done: 0\nTo go on ", capsys.readouterr().out)
     assert not list(tmp_path.iterdir())

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.data.alphabet import ALPHABET, name_to_tensor
+from src.data.alphabet import ALPHABET
+from src.data.tensors import name_to_tensor
 from src.errors import UserError
 from src.models.rnn import RNN, read_name
 from src.trained import (

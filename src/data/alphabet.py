@@ -1,21 +1,10 @@
-"""Text ↔ letters ↔ one-hot.
-
-A letter is an index below 57, one byte. Names are kept folded to the alphabet.
-
-Shapes: L letters of a name, B names of a batch, C categories.
-"""
+"""Text ↔ letters: names are folded to the alphabet; a letter is an index below 57, one byte."""
 
 import string
 import unicodedata
-from collections.abc import Sequence
 from functools import cache
-from typing import NamedTuple
 
 import anyascii
-import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 _PUNCTUATION = " .,;'"
 ALPHABET = string.ascii_lowercase + string.ascii_uppercase + _PUNCTUATION
@@ -23,17 +12,6 @@ ALPHABET = string.ascii_lowercase + string.ascii_uppercase + _PUNCTUATION
 _TO_INDEX = bytes.maketrans(ALPHABET.encode(), bytes(range(len(ALPHABET))))
 _ASCII_OUTSIDE = bytes(set(range(128)) - set(ALPHABET.encode()))
 _TO_LETTER = bytes.maketrans(bytes(range(len(ALPHABET))), ALPHABET.encode())
-
-
-class Batch(NamedTuple):
-    """B names with their categories, compact: letters are bytes and lie end to end."""
-
-    letters: Tensor
-    """uint8 [sum of lengths]: letter indices."""
-    lengths: Tensor
-    """int64 [B]: letters in each name, all at least 1."""
-    categories: Tensor
-    """int64 [B]: index of each name's category."""
 
 
 def fold(text: str) -> str:
@@ -72,19 +50,3 @@ def encode(folded: str) -> bytes:
 def decode(letters: bytes) -> str:
     """Return the folded name whose letter indices are `letters`."""
     return letters.translate(_TO_LETTER).decode("ascii")
-
-
-def pack(names: Sequence[bytes]) -> tuple[Tensor, Tensor]:
-    """Lay encoded names end to end: → letters uint8 [sum of lengths], lengths int64 [B]."""
-    letters = np.frombuffer(b"".join(names), dtype=np.uint8).copy()
-    return torch.from_numpy(letters), torch.tensor([len(name) for name in names], dtype=torch.int64)
-
-
-def one_hot(letters: Tensor) -> Tensor:
-    """Letter indices, any shape [...] → float32 one-hot rows [..., 57]."""
-    return F.one_hot(letters.long(), len(ALPHABET)).float()
-
-
-def name_to_tensor(folded: str) -> Tensor:
-    """A folded name → its one-hot tensor [L, 1, 57]; the 1 is the batch."""
-    return one_hot(torch.frombuffer(bytearray(encode(folded)), dtype=torch.uint8)).unsqueeze(1)

@@ -9,9 +9,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.alphabet import Batch, encode, one_hot, pack
+from src.data.alphabet import encode
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.data.sampler import Chunks, RandomExamples
+from src.data.tensors import Batch, one_hot, pack
 
 EVAL_BATCH = 1024
 """Names evaluated at once; any number gives the same metrics."""

@@ -14,7 +14,7 @@ from torchmetrics.classification import (
 )
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from src.data.alphabet import Batch
+from src.data.tensors import Batch
 from src.errors import UserError
 from src.models.online_sgd import OnlineSGD
 from src.models.rnn import RNN, read_names

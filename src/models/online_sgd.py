@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.alphabet import Batch, one_hot
+from src.data.tensors import Batch, one_hot
 from src.models.rnn import RNN, read_name
 
 P = ParamSpec("P")
