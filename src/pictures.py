@@ -5,15 +5,17 @@ import math
 import warnings
 from collections.abc import Sequence
 from statistics import mean, stdev
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import matplotlib
-import torch
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+
+if TYPE_CHECKING:  # a sweep's end has no other need of torch, which takes seconds to load
+    from torch import Tensor
 
 matplotlib.rcParams["text.parse_math"] = False  # a category's name may hold a $
 
@@ -56,12 +58,12 @@ def loss_figure(curve: list[tuple[int, float]]) -> Figure:
     return cast("Figure", axes.figure)
 
 
-def confusion_png(matrix: Tensor, categories: list[str], title: str) -> bytes:
+def confusion_png(matrix: "Tensor", categories: list[str], title: str) -> bytes:
     """Draw a confusion matrix [C, C], true category × guess, as per cent of each true category.
 
     Returns a PNG file. Every run of a sweep makes one, and matplotlib takes eight times as long.
     """
-    shares = matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)
+    shares = (matrix / matrix.sum(dim=1, keepdim=True).clamp(min=1)).numpy()
     count = len(categories)
     small, large = (ImageFont.truetype(FONT, size) for size in (12, 17))
     cell = max(40 * min(count, MOST_CELLS) // count, 240 // count, 1)
@@ -72,11 +74,11 @@ def confusion_png(matrix: Tensor, categories: list[str], title: str) -> bytes:
     image = Image.new("RGB", (width, top + side + label + 35), "white")
     draw = ImageDraw.Draw(image)
     draw.text((width / 2, top / 2), title, "black", large, anchor="mm")
-    colors = matplotlib.colormaps["Blues"](shares.numpy(), bytes=True)[:, :, :3]
+    colors = matplotlib.colormaps["Blues"](shares, bytes=True)[:, :, :3]
     grid = Image.fromarray(colors).resize((side, side), Image.Resampling.NEAREST)
     image.paste(grid, (left, top))
-    for row, column in torch.nonzero(shares >= 0.005).tolist() if count <= MOST_CELLS else ():
-        share = float(shares[row, column])
+    for row, column in np.argwhere(shares >= 0.005) if count <= MOST_CELLS else ():
+        share = shares[row, column]
         center = (left + cell * (column + 0.5), top + cell * (row + 0.5))
         ink = "white" if share > 0.5 else "black"
         draw.text(center, f"{100 * share:.0f}", ink, small, anchor="mm")
@@ -99,7 +101,7 @@ def confusion_png(matrix: Tensor, categories: list[str], title: str) -> bytes:
     return file.getvalue()
 
 
-def belief_figure(letters: Sequence[str], probabilities: Tensor, categories: list[str]) -> Figure:
+def belief_figure(letters: Sequence[str], probabilities: "Tensor", categories: list[str]) -> Figure:
     """Draw how the probabilities [L, C] move while the letters of a name are read."""
     figure = Figure(
         figsize=(2 + 0.45 * len(letters), 1 + 0.3 * len(categories)), layout="constrained"
