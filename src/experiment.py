@@ -18,14 +18,13 @@ from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.leaderboard import SCORE
 from src.models.classifier import NameClassifier
 from src.pictures import as_png, confusion_png, loss_figure
 from src.progress import Progress
 from src.report import summary, write_report
 
 log = logging.getLogger(__name__)
-
-SCORE = "val/balanced_accuracy"
 
 
 def run_experiment(config: Config, folder: Path) -> float | None:

@@ -1,5 +1,6 @@
 """What is refused before Hydra writes anything: wrong settings, folders, names."""
 
+import shlex
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -38,8 +39,8 @@ class Preflight(Callback):
             folder = writable_folder(config, "hydra.run.dir")
             if (folder / "checkpoints").exists():
                 raise UserError(f"hydra.run.dir={folder}: holds a run already; choose another")
-        except UserError as error:
-            raise SystemExit(str(error)) from None
+        except Exception as error:  # any other would only be a warning, too
+            raise SystemExit(str(error) or repr(error)) from None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what the runs of a sweep have in common, and each swept value for itself."""
@@ -51,13 +52,15 @@ class Preflight(Callback):
             if (folder / SWEEP).exists() and not self.resumes:
                 raise UserError(
                     f"hydra.sweep.dir={folder}: holds a sweep already; choose another, "
-                    f"or go on with that one: resume_sweep={folder}"
+                    f"or go on with that one: {shlex.quote(f'resume_sweep={folder}')}"
                 )
+            if any(folder.iterdir()) and not self.resumes:
+                raise UserError(f"hydra.sweep.dir={folder}: is not empty; choose another")
             if self.resumes:
                 check_same(config, folder)
             OmegaConf.save(config, folder / SWEEP)  # some sweepers do, some do not
-        except UserError as error:
-            raise SystemExit(str(error)) from None
+        except Exception as error:  # any other would only be a warning, too
+            raise SystemExit(str(error) or repr(error)) from None
 
 
 def writable_folder(config: DictConfig, key: str) -> Path:

@@ -11,10 +11,9 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.leaderboard import SCORE, Row, Run, ranked, swept_keys, table, write_files
@@ -27,24 +26,45 @@ SWEEP = "multirun.yaml"
 """In a sweep's folder: its settings, as Hydra writes them."""
 FAILED = "failed.txt"
 """In a failed run's folder: the reason."""
-LEFT = (FAILED, "events.out.tfevents.*", "hparams.yaml", "metrics.csv", "*.png", ".*.part")
+RAN = "overrides.json"
+"""In a run's folder: the overrides that it really ran with."""
+LEFT = (
+    FAILED,
+    "metrics.json",
+    "events.out.tfevents.*",
+    "hparams.yaml",
+    "metrics.csv",
+    "*.png",
+    ".*.part",
+)
 """What else an unfinished run may leave, beside checkpoints, its settings and its log."""
 
 
-def run_of_sweep(run: Callable[[], float | None], folder: Path, number: int) -> float | None:
+def run_of_sweep(
+    run: Callable[[], float | None], folder: Path, number: int, overrides: Sequence[str]
+) -> float | None:
     """Do one run of a sweep in its folder, unless it is there already; return its score.
 
     A run that goes wrong, as far as a user can mend it, leaves its reason and scores 0; the sweep
     goes on. Its lines go to its log; the console gets one.
+
+    Args:
+        run: does it.
+        folder: for its files.
+        number: of the run in its sweep.
+        overrides: its settings, `key=value` each.
     """
     for handler in logging.getLogger().handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
-    metrics = folder / "metrics.json"
-    if metrics.exists():
+    metrics, ran = folder / "metrics.json", folder / RAN
+    same = ran.exists() and _read_json(ran) == list(overrides)
+    if same and metrics.exists() and not (folder / FAILED).exists():
         print(f"\t#{number} : done before", flush=True)
-        return _read_json(metrics).get(SCORE)
+        score: float | None = _read_json(metrics).get(SCORE)
+        return score
     clear(folder)
+    ran.write_text(json.dumps(list(overrides)), encoding="utf-8")
     try:
         score = run()
     except Exception as error:
@@ -62,29 +82,28 @@ def run_of_sweep(run: Callable[[], float | None], folder: Path, number: int) -> 
 
 
 def clear(folder: Path) -> None:
-    """Delete what an interrupted or failed run left in its folder; its log stays."""
-    for pattern in LEFT:
-        for path in folder.glob(pattern):
-            path.unlink()
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    """Delete what an earlier run of the sweep left in its folder; its log stays."""
+    if (folder / RAN).exists():
+        for pattern in LEFT:
+            for path in folder.glob(pattern):
+                path.unlink()
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
-def _read_json(file: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return content
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
 
 
 def read_runs(sweep: Path) -> list[Run]:
     """Return the runs of a sweep that ended, failed ones too, in the order of their numbers."""
     runs = []
-    for file in sweep.glob("**/.hydra/overrides.yaml"):
-        folder = file.parent.parent
+    for file in sweep.glob(f"**/{RAN}"):
+        folder = file.parent
         metrics, reason = folder / "metrics.json", folder / FAILED
-        if metrics.exists() or reason.exists():
-            failed = reason.read_text(encoding="utf-8").strip() if reason.exists() else ""
-            numbers = _read_json(metrics) if metrics.exists() else {}
-            words = cast("list[str]", OmegaConf.to_container(OmegaConf.load(file)))
-            parsed = OverridesParser.create().parse_overrides(words)
+        failed = reason.read_text(encoding="utf-8").strip() if reason.exists() else ""
+        if failed or metrics.exists():
+            numbers = {} if failed else _read_json(metrics)
+            parsed = OverridesParser.create().parse_overrides(_read_json(file))
             settings = {
                 override.get_key_element(): override.get_value_element_as_str()
                 for override in parsed
@@ -105,10 +124,14 @@ def finish_sweep(folder: Path, status: int) -> int:
     if runs:
         rows = ranked(runs)
         keys = [key for key in swept_keys(runs) if key != "seed"]
-        write_files(folder, rows, keys)
         print("\n".join(["", *table(rows, keys), "", *directions(folder, rows)]), flush=True)
+        try:
+            write_files(folder, rows, keys)
+        except (UserError, OSError) as error:
+            print(f"Not written    {error}")
+            status = status or 1
     if status == 130:
-        print(f"Interrupted; runs done: {len(runs)}")
+        print(f"Interrupted; runs done: {len(runs) - failed}")
     if failed:
         print(f"Runs failed: {failed} of {len(runs)}")
     if failed or (runs and status) or status == 130:
@@ -122,8 +145,8 @@ def directions(folder: Path, rows: Sequence[Row]) -> list[str]:
     best = rows[0]
     if best.score is not None:
         words = [f"{key}={value}" for key, value in best.settings.items() if key != "cluster"]
-        if "hydra.mode=MULTIRUN" not in OmegaConf.load(folder / SWEEP).hydra.overrides.hydra:
-            words.append("hydra.mode=RUN")  # the recipe in `experiment` asks for a sweep
+        if "experiment" in best.settings:
+            words.append("hydra.mode=RUN")  # a recipe may ask for a sweep
         lines.append(f"Best settings  {shlex.join(['python', '-m', 'src.train', *words])}")
     return [
         *lines,

@@ -33,6 +33,10 @@ EXTRAS = {
 """Words of the command line, the package each needs, and the extra that brings it."""
 
 
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
+OWN = ("hydra.sweep.dir=", "hydra.callbacks.preflight.")
+
+
 def completed(words: list[str]) -> list[str]:
     """Return the command line as Hydra is to see it: `resume_sweep=` replaced by what it means.
 
@@ -55,17 +59,17 @@ def completed(words: list[str]) -> list[str]:
     except Exception:  # whatever a file that is none provokes
         raise UserError(f"resume_sweep={folder}: holds no sweep that can be read") from None
     for word in words:
-        known = word in before or word in ("-m", "--multirun") or "resume_sweep=" in word
-        if not known and not word.startswith(("hydra/launcher=", "hydra.launcher.")):
+        known = (*before, "-m", "--multirun")
+        if word not in known and not word.startswith(("resume_sweep=", *LAUNCHER)):
             raise UserError(f"{word}: is not what the sweep in {folder} was started with")
-    own = ("hydra.sweep.dir=", "hydra.callbacks.preflight.", "hydra/launcher=", "hydra.launcher.")
-    launcher = [word for word in words if word.startswith("hydra/launcher=")]
-    launched = words if launcher else before  # with its settings
+    launched = [word for word in words if word.startswith(LAUNCHER)]
+    if not any(word.startswith(LAUNCHER[0]) for word in launched):  # settings of the same one
+        launched = [*(word for word in before if word.startswith(LAUNCHER)), *launched]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
     return [
         "--multirun",
-        *(word for word in before if not word.startswith(own)),
-        *(word for word in launched if word.startswith(own[2:])),
+        *(word for word in before if not word.startswith((*OWN, *LAUNCHER))),
+        *launched,
         f"hydra.sweep.dir='{quoted}'",
         "hydra.callbacks.preflight.resumes=true",
     ]
@@ -116,8 +120,12 @@ def check_sweep(config: DictConfig) -> None:
             )
         if config.val_fraction == 0:
             raise UserError("val_fraction=0: a search needs validation names to score by")
-    if not OmegaConf.is_interpolation(config.hydra.sweep, "subdir"):
-        raise UserError(f"hydra.sweep.subdir={config.hydra.sweep.subdir}: is the same for all runs")
+    written: Any = OmegaConf.to_container(config.hydra.sweep)
+    if not any(name in written["subdir"] for name in ("hydra.job.num", "override_dirname")):
+        raise UserError(
+            f"hydra.sweep.subdir={written['subdir']}: runs would share it; "
+            "must hold ${hydra.job.num}"
+        )
     if "data_dir" not in {override.key_or_group for override in swept}:
         read_corpus(Path(config.data_dir))
 
@@ -155,7 +163,8 @@ def swept_overrides(config: DictConfig) -> Iterator[Override]:
     lines = [f"{key}={value}" for key, value in params.items()]
     lines += config.hydra.overrides.task  # these win
     try:
-        overrides = OverridesParser.create().parse_overrides(lines)
+        loader = GlobalHydra.instance().config_loader()  # which glob() asks
+        overrides = OverridesParser.create(loader).parse_overrides(lines)
     except HydraException as error:
         raise UserError(f"hydra.sweeper.params: {error}") from None
     last = {override.get_key_element(): override for override in overrides}
@@ -168,10 +177,10 @@ def check_value(config: DictConfig, override: Override, value: Any) -> None:
     Raises:
         UserError: naming both.
     """
-    key = override.key_or_group
+    key, value = override.key_or_group, getattr(value, "text", value)  # a quoted string
     if key in config.hydra.runtime.choices:
         options = GlobalHydra.instance().config_loader().get_group_options(key)
-        if value not in options:
+        if value is not None and value not in options:
             raise UserError(f"{key}={value}: must be one of {', '.join(options)}")
         return
     probe = config.copy()

@@ -28,7 +28,8 @@ def main(cfg: DictConfig) -> float | None:
         return run_experiment(config, folder)
 
     if HydraConfig.get().mode == RunMode.MULTIRUN:
-        return run_of_sweep(run, folder, HydraConfig.get().job.num)
+        hydra_cfg = HydraConfig.get()
+        return run_of_sweep(run, folder, hydra_cfg.job.num, list(hydra_cfg.overrides.task))
     try:
         return run()
     except (UserError, OSError) as error:

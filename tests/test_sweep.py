@@ -207,7 +207,7 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
         text=True,
     )
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/sweeps/*/*/1/train.log")):
+    while not list(tmp_path.glob("outputs/sweeps/*/*/1/overrides.json")):
         assert time.monotonic() < deadline
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
@@ -234,14 +234,34 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("outputs/sweeps/*/*"))) == 1
 
 
-def test_a_failed_run_is_tried_again(swept: Swept) -> None:
+def test_what_failed_or_had_other_settings_is_done_again(swept: Swept) -> None:
     folder = str(swept.folder.relative_to(swept.cwd))
-    stamps = [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "0123"]
+    before = metrics_of(swept.folder / "1")
+    ran_with = swept.folder / "1/overrides.json"
+    ran_with.write_text(ran_with.read_text().replace("seed=1", "seed=7"))
+    stamps = [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "023"]
     ran = run_train(f"resume_sweep={folder}", cwd=swept.cwd)
     assert ran.returncode == 1
-    assert ran.stdout.count("done before") == 4
+    assert ran.stdout.count("done before") == 3
     assert ran.stdout.count(": failed: lr=900.0") == 2
-    assert [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "0123"] == stamps
+    assert [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "023"] == stamps
+    assert metrics_of(swept.folder / "1") == before
+    assert "seed=1" in ran_with.read_text()
+
+
+def test_a_leaderboard_that_cannot_be_written_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        run = tmp_path / str(number)
+        run.mkdir()
+        (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
+        (run / "metrics.json").write_text(json.dumps({SCORE: 0.25 * number, "seconds": 1.0}))
+    (tmp_path / "leaderboard.csv").mkdir()
+    assert finish_sweep(tmp_path, 0) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].split() == ["1", "1", "0.250", "1.0", "1"]
+    assert any(line.startswith("Not written    ") for line in printed)
 
 
 @pytest.mark.parametrize(
@@ -262,8 +282,10 @@ def test_a_failed_run_is_tried_again(swept: Swept) -> None:
         (["hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "hydra.sweep.dir: Interpolation key"),
         (
             ["hydra.sweep.subdir=x", "lr=0.1,0.2"],
-            "hydra.sweep.subdir=x: is the same",
+            "hydra.sweep.subdir=x: runs would share it",
         ),
+        (["hydra.sweep.dir=.", "lr=0.1,0.2"], "hydra.sweep.dir=.: is not empty; choose another"),
+        (["trainer=glob(x*)", "lr=0.1,0.2"], "trainer=glob(x*): holds no values"),
         (["hydra.sweep.dir=full", "lr=0.1,0.2"], "hydra.sweep.dir=full: holds a sweep already;"),
         (["resume_sweep=nowhere"], "resume_sweep=nowhere: holds no sweep that can be read"),
         (["resume_sweep=odd"], "resume_sweep=odd: holds no sweep that can be read"),
