@@ -50,6 +50,9 @@ class Config:
     val_every: int = _whole(
         "iterations between validations and checkpoints, in whole log_every", 1, 10**9
     )
+    checkpoint_every: int = _whole(
+        "iterations between checkpoints, in whole log_every; 0: about a second", 0, 10**9
+    )
     val_fraction: float = _fraction("share of the names held out for validation")
     test_fraction: float = _fraction("share of the names held out for the test")
     data_dir: str = _key("folder of <Category>.txt files, one name a line", "a folder", bool)

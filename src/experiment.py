@@ -1,10 +1,9 @@
 """One run: data → model → trainer → fit → test → report → score."""
 
 import logging
+import shlex
 import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,15 +13,17 @@ from lightning.pytorch import Callback, Trainer, loggers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
+from src.checkpoints import LastCheckpoint, WholeCheckpointIO, read_last
 from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.interruption import Interrupted, Interruption
 from src.leaderboard import SCORE
 from src.models.classifier import NameClassifier
 from src.pictures import as_png, confusion_png, loss_figure
 from src.progress import Progress
-from src.report import summary, write_report
+from src.report import read_metrics, summary, write_report
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,13 @@ def run_experiment(config: Config, folder: Path) -> float | None:
     Raises:
         UserError: if the settings, the corpus or the training went wrong.
     """
+    finished = read_metrics(folder)
+    if finished.get("iterations", 0) >= config.iterations:
+        log.info(
+            f"{folder}: finished after {finished['iterations']:,} iterations; "
+            "a larger iterations= trains on"
+        )
+        return finished.get(SCORE)
     start = time.perf_counter()
     be_quiet()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
@@ -48,19 +56,41 @@ def run_experiment(config: Config, folder: Path) -> float | None:
     log.info(data.summary())
     torch.manual_seed(config.seed)
     model = NameClassifier(data.categories, ALPHABET, config.hidden, config.lr, config.backend)
-    progress = Progress(data.categories, config.iterations, config.print_every)
-    epochs = -(-config.iterations // config.epoch_size)
-    trainer = make_trainer(folder, progress, epochs, len(data.val) > 0, config.trainer)
-    trainer.logger = logger = make_logger(folder, config.logger)
-    with ctrl_c_explained(model, folder):
-        trainer.fit(model, data)
-        scores = dict(trainer.callback_metrics)  # of the last validation, with the final weights
-        if len(data.test):
-            trainer.test(model, data, verbose=False)
-            scores |= trainer.callback_metrics
+    file = folder / "checkpoints/last.ckpt"
+    best = ModelCheckpoint(
+        file.parent,
+        "best",
+        monitor=SCORE,
+        mode="max",
+        save_on_train_epoch_end=False,  # but after the validation, so that last.ckpt knows of it
+        enable_version_counter=False,
+    )
+    if file.exists():
+        checkpoint = read_last(file, dict(model.hparams), data.state_dict())
+        take_up(checkpoint, model, data, best)
+        log.info(f"Going on from iteration {model.iteration:,}")
+    with Interruption() as interruption:
+        progress = Progress(model, data.categories, config.iterations, config.print_every)
+        last = LastCheckpoint(model, file, config.checkpoint_every, interruption)
+        callbacks = [progress, best, last] if len(data.val) else [progress, last]
+        trainer = make_trainer(folder, callbacks, data.epochs, config.trainer)
+        trainer.logger = logger = make_logger(folder, config.logger)
+        for iteration, values in model.history:  # of the run so far
+            logger.log_metrics(values, iteration)
+        try:
+            trainer.fit(model, data)
+            interruption.check()
+            if len(data.test):
+                trainer.test(model, data, verbose=False)
+            interruption.check()
+        except Interrupted:
+            log.info(
+                f"Interrupted at iteration {model.iteration:,}. To go on:\n"
+                f"python -m src.train resume={shlex.quote(str(folder))}"
+            )
+            raise
         metrics = {
-            "train/loss": progress.curve[-1][1],
-            **{name: float(score) for name, score in scores.items()},
+            **model.final_scores(),
             "iterations": model.iteration,
             "seconds": time.perf_counter() - start,
             "names_per_second": progress.names_per_second,
@@ -68,26 +98,22 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         side, names = data.pictured()
         matrix = model.confusion_matrix(names.__getitems__(range(len(names))))
         title = f"Guesses on the {side} names, % of each true category"
-        loss = as_png(loss_figure(progress.curve))
+        loss = as_png(loss_figure(model.curve("train/loss")))
         confusion = confusion_png(matrix, data.categories, title)
         write_report(folder, logger, config.hyperparameters(), metrics, loss, confusion)
     log.info(summary(metrics, folder, logger))
     return metrics.get(SCORE)
 
 
-@contextmanager
-def ctrl_c_explained(model: NameClassifier, folder: Path) -> Iterator[None]:
-    """Say how far a run came that Ctrl-C ends; pass it on as KeyboardInterrupt."""
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit) as stopped:
-        first: BaseException | None = stopped
-        if isinstance(stopped, SystemExit):  # what Lightning makes of Ctrl-C
-            first = stopped.__context__
-        if not isinstance(first, KeyboardInterrupt):
-            raise
-        log.info(f"Interrupted at iteration {model.iteration:,}; what is done is in {folder}")
-        raise KeyboardInterrupt from None
+def take_up(
+    checkpoint: dict[str, Any], model: NameClassifier, data: NamesDataModule, best: ModelCheckpoint
+) -> None:
+    """Put everything where it was when the checkpoint was written."""
+    model.load_state_dict(checkpoint["state_dict"])
+    model.on_load_checkpoint(checkpoint)
+    data.start = model.iteration
+    if state := checkpoint["callbacks"].get(best.state_key):
+        best.load_state_dict(state)
 
 
 def be_quiet() -> None:
@@ -98,19 +124,16 @@ def be_quiet() -> None:
 
 
 def make_trainer(
-    folder: Path, progress: Callback, epochs: int, validates: bool, arguments: dict[str, Any]
+    folder: Path, callbacks: list[Callback], epochs: int, arguments: dict[str, Any]
 ) -> Trainer:
-    """Return a Trainer, with `arguments`, that validates and saves after each epoch."""
-    checkpoints = folder / "checkpoints"
-    last = ModelCheckpoint(checkpoints, "last", enable_version_counter=False)
-    best = ModelCheckpoint(
-        checkpoints, "best", monitor=SCORE, mode="max", enable_version_counter=False
-    )
+    """Return a Trainer, with `arguments`, that validates after each epoch."""
     try:
         return Trainer(
             max_epochs=epochs,
             reload_dataloaders_every_n_epochs=1,  # each epoch has examples of its own
-            callbacks=[progress, last, best] if validates else [progress, last],
+            callbacks=callbacks,
+            plugins=[WholeCheckpointIO()],
+            enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),
             logger=False,  # made later, as it writes
             default_root_dir=folder,
             num_sanity_val_steps=0,
@@ -123,12 +146,18 @@ def make_trainer(
 
 
 def make_logger(folder: Path, description: dict[str, Any]) -> Logger:
-    """Return the logger that `description` names; only Lightning's own classes are allowed."""
+    """Return the logger that `description` names; only Lightning's own classes are allowed.
+
+    What an earlier part of the run has logged is deleted: it is to be logged again.
+    """
     arguments = dict(description)
     target = arguments.pop("_target_")
     name = target.removeprefix(f"{LOGGERS}.")
     if name not in loggers.__all__:
         raise UserError(f"logger._target_={target}: {LOGGERS} has {', '.join(loggers.__all__)}")
+    for pattern in ("events.out.tfevents.*", "metrics.csv"):
+        for path in folder.glob(pattern):
+            path.unlink()
     try:
         logger: Any = getattr(loggers, name)(save_dir=folder, **arguments)
         _ = logger.experiment  # some of the arguments are only looked at now

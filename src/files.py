@@ -1,6 +1,7 @@
 """Reading and writing files so that nothing is half there."""
 
 import codecs
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -40,6 +41,8 @@ def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     try:
         with beside.open(mode, **how) as out:
             yield out
+            out.flush()
+            os.fsync(out.fileno())
         if file.exists():
             shutil.copymode(file, beside)
         beside.replace(file)

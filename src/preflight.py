@@ -24,7 +24,7 @@ class Preflight(Callback):
     of a sweep check how their settings go together when they start.
 
     Args:
-        resumes: a sweep's folder may hold this sweep already.
+        resumes: the folder holds this run or sweep already.
     """
 
     def __init__(self, resumes: bool) -> None:
@@ -37,8 +37,14 @@ class Preflight(Callback):
             corpus = read_corpus(Path(settings.data_dir))
             split_corpus(corpus, settings.val_fraction, settings.test_fraction, settings.seed)
             folder = writable_folder(config, "hydra.run.dir")
-            if (folder / "checkpoints").exists():
-                raise UserError(f"hydra.run.dir={folder}: holds a run already; choose another")
+            if self.resumes:
+                file = folder / ".hydra/config.yaml"
+                check_same(config, file, f"resume={folder}", may_grow="iterations")
+            elif (folder / "checkpoints").exists():
+                raise UserError(
+                    f"hydra.run.dir={folder}: holds a run already; choose another, "
+                    f"or go on with that one: {shlex.quote(f'resume={folder}')}"
+                )
         except Exception as error:  # any other would only be a warning, too
             raise SystemExit(str(error) or repr(error)) from None
 
@@ -57,7 +63,7 @@ class Preflight(Callback):
             if any(folder.iterdir()) and not self.resumes:
                 raise UserError(f"hydra.sweep.dir={folder}: is not empty; choose another")
             if self.resumes:
-                check_same(config, folder)
+                check_same(config, folder / SWEEP, f"resume_sweep={folder}")
             OmegaConf.save(config, folder / SWEEP)  # some sweepers do, some do not
         except Exception as error:  # any other would only be a warning, too
             raise SystemExit(str(error) or repr(error)) from None

@@ -9,25 +9,30 @@ from tqdm import tqdm
 
 from src.data.alphabet import decode
 from src.data.tensors import Batch
+from src.models.classifier import NameClassifier
 
 log = logging.getLogger(__name__)
 
 
 class Progress(Callback):
-    """Prints an example every `print_every` iterations; keeps the loss curve and the time.
+    """Prints an example every `print_every` iterations; keeps the time.
 
     Args:
+        model: the model that is trained.
         categories: the names of the categories, in index order.
         iterations: iterations of the whole run.
         print_every: iterations between printed examples.
     """
 
-    def __init__(self, categories: list[str], iterations: int, print_every: int) -> None:
+    def __init__(
+        self, model: NameClassifier, categories: list[str], iterations: int, print_every: int
+    ) -> None:
+        self.model = model
         self.categories = categories
         self.iterations = iterations
         self.print_every = print_every
-        self.curve: list[tuple[int, float]] = []
-        """Iteration and mean loss of the chunk of names that ends with it."""
+        self.start = model.iteration
+        """Iterations done before."""
         self.seconds = 0.0
         """Spent drawing examples and training on them; no validation, no checkpoint."""
         self._epoch_start: float | None = None
@@ -36,12 +41,17 @@ class Progress(Callback):
     @property
     def names_per_second(self) -> float:
         """Speed of the training loop alone."""
-        return self.curve[-1][0] / self.seconds
+        return (self.model.iteration - self.start) / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, if the output is a terminal."""
         self._bar = tqdm(
-            total=self.iterations, unit=" names", unit_scale=True, disable=None, leave=False
+            total=self.iterations,
+            initial=self.start,
+            unit=" names",
+            unit_scale=True,
+            disable=None,
+            leave=False,
         )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -57,14 +67,13 @@ class Progress(Callback):
         batch_idx: int,
     ) -> None:
         """Print the examples that are due, move the bar."""
-        done = self.curve[-1][0] if self.curve else 0  # before this batch
         losses, guesses = outputs["losses"], outputs["guesses"]
+        done = self.model.iteration - len(losses)  # before this batch
         for row in range(
             self.print_every - 1 - done % self.print_every, len(losses), self.print_every
         ):
             self._print(done + row + 1, float(losses[row]), batch, row, int(guesses[row]))
         loss = float(losses.double().mean())
-        self.curve.append((done + len(losses), loss))
         score = trainer.callback_metrics.get("val/balanced_accuracy")
         shown = {"loss": f"{loss:.3f}"}
         if score is not None:

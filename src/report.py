@@ -46,6 +46,13 @@ def write_report(
     writer.close()
 
 
+def read_metrics(folder: Path) -> Metrics:
+    """Return the metrics of a finished run; nothing if it is not finished."""
+    file = folder / "metrics.json"
+    metrics: Metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return metrics
+
+
 def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them."""
     titles = {"val": "validation", "test": "test"}

@@ -63,8 +63,10 @@ def run_of_sweep(
         print(f"\t#{number} : done before", flush=True)
         score: float | None = _read_json(metrics).get(SCORE)
         return score
-    clear(folder)
-    ran.write_text(json.dumps(list(overrides)), encoding="utf-8")
+    if not same:
+        clear(folder)
+        ran.write_text(json.dumps(list(overrides)), encoding="utf-8")
+    (folder / FAILED).unlink(missing_ok=True)
     try:
         score = run()
     except Exception as error:
@@ -117,7 +119,7 @@ def finish_sweep(folder: Path, status: int) -> int:
 
     Args:
         folder: of the sweep.
-        status: the exit status so far: 0, or 130 after Ctrl-C.
+        status: the exit status so far; above 128 after Ctrl-C or another signal.
     """
     runs = read_runs(folder)
     failed = sum(bool(run.failed) for run in runs)
@@ -130,11 +132,11 @@ def finish_sweep(folder: Path, status: int) -> int:
         except (UserError, OSError) as error:
             print(f"Not written    {error}")
             status = status or 1
-    if status == 130:
+    if status > 128:
         print(f"Interrupted; runs done: {len(runs) - failed}")
     if failed:
         print(f"Runs failed: {failed} of {len(runs)}")
-    if failed or (runs and status) or status == 130:
+    if failed or (runs and status) or status > 128:
         print(f"To go on       python -m src.train resume_sweep={shlex.quote(str(folder))}")
     return status or int(failed > 0)
 

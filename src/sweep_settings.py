@@ -1,9 +1,8 @@
-"""A sweep's command line: what it means, and whether all of it can be run."""
+"""Whether all of a sweep can be run."""
 
 import shutil
 import socket
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +17,22 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config import check_keys
 from src.data.corpus import read_corpus
 from src.errors import UserError
-from src.sweep import SWEEP
-
-EXTRAS = {
-    "hydra/launcher=joblib": ("hydra-joblib-launcher", "sweep"),
-    "hydra/sweeper=optuna": ("hydra-optuna-sweeper", "sweep"),
-    "experiment=search": ("hydra-optuna-sweeper", "sweep"),
-    "hydra/launcher=ray": ("hydra-ray-launcher", "cluster"),
-    "cluster=ray": ("hydra-ray-launcher", "cluster"),
-    "hydra/launcher=submitit_local": ("hydra-submitit-launcher", "cluster"),
-    "hydra/launcher=submitit_slurm": ("hydra-submitit-launcher", "cluster"),
-    "cluster=slurm": ("hydra-submitit-launcher", "cluster"),
-}
-"""Words of the command line, the package each needs, and the extra that brings it."""
 
 
-LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
-OWN = ("hydra.sweep.dir=", "hydra.callbacks.preflight.")
-
-
-def completed(words: list[str]) -> list[str]:
-    """Return the command line as Hydra is to see it: `resume_sweep=` replaced by what it means.
+def check_same(config: DictConfig, file: Path, what: str, may_grow: str = "") -> None:
+    """Check that the settings are those in a file, but for one that may have grown.
 
     Raises:
-        UserError: if a word asks for an extra that is not installed, or there is no such sweep.
+        UserError: saying which is not; train.yaml has changed, say.
     """
-    for word in set(words) & set(EXTRAS):
-        package, extra = EXTRAS[word]
-        try:
-            distribution(package)
-        except PackageNotFoundError:
-            raise UserError(f"{word}: is not installed; pip install -e '.[{extra}]'") from None
-    folders = [word.partition("=")[2] for word in words if word.startswith("resume_sweep=")]
-    if not folders:
-        return words
-    folder = Path(folders[-1])
     try:
-        saved = OmegaConf.load(folder / SWEEP).hydra.overrides
-        before = [*saved.task, *saved.hydra]
+        before = OmegaConf.load(file)
     except Exception:  # whatever a file that is none provokes
-        raise UserError(f"resume_sweep={folder}: holds no sweep that can be read") from None
-    for word in words:
-        known = (*before, "-m", "--multirun")
-        if word not in known and not word.startswith(("resume_sweep=", *LAUNCHER)):
-            raise UserError(f"{word}: is not what the sweep in {folder} was started with")
-    launched = [word for word in words if word.startswith(LAUNCHER)]
-    if not any(word.startswith(LAUNCHER[0]) for word in launched):  # settings of the same one
-        launched = [*(word for word in before if word.startswith(LAUNCHER)), *launched]
-    quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [
-        "--multirun",
-        *(word for word in before if not word.startswith((*OWN, *LAUNCHER))),
-        *launched,
-        f"hydra.sweep.dir='{quoted}'",
-        "hydra.callbacks.preflight.resumes=true",
-    ]
-
-
-def check_same(config: DictConfig, folder: Path) -> None:
-    """Check that the settings are those a sweep was started with.
-
-    Raises:
-        UserError: naming the first that is not; train.yaml has changed, say.
-    """
-    before = OmegaConf.load(folder / SWEEP)
+        raise UserError(f"{what}: {file} cannot be read") from None
     for key in map(str, config):
         was, now = OmegaConf.select(before, key), OmegaConf.select(config, key)
-        if key != "hydra" and was != now:
-            raise UserError(
-                f"resume_sweep={folder}: {key} was {was} and is {now} now; start a new sweep"
-            )
+        if key != "hydra" and was != now and not (key == may_grow and was < now):
+            raise UserError(f"{what}: {key} was {was} and is {now} now; start anew")
 
 
 def check_sweep(config: DictConfig) -> None:

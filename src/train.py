@@ -9,10 +9,11 @@ from hydra.errors import CompactHydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from src.command_line import completed
 from src.config import from_hydra
 from src.errors import UserError
+from src.interruption import Interrupted
 from src.sweep import finish_sweep, run_of_sweep
-from src.sweep_settings import completed
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")
@@ -46,6 +47,8 @@ def command() -> int:
         sys.exit(str(error))
     except KeyboardInterrupt:
         status = 130  # as a shell reports a program that Ctrl-C ended
+    except Interrupted as interrupted:
+        status = interrupted.status
     except SystemExit as ended:
         if not isinstance(ended.code, int):  # a message: refused before anything was done
             raise

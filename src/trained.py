@@ -100,24 +100,34 @@ def find_checkpoint(path: Path | None) -> Path:
 
 
 def load_model(path: Path) -> TrainedModel:
-    """Read a checkpoint; nothing but tensors and plain values is ever unpickled.
+    """Read the model of a checkpoint.
 
     Raises:
         UserError: if it is damaged or not one of this program's.
         OSError: if it cannot be read.
     """
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
-    content = io.BytesIO(path.read_bytes())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
-            checkpoint = torch.load(content, map_location="cpu", weights_only=True)
-    except Exception:  # torch raises whatever the bytes provoke
-        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
+    checkpoint = load_checkpoint(path)
     try:
         return _checked_model(path, checkpoint)
     except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint of this program ({error})") from None
+
+
+def load_checkpoint(path: Path) -> Any:
+    """Read a checkpoint; nothing but tensors and plain values is ever unpickled.
+
+    Raises:
+        UserError: if it is damaged.
+        OSError: if it cannot be read.
+    """
+    content = io.BytesIO(path.read_bytes())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
+            return torch.load(content, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises whatever the bytes provoke
+        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
 
 
 def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:

@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +118,7 @@ def test_divergence_names_lr_and_iteration(corpus_dir: Path, tmp_path: Path) -> 
         first_bad = int(bad[0]) + 1 if len(bad) else 0
     with pytest.raises(UserError, match=rf"lr=1000000\.0: .* at iteration {first_bad};"):
         fit(model, data, tmp_path)
-    assert math.isnan(weights(model).sum().item())
+    assert weights(model).isfinite().all()  # those before the batch
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")

@@ -19,6 +19,7 @@ def test_defaults_are_the_tutorials() -> None:
         "log_every": 1000,
         "print_every": 5000,
         "val_every": 5000,
+        "checkpoint_every": 0,
         "val_fraction": 0.1,
         "test_fraction": 0.1,
         "data_dir": "data/names",
@@ -142,7 +143,8 @@ def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
     (tmp_path / "old/checkpoints").mkdir(parents=True)
     ran = run_train("hydra.run.dir=old", f"data_dir={ROOT}/data/names", cwd=tmp_path)
     assert ran.returncode == 1
-    assert ran.stderr == "hydra.run.dir=old: holds a run already; choose another\n"
+    told = "holds a run already; choose another, or go on with that one: resume=old"
+    assert ran.stderr == f"hydra.run.dir=old: {told}\n"
 
 
 def test_a_multirun_is_checked_for_what_its_jobs_share(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def test_the_commands_settings_are_valid() -> None:
     commands = re.findall(r"^    python -m src\.train([^#\n]*)", README, re.MULTILINE)
     assert len(commands) >= 8
     for command in commands:
-        words = [word for word in shlex.split(command) if not word.startswith("-")]
+        words = [word for word in shlex.split(command) if not word.startswith(("-", "resume="))]
         settings(*(re.sub(r"=(?:choice\()?([^,]*),.*", r"=\1", word) for word in words))
 
 

@@ -20,12 +20,12 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src import sweep_settings
+from src import command_line
+from src.command_line import completed
 from src.errors import UserError
 from src.experiment import run_experiment
 from src.leaderboard import Run, ranked, swept_keys, table
 from src.sweep import finish_sweep
-from src.sweep_settings import completed
 from tests.conftest import ROOT, make_corpus, run_train, settings
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
@@ -290,7 +290,7 @@ def test_a_leaderboard_that_cannot_be_written_is_printed(
         (["resume_sweep=nowhere"], "resume_sweep=nowhere: holds no sweep that can be read"),
         (["resume_sweep=odd"], "resume_sweep=odd: holds no sweep that can be read"),
         (["resume_sweep=full", "lr=7"], "lr=7: is not what the sweep in full was started with"),
-        (["resume_sweep=full"], "resume_sweep=full: hidden was 99 and is 128 now; start a new"),
+        (["resume_sweep=full"], "resume_sweep=full: hidden was 99 and is 128 now; start anew"),
     ],
 )
 def test_bad_sweeps_are_refused_before_anything_is_written(
@@ -336,7 +336,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, word: str, ex
     def not_installed(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(sweep_settings, "distribution", not_installed)
+    monkeypatch.setattr(command_line, "distribution", not_installed)
     with pytest.raises(UserError) as caught:
         completed(["-m", "lr=0.1,0.2", word])
     assert str(caught.value) == f"{word}: is not installed; pip install -e '.[{extra}]'"

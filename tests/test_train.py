@@ -18,6 +18,7 @@ from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.experiment import run_experiment
+from src.interruption import Interrupted
 from src.models.online_sgd import autograd_steps
 from src.models.rnn import RNN
 from tests.conftest import ROOT, run_train, settings
@@ -252,14 +253,17 @@ def test_ctrl_c_at_the_end(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
-    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt):
+    with caplog.at_level("INFO"), pytest.raises(Interrupted) as caught:
         run_experiment(settings(*TINY, f"data_dir={corpus_dir}"), tmp_path)
-    signal.signal(signal.SIGINT, handler)  # Lightning leaves it ignored
-    assert caplog.messages[-1] == f"Interrupted at iteration 250; what is done is in {tmp_path}"
+    assert caught.value.status == 130
+    assert signal.getsignal(signal.SIGINT) == handler
+    assert caplog.messages[-1] == (
+        f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
+    )
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
@@ -278,5 +282,5 @@ def test_ctrl_c(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     printed, complained = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert printed.splitlines()[-1].startswith("Interrupted at iteration ")
+    assert printed.splitlines()[-2].startswith("Interrupted at iteration ")
     assert complained == ""

@@ -54,8 +54,9 @@ class NamesDataModule(LightningDataModule):
     """The corpus, split, as data loaders of `Batch`es.
 
     Training batches are chunks of `chunk` random examples; an epoch is `epoch_size` of them, the
-    last one what is left of `iterations`. Lightning must ask for the training loader anew every
-    epoch (`reload_dataloaders_every_n_epochs=1`).
+    last one what is left of `iterations`, and the first one what was left of it at iteration
+    `start`. Lightning must ask for the training loader anew every epoch
+    (`reload_dataloaders_every_n_epochs=1`).
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -81,6 +82,8 @@ class NamesDataModule(LightningDataModule):
         self.iterations = iterations
         self.chunk = chunk
         self.epoch_size = epoch_size
+        self.start = 0
+        """Iterations done before the trainer's first epoch."""
         self._split: dict[str, str | float] = {
             "data_dir": str(data_dir),
             "val_fraction": val_fraction,
@@ -95,8 +98,10 @@ class NamesDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the examples of the trainer's present epoch, in chunks."""
-        start = self.epoch_size * (self.trainer.current_epoch if self.trainer else 0)
-        stop = min(start + self.epoch_size, self.iterations)
+        epoch = self.trainer.current_epoch if self.trainer else 0
+        first = self.start // self.epoch_size  # the epoch that the run goes on in
+        start = max(self.epoch_size * (first + epoch), self.start)
+        stop = min(self.epoch_size * (first + epoch + 1), self.iterations)
         chunks = Chunks(self.examples, start, stop, self.chunk)
         return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
 
@@ -107,6 +112,11 @@ class NamesDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
         """Return the held-out names of the test; nothing if there are none."""
         return self._eval_dataloader(self.test)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the trainer from `start` on."""
+        return -(-self.iterations // self.epoch_size) - self.start // self.epoch_size
 
     def summary(self) -> str:
         """Return in one line what there is to train and evaluate on."""

@@ -33,7 +33,10 @@ class RandomExamples:
         if start < self._position:
             self._rng.seed(self._seed)
             self._position = 0
-        self._draw(start - self._position)
+        while self._position < start:
+            skipped = min(start - self._position, 100_000)
+            self._draw(skipped)
+            self._position += skipped
         lines = self._draw(count)
         self._position = start + count
         return lines

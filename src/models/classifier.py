@@ -59,6 +59,8 @@ class NameClassifier(LightningModule):
         self.backend = backend
         self.iteration = 0
         """Names trained on so far."""
+        self.history: list[tuple[int, dict[str, float]]] = []
+        """What was logged so far: iteration and values."""
         n = len(categories)
         self.loss = MeanMetric()
         self.scores = MetricCollection(
@@ -79,15 +81,18 @@ class NameClassifier(LightningModule):
         """Train on each name of the batch in turn; return their losses and guesses, each [B].
 
         Raises:
-            UserError: if a loss is not finite; the weights are lost then.
+            UserError: if a loss is not finite; the weights are those before the batch then.
         """
+        before = [weight.detach().clone() for weight in self.rnn.parameters()]
         losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
-        finite = losses.isfinite()
-        if not finite.all():
-            raise self._diverged(self.iteration + int(finite.logical_not().nonzero()[0]) + 1)
+        bad = losses.isfinite().logical_not().nonzero()
+        if len(bad) or not all(weight.isfinite().all() for weight in self.rnn.parameters()):
+            with torch.no_grad():
+                for weight, good in zip(self.rnn.parameters(), before, strict=True):
+                    weight.copy_(good)
+            # The last step may have gone wrong, too; its loss was before it.
+            raise self._diverged(self.iteration + (int(bad[0]) + 1 if len(bad) else len(losses)))
         self.iteration += len(losses)
-        if not all(weight.isfinite().all() for weight in self.rnn.parameters()):
-            raise self._diverged(self.iteration)  # by the last step, whose loss was before it
         self._record({"train/loss": losses.double().mean()})
         return {"losses": losses, "guesses": guesses}
 
@@ -130,8 +135,18 @@ class NameClassifier(LightningModule):
 
     def _record(self, values: dict[str, Tensor]) -> None:
         """Log over iterations; Lightning itself would log over batches."""
+        numbers = {name: float(value) for name, value in values.items()}
+        self.history.append((self.iteration, numbers))
         for logger in self.loggers:
-            logger.log_metrics({k: float(v) for k, v in values.items()}, step=self.iteration)
+            logger.log_metrics(numbers, step=self.iteration)
+
+    def curve(self, tag: str) -> list[tuple[int, float]]:
+        """Return what was logged under a tag: iteration and value."""
+        return [(iteration, values[tag]) for iteration, values in self.history if tag in values]
+
+    def final_scores(self) -> dict[str, float]:
+        """Return the last value of everything logged."""
+        return {name: value for _, values in self.history for name, value in values.items()}
 
     @torch.inference_mode()
     def confusion_matrix(self, batch: Batch) -> Tensor:
@@ -140,9 +155,13 @@ class NameClassifier(LightningModule):
         return multiclass_confusion_matrix(guesses, batch.categories, self.rnn.i2o.out_features)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the iteration beside the weights."""
+        """Keep the iteration and the curves beside the weights."""
         checkpoint["iteration"] = self.iteration
+        checkpoint["history"] = self.history
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the iteration from beside the weights."""
+        """Take the iteration and the curves from beside the weights."""
         self.iteration = checkpoint["iteration"]
+        self.history = [
+            (int(iteration), dict(values)) for iteration, values in checkpoint["history"]
+        ]

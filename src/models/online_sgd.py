@@ -234,17 +234,21 @@ def autograd_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
 
 
 @contextmanager
-def _ctrl_c_held_back() -> Iterator[None]:
-    """Let Ctrl-C wait until the end of the block: the compiler cannot take it in its midst."""
+def _signals_held_back() -> Iterator[None]:
+    """Let Ctrl-C and its kin wait until the end of the block: the compiler cannot take them."""
     if threading.current_thread() is not threading.main_thread():
         yield  # signals go to the main thread
         return
     held: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    before = {
+        each: signal.signal(each, lambda number, _: held.append(number))
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
         for number in held[:1]:
             signal.raise_signal(number)
 
@@ -266,7 +270,7 @@ class OnlineSGD(torch.optim.Optimizer):
         # A step of length zero: has the kernel compiled now, not in the middle of training.
         letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
         device = rnn.i2h.weight.device
-        with _ctrl_c_held_back():
+        with _signals_held_back():
             self._take_steps(rnn, Batch(letter.to(device), one, (one - 1).to(device)), 0.0)
 
     def step(  # type: ignore[override] # gives what the names gave, where others give a loss

@@ -1,0 +1,106 @@
+"""The command line, before Hydra sees it: extras, and what goes on from an earlier command."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+from src.sweep import SWEEP
+
+EXTRAS = {
+    "hydra/launcher=joblib": ("hydra-joblib-launcher", "sweep"),
+    "hydra/sweeper=optuna": ("hydra-optuna-sweeper", "sweep"),
+    "experiment=search": ("hydra-optuna-sweeper", "sweep"),
+    "hydra/launcher=ray": ("hydra-ray-launcher", "cluster"),
+    "cluster=ray": ("hydra-ray-launcher", "cluster"),
+    "hydra/launcher=submitit_local": ("hydra-submitit-launcher", "cluster"),
+    "hydra/launcher=submitit_slurm": ("hydra-submitit-launcher", "cluster"),
+    "cluster=slurm": ("hydra-submitit-launcher", "cluster"),
+}
+"""Words of the command line, the package each needs, and the extra that brings it."""
+
+
+def completed(words: list[str]) -> list[str]:
+    """Return the command line as Hydra is to see it: `resume=` replaced by what it means.
+
+    Raises:
+        UserError: if a word asks for an extra that is not installed, or goes on with nothing, or
+            with other settings.
+    """
+    for word in set(words) & set(EXTRAS):
+        package, extra = EXTRAS[word]
+        try:
+            distribution(package)
+        except PackageNotFoundError:
+            raise UserError(f"{word}: is not installed; pip install -e '.[{extra}]'") from None
+    for key, resumed in (("resume_sweep=", resumed_sweep), ("resume=", resumed_run)):
+        folders = [word.removeprefix(key) for word in words if word.startswith(key)]
+        if folders:
+            others = [word for word in words if not word.startswith(key)]
+            return [*resumed(Path(folders[-1]), others), "hydra.callbacks.preflight.resumes=true"]
+    return words
+
+
+def resumed_sweep(folder: Path, words: list[str]) -> list[str]:
+    """Return the command line that a sweep was started with; its launcher may be another."""
+    before = overrides(folder / SWEEP, f"resume_sweep={folder}: holds no sweep that can be read")
+    for word in words:
+        if word not in (*before, "-m", "--multirun") and not word.startswith(LAUNCHER):
+            raise UserError(f"{word}: is not what the sweep in {folder} was started with")
+    launched = [word for word in words if word.startswith(LAUNCHER)]
+    if not any(word.startswith(LAUNCHER[0]) for word in launched):  # settings of the same one
+        launched = [*(word for word in before if word.startswith(LAUNCHER)), *launched]
+    return [
+        "--multirun",
+        *(word for word in before if not word.startswith((*OWN, *LAUNCHER))),
+        *launched,
+        f"hydra.sweep.dir={quoted(folder)}",
+    ]
+
+
+def resumed_run(folder: Path, words: list[str]) -> list[str]:
+    """Return the command line that a run was started with; its iterations may be others."""
+    if folder.suffix == ".ckpt":
+        folder = folder.parent.parent
+    problem = f"resume={folder}: holds no run that can be read"
+    before = overrides(folder / ".hydra/hydra.yaml", problem)
+    for word in words:
+        if word not in before and not word.startswith("iterations="):
+            raise UserError(
+                f"{word}: a run goes on with the settings it has; only iterations can be raised"
+            )
+    longer = [word for word in words if word.startswith("iterations=")]
+    dropped: tuple[str, ...] = (*OWN, *LAUNCHER, "hydra.mode=", "hydra/sweeper=", "hydra.sweeper.")
+    if longer:
+        dropped += ("iterations=",)
+    return [
+        *(word for word in before if not word.startswith(dropped)),
+        *longer,
+        f"hydra.run.dir={quoted(folder)}",
+        "hydra.mode=RUN",
+    ]
+
+
+OWN = ("hydra.run.dir=", "hydra.sweep.dir=", "hydra.callbacks.preflight.")
+LAUNCHER = ("hydra/launcher=", "hydra.launcher.")
+
+
+def overrides(file: Path, problem: str) -> list[str]:
+    """Return the command line's words that Hydra noted in a file.
+
+    Raises:
+        UserError: saying what the problem is, if there are none.
+    """
+    try:
+        saved: Any = OmegaConf.load(file).hydra.overrides
+        return [*saved.task, *saved.hydra]
+    except Exception:  # whatever a file that is none provokes
+        raise UserError(problem) from None
+
+
+def quoted(folder: Path) -> str:
+    """Return a folder's name as Hydra reads it, whatever letters are in it."""
+    escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

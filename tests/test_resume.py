@@ -1,0 +1,164 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from src.errors import UserError
+from src.experiment import run_experiment
+from src.interruption import Interrupted, Interruption
+from tests.conftest import ROOT, run_train, settings
+
+TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
+
+
+def points(run: Path) -> dict[str, list[tuple[int, float]]]:
+    log = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    log.Reload()
+    return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+
+
+def metrics_of(run: Path) -> dict[str, float]:
+    metrics: dict[str, float] = json.loads((run / "metrics.json").read_text())
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    weights = [
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("last", "best")
+        for run in (one, other)
+    ]
+    for mine, theirs in (weights[:2], weights[2:]):
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert metrics_of(one) == metrics_of(other)
+    assert points(one) == points(other)
+
+
+@pytest.mark.parametrize("stop", [50, 200, 250, 600])
+def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}", "checkpoint_every=100"]
+    run_experiment(settings(*words), tmp_path / "whole")
+
+    check = Interruption.check
+
+    def stops(self: Interruption) -> None:
+        if sum(steps) >= stop:
+            raise Interrupted(signal.SIGTERM)
+        check(self)
+
+    steps: list[int] = []
+    from src.models.classifier import NameClassifier
+
+    step = NameClassifier.training_step
+
+    def counted(self: NameClassifier, batch: object, batch_idx: int) -> object:
+        result = step(self, batch, batch_idx)  # type: ignore[arg-type] # what Lightning passes
+        steps.append(len(result["losses"]))
+        return result
+
+    with monkeypatch.context() as patched:
+        patched.setattr(NameClassifier, "training_step", counted)
+        patched.setattr(Interruption, "check", stops)
+        with pytest.raises(Interrupted):
+            run_experiment(settings(*words), tmp_path / "parts")
+    assert sum(steps) == stop
+    assert not (tmp_path / "parts/metrics.json").exists()
+    run_experiment(settings(*words), tmp_path / "parts")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_changed_corpus_is_refused(corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}"]
+    run_experiment(settings(*words), tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    with (corpus_dir / "Alpha.txt").open("a") as file:
+        file.write("alone\n")
+    with pytest.raises(UserError, match=r"last\.ckpt: the names or their split have changed"):
+        run_experiment(settings(*words), tmp_path)
+
+
+def test_other_settings_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}"]
+    run_experiment(settings(*words), tmp_path)
+    (tmp_path / "metrics.json").unlink()
+    with pytest.raises(UserError, match=r"last\.ckpt: is of a run with other settings"):
+        run_experiment(settings(*words, "lr=0.04"), tmp_path)
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, signum: int, status: int) -> None:
+    words = ["iterations=100000000", "hidden=16", f"data_dir={ROOT}/data/names"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.train", *words],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signum)
+    start = time.monotonic()
+    printed, complained = process.communicate(timeout=30)
+    assert time.monotonic() - start < 10
+    assert (process.returncode, complained) == (status, "")
+    *_, said, command = printed.splitlines()
+    (run,) = tmp_path.glob("outputs/*/*")
+    done = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"]
+    assert said == f"Interrupted at iteration {done:,}. To go on:"
+    assert command == f"python -m src.train resume={run}"
+
+    again = run_train(command.split()[-1], f"iterations={done + 1000}", cwd=tmp_path)
+    assert again.returncode == 1  # it was to do 100,000,000
+    assert "iterations was 100000000 and is" in again.stderr
+
+
+def test_resume(corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}"]
+    first = run_train(*words, "hydra.run.dir='a, b'", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = run_train("resume=a, b", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "finished after 600 iterations; a larger iterations= trains on" in again.stdout
+    longer = run_train("resume=a, b/checkpoints/last.ckpt", "iterations=800", cwd=tmp_path)
+    assert (longer.returncode, longer.stderr) == (0, "")
+    assert "Going on from iteration 600" in longer.stdout
+    alone = run_train(*words, "iterations=800", "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    assert_equal_runs(tmp_path / "a, b", tmp_path / "alone")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["resume=nowhere"], "resume=nowhere: holds no run that can be read"),
+        (["resume=run", "hidden=9"], "hidden=9: a run goes on with the settings it has; only"),
+        (["resume=run", "iterations=9"], "resume=run: iterations was 600 and is 9 now; start anew"),
+        (["hydra.run.dir=run"], "hydra.run.dir=run: holds a run already; choose another, or go on"),
+    ],
+)
+def test_bad_resumes(tmp_path: Path, words: list[str], message: str) -> None:
+    (tmp_path / "run/.hydra").mkdir(parents=True)
+    (tmp_path / "run/checkpoints").mkdir()
+    note = "hydra:\n  overrides:\n    task: [iterations=600]\n    hydra: []\n"
+    (tmp_path / "run/.hydra/hydra.yaml").write_text(note)
+    saved = (ROOT / "configs/train.yaml").read_text().partition("\nhydra:")[0]
+    plain = saved.partition("lr:")[2].replace("iterations: 100000", "iterations: 600")
+    (tmp_path / "run/.hydra/config.yaml").write_text(f"lr:{plain}")
+    (tmp_path / "data").symlink_to(ROOT / "data")
+    ran = run_train(*words, cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith(message)
+    assert len(ran.stderr.splitlines()) == 1
