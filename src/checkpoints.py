@@ -51,7 +51,8 @@ class LastCheckpoint(Callback):
         self.file = file
         self.every = every
         self.interruption = interruption
-        self._iteration = model.iteration
+        self.iteration = model.iteration
+        """Of the checkpoint."""
         self._time = time.monotonic()
 
     def on_train_batch_end(
@@ -79,7 +80,7 @@ class LastCheckpoint(Callback):
 
     def _save_if_due(self, trainer: Trainer) -> None:
         if self.every:
-            due = self.model.iteration - self._iteration >= self.every
+            due = self.model.iteration - self.iteration >= self.every
         else:
             due = time.monotonic() - self._time >= EVERY
         if due or self.interruption.wished:
@@ -92,7 +93,7 @@ class LastCheckpoint(Callback):
 
     def _save(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.file)
-        self._iteration = self.model.iteration
+        self.iteration = self.model.iteration
         self._time = time.monotonic()
 
 

@@ -12,6 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, loggers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.checkpoints import LastCheckpoint, WholeCheckpointIO, read_last
 from src.config import LOGGERS, Config
@@ -83,12 +84,13 @@ def run_experiment(config: Config, folder: Path) -> float | None:
             if len(data.test):
                 trainer.test(model, data, verbose=False)
             interruption.check()
-        except Interrupted:
+        except (Interrupted, SIGTERMException) as ended:  # the latter is Lightning's own
             log.info(
-                f"Interrupted at iteration {model.iteration:,}. To go on:\n"
+                f"Interrupted at iteration {last.iteration:,}. To go on:\n"
                 f"python -m src.train resume={shlex.quote(str(folder))}"
             )
-            raise
+            interruption.check()
+            raise ended
         metrics = {
             **model.final_scores(),
             "iterations": model.iteration,
