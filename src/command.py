@@ -2,11 +2,19 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from src.errors import UserError
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run a program's main function so that signals end it in order."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    main()
 
 
 def run_command(

@@ -16,6 +16,8 @@ from src.errors import UserError
 
 TRAINER_KEYS = ("accelerator", "devices", "deterministic", "benchmark")
 LOGGERS = "lightning.pytorch.loggers"
+WORK = 2 * 10**8
+"""Weights times names trained on at once."""
 
 
 def _key(explained: str, allowed: str, ok: Callable[[Any], bool]) -> Any:
@@ -51,7 +53,7 @@ class Config:
         "iterations between validations and checkpoints, in whole log_every", 1, 10**9
     )
     checkpoint_every: int = _whole(
-        "iterations between checkpoints, in whole log_every; 0: about a second", 0, 10**9
+        "iterations between checkpoints, at least; 0: about a second", 0, 10**9
     )
     val_fraction: float = _fraction("share of the names held out for validation")
     test_fraction: float = _fraction("share of the names held out for the test")
@@ -81,6 +83,12 @@ class Config:
     def epoch_size(self) -> int:
         """Iterations from one validation to the next: `val_every`, in whole points of the curve."""
         return -(-self.val_every // self.log_every) * self.log_every
+
+    @property
+    def chunk(self) -> int:
+        """Names trained on at once: well below a second's work, so that a wish to end is heard."""
+        most = {"compiled": 10_000, "autograd": 250}[self.backend]
+        return max(1, min(self.log_every, most, WORK // (self.hidden * (57 + self.hidden))))
 
     def hyperparameters(self) -> dict[str, int | float | str]:
         """Return the flat keys that can change a result, and their values."""

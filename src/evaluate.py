@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.command import run_command
+from src.command import run_command, run_program
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.errors import UserError
 from src.files import refuse_targets, written_whole
@@ -269,4 +269,4 @@ def draw(evaluated: Evaluated, side: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,12 +19,13 @@ from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.files import remove_parts
 from src.interruption import Interrupted, Interruption
-from src.leaderboard import SCORE
-from src.models.classifier import NameClassifier
+from src.metrics import DIVERGED, FILE, INTERRUPTED, SCORE, Metrics, read_metrics, write_metrics
+from src.models.classifier import DivergenceError, NameClassifier
 from src.pictures import as_png, confusion_png, loss_figure
 from src.progress import Progress
-from src.report import read_metrics, summary, write_report
+from src.report import summary, write_report
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def run_experiment(config: Config, folder: Path) -> float | None:
             "a larger iterations= trains on"
         )
         return finished.get(SCORE)
+    remove_parts(folder)
+    (folder / FILE).unlink(missing_ok=True)  # of an interrupted run, or of one before it grew
     start = time.perf_counter()
     be_quiet()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
@@ -51,12 +54,15 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         test_fraction=config.test_fraction,
         seed=config.seed,
         iterations=config.iterations,
-        chunk=config.log_every,
+        log_every=config.log_every,
         epoch_size=config.epoch_size,
+        chunk=config.chunk,
     )
     log.info(data.summary())
     torch.manual_seed(config.seed)
-    model = NameClassifier(data.categories, ALPHABET, config.hidden, config.lr, config.backend)
+    model = NameClassifier(
+        data.categories, ALPHABET, config.hidden, config.lr, config.backend, config.log_every
+    )
     file = folder / "checkpoints/last.ckpt"
     best = ModelCheckpoint(
         file.parent,
@@ -78,33 +84,41 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         trainer.logger = logger = make_logger(folder, config.logger)
         for iteration, values in model.history:  # of the run so far
             logger.log_metrics(values, iteration)
+
+        def metrics() -> Metrics:
+            return {
+                **model.final_scores(),
+                "iterations": model.iteration,
+                "seconds": time.perf_counter() - start,
+                "names_per_second": progress.names_per_second,
+            }
+
         try:
             trainer.fit(model, data)
             interruption.check()
             if len(data.test):
                 trainer.test(model, data, verbose=False)
             interruption.check()
+        except DivergenceError:
+            write_metrics(folder, DIVERGED, metrics())
+            raise
         except (Interrupted, SIGTERMException) as ended:  # the latter is Lightning's own
+            write_metrics(folder, INTERRUPTED, metrics())
             log.info(
                 f"Interrupted at iteration {last.iteration:,}. To go on:\n"
                 f"python -m src.train resume={shlex.quote(str(folder))}"
             )
             interruption.check()
             raise ended
-        metrics = {
-            **model.final_scores(),
-            "iterations": model.iteration,
-            "seconds": time.perf_counter() - start,
-            "names_per_second": progress.names_per_second,
-        }
+        final = metrics()
         side, names = data.pictured()
         matrix = model.confusion_matrix(names.__getitems__(range(len(names))))
         title = f"Guesses on the {side} names, % of each true category"
         loss = as_png(loss_figure(model.curve("train/loss")))
         confusion = confusion_png(matrix, data.categories, title)
-        write_report(folder, logger, config.hyperparameters(), metrics, loss, confusion)
-    log.info(summary(metrics, folder, logger))
-    return metrics.get(SCORE)
+        write_report(folder, logger, config.hyperparameters(), final, loss, confusion)
+    log.info(summary(final, folder, logger))
+    return final.get(SCORE)
 
 
 def take_up(

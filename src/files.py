@@ -33,11 +33,21 @@ def refuse_targets(*files: Path | None, force: bool) -> None:
         raise UserError(f"{named[-1]}: named for two files")
 
 
+PART = ".part"
+"""How the name of a file ends that is not complete yet."""
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what a program that was killed had not finished to write."""
+    for path in folder.glob(f"**/.*{PART}"):
+        path.unlink()
+
+
 @contextmanager
 def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     """Open a file to write that appears under its name only when it is complete."""
     file = file.resolve()  # what a link leads to is replaced, not the link
-    beside = file.with_name(f".{token_hex(8)}.part")
+    beside = file.with_name(f".{token_hex(8)}{PART}")
     try:
         with beside.open(mode, **how) as out:
             yield out

@@ -19,6 +19,21 @@ class Interrupted(BaseException):
         """The exit status, as shells report it."""
 
 
+def interrupt(signum: int, frame: FrameType | None) -> None:
+    """Handle a signal by ending the program, in order.
+
+    Raises:
+        Interrupted: always.
+    """
+    raise Interrupted(signum)
+
+
+def take_over_signals() -> None:
+    """Have signals raise Interrupted from now on."""
+    for signum in SIGNALS:
+        signal.signal(signum, interrupt)
+
+
 class Interruption:
     """While it is entered, a first signal is a wish, to be granted by `check`.
 

@@ -9,8 +9,8 @@ from statistics import mean, stdev
 from typing import Any
 
 from src.files import written_whole
+from src.metrics import SCORE
 
-SCORE = "val/balanced_accuracy"
 SHOWN = {
     SCORE: "val balanced",
     "test/balanced_accuracy": "test balanced",

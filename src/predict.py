@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.command import run_command
+from src.command import run_command, run_program
 from src.errors import UserError
 from src.files import refuse_targets, without_mark, written_whole
 from src.predict_csv import answer_csv
@@ -208,4 +208,4 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config import checked_settings, from_hydra
 from src.data.corpus import read_corpus, split_corpus
 from src.errors import UserError
+from src.interruption import take_over_signals
 from src.sweep import SWEEP
 from src.sweep_settings import check_launcher, check_same, check_sweep
 
@@ -65,6 +66,7 @@ class Preflight(Callback):
             if self.resumes:
                 check_same(config, folder / SWEEP, f"resume_sweep={folder}")
             OmegaConf.save(config, folder / SWEEP)  # some sweepers do, some do not
+            take_over_signals()  # there will be runs to report
         except Exception as error:  # any other would only be a warning, too
             raise SystemExit(str(error) or repr(error)) from None
 

@@ -1,6 +1,5 @@
 """What a run leaves behind: its pictures and numbers in the folder and the logger, a table."""
 
-import json
 import shlex
 import struct
 from pathlib import Path
@@ -11,10 +10,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
-from src.files import written_whole
-
-Metrics = dict[str, float]
-"""Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
+from src.metrics import FINISHED, Metrics, write_metrics
 
 
 def write_report(
@@ -25,16 +21,24 @@ def write_report(
     loss: bytes,
     confusion: bytes,
 ) -> None:
-    """Write metrics.json and the pictures, PNG files, to the run's folder; tell the logger."""
-    with written_whole(folder / "metrics.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(metrics, indent=2, allow_nan=False) + "\n")
+    """Write the pictures, PNG files, to the run's folder; tell the logger; last, metrics.json.
+
+    A run is finished when its metrics.json says so.
+    """
     (folder / "loss.png").write_bytes(loss)
     (folder / "confusion_matrix.png").write_bytes(confusion)
 
-    if not isinstance(logger, TensorBoardLogger):
+    if isinstance(logger, TensorBoardLogger):
+        _tell_tensorboard(logger.log_dir, settings, metrics, confusion)
+    else:
         logger.log_hyperparams(settings)
-        return
-    writer = FileWriter(logger.log_dir)
+    write_metrics(folder, FINISHED, metrics)
+
+
+def _tell_tensorboard(
+    folder: str, settings: dict[str, Any], metrics: Metrics, confusion: bytes
+) -> None:
+    writer = FileWriter(folder)
     width, height = struct.unpack(">II", confusion[16:24])  # where PNG has them
     image = Summary.Image(encoded_image_string=confusion, width=width, height=height, colorspace=4)
     matrix = Summary(value=[Summary.Value(tag="confusion_matrix", image=image)])
@@ -44,13 +48,6 @@ def write_report(
     for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
         writer.add_summary(each)
     writer.close()
-
-
-def read_metrics(folder: Path) -> Metrics:
-    """Return the metrics of a finished run; nothing if it is not finished."""
-    file = folder / "metrics.json"
-    metrics: Metrics = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return metrics
 
 
 def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:

@@ -16,7 +16,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.errors import UserError
-from src.leaderboard import SCORE, Row, Run, ranked, swept_keys, table, write_files
+from src.files import remove_parts
+from src.leaderboard import Row, Run, ranked, swept_keys, table, write_files
+from src.metrics import FILE, SCORE, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +32,11 @@ RAN = "overrides.json"
 """In a run's folder: the overrides that it really ran with."""
 LEFT = (
     FAILED,
-    "metrics.json",
+    FILE,
     "events.out.tfevents.*",
     "hparams.yaml",
     "metrics.csv",
     "*.png",
-    ".*.part",
 )
 """What else an unfinished run may leave, beside checkpoints, its settings and its log."""
 
@@ -57,12 +58,11 @@ def run_of_sweep(
     for handler in logging.getLogger().handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
-    metrics, ran = folder / "metrics.json", folder / RAN
+    ran = folder / RAN
     same = ran.exists() and _read_json(ran) == list(overrides)
-    if same and metrics.exists() and not (folder / FAILED).exists():
+    if same and (metrics := read_metrics(folder)):
         print(f"\t#{number} : done before", flush=True)
-        score: float | None = _read_json(metrics).get(SCORE)
-        return score
+        return metrics.get(SCORE)
     if not same:
         clear(folder)
         ran.write_text(json.dumps(list(overrides)), encoding="utf-8")
@@ -77,7 +77,7 @@ def run_of_sweep(
         if not isinstance(error, UserError | OSError):
             raise  # a bug: Hydra shows where it is
         return WORST
-    seconds = _read_json(metrics)["seconds"]
+    seconds = read_metrics(folder)["seconds"]
     shown = "done" if score is None else f"validation balanced accuracy {score:.4f}"
     print(f"\t#{number} : {shown}, {seconds:.1f} s", flush=True)
     return score
@@ -89,6 +89,7 @@ def clear(folder: Path) -> None:
         for pattern in LEFT:
             for path in folder.glob(pattern):
                 path.unlink()
+        remove_parts(folder)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
@@ -101,10 +102,10 @@ def read_runs(sweep: Path) -> list[Run]:
     runs = []
     for file in sweep.glob(f"**/{RAN}"):
         folder = file.parent
-        metrics, reason = folder / "metrics.json", folder / FAILED
+        reason = folder / FAILED
         failed = reason.read_text(encoding="utf-8").strip() if reason.exists() else ""
-        if failed or metrics.exists():
-            numbers = {} if failed else _read_json(metrics)
+        numbers = {} if failed else read_metrics(folder)
+        if failed or numbers:
             parsed = OverridesParser.create().parse_overrides(_read_json(file))
             settings = {
                 override.get_key_element(): override.get_value_element_as_str()

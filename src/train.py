@@ -45,8 +45,6 @@ def command() -> int:
         main()
     except ValueError as error:  # a UserError, or what Hydra says of flags that exclude each other
         sys.exit(str(error))
-    except KeyboardInterrupt:
-        status = 130  # as a shell reports a program that Ctrl-C ended
     except Interrupted as interrupted:
         status = interrupted.status
     except SystemExit as ended:
@@ -61,5 +59,5 @@ def command() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(command())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except Interrupted as interrupted:  # while the leaderboard was written
+        sys.exit(interrupted.status)

@@ -14,6 +14,7 @@ from torch import Tensor
 from src.data.alphabet import ALPHABET, encode, fold_name
 from src.data.tensors import name_to_tensor, pack
 from src.errors import UserError
+from src.metrics import FILE, read_metrics
 from src.models.rnn import RNN, read_letters, read_names
 
 OUTPUTS = Path("outputs")
@@ -88,7 +89,7 @@ def find_checkpoint(path: Path | None) -> Path:
         UserError: if there is none.
     """
     if path is None:
-        finished = list(OUTPUTS.glob("**/metrics.json"))  # written when a run ends
+        finished = [file for file in OUTPUTS.glob(f"**/{FILE}") if read_metrics(file.parent)]
         if not finished:
             raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
         path = max(finished, key=lambda file: file.stat().st_mtime).parent

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,24 @@ def settings(*overrides: str) -> Config:
     """Return the settings that `python -m src.train` would run with."""
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return from_hydra(compose("train", list(overrides)))
+
+
+def start_train(*overrides: str, cwd: Path, until: str) -> subprocess.Popen[str]:
+    """Start `python -m src.train`; return when a file named like `until` is below `cwd`."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "src.train", *overrides],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 60
+    while not list(cwd.glob(until)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return process
 
 
 def run_train(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:

@@ -17,11 +17,11 @@ def make_model(
     categories: list[str], lr: float = 0.05, backend: str = "compiled"
 ) -> NameClassifier:
     torch.manual_seed(0)
-    return NameClassifier(categories, ALPHABET, hidden=16, lr=lr, backend=backend)
+    return NameClassifier(categories, ALPHABET, hidden=16, lr=lr, backend=backend, log_every=50)
 
 
 def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
-    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, chunk=50, epoch_size=100)
+    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, log_every=50, epoch_size=100)
 
 
 def fit(model: NameClassifier, data: NamesDataModule, folder: Path) -> Trainer:

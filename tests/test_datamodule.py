@@ -39,7 +39,7 @@ def test_many_at_once_are_the_items() -> None:
 
 
 def test_loaders(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, chunk=10, epoch_size=100)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, epoch_size=100)
     assert data.categories == ["Alpha", "Beta", "Gamma"]
     batches = list(data.train_dataloader())
     assert [len(batch.lengths) for batch in batches] == [10, 10, 5]
@@ -56,7 +56,7 @@ def test_loaders(corpus_dir: Path) -> None:
 
 
 def test_nothing_held_out(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0, 0, 3, iterations=25, chunk=10, epoch_size=100)
+    data = NamesDataModule(corpus_dir, 0, 0, 3, iterations=25, log_every=10, epoch_size=100)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []
     assert data.pictured() == ("training", data.train)

@@ -1,8 +1,5 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.errors import UserError
 from src.experiment import run_experiment
 from src.interruption import Interrupted, Interruption
-from tests.conftest import ROOT, run_train, settings
+from tests.conftest import ROOT, run_train, settings, start_train
 
 TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
 
@@ -24,8 +21,8 @@ def points(run: Path) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
 
 
-def metrics_of(run: Path) -> dict[str, float]:
-    metrics: dict[str, float] = json.loads((run / "metrics.json").read_text())
+def metrics_of(run: Path) -> dict[str, float | str]:
+    metrics: dict[str, float | str] = json.loads((run / "metrics.json").read_text())
     return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
 
 
@@ -71,9 +68,12 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         with pytest.raises(Interrupted):
             run_experiment(settings(*words), tmp_path / "parts")
     assert sum(steps) == stop
-    assert not (tmp_path / "parts/metrics.json").exists()
+    assert metrics_of(tmp_path / "parts")["status"] == "interrupted"
+    assert metrics_of(tmp_path / "parts")["iterations"] == stop
+    (tmp_path / "parts/.0123.part").touch()  # what a killed run leaves
     run_experiment(settings(*words), tmp_path / "parts")
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert not list(tmp_path.rglob("*.part"))
 
 
 def test_a_changed_corpus_is_refused(corpus_dir: Path, tmp_path: Path) -> None:
@@ -97,18 +97,7 @@ def test_other_settings_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
 def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, signum: int, status: int) -> None:
     words = ["iterations=100000000", "hidden=16", f"data_dir={ROOT}/data/names"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    process = start_train(*words, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt")
     process.send_signal(signum)
     start = time.monotonic()
     printed, complained = process.communicate(timeout=30)

@@ -32,7 +32,7 @@ def test_starts_anywhere_as_if_it_had_drawn_up_to_there() -> None:
 
 def test_chunks() -> None:
     all_at_once = RandomExamples([3, 1, 5], seed=7).take(0, 25)
-    chunks = Chunks(RandomExamples([3, 1, 5], seed=7), start=5, stop=25, size=8)
+    chunks = Chunks(RandomExamples([3, 1, 5], seed=7), start=5, stop=25, size=8, mark=20)
     assert len(chunks) == 3
-    assert list(chunks) == [all_at_once[5:13], all_at_once[13:21], all_at_once[21:25]]
+    assert list(chunks) == [all_at_once[5:13], all_at_once[13:20], all_at_once[20:25]]
     assert list(chunks) == list(chunks)

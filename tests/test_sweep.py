@@ -26,7 +26,7 @@ from src.errors import UserError
 from src.experiment import run_experiment
 from src.leaderboard import Run, ranked, swept_keys, table
 from src.sweep import finish_sweep
-from tests.conftest import ROOT, make_corpus, run_train, settings
+from tests.conftest import ROOT, make_corpus, run_train, settings, start_train
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
 SCORE = "val/balanced_accuracy"
@@ -198,18 +198,8 @@ def test_tensorboard_shows_the_sweep(swept: Swept, tensorboard: str) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> None:
     words = ["iterations=20000", "hidden=16", f"data_dir={ROOT}/data/names", "seed=0,1,2"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", "-m", *words],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/sweeps/*/*/1/overrides.json")):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    begun = "outputs/sweeps/*/*/1/overrides.json"
+    process = start_train("-m", *words, cwd=tmp_path, until=begun)
     process.send_signal(signal.SIGINT)
     printed, complained = process.communicate(timeout=30)
     assert (process.returncode, complained) == (130, "")
@@ -256,7 +246,8 @@ def test_a_leaderboard_that_cannot_be_written_is_printed(
         run = tmp_path / str(number)
         run.mkdir()
         (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
-        (run / "metrics.json").write_text(json.dumps({SCORE: 0.25 * number, "seconds": 1.0}))
+        metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
+        (run / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "leaderboard.csv").mkdir()
     assert finish_sweep(tmp_path, 0) == 1
     printed = capsys.readouterr().out.splitlines()

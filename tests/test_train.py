@@ -1,11 +1,7 @@
 import csv
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import matplotlib.image
@@ -19,9 +15,10 @@ from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.experiment import run_experiment
 from src.interruption import Interrupted
+from src.metrics import read_metrics
 from src.models.online_sgd import autograd_steps
 from src.models.rnn import RNN
-from tests.conftest import ROOT, run_train, settings
+from tests.conftest import ROOT, run_train, settings, start_train
 
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
 TINY = [
@@ -78,8 +75,9 @@ def test_metrics_json(finished: tuple[Path, str]) -> None:
     assert set(metrics) == {
         "train/loss",
         *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
-        *("iterations", "seconds", "names_per_second"),
+        *("status", "iterations", "seconds", "names_per_second"),
     }
+    assert metrics["status"] == "finished"
     assert metrics["iterations"] == 250
     assert metrics["seconds"] > 250 / metrics["names_per_second"]
     assert all(0 <= metrics[f"test/{score}"] <= 1 for score in SCORES[1:])
@@ -113,7 +111,7 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
 
 
 def test_train_loss_is_the_mean_of_the_autograd_loops(finished: tuple[Path, str]) -> None:
-    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, chunk=50, epoch_size=250)
+    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, log_every=50, epoch_size=250)
     torch.manual_seed(0)
     rnn = RNN(57, 16, 18)
     means = [autograd_steps(rnn, batch, 0.05)[0].mean().item() for batch in data.train_dataloader()]
@@ -154,7 +152,7 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
 
 
 def test_the_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
-    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, chunk=50, epoch_size=250)
+    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, log_every=50, epoch_size=250)
     line = data.examples.take(99, 1)[0]
     letters = data.train[line][0].argmax(dim=2).flatten()
     name = "".join(ALPHABET[i] for i in letters)
@@ -169,7 +167,7 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
     run = newest_run(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) == {"train/loss", "iterations", "seconds", "names_per_second"}
+    assert set(metrics) == {"status", "train/loss", "iterations", "seconds", "names_per_second"}
     assert (run / "confusion_matrix.png").exists()
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -243,7 +241,11 @@ def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == (int(iteration.replace(",", "")) - 1) // 100 * 100 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
-    assert not (tmp_path / "metrics.json").exists()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["status"], metrics["iterations"]) == ("diverged", checkpoint["iteration"])
+    assert metrics["train/loss"] == checkpoint["history"][-2][1]["train/loss"]
+    assert metrics["val/loss"] == checkpoint["history"][-1][1]["val/loss"]
+    assert read_metrics(tmp_path) == {}
 
 
 def test_ctrl_c_at_the_end(
@@ -267,18 +269,8 @@ def test_ctrl_c_at_the_end(
 
 
 def test_ctrl_c(tmp_path: Path) -> None:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", "iterations=100000000", f"data_dir={ROOT}/data/names"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    words = ["iterations=100000000", f"data_dir={ROOT}/data/names"]
+    process = start_train(*words, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt")
     process.send_signal(signal.SIGINT)
     printed, complained = process.communicate(timeout=30)
     assert process.returncode == 130

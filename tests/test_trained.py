@@ -95,7 +95,7 @@ def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.Mo
         folder = Path("outputs") / run
         write_checkpoint(folder / "checkpoints/last.ckpt")
         if "03" not in run:  # that one has not finished
-            (folder / "metrics.json").write_text("{}")
+            (folder / "metrics.json").write_text('{"status": "finished", "test/loss": 1.0}')
             os.utime(folder / "metrics.json", (i, i))
     newest = Path("outputs/sweeps/2026-01-02/x/0/checkpoints/last.ckpt")
     assert find_checkpoint(None) == newest

@@ -53,10 +53,10 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
 class NamesDataModule(LightningDataModule):
     """The corpus, split, as data loaders of `Batch`es.
 
-    Training batches are chunks of `chunk` random examples; an epoch is `epoch_size` of them, the
-    last one what is left of `iterations`, and the first one what was left of it at iteration
-    `start`. Lightning must ask for the training loader anew every epoch
-    (`reload_dataloaders_every_n_epochs=1`).
+    Training batches are chunks of at most `chunk` random examples, cut at each multiple of
+    `log_every`; an epoch is `epoch_size` examples, the last one what is left of `iterations`, and
+    the first one what was left of it at iteration `start`. Lightning must ask for the training
+    loader anew every epoch (`reload_dataloaders_every_n_epochs=1`).
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -69,8 +69,9 @@ class NamesDataModule(LightningDataModule):
         test_fraction: float,
         seed: int,
         iterations: int,
-        chunk: int,
+        log_every: int,
         epoch_size: int,
+        chunk: int = 10_000,
     ) -> None:
         super().__init__()
         corpus = read_corpus(Path(data_dir))
@@ -81,6 +82,7 @@ class NamesDataModule(LightningDataModule):
         self.examples = RandomExamples([len(lines) for lines in train.values()], seed)
         self.iterations = iterations
         self.chunk = chunk
+        self.log_every = log_every
         self.epoch_size = epoch_size
         self.start = 0
         """Iterations done before the trainer's first epoch."""
@@ -102,7 +104,7 @@ class NamesDataModule(LightningDataModule):
         first = self.start // self.epoch_size  # the epoch that the run goes on in
         start = max(self.epoch_size * (first + epoch), self.start)
         stop = min(self.epoch_size * (first + epoch + 1), self.iterations)
-        chunks = Chunks(self.examples, start, stop, self.chunk)
+        chunks = Chunks(self.examples, start, stop, self.chunk, self.log_every)
         return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:

@@ -51,19 +51,30 @@ class RandomExamples:
 
 
 class Chunks:
-    """The examples `start` … `stop - 1` in lists of `size`, the last one of what is left.
+    """The examples `start` … `stop - 1` in lists of at most `size`, cut at multiples of `mark`.
 
     A batch sampler for PyTorch's data loader; each list is drawn when it is asked for.
     """
 
-    def __init__(self, examples: RandomExamples, start: int, stop: int, size: int) -> None:
+    def __init__(
+        self, examples: RandomExamples, start: int, stop: int, size: int, mark: int
+    ) -> None:
         self._examples = examples
-        self._starts = range(start, stop, size)
+        self._start = start
+        self._stop = stop
+        self._size = size
+        self._mark = mark
 
     def __len__(self) -> int:
-        return len(self._starts)
+        return sum(1 for _ in self._spans())
 
     def __iter__(self) -> Iterator[list[int]]:
-        starts = self._starts
-        for start in starts:
-            yield self._examples.take(start, min(starts.step, starts.stop - start))
+        for start, count in self._spans():
+            yield self._examples.take(start, count)
+
+    def _spans(self) -> Iterator[tuple[int, int]]:
+        start = self._start
+        while start < self._stop:
+            count = min(self._size, self._mark - start % self._mark, self._stop - start)
+            yield start, count
+            start += count

@@ -20,6 +20,10 @@ from src.models.online_sgd import OnlineSGD
 from src.models.rnn import RNN, read_names
 
 
+class DivergenceError(UserError):
+    """The loss is no longer finite."""
+
+
 class BalancedAccuracy(MulticlassRecall):
     """Recall averaged over the categories that have names.
 
@@ -46,10 +50,17 @@ class NameClassifier(LightningModule):
         hidden: size of the hidden state.
         lr: learning rate.
         backend: `compiled` or `autograd`, see `online_sgd`.
+        log_every: names per point of the loss curve.
     """
 
     def __init__(
-        self, categories: list[str], alphabet: str, hidden: int, lr: float, backend: str
+        self,
+        categories: list[str],
+        alphabet: str,
+        hidden: int,
+        lr: float,
+        backend: str,
+        log_every: int,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -57,10 +68,13 @@ class NameClassifier(LightningModule):
         self.rnn = RNN(len(alphabet), hidden, len(categories))
         self.lr = lr
         self.backend = backend
+        self.log_every = log_every
         self.iteration = 0
         """Names trained on so far."""
         self.history: list[tuple[int, dict[str, float]]] = []
         """What was logged so far: iteration and values."""
+        self.losses: list[Tensor] = []
+        """Of the names since the last point of the loss curve."""
         n = len(categories)
         self.loss = MeanMetric()
         self.scores = MetricCollection(
@@ -81,7 +95,7 @@ class NameClassifier(LightningModule):
         """Train on each name of the batch in turn; return their losses and guesses, each [B].
 
         Raises:
-            UserError: if a loss is not finite; the weights are those before the batch then.
+            DivergenceError: if a loss is not finite; the weights are those before the batch then.
         """
         before = [weight.detach().clone() for weight in self.rnn.parameters()]
         losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
@@ -93,11 +107,14 @@ class NameClassifier(LightningModule):
             # The last step may have gone wrong, too; its loss was before it.
             raise self._diverged(self.iteration + (int(bad[0]) + 1 if len(bad) else len(losses)))
         self.iteration += len(losses)
-        self._record({"train/loss": losses.double().mean()})
+        self.losses.append(losses)
+        if self.iteration % self.log_every == 0 or self.trainer.is_last_batch:
+            self._record({"train/loss": torch.cat(self.losses).double().mean()})
+            self.losses.clear()
         return {"losses": losses, "guesses": guesses}
 
-    def _diverged(self, iteration: int) -> UserError:
-        return UserError(
+    def _diverged(self, iteration: int) -> DivergenceError:
+        return DivergenceError(
             f"lr={self.lr}: the loss is no longer finite at iteration {iteration:,}; try a lower lr"
         )
 
@@ -158,6 +175,7 @@ class NameClassifier(LightningModule):
         """Keep the iteration and the curves beside the weights."""
         checkpoint["iteration"] = self.iteration
         checkpoint["history"] = self.history
+        checkpoint["losses"] = self.losses
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the iteration and the curves from beside the weights."""
@@ -165,3 +183,4 @@ class NameClassifier(LightningModule):
         self.history = [
             (int(iteration), dict(values)) for iteration, values in checkpoint["history"]
         ]
+        self.losses = list(checkpoint["losses"])
