@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from src.errors import UserError
+from src.experiment_files import check_experiments
 from src.sweep import SWEEP
 
 EXTRAS = {
@@ -26,9 +27,10 @@ def completed(words: list[str]) -> list[str]:
     """Return the command line as Hydra is to see it: `resume=` replaced by what it means.
 
     Raises:
-        UserError: if a word asks for an extra that is not installed, or goes on with nothing, or
-            with other settings.
+        UserError: if a word asks for an extra that is not installed, or for an experiment that may
+            not be trusted, or goes on with nothing, or with other settings.
     """
+    check_experiments(words)
     for word in set(words) & set(EXTRAS):
         package, extra = EXTRAS[word]
         try:
@@ -72,11 +74,10 @@ def resumed_run(folder: Path, words: list[str]) -> list[str]:
                 f"{word}: a run goes on with the settings it has; only iterations can be raised"
             )
     longer = [word for word in words if word.startswith("iterations=")]
-    dropped: tuple[str, ...] = (*OWN, *LAUNCHER, "hydra.mode=", "hydra/sweeper=", "hydra.sweeper.")
-    if longer:
-        dropped += ("iterations=",)
+    # What was said to Hydra itself is of no use here, and may come from a stranger's folder.
+    settings = [word for word in before if not word.lstrip("+~").startswith("hydra")]
     return [
-        *(word for word in before if not word.startswith(dropped)),
+        *(word for word in settings if not (longer and word.startswith("iterations="))),
         *longer,
         f"hydra.run.dir={quoted(folder)}",
         "hydra.mode=RUN",

@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -134,9 +135,12 @@ def take_up(
 
 def be_quiet() -> None:
     """Silence what others say while they work: tips, hardware lists, advice for larger models."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    for name in ("lightning.pytorch", "matplotlib"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.raiseExceptions = False  # nobody reads the output any more: `… | head`
     warnings.filterwarnings("ignore", module="lightning")
+    # TensorBoard writes in a thread. When the disk is full, the next write in ours says so, too.
+    threading.excepthook = lambda failed: None
 
 
 def make_trainer(

@@ -17,6 +17,9 @@ from src.interruption import take_over_signals
 from src.sweep import SWEEP
 from src.sweep_settings import check_launcher, check_same, check_sweep
 
+ROOM = 50_000
+"""Bytes that Hydra's notes of the settings may take."""
+
 
 class Preflight(Callback):
     """Hydra calls this once per command, before it makes a folder.
@@ -81,8 +84,9 @@ def writable_folder(config: DictConfig, key: str) -> Path:
     try:
         folder = Path(OmegaConf.select(config, key))
         folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            return folder
+        with TemporaryFile(dir=folder) as file:
+            file.write(bytes(ROOM))
+        return folder
     except OmegaConfBaseException as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{key}: {reason}") from None

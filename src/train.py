@@ -33,8 +33,11 @@ def main(cfg: DictConfig) -> float | None:
         return run_of_sweep(run, folder, hydra_cfg.job.num, list(hydra_cfg.overrides.task))
     try:
         return run()
-    except (UserError, OSError) as error:
+    except UserError as error:
         raise CompactHydraException(str(error)) from None  # Hydra shows the message alone
+    except OSError as error:
+        reason = f"{error.filename or folder}: {error.strerror}"
+        raise CompactHydraException(reason) from None
 
 
 def command() -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -122,11 +123,14 @@ def load_checkpoint(path: Path) -> Any:
         UserError: if it is damaged.
         OSError: if it cannot be read.
     """
-    content = io.BytesIO(path.read_bytes())
+    content = path.read_bytes()
     try:
+        with ZipFile(io.BytesIO(content)) as archive:  # as torch writes it, not compressed
+            if sum(each.file_size for each in archive.infolist()) > len(content):
+                raise ValueError("would grow in memory")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
-            return torch.load(content, map_location="cpu", weights_only=True)
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception:  # torch raises whatever the bytes provoke
         raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
 
@@ -143,7 +147,9 @@ def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:
             raise ValueError(f"its {key} is no {kind}")
     weights = {name.removeprefix("rnn."): w for name, w in checkpoint["state_dict"].items()}
     for name, weight in weights.items():
-        if weight.dtype != torch.float32 or not weight.isfinite().all():
+        if weight.dtype != torch.float32 or not weight.is_contiguous():  # one number may be many
+            raise ValueError(f"its {name} is not made of plain float32 numbers")
+        if not weight.isfinite().all():
             raise ValueError(f"its {name} is not made of finite float32 numbers")
     with torch.device("meta"):  # sizes only: the weights come from the file
         rnn = RNN(len(ALPHABET), settings["hidden"], len(categories))

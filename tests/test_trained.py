@@ -1,5 +1,6 @@
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -128,6 +129,27 @@ def test_a_malicious_checkpoint_runs_no_code(tmp_path: Path, save: object) -> No
     assert not target.exists()
     pickle.loads(pickle.dumps(Malicious(target)))  # it would have run
     assert target.exists()
+
+
+def test_a_checkpoint_that_would_grow_in_memory(tmp_path: Path) -> None:
+    whole = write_checkpoint(tmp_path / "a.ckpt", zeros=torch.zeros(10**6))
+    small = tmp_path / "small.ckpt"
+    with (
+        zipfile.ZipFile(whole) as stored,
+        zipfile.ZipFile(small, "w", zipfile.ZIP_DEFLATED) as deflated,
+    ):
+        for each in stored.infolist():
+            deflated.writestr(each.filename, stored.read(each))
+    assert small.stat().st_size < 10**5
+    assert len(torch.load(small, weights_only=True)["zeros"]) == 10**6
+    with pytest.raises(UserError, match=r"small\.ckpt: not a checkpoint, or a damaged"):
+        load_model(tmp_path / "small.ckpt")
+
+    wide = {"rnn.i2h.weight": torch.zeros(1, 1).expand(16, 73)}  # one number for all
+    changes = {"state_dict": torch.load(whole, weights_only=True)["state_dict"] | wide}
+    write_checkpoint(tmp_path / "wide.ckpt", **changes)
+    with pytest.raises(UserError, match=r"its i2h\.weight is not made of plain float32"):
+        load_model(tmp_path / "wide.ckpt")
 
 
 def test_a_truncated_checkpoint(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ def read_corpus(folder: Path) -> Corpus:
 
     Raises:
         UserError: if the folder is missing or holds fewer than two categories, or a file is
-            unreadable, not UTF-8, empty, or has a line without any letter.
+            unreadable, elsewhere, not UTF-8, empty, or has a line without any letter.
     """
     if not folder.is_dir():
         raise UserError(f"data_dir={folder}: no such folder")
@@ -35,6 +35,11 @@ def read_corpus(folder: Path) -> Corpus:
         raise UserError(f"data_dir={folder}: holds no <Category>.txt files")
     if len(files) == 1:
         raise UserError(f"data_dir={folder}: holds one category only, {files[0].name}; needs two")
+    for path in files:
+        if not path.stem.isprintable():
+            raise UserError(f"data_dir={folder}: {path.name!a}: is no name for a category")
+        if folder.resolve() not in path.resolve().parents or not path.is_file():
+            raise UserError(f"{path}: is no file of this folder")
     return {path.stem: _read_names(path) for path in sorted(files, key=lambda path: path.stem)}
 
 

@@ -1,0 +1,180 @@
+"""Crowded and hostile surroundings: each works, or ends in one clear message."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.experiment import run_experiment
+from src.trained import load_model
+from tests.conftest import ROOT, run_train, settings
+from tests.test_resume import TINY, metrics_of, points
+
+WORDS = [*TINY, f"data_dir={ROOT}/data/names"]
+UNSHARE = ["unshare", "--map-root-user", "--mount"]
+
+
+def can_mount() -> bool:
+    """Whether this user may mount folders, in a namespace that nobody else sees."""
+    return (
+        shutil.which("unshare") is not None
+        and subprocess.run([*UNSHARE, "true"], capture_output=True, check=False).returncode == 0
+    )
+
+
+needs_mounts = pytest.mark.skipif(not can_mount(), reason="needs mount namespaces (Linux)")
+
+
+def mounted(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run a shell script that mounts something, then `python -m src.train` there."""
+    return subprocess.run(
+        [*UNSHARE, "sh", "-ec", f'{script}\n"$@"', "sh", sys.executable, "-m", "src.train", *words],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_model(run / "checkpoints/last.ckpt").rnn.state_dict()
+
+
+@pytest.fixture(scope="module")
+def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run where nothing is in the way."""
+    run = tmp_path_factory.mktemp("ordinary")
+    run_experiment(settings(*WORDS), run)
+    return run
+
+
+def assert_same(run: Path, ordinary: Path) -> None:
+    assert metrics_of(run) == metrics_of(ordinary)
+    mine, theirs = weights(run), weights(ordinary)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+
+def test_eight_runs_at_the_same_instant(tmp_path: Path, ordinary: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "src.train", *WORDS],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(8)
+    ]
+    assert [process.communicate()[1] for process in started] == [b""] * 8
+    runs = list(tmp_path.glob("outputs/*/*"))
+    assert len(runs) == 8
+    for run in runs:
+        assert_same(run, ordinary)
+
+
+def test_eight_processes_fill_the_kernel_cache_at_the_same_instant(tmp_path: Path) -> None:
+    code = (
+        "import os\n"
+        "import numpy as np\n"
+        "from src.models.online_sgd import _add_scaled\n"
+        "for number in range(8):\n"
+        "    if not os.fork():\n"
+        "        y = np.ones(3, np.float32)\n"
+        "        _add_scaled(y, np.float32(number), y.copy())\n"
+        "        os.write(1, b'%d ' % y[2])\n"
+        "        os._exit(0)\n"
+        "assert [os.wait()[1] for _ in range(8)] == [0] * 8"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],  # torch has threads; forking warns of them
+        env=os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert sorted(ran.stdout.split()) == list("12345678")
+    assert list(tmp_path.rglob("*._add_scaled-*.nbi"))
+
+
+@needs_mounts
+def test_read_only_source_and_cache_and_no_home(tmp_path: Path, ordinary: Path) -> None:
+    script = (
+        f"mount --bind '{ROOT}' '{ROOT}' && mount -o remount,ro,bind '{ROOT}'\n"
+        "export HOME=/nowhere/at/all; unset XDG_CACHE_HOME XDG_CONFIG_HOME NUMBA_CACHE_DIR\n"
+        "export PYTHONPYCACHEPREFIX="
+    )
+    ran = mounted(script, *WORDS, "hydra.run.dir=run", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert_same(tmp_path / "run", ordinary)
+
+
+@needs_mounts
+@pytest.mark.parametrize(("size", "holds"), [("16k", None), ("120k", "last.ckpt")])
+def test_a_full_disk(tmp_path: Path, size: str, holds: str | None) -> None:
+    (tmp_path / "small").mkdir()
+    script = (
+        f"mount -t tmpfs -o size={size} tmpfs small\n"
+        'trap "cp -r small copy" EXIT'  # nobody else sees the mounted folder
+    )
+    words = [*WORDS, "iterations=100000", "checkpoint_every=50", "hydra.run.dir=small/run"]
+    full = mounted(script, *words, cwd=tmp_path)
+    assert full.returncode == 1
+    assert "small/run" in full.stderr
+    assert "No space left on device" in full.stderr
+    assert "Traceback" not in full.stderr
+    assert not list(tmp_path.glob("copy/run/**/*.part"))
+    if holds:
+        load_model(tmp_path / "copy/run/checkpoints" / holds)
+    else:
+        assert not list(tmp_path.glob("copy/run/*"))
+
+
+def test_odd_folder_in_the_c_locale_through_a_pipe(tmp_path: Path, ordinary: Path) -> None:
+    """No terminal: what is printed holds no control characters but line ends."""
+    folder = tmp_path / "a b, 'ü' 王"
+    folder.mkdir()
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("LC_", "LANG"))}
+    ran = subprocess.run(
+        [sys.executable, "-m", "src.train", *WORDS],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(ROOT), "LANG": "C"},
+        capture_output=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert ran.stdout.replace(b"\n", b"").decode().isprintable()
+    (run,) = folder.glob("outputs/*/*")
+    assert_same(run, ordinary)
+    assert f"Run          {run}" in ran.stdout.decode()
+    again = run_train(f"resume={run.relative_to(folder)}", "iterations=650", cwd=folder)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert metrics_of(run)["iterations"] == 650
+
+
+@pytest.fixture
+def clock_that_jumps_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], float]]:
+    times = iter(range(2_000_000_000, 0, -1000))
+
+    def earlier() -> float:
+        return float(next(times))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", earlier)
+        yield earlier
+
+
+def test_a_clock_that_jumps_back(
+    tmp_path: Path, ordinary: Path, clock_that_jumps_back: Callable[[], float]
+) -> None:
+    run_experiment(settings(*WORDS), tmp_path / "run")
+    assert clock_that_jumps_back() < 1_999_990_000  # it was asked
+    assert_same(tmp_path / "run", ordinary)
+    assert points(tmp_path / "run") == points(ordinary)
