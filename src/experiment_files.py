@@ -15,7 +15,7 @@ import yaml
 from src.errors import UserError
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-LARGEST = 100_000  # bytes
+LARGEST = 20_000  # bytes
 TARGETS = re.compile(r"(lightning\.pytorch\.loggers|optuna\.samplers)\.\w+")
 GROUP = re.compile(r"((override|optional) )*/?(trainer|logger|cluster|hydra/sweeper)")
 OPTION = re.compile(r"[\w-]+")

@@ -41,8 +41,8 @@ def test_the_shipped_files_are_allowed(file: Path) -> None:
         ("hydra: 5", "hydra: is no mapping"),
         ("- 1", "the file: is no mapping"),
         ("a: {", "while parsing a flow"),
-        ("[" * 5000 + "]" * 5000, "maximum recursion depth exceeded"),
-        ("a: " + "x" * 100_000, "is larger than 100,000 bytes"),
+        ("[" * 500 + "]" * 500, "maximum recursion depth exceeded"),
+        ("a: " + "x" * 20_000, "is larger than 20,000 bytes"),
         ("a: \a", "special characters are not allowed"),
     ],
 )
