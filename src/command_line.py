@@ -1,9 +1,11 @@
 """The command line, before Hydra sees it: extras, and what goes on from an earlier command."""
 
+import re
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import OmegaConf
 
 from src.errors import UserError
@@ -103,5 +105,5 @@ def overrides(file: Path, problem: str) -> list[str]:
 
 def quoted(folder: Path) -> str:
     """Return a folder's name as Hydra reads it, whatever letters are in it."""
-    escaped = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"
+    no_reference = re.sub(r"(\\*)\$\{", r"\1\1\\${", str(folder))  # \${ is OmegaConf's word for ${
+    return QuotedString(no_reference, Quote.single).with_quotes()
