@@ -53,6 +53,7 @@ def test_bad_folders(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"Jones\nM\xfcller\n", r"Bad\.txt:2: not UTF-8"),
+        (b"Jones\rM\xfcller\r", r"Bad\.txt:2: not UTF-8"),
         (b"", r"Bad\.txt: holds no names"),
         (b"\n \r\n", r"Bad\.txt: holds no names"),
         (b"Jones\n\n123\n", r"Bad\.txt:3: '123' has no letter"),
@@ -69,10 +70,22 @@ def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
         read_corpus(tmp_path)
 
 
+def test_a_category_that_cannot_be_shown(tmp_path: Path) -> None:
+    """Its model could not be asked, and no fingerprint be made of what is not Unicode."""
+    (tmp_path / "Good.txt").write_text("Jones\n")
+    (tmp_path / "B\udcffd.txt").write_text("Jones\n")
+    with pytest.raises(UserError, match=r"'B\\udcffd\.txt' is no name that can be shown"):
+        read_corpus(tmp_path)
+
+
 def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "Good.txt").write_text("Jones\n")
     (tmp_path / "Bad.txt").mkdir()
-    with pytest.raises(UserError, match=r"Bad\.txt: Is a directory"):
+    with pytest.raises(UserError, match=r"Bad\.txt: is no file of this folder"):
+        read_corpus(tmp_path)
+    (tmp_path / "Bad.txt").rmdir()
+    (tmp_path / "Bad.txt").symlink_to(ROOT / "README.md")
+    with pytest.raises(UserError, match=r"Bad\.txt: is no file of this folder"):
         read_corpus(tmp_path)
 
 

@@ -37,7 +37,7 @@ def read_corpus(folder: Path) -> Corpus:
         raise UserError(f"data_dir={folder}: holds one category only, {files[0].name}; needs two")
     for path in files:
         if not path.stem.isprintable():
-            raise UserError(f"data_dir={folder}: {path.name!a}: is no name for a category")
+            raise UserError(f"data_dir={folder}: {path.name!r} is no name that can be shown")
         if folder.resolve() not in path.resolve().parents or not path.is_file():
             raise UserError(f"{path}: is no file of this folder")
     return {path.stem: _read_names(path) for path in sorted(files, key=lambda path: path.stem)}
@@ -56,7 +56,7 @@ def _names_in(path: Path, _size: int, _modified: int) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig")  # a byte-order mark is no letter
     except UnicodeDecodeError as error:
-        number = error.object[: error.start].count(b"\n") + 1
+        number = len((error.object[: error.start] + b"x").splitlines())
         raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
     names = []
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
