@@ -36,6 +36,7 @@ def test_many_at_once_are_the_items() -> None:
     batch = NamesDataset(CORPUS).__getitems__([2, 0, 0, 1])
     assert names_of(batch) == ["Lee", "Jones", "Jones", "Lee"]
     assert batch.categories.tolist() == [1, 0, 0, 0]
+    assert names_of(NamesDataset(CORPUS).__getitems__([])) == []
 
 
 def test_loaders(corpus_dir: Path) -> None:

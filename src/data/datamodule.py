@@ -42,7 +42,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, lines: Sequence[int]) -> Batch:
         """Return many lines at once; PyTorch's data loader asks for them so."""
-        chosen = torch.as_tensor(lines)
+        chosen = torch.as_tensor(lines, dtype=torch.int64)
         lengths = self.lengths[chosen]
         # Each name's letters lie one after the other in both places: shift its whole run.
         shift = self.starts[chosen] - (lengths.cumsum(0) - lengths)
