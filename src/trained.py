@@ -112,7 +112,7 @@ def load_model(path: Path) -> TrainedModel:
     checkpoint = load_checkpoint(path)
     try:
         return _checked_model(path, checkpoint)
-    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint of this program ({error})") from None
 
 

@@ -186,6 +186,9 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 def test_another_programs_checkpoint(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(UserError, match="not a checkpoint of this program"):
         load_model(write_checkpoint(tmp_path / "a.ckpt", **changes))
+    torch.save(torch.zeros(()), tmp_path / "tensor.ckpt")
+    with pytest.raises(UserError, match="not a checkpoint of this program"):
+        load_model(tmp_path / "tensor.ckpt")
     torch.save([1, 2], tmp_path / "list.ckpt")
     with pytest.raises(UserError, match="not a checkpoint of this program"):
         load_model(tmp_path / "list.ckpt")
