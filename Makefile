@@ -1,9 +1,9 @@
-# make train | test | lint | bench | setup — each sets up .venv first if need be.
+# make train | test | fuzz | lint | bench | reliability | setup — each sets up .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup train test lint bench
+.PHONY: setup train test fuzz lint bench reliability
 
 setup: $(VENV)/installed
 
@@ -17,14 +17,20 @@ train: setup
 	$(BIN)/python -m src.train lr=0.005 hidden=128
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+fuzz: setup
+	$(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
+
 bench: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.predict
+
+reliability: setup
+	$(BIN)/python -m benchmarks.reliability

@@ -5,11 +5,13 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
 from src.errors import UserError
-from src.experiment_files import check_experiments
+from src.experiment_files import CONFIGS, check_experiments
 from src.sweep import SWEEP
 
 EXTRAS = {
@@ -33,6 +35,7 @@ def completed(words: list[str]) -> list[str]:
             not be trusted, or goes on with nothing, or with other settings.
     """
     check_experiments(words)
+    check_groups(words)
     for word in set(words) & set(EXTRAS):
         package, extra = EXTRAS[word]
         try:
@@ -45,6 +48,26 @@ def completed(words: list[str]) -> list[str]:
             others = [word for word in words if not word.startswith(key)]
             return [*resumed(Path(folders[-1]), others), "hydra.callbacks.preflight.resumes=true"]
     return words
+
+
+def check_groups(words: list[str]) -> None:
+    """Check that groups such as `trainer` are given names; Hydra itself fails on other values.
+
+    Raises:
+        UserError: naming the word.
+    """
+    groups = {"hydra", *(folder.name for folder in CONFIGS.iterdir() if folder.is_dir())}
+    for word in words:
+        try:
+            override = OverridesParser.create().parse_override(word)
+        except HydraException:
+            continue  # a flag, or something that Hydra explains
+        except ValueError:
+            raise UserError(f"{word[:40]}…: has a number of too many digits") from None
+        a_name = override.is_delete() or override.is_sweep_override()
+        a_name |= isinstance(override.value(), str | QuotedString | dict)
+        if not override.key_or_group or (override.key_or_group in groups and not a_name):
+            raise UserError(f"{word}: must be a name, as in trainer=cpu")
 
 
 def resumed_sweep(folder: Path, words: list[str]) -> list[str]:

@@ -4,14 +4,33 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
+import hypothesis
 import pytest
 from hydra import compose, initialize_config_dir
 
 from src.config import Config, from_hydra
 
 ROOT = Path(__file__).parent.parent
+
+FUZZ = "fuzz"
+"""The profile that tries test_fuzz.py's properties often, on other inputs every time."""
+TRIED: Counter[str] = Counter()
+"""How often each of the properties was tried, and held."""
+
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile(FUZZ, deadline=None, print_blob=True)
+hypothesis.settings.load_profile("suite")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many inputs were tried."""
+    if TRIED:
+        terminalreporter.write_line(
+            f"{sum(TRIED.values()):,} inputs tried on {len(TRIED)} properties"
+        )
 
 
 def make_corpus(folder: Path) -> Path:

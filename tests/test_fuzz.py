@@ -1,0 +1,598 @@
+"""Properties of any input. `make test` tries each on a few inputs, `make fuzz` on thousands."""
+
+import codecs
+import csv
+import io
+import os
+import random
+import re
+import unicodedata
+from collections.abc import Callable
+from functools import cache, wraps
+from hashlib import sha256
+from itertools import accumulate
+from pathlib import Path
+from string import ascii_lowercase
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hypothesis
+import pytest
+import torch
+from anyascii import anyascii
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import CompactHydraException
+from hypothesis import example, given
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from src.command_line import quoted
+from src.config import Config
+from src.data.alphabet import ALPHABET, decode, encode, fold, fold_name
+from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
+from src.data.datamodule import NamesDataset
+from src.data.sampler import Chunks, RandomExamples
+from src.data.tensors import name_to_tensor, one_hot, pack
+from src.errors import UserError
+from src.models.rnn import RNN
+from src.predict_csv import answer_csv
+from src.trained import TrainedModel, load_model
+from tests.conftest import TRIED, settings
+from tests.test_trained import write_checkpoint
+
+Property = Callable[..., None]
+
+
+def tried(often: int, few: int = 30, **inputs: st.SearchStrategy[Any]) -> Callable[[Property], Any]:
+    """Try a property on a few inputs, or often where the profile is `fuzz`; count the tries."""
+
+    def decorate(holds: Property) -> Any:
+        @wraps(holds)
+        def counted(**drawn: Any) -> None:
+            holds(**drawn)
+            TRIED[holds.__name__] += 1
+
+        number = few if hypothesis.settings().derandomize else often
+        return hypothesis.settings(max_examples=number)(given(**inputs)(counted))
+
+    return decorate
+
+
+# Letters and names
+
+anything = st.characters(exclude_categories=())  # lone surrogates, too
+mark = st.characters(categories=["Mn"])
+marks = st.text(mark, max_size=3)
+texts = st.text(anything | st.sampled_from(ALPHABET) | mark)
+folded_names = st.text(ALPHABET, min_size=1).filter(fold_name)
+
+
+def spelled(letter: str) -> str:
+    base, *rest = list(unicodedata.normalize("NFD", letter))
+    if all(unicodedata.category(mark) == "Mn" for mark in rest):
+        if base in ALPHABET:
+            return base
+        if unicodedata.category(base) == "Mn":
+            return ""
+    return "".join(c for c in anyascii(letter) if c in ALPHABET)
+
+
+@tried(4000, text=texts)
+def test_a_folded_text_is_of_the_alphabet_and_stays_as_it_is(text: str) -> None:
+    folded = fold(text)
+    assert set(folded) <= set(ALPHABET)
+    assert fold(folded) == folded
+    assert [ALPHABET[letter] for letter in encode(folded)] == list(folded)
+    assert decode(encode(folded)) == folded
+
+
+@tried(4000, text=texts)
+def test_a_text_is_folded_letter_by_letter(text: str) -> None:
+    assert fold(text) == "".join(map(spelled, unicodedata.normalize("NFC", text)))
+
+
+@tried(3000, text=texts)
+def test_composed_and_decomposed_letters_are_folded_alike(text: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert fold(composed) == fold(decomposed) == fold(text)
+
+
+@tried(3000, text=st.text(st.characters(max_codepoint=127)))
+def test_ascii_alone_is_folded_as_ascii_among_other_letters(text: str) -> None:
+    assert fold(text) == "".join(c for c in text if c in ALPHABET)
+    assert fold(f"é{text}") == f"e{fold(text)}"
+
+
+@tried(3000, letters=st.lists(st.tuples(st.sampled_from(ALPHABET), marks)))
+def test_combining_marks_are_dropped(letters: list[tuple[str, str]]) -> None:
+    assert fold("".join(map("".join, letters))) == "".join(letter for letter, _ in letters)
+
+
+@tried(3000, text=texts)
+def test_a_name_is_the_folded_text_without_blanks_if_it_has_a_letter(text: str) -> None:
+    has_letter = re.search("[a-zA-Z]", fold(text))
+    assert fold_name(text) == (fold(text).strip(" ") if has_letter else "")
+
+
+@tried(2000, names=st.lists(folded_names))
+def test_packed_and_one_hot_names_are_the_names(names: list[str]) -> None:
+    letters, lengths = pack([encode(name) for name in names])
+    runs = torch.split(one_hot(letters).argmax(dim=1), lengths.tolist())
+    assert [decode(bytes(run.tolist())) for run in runs] == names
+    assert (one_hot(letters).sum(dim=1) == 1).all()
+    for name, run in zip(names, runs, strict=True):
+        assert torch.equal(name_to_tensor(name), one_hot(run).unsqueeze(1))
+
+
+# Files of names
+
+endings = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \r\n\r\n", "\r\r"])
+blanks = st.sampled_from(["", " ", "\t", "\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE}  "])
+names = st.text(st.characters(categories=["L", "Mn"]) | st.sampled_from(" '.-"), max_size=20)
+names = names.filter(fold_name)
+contents = st.lists(
+    st.sampled_from([b"\n", b"\r", b"\r\n", b"\t", b"Lee", b"x" * 199, codecs.BOM_UTF8, b"\xff"])
+    | st.text().map(str.encode)
+    | st.binary(max_size=3)
+).map(b"".join)
+
+
+def reading(content: bytes) -> list[str] | str:
+    lines = re.split(rb"\r\n|\r|\n", content.removeprefix(codecs.BOM_UTF8))
+    for number, line in enumerate(lines, start=1):
+        if line.decode(errors="ignore").encode() != line:
+            return f":{number}: not UTF-8"
+    found = []
+    for number, line in enumerate(lines, start=1):
+        text = line.decode().strip()
+        if text and not fold_name(text):
+            return f":{number}: {text[:40]!r} has no letter"
+        if len(text) > 200 or re.search("[\0-\x1f\x7f-\x9f]", text):
+            return f":{number}: {text[:40]!r} is no name"
+        found += [fold_name(text)] if text else []
+    return found or ": holds no names"
+
+
+@tried(3000, content=st.binary() | contents)
+def test_a_file_is_read_or_refused_with_its_line(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "A.txt")
+        path.write_bytes(content)
+        Path(folder, "B.txt").write_text("Lee")
+        expected = reading(content)
+        if isinstance(expected, list):
+            assert read_corpus(Path(folder)) == {"A": expected, "B": ["Lee"]}
+        else:
+            with pytest.raises(UserError, match=f"^{re.escape(f'{path}{expected}')}"):
+                read_corpus(Path(folder))
+
+
+@tried(
+    3000,
+    lines=st.lists(st.tuples(blanks, names, blanks, endings), min_size=1),
+    before=st.sampled_from(["", "\N{ZERO WIDTH NO-BREAK SPACE}", "\r\n", "\n "]),
+)
+def test_names_come_back_whatever_is_around_them(
+    lines: list[tuple[str, str, str, str]], before: str
+) -> None:
+    with TemporaryDirectory() as folder:
+        Path(folder, "A.txt").write_bytes((before + "".join(map("".join, lines))).encode())
+        Path(folder, "B.txt").write_text("Lee")
+        assert read_corpus(Path(folder))["A"] == [fold_name(name) for _, name, _, _ in lines]
+
+
+file_names = st.text(max_size=20) | st.binary(max_size=20).map(os.fsdecode)
+file_names = file_names.filter(lambda name: name[:1] != "." and not set(name) & set("/\0"))
+
+
+@tried(1500, categories=st.sets(file_names.filter(bool), min_size=2, max_size=4))
+def test_categories_are_the_names_of_files_that_can_be_shown(categories: set[str]) -> None:
+    with TemporaryDirectory() as folder:
+        for category in categories:
+            Path(folder, f"{category}.txt").write_text("Lee")
+        if all(category.isprintable() for category in categories):
+            corpus = read_corpus(Path(folder))
+            assert list(corpus) == sorted(categories)
+            assert len(fingerprint(corpus)) == 64
+        else:
+            with pytest.raises(UserError, match=f"^data_dir={folder}: .* is no name"):
+                read_corpus(Path(folder))
+
+
+# The split
+
+few_names = st.lists(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=40)
+corpora = st.dictionaries(st.text("XYZ", max_size=3), few_names, min_size=1, max_size=6)
+shares = st.sampled_from([0, 0.1, 0.25, 0.5]) | st.floats(0, 1, exclude_max=True)
+fractions = st.tuples(shares, shares).filter(lambda both: sum(both) < 1)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def side_of_each_name(corpus: Corpus, fractions: tuple[float, float], seed: int) -> dict[str, str]:
+    homes = {
+        name: min(
+            (len(set(other)), category) for category, other in corpus.items() if name in other
+        )
+        for lines in corpus.values()
+        for name in lines
+    }
+    sides = dict.fromkeys(homes, "train")
+    for home in set(homes.values()):
+        own = [name for name in homes if homes[name] == home]
+        own.sort(key=lambda name: sha256(f"{seed} {name}".encode()).hexdigest())
+        size, most = len(own), len(own) - 1
+        for side, fraction in (("test", fractions[1]), ("val", fractions[0])):
+            least = 1 if fraction and size >= 3 else 0
+            count = min(max(round(fraction * size), least), most)
+            sides.update(dict.fromkeys(own[:count], side))
+            own, most = own[count:], most - count
+    return sides
+
+
+@tried(4000, corpus=corpora, fractions=fractions, seed=seeds)
+def test_the_split_is_whole_and_disjoint_and_as_large_as_asked_for(
+    corpus: Corpus, fractions: tuple[float, float], seed: int
+) -> None:
+    sides = side_of_each_name(corpus, fractions, seed)
+    for key, fraction in zip(("val", "test"), fractions, strict=True):
+        if fraction and key not in sides.values():
+            with pytest.raises(UserError, match=f"^{key}_fraction={fraction}: too few names"):
+                split_corpus(corpus, *fractions, seed)
+            return
+    bare = [c for c, names in corpus.items() if "train" not in map(sides.get, names)]
+    if bare:
+        with pytest.raises(UserError, match=f"^{bare[0]}: every name is held out"):
+            split_corpus(corpus, *fractions, seed)
+        return
+    train, val, test = split_corpus(corpus, *fractions, seed)
+    for category, names in corpus.items():
+        assert train[category] == [name for name in names if sides[name] == "train"]
+        assert val[category] == sorted({name for name in names if sides[name] == "val"})
+        assert test[category] == sorted({name for name in names if sides[name] == "test"})
+
+
+@tried(3000, corpus=corpora, fractions=fractions, seed=seeds, shuffle=st.randoms())
+def test_neither_order_nor_repeated_lines_move_a_name(
+    corpus: Corpus, fractions: tuple[float, float], seed: int, shuffle: random.Random
+) -> None:
+    try:
+        train, val, test = split_corpus(corpus, *fractions, seed)
+    except UserError:
+        return
+    categories = shuffle.sample(list(corpus), len(corpus))
+    other = {c: corpus[c] + shuffle.choices(corpus[c], k=3) for c in categories}
+    for lines in other.values():
+        shuffle.shuffle(lines)
+    again = split_corpus(other, *fractions, seed)
+    assert again[1:] == (val, test)
+    assert {c: set(names) for c, names in again[0].items()} == {
+        c: set(names) for c, names in train.items()
+    }
+    assert split_corpus(corpus, *fractions, seed) == (train, val, test)
+
+
+# The examples
+
+line_counts = st.lists(st.integers(1, 30) | st.integers(1, 10**6), min_size=1)
+
+
+def first_examples(counts: list[int], seed: int, number: int) -> list[int]:
+    rng = random.Random(seed)
+    lines = []
+    for _ in range(number):
+        category = rng.randint(0, len(counts) - 1)
+        lines.append(sum(counts[:category]) + rng.randint(0, counts[category] - 1))
+    return lines
+
+
+@tried(
+    3000,
+    counts=line_counts,
+    seed=seeds,
+    calls=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 50)), max_size=8),
+)
+def test_examples_are_those_of_a_plain_loop_wherever_they_are_taken(
+    counts: list[int], seed: int, calls: list[tuple[int, int]]
+) -> None:
+    expected = first_examples(counts, seed, 250)
+    examples = RandomExamples(counts, seed)
+    for start, count in calls:
+        assert examples.take(start, count) == expected[start : start + count]
+
+
+@tried(
+    2000,
+    counts=line_counts,
+    seed=seeds,
+    span=st.tuples(st.integers(0, 150), st.integers(0, 150)).map(sorted),
+    size=st.integers(1, 200),
+    mark=st.integers(1, 200),
+)
+def test_chunks_hold_each_example_once(
+    counts: list[int], seed: int, span: list[int], size: int, mark: int
+) -> None:
+    start, stop = span
+    chunks = Chunks(RandomExamples(counts, seed), start, stop, size, mark)
+    drawn = list(chunks)
+    assert [line for chunk in drawn for line in chunk] == first_examples(counts, seed, stop)[start:]
+    assert len(drawn) == len(chunks)
+    ends = list(accumulate(map(len, drawn), initial=start))
+    assert all(1 <= len(chunk) <= size for chunk in drawn)
+    assert all(
+        end % mark == 0 or len(chunk) == size for end, chunk in zip(ends[1:-1], drawn, strict=False)
+    )
+    assert {end for end in range(start + 1, stop) if end % mark == 0} <= set(ends)
+
+
+@tried(2000, corpus=corpora, numbers=st.lists(st.integers(0, 10**6)))
+def test_many_items_at_once_are_the_items_one_by_one(corpus: Corpus, numbers: list[int]) -> None:
+    dataset = NamesDataset(corpus)
+    lines = [number % len(dataset) for number in numbers]
+    batch = dataset.__getitems__(lines)
+    runs = torch.split(batch.letters, batch.lengths.tolist())
+    named = [(c, name) for c, names in enumerate(corpus.values()) for name in names]
+    for line, run, category in zip(lines, runs, batch.categories, strict=True):
+        letters, number = dataset[line]
+        assert torch.equal(one_hot(run).unsqueeze(1), letters)
+        assert torch.equal(category.reshape(1), number)
+        assert (int(category), decode(bytes(run.tolist()))) == named[line]
+
+
+# The settings
+
+WHOLE = {
+    **{"hidden": (1, 4096), "iterations": (1, 1_000_000_000), "seed": (0, 4_294_967_295)},
+    **{"log_every": (1, 1_000_000), "print_every": (1, 1_000_000_000)},
+    **{"val_every": (1, 1_000_000_000), "checkpoint_every": (0, 1_000_000_000)},
+}
+FRACTIONS = ("val_fraction", "test_fraction")
+
+
+def allowed(key: str, value: float) -> bool:
+    if key in WHOLE:
+        return WHOLE[key][0] - 1 < value < WHOLE[key][1] + 1
+    if key in FRACTIONS:
+        return value == 0 or 0 < value < 1
+    return value == 1000 or 0 < value < 1000
+
+
+def numbers_for(key: str) -> st.SearchStrategy[float]:
+    odd = st.sampled_from([float("nan"), float("inf"), -float("inf")])
+    if key in WHOLE:
+        least, most = WHOLE[key]
+        edges = st.sampled_from([least - 1, least, most, most + 1])
+        return st.integers(least, most) | edges | st.integers() | odd
+    edges = st.sampled_from([0.0, -0.0, 5e-324, 0.5, 1.0, 1000.0, 1000.0000000000001])
+    return st.floats(0, 1) | edges | st.floats() | odd
+
+
+numbers = {key: numbers_for(key) for key in (*WHOLE, *FRACTIONS, "lr")}
+
+
+@tried(4000, changes=st.fixed_dictionaries({}, optional=numbers))
+def test_numbers_are_accepted_within_their_ranges_alone(changes: dict[str, Any]) -> None:
+    values = vars(default_settings()) | changes
+    bad = [key for key in changes if not allowed(key, changes[key])]
+    if not bad and values["val_fraction"] + values["test_fraction"] >= 1:
+        bad = ["val_fraction"]
+    if bad:
+        with pytest.raises(UserError, match=f"^({'|'.join(bad)})="):
+            Config(**values)
+    else:
+        assert vars(Config(**values)) == values
+
+
+@cache
+def default_settings() -> Config:
+    return settings()
+
+
+one_number = st.one_of([st.tuples(st.just(key), numbers[key]) for key in numbers])
+
+
+@tried(200, few=4, chosen=one_number)
+def test_numbers_of_the_command_line_arrive_as_they_are(chosen: tuple[str, float]) -> None:
+    key, value = chosen
+    others = {"val_fraction", "test_fraction"} - {key}
+    words = [f"{key}={value}", *(f"{other}=0" for other in others)]
+    if allowed(key, value):
+        arrived = getattr(settings(*words), key)
+        assert arrived == value
+        assert type(arrived) is (int if key in WHOLE else float)
+    else:
+        with pytest.raises((UserError, CompactHydraException), match=key):
+            settings(*words)
+
+
+keys = [*numbers, "data_dir", "backend", "trainer.devices", "logger._target_", "hydra.run.dir"]
+references = "${ } ${lr} ${oc.env:HOME} ${now:%Y} ${explain:} ${.}"
+grammar = "[ ] { } ( ) : , ' \" \\ = ~ @ choice(1,2) range(3) int(2) tag(a,1) glob(*) 1,2"
+values = "??? null true inf nan 1e999 -0 007 1_000 128 0.5"
+words = f"{references} {grammar} {values}".split()
+pieces = st.text(max_size=5) | st.sampled_from(words)
+
+
+@tried(
+    300,
+    few=8,
+    sign=st.sampled_from(["", "", "", "+", "++", "~"]),
+    # No groups: of trainer=1 Hydra makes a traceback.
+    key=st.sampled_from(keys) | st.text(ascii_lowercase, min_size=1, max_size=4),
+    value=st.lists(pieces, max_size=4).map("".join),
+)
+def test_any_word_of_the_command_line_is_obeyed_or_refused(sign: str, key: str, value: str) -> None:
+    try:
+        config = settings(f"{sign}{key}={value}")
+    except (UserError, CompactHydraException):  # the program shows these as a message
+        return
+    assert all(allowed(each, getattr(config, each)) for each in numbers)
+
+
+printable_paths = st.text(st.characters().filter(str.isprintable) | st.sampled_from("\\'\"{}$/ "))
+
+
+@tried(4000, path=printable_paths)
+@example(path="a\\b")
+@example(path="a\\${b}'")
+def test_hydra_reads_a_quoted_folder_as_it_is(path: str) -> None:
+    override = OverridesParser.create().parse_override(f"hydra.run.dir={quoted(Path(path))}")
+    assert OmegaConf.create({"dir": override.value()}).dir == str(Path(path))
+
+
+# Answers
+
+CATEGORIES = ["A", 'B, "b"', "Ç"]
+ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
+
+
+@cache
+def small_model() -> TrainedModel:
+    torch.manual_seed(0)
+    return TrainedModel(Path("a.ckpt"), RNN(57, 4, 3), CATEGORIES, {})
+
+
+def check_answers(folder: Path, content: bytes, encoding: str) -> None:
+    """Check the answers to the first column of a table against those name by name."""
+    source, out = folder / "in.csv", folder / "out.csv"
+    source.write_bytes(content)
+    out.write_text("precious")
+    try:
+        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
+        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+        rows = [row or [""] * len(header) for row in rows]
+        good = header.count(header[0]) == 1 and not set(header) & set(ADDED)
+        good = good and all(len(row) == len(header) for row in rows)
+    except (UnicodeError, csv.Error, ValueError):
+        good = False
+        header = ["name"]
+    if not good:
+        with pytest.raises(UserError, match=f"^{re.escape(str(source))}:"):
+            answer_csv(small_model(), source, out, header[0], 2, encoding)
+        assert out.read_text() == "precious"
+        assert len(list(folder.iterdir())) == 2
+        return
+    answer_csv(small_model(), source, out, header[0], 2, encoding)
+    with out.open(encoding=encoding, newline="") as file:
+        header_out, *rows_out = csv.reader(file, strict=True)
+    assert header_out == header + ADDED
+    assert [row[: len(header)] for row in rows_out] == rows
+    for row in rows_out:
+        answers = dict(zip(row[len(header) : -1 : 2], row[len(header) + 1 : -1 : 2], strict=True))
+        if not fold_name(row[0]):
+            assert (answers, row[-1]) == ({"": ""}, "no letters I know")
+            continue
+        (alone,) = small_model().probabilities([row[0]]).tolist()
+        known = dict(zip(CATEGORIES, alone, strict=True))
+        assert row[-1] == ""
+        assert len(answers) == 2
+        written = [float(probability) for probability in answers.values()]
+        assert written == pytest.approx([known[category] for category in answers], abs=2e-6)
+        assert written == pytest.approx(sorted(alone)[:0:-1], abs=2e-6)
+
+
+cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+cells |= st.lists(st.sampled_from('" "" , \n \r \r\n Müller \' ; Lee 王 7 reason'.split(" "))).map(
+    "".join
+)
+tables = st.integers(1, 4).flatmap(
+    lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1, max_size=8)
+)
+dialects = st.sampled_from(
+    [("\r\n", csv.QUOTE_MINIMAL), ("\n", csv.QUOTE_ALL), ("\r", csv.QUOTE_ALL)]
+)
+
+
+@tried(1500, table=tables, dialect=dialects, encoding=st.sampled_from(["utf-8", "utf-16"]))
+def test_a_table_keeps_its_cells_and_gets_answers(
+    table: list[list[str]], dialect: tuple[str, Any], encoding: str
+) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator=dialect[0], quoting=dialect[1]).writerows(table)
+    with TemporaryDirectory() as folder:
+        check_answers(Path(folder), text.getvalue().encode(encoding), encoding)
+
+
+@tried(
+    1500,
+    begin=st.sampled_from([b"name\n", b"name,x\r\n", b'"name","x"\r', codecs.BOM_UTF8 + b"name\n"]),
+    content=st.lists(
+        st.sampled_from([b"\n", b"\r", b"\r\n", b",", b'"', b'""', b" ", b"Lee", b"\xff"])
+        | st.binary(max_size=3).filter(lambda some: b"\0" not in some)
+    ).map(b"".join),
+)
+def test_any_file_is_answered_or_refused_as_a_table(begin: bytes, content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        check_answers(Path(folder), begin + content, "utf-8")
+
+
+# Checkpoints
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=3)
+    | st.sampled_from([torch.zeros(()), torch.zeros(3), torch.ones(2, 2).half()]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=4,
+)
+
+
+@cache
+def whole_checkpoint() -> bytes:
+    with TemporaryDirectory() as folder:
+        return write_checkpoint(Path(folder, "a.ckpt")).read_bytes()
+
+
+def check_loading(content: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "a.ckpt")
+        path.write_bytes(content)
+        try:
+            model: TrainedModel | None = load_model(path)
+        except UserError as error:
+            refused = str(error)
+            model = None
+    if model is None:
+        assert refused.startswith(f"{path}: not a checkpoint")
+        return
+    weights = list(model.rnn.parameters())
+    assert all(weight.isfinite().all() for weight in weights)
+    hidden, n = model.rnn.hidden_size, len(model.categories)
+    sizes = [(hidden, 57 + hidden), (hidden,), (n, 57 + hidden), (n,)]
+    assert [tuple(weight.shape) for weight in weights] == sizes
+    answers = model.probabilities(["Jones", "7"])
+    assert answers.shape == (2, n)
+    assert answers[0].isnan().all() or float(answers[0].sum()) == pytest.approx(1, abs=1e-4)
+
+
+@tried(1000, content=st.binary(max_size=200))
+def test_any_bytes_are_no_checkpoint(content: bytes) -> None:
+    check_loading(content)
+
+
+@tried(
+    2500,
+    changes=st.lists(st.tuples(st.integers(0, 2**16) | st.integers(0, 1200), st.integers(0, 255))),
+    cut=st.none() | st.integers(0, 2**16),
+)
+def test_a_damaged_checkpoint_is_refused_or_still_a_model(
+    changes: list[tuple[int, int]], cut: int | None
+) -> None:
+    content = bytearray(whole_checkpoint())
+    for at, byte in changes:
+        content[at % len(content)] = byte
+    check_loading(bytes(content[: cut and cut % len(content)]))
+
+
+@tried(
+    1500,
+    junk=plain,
+    key=st.sampled_from(["", "hyper_parameters", "state_dict", "NamesDataModule"]),
+)
+def test_a_checkpoint_of_anything_else_is_refused(junk: Any, key: str) -> None:
+    checkpoint = torch.load(io.BytesIO(whole_checkpoint()), weights_only=True)
+    content = io.BytesIO()
+    torch.save(checkpoint | {key: junk} if key else junk, content)
+    check_loading(content.getvalue())
