@@ -102,6 +102,8 @@ def test_fractions_that_leave_nothing() -> None:
     ("overrides", "message"),
     [
         (["lr=0"], "lr=0.0: must be"),
+        (["trainer=null"], "trainer=null: must be a name, as in trainer=cpu"),
+        (["lr=" + "9" * 5000], "has a number of too many digits"),
         (["lr=nan"], "lr=nan: must be"),
         (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),

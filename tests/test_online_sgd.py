@@ -1,7 +1,4 @@
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -10,7 +7,6 @@ import torch.nn.functional as F
 from src.data.tensors import Batch
 from src.models.online_sgd import BACKENDS, OnlineSGD, compiled_steps
 from src.models.rnn import RNN, read_name
-from tests.conftest import ROOT
 
 
 def random_batch(lengths: list[int], n_categories: int) -> Batch:
@@ -104,33 +100,3 @@ def test_ctrl_c_in_the_kernel_is_a_keyboard_interrupt() -> None:
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
             compiled_steps(rnn, batch, 1e-6)
-
-
-def test_works_where_nothing_can_be_cached() -> None:
-    """Neither beside the source nor in the user's cache folder: compiled anew, no crash."""
-    code = (
-        "import numba.core.caching as caching\n"
-        "def refuse(self): raise PermissionError('read-only')\n"
-        "caching._CacheLocator.ensure_cache_path = refuse\n"
-        "import torch\n"
-        "from src.data.tensors import Batch\n"
-        "from src.models.online_sgd import compiled_steps\n"
-        "from src.models.rnn import RNN\n"
-        "torch.manual_seed(0)\n"
-        "one = torch.ones(1, dtype=torch.int64)\n"
-        "losses, _ = compiled_steps(RNN(57, 4, 2), Batch(one.byte(), one, one), 0.1)\n"
-        "print(float(losses))"
-    )
-    ran = subprocess.run(
-        [sys.executable, "-c", code],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    torch.manual_seed(0)
-    one = torch.ones(1, dtype=torch.int64)
-    losses, _ = compiled_steps(RNN(57, 4, 2), Batch(one.byte(), one, one), 0.1)
-    assert float(ran.stdout) == pytest.approx(losses.item(), abs=1e-6)

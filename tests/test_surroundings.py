@@ -106,10 +106,13 @@ def test_eight_processes_fill_the_kernel_cache_at_the_same_instant(tmp_path: Pat
 
 @needs_mounts
 def test_read_only_source_and_cache_and_no_home(tmp_path: Path, ordinary: Path) -> None:
+    """The kernel can be cached nowhere: it is compiled anew."""
+    cache = ROOT / "src/models/__pycache__"
+    cache.mkdir(exist_ok=True)
     script = (
         f"mount --bind '{ROOT}' '{ROOT}' && mount -o remount,ro,bind '{ROOT}'\n"
-        "export HOME=/nowhere/at/all; unset XDG_CACHE_HOME XDG_CONFIG_HOME NUMBA_CACHE_DIR\n"
-        "export PYTHONPYCACHEPREFIX="
+        f"mount -t tmpfs -o ro tmpfs '{cache}'\n"
+        "export HOME=/nowhere/at/all; unset XDG_CACHE_HOME XDG_CONFIG_HOME NUMBA_CACHE_DIR"
     )
     ran = mounted(script, *WORDS, "hydra.run.dir=run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
