@@ -69,7 +69,7 @@ def run_of_sweep(
     (folder / FAILED).unlink(missing_ok=True)
     try:
         score = run()
-    except Exception as error:
+    except Exception as error:  # whatever it is, it is this run's failure
         reason = " ".join(str(error).split()) or type(error).__name__
         (folder / FAILED).write_text(f"{reason}\n", encoding="utf-8")
         log.info(f"Failed: {reason}")
