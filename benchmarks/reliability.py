@@ -26,7 +26,7 @@ KILLS = 30
 TERMS = 20
 WITHIN = 2.0
 """Seconds that a run may take to end."""
-SETTINGS = ("iterations=100000", "hidden=64", "log_every=500", "val_every=4000", "seed=1")
+SETTINGS = ("iterations=200000", "hidden=64", "log_every=500", "val_every=4000", "seed=1")
 OFTEN = "checkpoint_every=500"
 """Half of the runs write checkpoints all the time, so that some are killed while they do."""
 
@@ -77,7 +77,7 @@ def kill(folder: Path, moment: float, whole: tuple[Any, ...], *words: str) -> tu
 
 def terminate(folder: Path, moment: float, *words: str) -> tuple[float, bool]:
     """End a run: how many seconds did that take, and is there a checkpoint to load?"""
-    process = start(folder, f"hydra.run.dir={folder}", *SETTINGS, *words)
+    process = start(folder, f"hydra.run.dir={folder}", *SETTINGS, "iterations=100000000", *words)
     time.sleep(moment)
     process.send_signal(signal.SIGTERM)
     sent = time.perf_counter()
@@ -112,7 +112,7 @@ def main() -> None:
         ended, slowest = 0, 0.0
         for trial in range(TERMS):
             words = (OFTEN,) if trial % 2 else ()
-            moment = moments.uniform(0, 0.7 * length[words])
+            moment = moments.uniform(0, length[words])
             seconds, in_order = terminate(folder / f"term{trial}", moment, *words)
             ended, slowest = ended + (in_order and seconds <= WITHIN), max(slowest, seconds)
         print(f"SIGTERM: a checkpoint to load within {WITHIN:.0f} s      {ended:>4} of {TERMS}")

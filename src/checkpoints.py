@@ -55,6 +55,10 @@ class LastCheckpoint(Callback):
         """Of the checkpoint."""
         self._time = time.monotonic()
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the signals from Lightning, which would end without a checkpoint."""
+        self.interruption.listen()
+
     def on_train_batch_end(
         self,
         trainer: Trainer,

@@ -1,6 +1,7 @@
 """How the argparse programs, predict and evaluate, begin and end."""
 
 import argparse
+import gc
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ def run_program(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()
+    gc.freeze()  # or Python looks through all of torch before it ends
 
 
 def run_command(

@@ -13,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, loggers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from src.checkpoints import LastCheckpoint, WholeCheckpointIO, read_last
 from src.config import LOGGERS, Config
@@ -103,14 +102,13 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         except DivergenceError:
             write_metrics(folder, DIVERGED, metrics())
             raise
-        except (Interrupted, SIGTERMException) as ended:  # the latter is Lightning's own
+        except Interrupted:
             write_metrics(folder, INTERRUPTED, metrics())
             log.info(
                 f"Interrupted at iteration {last.iteration:,}. To go on:\n"
                 f"python -m src.train resume={shlex.quote(str(folder))}"
             )
-            interruption.check()
-            raise ended
+            raise
         final = metrics()
         side, names = data.pictured()
         matrix = model.confusion_matrix(names.__getitems__(range(len(names))))

@@ -46,9 +46,8 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         """Take over the signals."""
-        for signum in SIGNALS:
-            self._before[signum] = signal.signal(signum, self._wish)
-        self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._now)
+        self._before = {each: signal.getsignal(each) for each in (*SIGNALS, signal.SIGALRM)}
+        self.listen()
         return self
 
     def __exit__(
@@ -61,6 +60,12 @@ class Interruption:
         signal.setitimer(signal.ITIMER_REAL, 0)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+
+    def listen(self) -> None:
+        """Take the signals over, from others that have taken them meanwhile, too."""
+        for signum in SIGNALS:
+            signal.signal(signum, self._wish)
+        signal.signal(signal.SIGALRM, self._now)
 
     @property
     def wished(self) -> bool:
