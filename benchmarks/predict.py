@@ -73,7 +73,8 @@ def main() -> None:
 
         torch.set_num_threads(1)  # as for the other: it is faster so
         rnn = RNN(57, 128, len(model.categories))
-        rnn.load_state_dict(model.rnn.state_dict())
+        weights = model.network.state_dict()
+        rnn.load_state_dict({name.removeprefix("rnn."): w for name, w in weights.items()})
         few = [name.replace("-", "") for name in names[:ONE_BY_ONE]]
         start = time.perf_counter()
         one_by_one = torch.cat([tutorial_predict(rnn, name) for name in few])

@@ -78,8 +78,9 @@ class LastCheckpoint(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write the weights before the loss was no longer finite."""
-        if isinstance(exception, UserError):
+        """Write the weights before the loss was no longer finite, unless they are bad already."""
+        good = all(weight.isfinite().all() for weight in self.model.parameters())
+        if isinstance(exception, UserError) and good:
             self._save(trainer)
 
     def _save_if_due(self, trainer: Trainer) -> None:

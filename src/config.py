@@ -14,6 +14,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError
 
+TUTORIAL_CELL = {
+    **{"layers": 1, "bidirectional": False, "embedding": 0, "pooling": "last"},
+    **{"dropout": 0, "recurrent_dropout": 0},
+}
+"""What the hand-written cell goes with."""
+ONLINE = {
+    **{"cell": "tutorial", "batch_size": 1, "sampling": "balanced", "optimizer": "sgd"},
+    **{"schedule": "constant", "weight_decay": 0, "clip": 0, "label_smoothing": 0, "ngrams": 0},
+}
+"""The tutorial's training."""
 TRAINER_KEYS = ("accelerator", "devices", "deterministic", "benchmark")
 LOGGERS = "lightning.pytorch.loggers"
 WORK = 2 * 10**8
@@ -33,6 +43,19 @@ def _fraction(explained: str) -> Any:
     return _key(explained, "at least 0, below 1", lambda value: 0 <= value < 1)
 
 
+def _choice(explained: str, *choices: str) -> Any:
+    allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
+    return _key(explained, allowed, lambda value: value in choices)
+
+
+def _is_flag(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_finite(value: float) -> bool:
+    return 0 <= value < float("inf")
+
+
 @dataclass
 class Config:
     """The settings of one run; train.yaml holds their values.
@@ -41,11 +64,10 @@ class Config:
         UserError: if a value is out of its range, or two values do not go together.
     """
 
-    lr: float = _key(
-        "learning rate of plain SGD", "above 0, at most 1,000", lambda lr: 0 < lr <= 1000
-    )
+    lr: float = _key("learning rate", "above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
     hidden: int = _whole("size of the hidden state", 1, 4096)
-    iterations: int = _whole("training steps, one random name each", 1, 10**9)
+    iterations: int = _whole("training steps, batch_size names each", 1, 10**9)
+    batch_size: int = _whole("names per training step", 1, 100_000)
     seed: int = _whole("moves initial weights, random examples and split", 0, 2**32 - 1)
     log_every: int = _whole("iterations per point of the loss curve", 1, 10**6)
     print_every: int = _whole("iterations between printed examples", 1, 10**9)
@@ -58,10 +80,31 @@ class Config:
     val_fraction: float = _fraction("share of the names held out for validation")
     test_fraction: float = _fraction("share of the names held out for the test")
     data_dir: str = _key("folder of <Category>.txt files, one name a line", "a folder", bool)
-    backend: str = _key(
-        "what takes the steps: compiled is fast, autograd runs on any device",
-        "compiled or autograd",
-        lambda backend: backend in ("compiled", "autograd"),
+    cell: str = _choice(
+        "the network: the tutorial's hand-written cell, or PyTorch's own",
+        *("tutorial", "rnn", "gru", "lstm"),
+    )
+    layers: int = _whole("recurrent layers, one on the other", 1, 16)
+    bidirectional: bool = _key("whether it reads backwards, too", "true or false", _is_flag)
+    embedding: int = _whole("size of a letter's learned vector; 0: its one-hot row", 0, 4096)
+    pooling: str = _choice("what is judged: the last state, or all of them", "last", "all")
+    dropout: float = _fraction("of what is judged; a fifth of it of learned letter vectors")
+    recurrent_dropout: float = _fraction("of the weights from state to state")
+    ngrams: int = _whole("letters of context in the n-grams beside the network; 0: none", 0, 6)
+    sampling: str = _choice(
+        "how names are drawn: balanced, a category first; natural, passes over distinct names",
+        *("balanced", "natural"),
+    )
+    optimizer: str = _choice("what takes the steps", "sgd", "adamw")
+    schedule: str = _choice(
+        "of the learning rate; cosine: up to it, then down to 0", "constant", "cosine"
+    )
+    weight_decay: float = _fraction("of the optimizer")
+    clip: float = _key("largest norm of a gradient; 0: any", "at least 0", _is_finite)
+    label_smoothing: float = _fraction("share of a label spread over all categories")
+    backend: str = _choice(
+        "compiled: fast, for the tutorial's training alone; autograd: for anything",
+        *("compiled", "autograd"),
     )
     trainer: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -73,11 +116,27 @@ class Config:
                 f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}: "
                 "must add up to less than 1, or nothing is left to train on"
             )
+        if self.cell == "tutorial":
+            self._check_defaults(TUTORIAL_CELL, "cell=tutorial", "use cell=rnn, gru or lstm")
+        if self.backend == "compiled":
+            self._check_defaults(ONLINE, "backend=compiled", "use backend=autograd")
         if self.backend == "compiled" and self.trainer.get("accelerator") != "cpu":
             raise UserError(
                 f"backend=compiled trainer.accelerator={self.trainer.get('accelerator')}: "
                 "the compiled backend runs on the CPU; use backend=autograd or trainer=cpu"
             )
+
+    def _check_defaults(self, needed: Mapping[str, Any], why: str, otherwise: str) -> None:
+        for key, value in needed.items():
+            if getattr(self, key) != value:
+                raise UserError(
+                    f"{key}={getattr(self, key)} {why}: {why} needs {key}={value}; {otherwise}"
+                )
+
+    @property
+    def online(self) -> bool:
+        """Whether this is the tutorial's training: plain SGD on one random name at a time."""
+        return all(getattr(self, key) == value for key, value in ONLINE.items())
 
     @property
     def epoch_size(self) -> int:
@@ -89,6 +148,16 @@ class Config:
         """Names trained on at once: well below a second's work, so that a wish to end is heard."""
         most = {"compiled": 10_000, "autograd": 250}[self.backend]
         return max(1, min(self.log_every, most, WORK // (self.hidden * (57 + self.hidden))))
+
+    def network(self) -> dict[str, Any]:
+        """Return the keys that make the network of a batched training."""
+        keys = ("cell", "hidden", "ngrams", *TUTORIAL_CELL)
+        return {key: getattr(self, key) for key in keys}
+
+    def optimization(self) -> dict[str, Any]:
+        """Return the keys that say how a batched training goes about it."""
+        keys = ("iterations", "seed", "lr", "optimizer", "schedule", "weight_decay", "clip")
+        return {key: getattr(self, key) for key in (*keys, "label_smoothing", "log_every")}
 
     def hyperparameters(self) -> dict[str, int | float | str]:
         """Return the flat keys that can change a result, and their values."""

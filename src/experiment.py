@@ -22,7 +22,9 @@ from src.errors import UserError
 from src.files import remove_parts
 from src.interruption import Interrupted, Interruption
 from src.metrics import DIVERGED, FILE, INTERRUPTED, SCORE, Metrics, read_metrics, write_metrics
+from src.models.batched import BatchedClassifier
 from src.models.classifier import DivergenceError, NameClassifier
+from src.models.online import OnlineClassifier
 from src.pictures import as_png, confusion_png, loss_figure
 from src.progress import Progress
 from src.report import summary, write_report
@@ -57,12 +59,12 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         log_every=config.log_every,
         epoch_size=config.epoch_size,
         chunk=config.chunk,
+        batch_size=None if config.online else config.batch_size,
+        sampling=config.sampling,
     )
     log.info(data.summary())
     torch.manual_seed(config.seed)
-    model = NameClassifier(
-        data.categories, ALPHABET, config.hidden, config.lr, config.backend, config.log_every
-    )
+    model = make_model(config, data)
     file = folder / "checkpoints/last.ckpt"
     best = ModelCheckpoint(
         file.parent,
@@ -77,7 +79,9 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         take_up(checkpoint, model, data, best)
         log.info(f"Going on from iteration {model.iteration:,}")
     with Interruption() as interruption:
-        progress = Progress(model, data.categories, config.iterations, config.print_every)
+        progress = Progress(
+            model, data.categories, config.iterations, config.print_every, config.batch_size
+        )
         last = LastCheckpoint(model, file, config.checkpoint_every, interruption)
         callbacks = [progress, best, last] if len(data.val) else [progress, last]
         trainer = make_trainer(folder, callbacks, data.epochs, config.trainer)
@@ -118,6 +122,20 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         write_report(folder, logger, config.hyperparameters(), final, loss, confusion)
     log.info(summary(final, folder, logger))
     return final.get(SCORE)
+
+
+def make_model(config: Config, data: NamesDataModule) -> NameClassifier:
+    """Return the untrained model of a run."""
+    if config.online:
+        return OnlineClassifier(
+            data.categories, ALPHABET, config.hidden, config.lr, config.backend, config.log_every
+        )
+    names = {"alphabet": ALPHABET, "categories": data.categories, "shares": data.shares()}
+    model = BatchedClassifier({**names, **config.network()}, **config.optimization())
+    if model.network.ngrams is not None:
+        every = data.distinct.__getitems__(range(len(data.distinct)))
+        model.network.ngrams.count(every.letters, every.lengths, every.categories)
+    return model
 
 
 def take_up(

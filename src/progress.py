@@ -22,15 +22,22 @@ class Progress(Callback):
         categories: the names of the categories, in index order.
         iterations: iterations of the whole run.
         print_every: iterations between printed examples.
+        batch_size: names per iteration.
     """
 
     def __init__(
-        self, model: NameClassifier, categories: list[str], iterations: int, print_every: int
+        self,
+        model: NameClassifier,
+        categories: list[str],
+        iterations: int,
+        print_every: int,
+        batch_size: int,
     ) -> None:
         self.model = model
         self.categories = categories
         self.iterations = iterations
         self.print_every = print_every
+        self.batch_size = batch_size
         self.start = model.iteration
         """Iterations done before."""
         self.seconds = 0.0
@@ -41,13 +48,14 @@ class Progress(Callback):
     @property
     def names_per_second(self) -> float:
         """Speed of the training loop alone."""
-        return (self.model.iteration - self.start) / self.seconds if self.seconds else 0.0
+        names = (self.model.iteration - self.start) * self.batch_size
+        return names / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, if the output is a terminal."""
         self._bar = tqdm(
-            total=self.iterations,
-            initial=self.start,
+            total=self.iterations * self.batch_size,
+            initial=self.start * self.batch_size,
             unit=" names",
             unit_scale=True,
             disable=None,
@@ -79,7 +87,7 @@ class Progress(Callback):
         if score is not None:
             shown["val balanced accuracy"] = f"{float(score):.3f}"
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(len(losses))
+        self._bar.update(len(losses) * self.batch_size)
 
     def _print(self, iteration: int, loss: float, batch: Batch, row: int, guess: int) -> None:
         end = int(batch.lengths[: row + 1].sum())

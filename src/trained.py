@@ -10,13 +10,13 @@ from zipfile import ZipFile
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.alphabet import ALPHABET, encode, fold_name
-from src.data.tensors import name_to_tensor, pack
+from src.data.tensors import pack
 from src.errors import UserError
 from src.metrics import FILE, read_metrics
-from src.models.rnn import RNN, read_letters, read_names
+from src.models.network import TutorialNetwork, make_network
 
 OUTPUTS = Path("outputs")
 AT_ONCE = 4096
@@ -40,7 +40,7 @@ class TrainedModel:
     """What a checkpoint holds to answer and to be evaluated."""
 
     path: Path
-    rnn: RNN
+    network: nn.Module
     categories: list[str]
     split: dict[str, Any]
     """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
@@ -57,7 +57,7 @@ class TrainedModel:
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
         if readable.any():
             letters, lengths = pack([name for name in encoded if name])
-            probabilities[readable] = read_names(self.rnn, letters, lengths).exp()
+            probabilities[readable] = self.network(letters, lengths).exp()
         return probabilities
 
     def reason(self, name: str) -> str:
@@ -70,7 +70,8 @@ class TrainedModel:
         folded = fold_name(name)
         if not folded:
             return "", torch.empty(0, len(self.categories))
-        return folded, torch.cat(read_letters(self.rnn, name_to_tensor(folded))).exp()
+        letters, lengths = pack([encode(folded[:end]) for end in range(1, len(folded) + 1)])
+        return folded, self.network(letters, lengths).exp()
 
     def best(self, probabilities: Tensor, k: int) -> list[Answer]:
         """Return for each row [B, C] its k likeliest categories and their probabilities.
@@ -137,24 +138,32 @@ def load_checkpoint(path: Path) -> Any:
 
 def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:
     settings, split = checkpoint["hyper_parameters"], checkpoint["NamesDataModule"]
-    categories = settings["categories"]
+    made_for = settings.get("network", settings)
+    categories = made_for["categories"]
     if not (categories and all(isinstance(c, str) and c.isprintable() for c in categories)):
         raise ValueError("its categories are no names")
-    if settings["alphabet"] != ALPHABET:
+    if made_for["alphabet"] != ALPHABET:
         raise ValueError("it was made for another alphabet")
     for key, kind in SPLIT.items():
         if not isinstance(split[key], kind):
             raise ValueError(f"its {key} is no {kind}")
-    weights = {name.removeprefix("rnn."): w for name, w in checkpoint["state_dict"].items()}
+    weights = {
+        name.removeprefix("network."): weight for name, weight in checkpoint["state_dict"].items()
+    }
     for name, weight in weights.items():
+        if name.endswith("_extra_state"):
+            continue  # whose it is checks it
         if weight.dtype != torch.float32 or not weight.is_contiguous():  # one number may be many
             raise ValueError(f"its {name} is not made of plain float32 numbers")
         if not weight.isfinite().all():
             raise ValueError(f"its {name} is not made of finite float32 numbers")
     with torch.device("meta"):  # sizes only: the weights come from the file
-        rnn = RNN(len(ALPHABET), settings["hidden"], len(categories))
-    rnn.load_state_dict(weights, assign=True)
-    return TrainedModel(path, rnn, list(categories), split)
+        if "network" in settings:
+            network: nn.Module = make_network(**settings["network"])
+        else:
+            network = TutorialNetwork(len(ALPHABET), len(categories), settings["hidden"])
+    network.load_state_dict(weights, assign=True)
+    return TrainedModel(path, network.eval(), list(categories), split)
 
 
 def in_chunks(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:

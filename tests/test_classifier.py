@@ -9,22 +9,23 @@ from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.data.tensors import Batch
 from src.errors import UserError
-from src.models.classifier import BalancedAccuracy, NameClassifier
+from src.models.classifier import BalancedAccuracy
+from src.models.online import OnlineClassifier
 from src.models.rnn import read_name
 
 
 def make_model(
     categories: list[str], lr: float = 0.05, backend: str = "compiled"
-) -> NameClassifier:
+) -> OnlineClassifier:
     torch.manual_seed(0)
-    return NameClassifier(categories, ALPHABET, hidden=16, lr=lr, backend=backend, log_every=50)
+    return OnlineClassifier(categories, ALPHABET, hidden=16, lr=lr, backend=backend, log_every=50)
 
 
 def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
     return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, log_every=50, epoch_size=100)
 
 
-def fit(model: NameClassifier, data: NamesDataModule, folder: Path) -> Trainer:
+def fit(model: OnlineClassifier, data: NamesDataModule, folder: Path) -> Trainer:
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=3,
@@ -40,7 +41,7 @@ def fit(model: NameClassifier, data: NamesDataModule, folder: Path) -> Trainer:
     return trainer
 
 
-def weights(model: NameClassifier) -> torch.Tensor:
+def weights(model: OnlineClassifier) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
@@ -129,7 +130,7 @@ def test_a_last_step_to_infinity_is_seen(corpus_dir: Path, tmp_path: Path) -> No
         fit(make_model(data.categories, lr=1e38), data, tmp_path)
 
 
-def next_losses(model: NameClassifier, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def next_losses(model: OnlineClassifier, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     from src.models.online_sgd import autograd_steps
 
     return autograd_steps(model.rnn, batch, model.lr)

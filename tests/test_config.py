@@ -23,6 +23,10 @@ def test_defaults_are_the_tutorials() -> None:
         "val_fraction": 0.1,
         "test_fraction": 0.1,
         "data_dir": "data/names",
+        **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
+        **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
+        **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 0},
+        **{"weight_decay": 0, "label_smoothing": 0},
         "backend": "compiled",
         "trainer": {"accelerator": "cpu", "devices": 1},
         "logger": {
@@ -42,7 +46,8 @@ def test_overrides_and_groups() -> None:
 
 def test_every_recipe_composes_and_is_tested() -> None:
     recipes = {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
-    assert recipes == {"tutorial"} | {"learning_rate", "capacity", "search"}  # as in test_sweep.py
+    single = {"tutorial", "best", "pytorch_tutorial_2024"}  # as in test_train.py
+    assert recipes == single | {"learning_rate", "capacity", "search"}  # as in test_sweep.py
     for recipe in recipes:
         assert settings(f"experiment={recipe}", "lr=0.25").lr == 0.25
 
@@ -79,6 +84,17 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("data_dir=''", "data_dir=: must be a folder"),
         ("backend=fast", "backend=fast: must be compiled or autograd"),
         ("trainer=gpu", "use backend=autograd or trainer=cpu"),
+        ("batch_size=0", "batch_size=0: must be 1 to 100,000"),
+        ("batch_size=2", "batch_size=2 backend=compiled: backend=compiled needs batch_size=1; use"),
+        (
+            "cell=gru",
+            "cell=gru backend=compiled: backend=compiled needs cell=tutorial; use backend",
+        ),
+        ("cell=mlp", "cell=mlp: must be tutorial, rnn, gru or lstm"),
+        ("dropout=1.0", "dropout=1.0: must be at least 0, below 1"),
+        ("dropout=0.5", "dropout=0.5 cell=tutorial: cell=tutorial needs dropout=0; use cell=rnn"),
+        ("optimizer=adam", "optimizer=adam: must be sgd or adamw"),
+        ("clip=inf", "clip=inf: must be at least 0"),
         ("trainer.devices=2", "trainer.devices=2: must be 1"),
         ("+trainer.max_epochs=9", "trainer.max_epochs: must be one of accelerator, devices"),
         ("logger._target_=os.system", "logger._target_=os.system: must be a class of lightning."),
@@ -165,7 +181,10 @@ def test_help_documents_every_key() -> None:
             assert f"\n  {each.name}=" in ran.stdout
             assert each.metadata["explained"] in ran.stdout
     assert "hidden=77 " in ran.stdout
-    assert "experiment: capacity, learning_rate, search, tutorial" in ran.stdout
+    assert (
+        "experiment: best, capacity, learning_rate, pytorch_tutorial_2024, search, tutorial"
+        in ran.stdout
+    )
 
 
 def test_settings_are_checked_before_torch_is_imported() -> None:

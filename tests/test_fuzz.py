@@ -34,11 +34,11 @@ from src.data.datamodule import NamesDataset
 from src.data.sampler import Chunks, RandomExamples
 from src.data.tensors import name_to_tensor, one_hot, pack
 from src.errors import UserError
-from src.models.rnn import RNN
+from src.models.network import TutorialNetwork
 from src.predict_csv import answer_csv
 from src.trained import TrainedModel, load_model
 from tests.conftest import TRIED, settings
-from tests.test_trained import write_checkpoint
+from tests.test_trained import rnn_of, write_checkpoint
 
 Property = Callable[..., None]
 
@@ -448,7 +448,7 @@ ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
 @cache
 def small_model() -> TrainedModel:
     torch.manual_seed(0)
-    return TrainedModel(Path("a.ckpt"), RNN(57, 4, 3), CATEGORIES, {})
+    return TrainedModel(Path("a.ckpt"), TutorialNetwork(57, 3, 4), CATEGORIES, {})
 
 
 def check_answers(folder: Path, content: bytes, encoding: str) -> None:
@@ -557,9 +557,9 @@ def check_loading(content: bytes) -> None:
     if model is None:
         assert refused.startswith(f"{path}: not a checkpoint")
         return
-    weights = list(model.rnn.parameters())
+    weights = list(rnn_of(model).parameters())
     assert all(weight.isfinite().all() for weight in weights)
-    hidden, n = model.rnn.hidden_size, len(model.categories)
+    hidden, n = rnn_of(model).hidden_size, len(model.categories)
     sizes = [(hidden, 57 + hidden), (hidden,), (n, 57 + hidden), (n,)]
     assert [tuple(weight.shape) for weight in weights] == sizes
     answers = model.probabilities(["Jones", "7"])

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.errors import UserError
 from src.experiment import run_experiment
 from src.interruption import Interrupted, Interruption
+from src.models.classifier import NameClassifier
 from tests.conftest import ROOT, run_train, settings, start_train
 
 TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
@@ -38,11 +39,31 @@ def assert_equal_runs(one: Path, other: Path) -> None:
     assert points(one) == points(other)
 
 
-@pytest.mark.parametrize("stop", [50, 200, 250, 600])
+BATCHED = [
+    *(
+        "cell=gru",
+        "bidirectional=true",
+        "pooling=all",
+        "embedding=4",
+        "ngrams=2",
+        "backend=autograd",
+    ),
+    *("dropout=0.5", "recurrent_dropout=0.3", "sampling=natural", "batch_size=7", "iterations=60"),
+    *("optimizer=adamw", "schedule=cosine", "log_every=5", "val_every=20", "print_every=10"),
+]
+
+
+@pytest.mark.parametrize(
+    ("words", "stop"),
+    [
+        *(([*TINY, "checkpoint_every=100"], stop) for stop in (50, 200, 250, 600)),
+        *(([*TINY, *BATCHED, "checkpoint_every=7"], stop) for stop in (5, 27, 60)),
+    ],
+)
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(
-    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], stop: int
 ) -> None:
-    words = [*TINY, f"data_dir={corpus_dir}", "checkpoint_every=100"]
+    words = [*words, f"data_dir={corpus_dir}"]
     run_experiment(settings(*words), tmp_path / "whole")
 
     check = Interruption.check
@@ -53,17 +74,14 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         check(self)
 
     steps: list[int] = []
-    from src.models.classifier import NameClassifier
+    trained_on = NameClassifier.trained_on
 
-    step = NameClassifier.training_step
-
-    def counted(self: NameClassifier, batch: object, batch_idx: int) -> object:
-        result = step(self, batch, batch_idx)  # type: ignore[arg-type] # what Lightning passes
-        steps.append(len(result["losses"]))
-        return result
+    def counted(self: NameClassifier, losses: torch.Tensor) -> None:
+        trained_on(self, losses)
+        steps.append(len(losses))
 
     with monkeypatch.context() as patched:
-        patched.setattr(NameClassifier, "training_step", counted)
+        patched.setattr(NameClassifier, "trained_on", counted)
         patched.setattr(Interruption, "check", stops)
         with pytest.raises(Interrupted):
             run_experiment(settings(*words), tmp_path / "parts")

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from src.data.sampler import Chunks, RandomExamples
+from src.data.sampler import Batches, Chunks, Passes, RandomExamples
 
 
 def reference(counts: list[int], seed: int, n: int) -> list[tuple[int, int]]:
@@ -36,3 +36,23 @@ def test_chunks() -> None:
     assert len(chunks) == 3
     assert list(chunks) == [all_at_once[5:13], all_at_once[13:20], all_at_once[20:25]]
     assert list(chunks) == list(chunks)
+
+
+def test_a_pass_holds_each_name_once_in_batches_of_similar_length() -> None:
+    lengths = [1 + number * 7 % 12 for number in range(100)]
+    passes = Passes(lengths, size=8, seed=3)
+    first, second = ([passes.batch(13 * p + i) for i in range(13)] for p in range(2))
+    for batches in (first, second):
+        assert sorted(number for batch in batches for number in batch) == list(range(100))
+        assert sorted(map(len, batches)) == [4] + [8] * 12
+        spread = [max(lengths[n] for n in b) - min(lengths[n] for n in b) for b in batches]
+        assert sum(spread) / 13 < 3  # 11 without sorting
+    assert first != second
+    assert passes.batch(5) == first[5]  # back in the first pass
+    assert Passes(lengths, size=8, seed=4).batch(0) != first[0]
+
+
+def test_batches() -> None:
+    batches = Batches(lambda iteration: [iteration, -iteration], 3, 6)
+    assert len(batches) == 3
+    assert list(batches) == list(batches) == [[3, -3], [4, -4], [5, -5]]

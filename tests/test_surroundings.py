@@ -44,7 +44,7 @@ def mounted(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_model(run / "checkpoints/last.ckpt").rnn.state_dict()
+    return load_model(run / "checkpoints/last.ckpt").network.state_dict()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from src.interruption import Interrupted
 from src.metrics import read_metrics
 from src.models.online_sgd import autograd_steps
 from src.models.rnn import RNN
+from src.trained import load_model
 from tests.conftest import ROOT, run_train, settings, start_train
 
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
@@ -173,6 +174,16 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [50, 100, 150, 200, 250]
     assert float(rows[-1]["train/loss"]) == pytest.approx(metrics["train/loss"])
+
+
+@pytest.mark.parametrize("recipe", ["best", "pytorch_tutorial_2024"])
+def test_the_batched_recipes(tmp_path: Path, recipe: str) -> None:
+    words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "ngrams=2"]
+    run_experiment(settings(*words, "hidden=8", f"data_dir={ROOT}/data/names"), tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["status"], metrics["iterations"]) == ("finished", 20)
+    model = load_model(tmp_path / "checkpoints/last.ckpt")
+    assert model.probabilities(["Jones"]).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_two_runs_share_no_folder_and_a_multirun_has_one_of_its_own(

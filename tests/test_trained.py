@@ -9,6 +9,7 @@ import torch
 from src.data.alphabet import ALPHABET
 from src.data.tensors import name_to_tensor
 from src.errors import UserError
+from src.models.network import TutorialNetwork
 from src.models.rnn import RNN, read_name
 from src.trained import (
     AT_ONCE,
@@ -39,6 +40,11 @@ def write_checkpoint(path: Path, **changes: object) -> Path:
     return path
 
 
+def rnn_of(model: TrainedModel) -> RNN:
+    assert isinstance(model.network, TutorialNetwork)
+    return model.network.rnn
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> TrainedModel:
     return load_model(write_checkpoint(tmp_path / "a.ckpt"))
@@ -52,7 +58,7 @@ def test_batched_answers_are_the_answers_one_by_one(model: TrainedModel) -> None
             assert row.isnan().all()
             continue
         with torch.no_grad():
-            expected = read_name(model.rnn, name_to_tensor(folded)).exp()[0]
+            expected = read_name(rnn_of(model), name_to_tensor(folded)).exp()[0]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
     assert model.probabilities([]).shape == (0, 3)
     assert model.probabilities(["1"]).isnan().all()
@@ -61,7 +67,7 @@ def test_batched_answers_are_the_answers_one_by_one(model: TrainedModel) -> None
 def test_why_there_is_no_answer(model: TrainedModel) -> None:
     """A linear hidden state that grows with every letter: it must not be called unreadable."""
     with torch.no_grad():
-        model.rnn.i2h.weight.mul_(20)
+        rnn_of(model).i2h.weight.mul_(20)
     assert model.probabilities(["x" * 10_000])[0].isnan().all()
     assert model.reason("x" * 10_000) == "too long for this model"
     assert model.reason("123") == "no letters I know"
@@ -148,7 +154,7 @@ def test_a_checkpoint_that_would_grow_in_memory(tmp_path: Path) -> None:
     wide = {"rnn.i2h.weight": torch.zeros(1, 1).expand(16, 73)}  # one number for all
     changes = {"state_dict": torch.load(whole, weights_only=True)["state_dict"] | wide}
     write_checkpoint(tmp_path / "wide.ckpt", **changes)
-    with pytest.raises(UserError, match=r"its i2h\.weight is not made of plain float32"):
+    with pytest.raises(UserError, match=r"its rnn\.i2h\.weight is not made of plain float32"):
         load_model(tmp_path / "wide.ckpt")
 
 

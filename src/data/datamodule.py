@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.alphabet import encode
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
-from src.data.sampler import Chunks, RandomExamples
+from src.data.sampler import Batches, Chunks, Passes, RandomExamples
 from src.data.tensors import Batch, one_hot, pack
 
 EVAL_BATCH = 1024
@@ -53,10 +53,14 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
 class NamesDataModule(LightningDataModule):
     """The corpus, split, as data loaders of `Batch`es.
 
-    Training batches are chunks of at most `chunk` random examples, cut at each multiple of
-    `log_every`; an epoch is `epoch_size` examples, the last one what is left of `iterations`, and
-    the first one what was left of it at iteration `start`. Lightning must ask for the training
+    By default training batches are chunks of at most `chunk` random examples, cut at each multiple
+    of `log_every`; an epoch is `epoch_size` examples, the last one what is left of `iterations`,
+    and the first one what was left of it at iteration `start`. Lightning must ask for the training
     loader anew every epoch (`reload_dataloaders_every_n_epochs=1`).
+
+    With a `batch_size` a batch is one iteration's names, and an epoch `epoch_size` iterations.
+    They are as many random examples, or with `natural` sampling come from passes over the distinct
+    pairs of a name and a category.
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -72,6 +76,8 @@ class NamesDataModule(LightningDataModule):
         log_every: int,
         epoch_size: int,
         chunk: int = 10_000,
+        batch_size: int | None = None,
+        sampling: str = "balanced",
     ) -> None:
         super().__init__()
         corpus = read_corpus(Path(data_dir))
@@ -84,6 +90,10 @@ class NamesDataModule(LightningDataModule):
         self.chunk = chunk
         self.log_every = log_every
         self.epoch_size = epoch_size
+        self.batch_size = batch_size
+        self.natural = sampling == "natural"
+        self.distinct = NamesDataset({c: sorted(set(names)) for c, names in train.items()})
+        self.passes = Passes(self.distinct.lengths.tolist(), batch_size or 1, seed)
         self.start = 0
         """Iterations done before the trainer's first epoch."""
         self._split: dict[str, str | float] = {
@@ -104,8 +114,25 @@ class NamesDataModule(LightningDataModule):
         first = self.start // self.epoch_size  # the epoch that the run goes on in
         start = max(self.epoch_size * (first + epoch), self.start)
         stop = min(self.epoch_size * (first + epoch + 1), self.iterations)
-        chunks = Chunks(self.examples, start, stop, self.chunk, self.log_every)
-        return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
+        if self.batch_size is None:
+            chunks = Chunks(self.examples, start, stop, self.chunk, self.log_every)
+            return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
+        batches = Batches(self.passes.batch if self.natural else self._random, start, stop)
+        names = self.distinct if self.natural else self.train
+        return DataLoader(names, batch_sampler=batches, collate_fn=_as_it_is)
+
+    def _random(self, iteration: int) -> list[int]:
+        size = self.batch_size or 1
+        return self.examples.take(iteration * size, size)
+
+    def shares(self) -> list[float]:
+        """Return the categories' shares among the names as they are drawn for training."""
+        counts = (
+            self.distinct.categories.bincount()
+            if self.natural
+            else torch.ones(len(self.categories))
+        )
+        return list((counts / counts.sum()).tolist())
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
         """Return the held-out names of validation; nothing if there are none."""

@@ -1,7 +1,7 @@
 """The random training examples, reproducible and resumable."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 
 class RandomExamples:
@@ -48,6 +48,59 @@ class RandomExamples:
             category = randrange(len(counts))
             lines.append(first[category] + randrange(counts[category]))
         return lines
+
+
+class Passes:
+    """Passes over all of some names, in batches of names of similar length.
+
+    The order depends on nothing but seed and pass.
+
+    Args:
+        lengths: letters of each name.
+        size: names of a batch; the last batch of a pass is what is left.
+        seed: of the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
+        self._lengths = lengths
+        self._size = size
+        self._seed = seed
+        self._pass = -1
+        self._batches: list[list[int]] = []
+
+    def batch(self, iteration: int) -> list[int]:
+        """Return the numbers of an iteration's names."""
+        number, index = divmod(iteration, -(-len(self._lengths) // self._size))
+        if number != self._pass:
+            self._batches = self._shuffled(random.Random(f"{self._seed} {number}"))
+            self._pass = number
+        return self._batches[index]
+
+    def _shuffled(self, rng: random.Random) -> list[list[int]]:
+        order = list(range(len(self._lengths)))
+        rng.shuffle(order)
+        nearby = 8 * self._size  # few enough that batches differ from pass to pass
+        for start in range(0, len(order), nearby):
+            order[start : start + nearby] = sorted(
+                order[start : start + nearby], key=self._lengths.__getitem__
+            )
+        batches = [order[at : at + self._size] for at in range(0, len(order), self._size)]
+        rng.shuffle(batches)
+        return batches
+
+
+class Batches:
+    """The batches of the iterations `start` … `stop - 1`, a batch sampler for PyTorch."""
+
+    def __init__(self, batch: Callable[[int], list[int]], start: int, stop: int) -> None:
+        self._batch = batch
+        self._iterations = range(start, stop)
+
+    def __len__(self) -> int:
+        return len(self._iterations)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return map(self._batch, self._iterations)
 
 
 class Chunks:

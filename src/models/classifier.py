@@ -1,4 +1,4 @@
-"""NameClassifier: the network as Lightning trains and evaluates it."""
+"""NameClassifier: what Lightning evaluates, however it was trained."""
 
 from typing import Any
 
@@ -16,8 +16,6 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src.data.tensors import Batch
 from src.errors import UserError
-from src.models.online_sgd import OnlineSGD
-from src.models.rnn import RNN, read_names
 
 
 class DivergenceError(UserError):
@@ -39,83 +37,53 @@ class BalancedAccuracy(MulticlassRecall):
 
 
 class NameClassifier(LightningModule):
-    """An RNN, trained one name at a time and evaluated in batches.
-
-    All arguments are plain values and are kept in the checkpoint, so that it can be used without
-    the corpus.
+    """Scores names in batches, and keeps the curves; how it is trained is its subclasses' part.
 
     Args:
-        categories: the names of the categories, in index order.
-        alphabet: the letters, in index order.
-        hidden: size of the hidden state.
-        lr: learning rate.
-        backend: `compiled` or `autograd`, see `online_sgd`.
-        log_every: names per point of the loss curve.
+        n_categories: the outputs.
+        log_every: iterations per point of the loss curve.
     """
 
-    def __init__(
-        self,
-        categories: list[str],
-        alphabet: str,
-        hidden: int,
-        lr: float,
-        backend: str,
-        log_every: int,
-    ) -> None:
+    def __init__(self, n_categories: int, log_every: int) -> None:
         super().__init__()
-        self.save_hyperparameters()
-        self.automatic_optimization = False  # OnlineSGD takes a step for each name by itself
-        self.rnn = RNN(len(alphabet), hidden, len(categories))
-        self.lr = lr
-        self.backend = backend
+        self.n_categories = n_categories
         self.log_every = log_every
         self.iteration = 0
-        """Names trained on so far."""
+        """Iterations done so far."""
         self.history: list[tuple[int, dict[str, float]]] = []
         """What was logged so far: iteration and values."""
         self.losses: list[Tensor] = []
-        """Of the names since the last point of the loss curve."""
-        n = len(categories)
+        """Of the iterations since the last point of the loss curve."""
         self.loss = MeanMetric()
         self.scores = MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(n, average="micro"),
-                "balanced_accuracy": BalancedAccuracy(n, average="macro"),
-                "macro_f1": MulticlassF1Score(n, average="macro"),
-                "top3_accuracy": MulticlassAccuracy(n, average="micro", top_k=min(3, n)),
+                "accuracy": MulticlassAccuracy(n_categories, average="micro"),
+                "balanced_accuracy": BalancedAccuracy(n_categories, average="macro"),
+                "macro_f1": MulticlassF1Score(n_categories, average="macro"),
+                "top3_accuracy": MulticlassAccuracy(
+                    n_categories, average="micro", top_k=min(3, n_categories)
+                ),
             },
             compute_groups=False,  # BalancedAccuracy shares no computation with the others
         )
 
-    def configure_optimizers(self) -> OnlineSGD:
-        """Return plain SGD, one step a name."""
-        return OnlineSGD(self.rnn, self.lr, self.backend)
+    def log_probabilities(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+        raise NotImplementedError
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Train on each name of the batch in turn; return their losses and guesses, each [B].
-
-        Raises:
-            DivergenceError: if a loss is not finite; the weights are those before the batch then.
-        """
-        before = [weight.detach().clone() for weight in self.rnn.parameters()]
-        losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
-        bad = losses.isfinite().logical_not().nonzero()
-        if len(bad) or not all(weight.isfinite().all() for weight in self.rnn.parameters()):
-            with torch.no_grad():
-                for weight, good in zip(self.rnn.parameters(), before, strict=True):
-                    weight.copy_(good)
-            # The last step may have gone wrong, too; its loss was before it.
-            raise self._diverged(self.iteration + (int(bad[0]) + 1 if len(bad) else len(losses)))
+    def trained_on(self, losses: Tensor) -> None:
+        """Take the losses of the next iterations to the curve."""
         self.iteration += len(losses)
         self.losses.append(losses)
         if self.iteration % self.log_every == 0 or self.trainer.is_last_batch:
             self._record({"train/loss": torch.cat(self.losses).double().mean()})
             self.losses.clear()
-        return {"losses": losses, "guesses": guesses}
 
-    def _diverged(self, iteration: int) -> DivergenceError:
+    def diverged(self, iteration: int) -> DivergenceError:
+        """Return the error of a loss that is not finite."""
         return DivergenceError(
-            f"lr={self.lr}: the loss is no longer finite at iteration {iteration:,}; try a lower lr"
+            f"lr={self.hparams['lr']}: the loss is no longer finite at iteration {iteration:,}; "
+            "try a lower lr"
         )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -135,10 +103,10 @@ class NameClassifier(LightningModule):
         self._finish("test")
 
     def _score(self, batch: Batch) -> None:
-        log_probabilities = read_names(self.rnn, batch.letters, batch.lengths)  # [B, C]
+        log_probabilities = self.log_probabilities(batch.letters, batch.lengths)  # [B, C]
         losses = F.nll_loss(log_probabilities, batch.categories, reduction="none")
         if not losses.isfinite().all():
-            raise self._diverged(self.iteration)
+            raise self.diverged(self.iteration)
         self.loss.update(losses)
         self.scores.update(log_probabilities, batch.categories)
 
@@ -168,8 +136,8 @@ class NameClassifier(LightningModule):
     @torch.inference_mode()
     def confusion_matrix(self, batch: Batch) -> Tensor:
         """Return how often each true category (row) was guessed as each other, int64 [C, C]."""
-        guesses = read_names(self.rnn, batch.letters, batch.lengths).argmax(dim=1)
-        return multiclass_confusion_matrix(guesses, batch.categories, self.rnn.i2o.out_features)
+        guesses = self.log_probabilities(batch.letters, batch.lengths).argmax(dim=1)
+        return multiclass_confusion_matrix(guesses, batch.categories, self.n_categories)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration and the curves beside the weights."""

@@ -1,0 +1,130 @@
+"""Training in batches: one optimizer step for many names, by ordinary autograd."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.optim import SGD, AdamW, Optimizer
+
+from src.data.tensors import Batch
+from src.models.classifier import NameClassifier
+from src.models.network import make_network
+
+WARM_UP = 0.05
+"""Of all iterations, in which a cosine schedule comes up to the learning rate."""
+NGRAM_LR = 0.1
+"""Learning rate of the n-grams, a few hundred smoothing weights that share nothing with a cell."""
+
+
+class BatchedClassifier(NameClassifier):
+    """A network trained in batches.
+
+    All arguments are plain values and are kept in the checkpoint, so that it can be used without
+    the corpus.
+
+    Args:
+        network: the arguments of `make_network`.
+        iterations: of the whole run, for the schedule.
+        seed: of dropout.
+        lr: learning rate, the highest of the schedule.
+        optimizer: `sgd` or `adamw`.
+        schedule: `constant`, or `cosine`: up in a twentieth of the iterations, then down to 0.
+        weight_decay: as the optimizer has it.
+        clip: largest norm of the recurrent network's gradient; 0: any.
+        label_smoothing: share of each label that is spread over all categories.
+        log_every: iterations per point of the loss curve.
+    """
+
+    def __init__(
+        self,
+        network: dict[str, Any],
+        iterations: int,
+        seed: int,
+        lr: float,
+        optimizer: str,
+        schedule: str,
+        weight_decay: float,
+        clip: float,
+        label_smoothing: float,
+        log_every: int,
+    ) -> None:
+        super().__init__(len(network["categories"]), log_every)
+        self.save_hyperparameters(ignore=() if schedule == "cosine" else ("iterations",))
+        self.network = make_network(**network)
+        self.iterations = iterations
+        self.seed = seed
+        self.lr = lr
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.label_smoothing = label_smoothing
+        self._optimizer_state: dict[str, Any] | None = None
+
+    def log_probabilities(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+        probabilities: Tensor = self.network(letters, lengths)
+        return probabilities
+
+    def configure_optimizers(self) -> Optimizer:
+        """Return the optimizer; the schedule sets its learning rate before each step."""
+        recurrent = [w for w in self.network.recurrent.parameters() if w.requires_grad]
+        groups = [{"params": recurrent, "lr": self.lr, "weight_decay": self.weight_decay}]
+        if self.network.ngrams is not None:
+            ngrams = list(self.network.ngrams.parameters())
+            groups.append({"params": ngrams, "lr": NGRAM_LR, "weight_decay": 0.0})
+        if self.optimizer == "sgd":
+            return SGD(groups)
+        return AdamW(groups, betas=(0.9, 0.99))
+
+    def on_train_start(self) -> None:
+        """Take up the optimizer where the checkpoint left it."""
+        if self._optimizer_state is not None:
+            optimizer = self.optimizers(use_pl_optimizer=False)
+            optimizer.load_state_dict(self._optimizer_state)  # type: ignore[union-attr] # one only
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the batch's loss, and the guess for its first name [1].
+
+        Raises:
+            DivergenceError: if the loss is not finite.
+        """
+        # Seeded anew for each iteration, dropout is the same in a run that was resumed.
+        torch.manual_seed((self.seed << 31) + self.iteration)
+        for group, highest in zip(self._groups(), (self.lr, NGRAM_LR), strict=False):
+            group["lr"] = highest * self._factor()
+        parts = self.network.parts(batch.letters, batch.lengths, batch.categories)
+        losses = [self._loss(part, batch.categories) for part in parts]
+        loss = torch.stack(losses).sum()
+        if not loss.isfinite():
+            raise self.diverged(self.iteration + 1)
+        self.trained_on(losses[0].detach().reshape(1))
+        guess = parts[0][:1].argmax(dim=1)
+        return {"loss": loss, "losses": losses[0].detach().reshape(1), "guesses": guess}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Shorten a gradient that is too long."""
+        if self.clip:
+            torch.nn.utils.clip_grad_norm_(self.network.recurrent.parameters(), self.clip)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the optimizer's state, too."""
+        super().on_load_checkpoint(checkpoint)
+        (self._optimizer_state,) = checkpoint["optimizer_states"]
+
+    def _loss(self, log_probabilities: Tensor, categories: Tensor) -> Tensor:
+        smoothing = self.label_smoothing
+        right = F.nll_loss(log_probabilities, categories)
+        return (1 - smoothing) * right - smoothing * log_probabilities.mean()
+
+    def _groups(self) -> list[dict[str, Any]]:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        return list(optimizer.param_groups)
+
+    def _factor(self) -> float:
+        if self.schedule == "constant":
+            return 1.0
+        up = (self.iteration + 1) / max(1, WARM_UP * self.iterations)
+        return min(1.0, up) * (1 + math.cos(math.pi * self.iteration / self.iterations)) / 2

@@ -1,0 +1,203 @@
+"""A letter n-gram model of each category, counted, with a few hundred learned weights.
+
+A name is spelled between a start and an end mark, `^lee$`, in lower case. n_c(w) is how often the
+training names of category c have the letters w, n(w) the sum of n_c(w) over all categories. Read
+forward, h_k is the k symbols before a letter x and hx the two together; read backward, h_k is the
+k symbols after x, and hx stands for xh. The probability of x comes from ever longer contexts,
+k = 0 … K, each leaning on the shorter one:
+
+    q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)
+    p_k(x) = (n_c(h_k x) + β_k (μ_k p_{k-1}(x) + (1 - μ_k) q_k(x))) / (n_c(h_k) + β_k)
+    logit_c = b_c + Σ_readings w_c Σ_x log p(x)
+
+q is the probability in all categories together, p the one in category c; p_{-1} and q_{-1} are
+1 / the number of symbols that can follow, and p(x) is p_k(x) for the longest context that lies in
+the name, marks included. Each reading takes every symbol as x but the mark that it begins with.
+
+Counted: n. Learned: the strengths β > 0 and δ > 0 and the share 0 < μ < 1 for each reading and k,
+the weight w for each reading — β, μ and w for each category as well — and b for each category.
+
+Shapes: B names of a batch, S their symbols with the marks, C categories, K longest context,
+N distinct grams (runs of 0 … K + 1 symbols) of the training names.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_NONE = torch.iinfo(torch.int64).max
+"""The key of a gram that would reach beyond its name; above all others."""
+
+_STATE = {"grams": torch.int64, "categories": torch.int16, "counts": torch.int32}
+
+
+class LetterNgrams(nn.Module):
+    """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
+
+    Args:
+        alphabet: the letters, in index order; upper and lower case are one.
+        n_categories: C.
+        order: K, the most letters that a letter is predicted from.
+    """
+
+    symbols: Tensor  # int64 [letters of the alphabet], from 1: a key tells its gram's length
+    grams: Tensor  # int64 [N + 1]: keys, sorted; the last is _NONE
+    counts: Tensor  # int32 [N + 1, C]; the last row is zeros, for every gram that was not counted
+
+    def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
+        super().__init__()
+        distinct = list(dict.fromkeys(letter.lower() for letter in alphabet))
+        self._symbols = [1 + distinct.index(letter.lower()) for letter in alphabet]
+        self._start, self._end = len(distinct) + 1, len(distinct) + 2
+        self._base = len(distinct) + 3  # a key is a gram's symbols, read as a number to this base
+        self._n_keys = self._base ** (order + 1)
+        self.n_categories, self.order = n_categories, order
+        if order < 0 or n_categories > 2**15 or self._n_keys * n_categories > _NONE:
+            raise ValueError(f"order {order}, {n_categories} categories: keys do not fit 64 bits")
+        sizes = (2, order + 1, 1, n_categories)  # 2: forward, backward; the 1: all symbols
+        self.log_strength = nn.Parameter(torch.full(sizes, math.log(8)))  # log β
+        self.log_pooled_strength = nn.Parameter(torch.full((*sizes[:3], 1), math.log(8)))  # log δ
+        self.own_share = nn.Parameter(torch.full(sizes, 1.5))  # logit of μ
+        self.weight = nn.Parameter(torch.full((2, 1, n_categories), 0.4))
+        self.bias = nn.Parameter(torch.zeros(n_categories))
+        no_counts = torch.zeros(1, n_categories, dtype=torch.int32)
+        self.register_buffer("symbols", torch.tensor(self._symbols), persistent=False)
+        self.register_buffer("grams", torch.tensor([_NONE]), persistent=False)
+        self.register_buffer("counts", no_counts, persistent=False)
+
+    def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
+        """Count the grams of the training names, in place of whatever was counted before.
+
+        Args:
+            letters: uint8 letter indices of all names, end to end [sum of lengths].
+            lengths: int64 letters of each name [B], all at least 1.
+            categories: int64 category of each name [B]; no pair of name and category twice.
+        """
+        symbols, name, before, left = self._spell(letters, lengths)
+        grams = self._grams(symbols, before, left)  # [K + 2, S]
+        pairs = (grams * self.n_categories + categories[name])[grams != _NONE]
+        pairs, counts = torch.unique(pairs, return_counts=True)
+        self._tabulate(pairs // self.n_categories, pairs % self.n_categories, counts)
+
+    def forward(self, letters: Tensor, lengths: Tensor, leave_out: Tensor | None = None) -> Tensor:
+        """Compare a batch of names with every category.
+
+        Args:
+            letters: uint8 letter indices of all names, end to end [sum of lengths].
+            lengths: int64 letters of each name [B], all at least 1.
+            leave_out: int64 [B]; in training, the category that counted each name: the name's own
+                grams are left out of that category's counts.
+
+        Returns:
+            The logits under a uniform prior [B, C].
+        """
+        symbols, name, before, left = self._spell(letters, lengths)
+        grams = self._grams(symbols, before, left)  # [K + 2, S]
+        rows = torch.searchsorted(self.grams, grams)
+        rows = torch.where(self.grams[rows] == grams, rows, len(self.grams) - 1)
+        counts = self.counts[rows].to(self.bias.dtype)  # [K + 2, S, C]
+        if leave_out is not None:
+            own = F.one_hot(leave_out, self.n_categories)[name].to(counts.dtype)  # [S, C]
+            counts = (counts - self._times(rows, name).unsqueeze(-1) * own).clamp(min=0)
+        evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [S, C]
+        return self.bias.expand(len(lengths), -1).index_add(0, name, evidence)
+
+    def _spell(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Lay the names end to end, each between its marks.
+
+        Returns:
+            The symbols, the name that each belongs to, the symbols of that name before it, and
+            those left from it on: int64, each [S].
+        """
+        n_symbols = len(letters) + 2 * len(lengths)
+        sizes = lengths + 2
+        name = torch.arange(len(lengths), device=lengths.device)
+        name = name.repeat_interleave(sizes, output_size=n_symbols)
+        ends = sizes.cumsum(0)
+        place = torch.arange(n_symbols, device=lengths.device)
+        before, left = place - (ends - sizes)[name], ends[name] - place
+        symbols = torch.where(before == 0, self._start, self._end)
+        within = (before > 0) & (left > 1)
+        return symbols.masked_scatter(within, self.symbols[letters.long()]), name, before, left
+
+    def _grams(self, symbols: Tensor, before: Tensor, left: Tensor) -> Tensor:
+        """Return the key of the gram of 0 … K + 1 symbols that begins at each place [K + 2, S].
+
+        The empty gram begins at every place but a name's first: once for each symbol that is x.
+        """
+        key = torch.zeros_like(symbols)
+        grams = [key.masked_fill(before == 0, _NONE)]
+        for k in range(self.order + 1):
+            key = key * self._base + symbols.roll(-k)
+            grams.append(key.masked_fill(left <= k, _NONE))
+        return torch.stack(grams)
+
+    def _times(self, rows: Tensor, name: Tensor) -> Tensor:
+        """Return how often the gram at each place is in its own name [K + 2, S]."""
+        pairs = name * len(self.grams) + rows
+        times: Tensor
+        _, inverse, times = torch.unique(pairs, return_inverse=True, return_counts=True)
+        return times[inverse]
+
+    def _log_probability(self, counts: Tensor, before: Tensor, left: Tensor) -> Tensor:
+        """Predict every symbol: counts [K + 2, S, C] → log p, forward and backward [2, S, C].
+
+        The counts lie where their gram begins. Forward, that is k places before x; backward, x is
+        where hx begins, and h begins one place after. `within` is whether hx lies in the name.
+        """
+        beta, mu = self.log_strength.exp(), self.own_share.sigmoid()  # [2, K + 1, 1, C]
+        delta = self.log_pooled_strength.exp()  # [2, K + 1, 1, 1]
+        p = q = counts.new_tensor(1 / (self._base - 2))  # the letters and one mark can follow
+        for k in range(self.order + 1):
+            context, gram = counts[k], counts[k + 1]
+            n_h = torch.stack((context.roll(k, 0), context.roll(-1, 0)))  # [2, S, C]
+            n_hx = torch.stack((gram.roll(k, 0), gram))
+            within = torch.stack((before >= max(k, 1), left > max(k, 1))).unsqueeze(-1)  # [2, S, 1]
+            pooled_h, pooled_hx = n_h.sum(-1, keepdim=True), n_hx.sum(-1, keepdim=True)
+            q_k = (pooled_hx + delta[:, k] * q) / (pooled_h + delta[:, k])  # [2, S, 1]
+            p_k = (n_hx + beta[:, k] * torch.lerp(q_k, p, mu[:, k])) / (n_h + beta[:, k])
+            q, p = torch.where(within, q_k, q), torch.where(within, p_k, p)
+        predicted = torch.stack((before > 0, left > 1)).unsqueeze(-1)
+        return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
+
+    def _tabulate(self, grams: Tensor, categories: Tensor, counts: Tensor) -> None:
+        """Build the tables on the parameters' device; of a module made on `meta`, all of them."""
+        device = self.bias.device
+        grams, rows = torch.unique_consecutive(grams, return_inverse=True)
+        table = self.counts.new_zeros(len(grams) + 1, self.n_categories, device=grams.device)
+        table[rows, categories.long()] = counts.to(table.dtype)
+        self.grams = torch.cat((grams, grams.new_tensor([_NONE]))).to(device)
+        self.counts = table.to(device)
+        self.symbols = torch.tensor(self._symbols, device=device)
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the counts that are not zero, for the state_dict: gram, category, count [each]."""
+        rows, categories = self.counts.nonzero(as_tuple=True)
+        state = (self.grams[rows], categories, self.counts[rows, categories])
+        return {key: part.to(_STATE[key]) for key, part in zip(_STATE, state, strict=True)}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the counts of `get_extra_state`.
+
+        Raises:
+            ValueError: if they are not the counts of such a model.
+        """
+        if not (isinstance(state, dict) and state.keys() == _STATE.keys()):
+            raise ValueError("letter counts: not a dictionary of " + ", ".join(_STATE))
+        highest = self._n_keys - 1, self.n_categories - 1, torch.iinfo(torch.int32).max
+        for (key, dtype), high in zip(_STATE.items(), highest, strict=True):
+            part = state[key]
+            if not (isinstance(part, Tensor) and part.dtype == dtype and part.ndim == 1):
+                raise ValueError(f"letter counts: {key} is no list of {dtype}")
+            if bool(((part < 0) | (part > high)).any()):
+                raise ValueError(f"letter counts: {key} out of range")
+        grams, categories, counts = (state[key] for key in _STATE)
+        if not len(grams) == len(categories) == len(counts):
+            raise ValueError("letter counts: lists of unequal lengths")
+        pairs = grams * self.n_categories + categories
+        if bool((pairs.diff() <= 0).any()):
+            raise ValueError("letter counts: not sorted")
+        self._tabulate(grams, categories, counts)

@@ -1,0 +1,267 @@
+import io
+import math
+import random
+from collections import Counter, defaultdict
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from src.data.alphabet import ALPHABET, encode
+from src.data.tensors import pack
+from src.models.ngrams import LetterNgrams
+
+C = 5
+Pairs = list[tuple[str, int]]
+
+
+def random_name(rng: random.Random) -> str:
+    return "".join(rng.choices("abceABO' ", k=rng.randint(1, 9)))
+
+
+def random_pairs(seed: int, n: int = 60) -> Pairs:
+    """Distinct names and categories; some names in several, category 4 without names."""
+    rng = random.Random(seed)
+    return sorted({(random_name(rng), rng.randrange(C - 1)) for _ in range(n)})
+
+
+def tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
+    letters, lengths = pack([encode(name) for name, _ in pairs])
+    return letters, lengths, torch.tensor([category for _, category in pairs])
+
+
+def make_ngrams(pairs: Pairs, order: int = 4, seed: int = 0) -> LetterNgrams:
+    """A model that counted `pairs`, every parameter somewhere around where it starts."""
+    ngrams = LetterNgrams(ALPHABET, C, order)
+    ngrams.count(*tensors(pairs))
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for parameter in ngrams.parameters():
+            parameter.add_(torch.randn_like(parameter) / 2)
+    return ngrams
+
+
+def by_loops(ngrams: LetterNgrams, pairs: Pairs, name: str, leave_out: int | None) -> list[float]:
+    """The logits of one name by the definition: a dictionary of what follows what, and loops."""
+
+    def spell(text: str, reading: int) -> list[str]:
+        return ["^", *text.lower()[:: 1 - 2 * reading], "$"]
+
+    def value(parameter: Tensor, *index: int) -> float:
+        return parameter.double()[index].item()
+
+    logits = []
+    for c in range(C):
+        logit = value(ngrams.bias, c)
+        for reading in range(2):
+            followers: list[dict[str, Counter[str]]] = [defaultdict(Counter) for _ in range(C)]
+            for text, category in pairs:
+                if text.lower() == name.lower() and category == leave_out:
+                    continue
+                symbols = spell(text, reading)
+                for t in range(1, len(symbols)):
+                    for k in range(min(ngrams.order, t) + 1):
+                        context = "".join(symbols[t - k : t])
+                        followers[category][context][symbols[t]] += 1
+            symbols = spell(name, reading)
+            for t in range(1, len(symbols)):
+                p = q = 1 / (len(set(ALPHABET.lower())) + 1)
+                for k in range(min(ngrams.order, t) + 1):
+                    context = "".join(symbols[t - k : t])
+                    here = followers[c][context]
+                    everywhere = sum((each[context] for each in followers), Counter[str]())
+                    own = math.exp(value(ngrams.log_strength, reading, k, 0, c))
+                    pooled = math.exp(value(ngrams.log_pooled_strength, reading, k, 0, 0))
+                    share = 1 / (1 + math.exp(-value(ngrams.own_share, reading, k, 0, c)))
+                    q = (everywhere[symbols[t]] + pooled * q) / (everywhere.total() + pooled)
+                    leaned_on = share * p + (1 - share) * q
+                    p = (here[symbols[t]] + own * leaned_on) / (here.total() + own)
+                logit += value(ngrams.weight, reading, 0, c) * math.log(p)
+        logits.append(logit)
+    return logits
+
+
+def assert_same_but_for_rounding(logits: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(logits, expected.to(logits), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("order", [0, 1, 4, 6])
+def test_the_logits_by_their_definition(order: int) -> None:
+    pairs = random_pairs(seed=order, n=25)
+    ngrams = make_ngrams(pairs, order)
+    unseen = [("q", 0), ("Zz.,;z", 0), ("aBBa", 0), ("abceABO' abce", 0)]
+    letters, lengths, _ = tensors(pairs[:8] + unseen)
+    expected = [by_loops(ngrams, pairs, name, None) for name, _ in pairs[:8] + unseen]
+    assert_same_but_for_rounding(ngrams(letters, lengths), torch.tensor(expected))
+
+    distinct = [each for each in pairs if sum(n.lower() == each[0].lower() for n, _ in pairs) == 1]
+    letters, lengths, categories = tensors(distinct[:8])
+    expected = [by_loops(ngrams, pairs, name, c) for name, c in distinct[:8]]
+    assert_same_but_for_rounding(ngrams(letters, lengths, categories), torch.tensor(expected))
+
+
+def test_leaving_out_is_not_having_counted() -> None:
+    pairs = random_pairs(seed=1)
+    ngrams, other = make_ngrams(pairs), make_ngrams(pairs)
+    left_out = ngrams(*tensors(pairs))
+    for i, pair in enumerate(pairs):
+        other.count(*tensors([each for each in pairs if each != pair]))
+        assert_same_but_for_rounding(left_out[i : i + 1], other(*tensors([pair])[:2]))
+
+
+def test_leaving_out_what_was_never_counted_changes_nothing_below_zero() -> None:
+    ngrams = make_ngrams(random_pairs(seed=2))
+    letters, lengths, _ = tensors([("Qqq", 0), ("abba", 0)])
+    none_there = torch.full((2,), C - 1)  # the category without names
+    assert torch.equal(ngrams(letters, lengths, none_there), ngrams(letters, lengths))
+
+
+def test_a_batch_is_the_names_one_by_one() -> None:
+    pairs = [*random_pairs(seed=3), ("b", 0), ("ab" * 100, 1), ("Q", 2)]
+    ngrams = make_ngrams(pairs)
+    for leave_out in (False, True):
+        n_given = 3 if leave_out else 2
+        together = ngrams(*tensors(pairs)[:n_given])
+        one_by_one = torch.cat([ngrams(*tensors([pair])[:n_given]) for pair in pairs])
+        torch.testing.assert_close(together, one_by_one, atol=1e-4, rtol=1e-5)
+    letters, lengths, categories = tensors([])
+    assert ngrams(letters, lengths, categories.long()).shape == (0, C)
+
+
+def test_case_is_ignored() -> None:
+    pairs = random_pairs(seed=4)
+    ngrams, lower = make_ngrams(pairs), make_ngrams([(name.lower(), c) for name, c in pairs])
+    assert torch.equal(ngrams.counts, lower.counts)
+    upper = tensors([(name.upper(), c) for name, c in pairs])
+    assert torch.equal(ngrams(*upper[:2]), lower(*tensors(pairs)[:2]))
+
+
+def test_without_counts_every_category_is_alike() -> None:
+    ngrams = LetterNgrams(ALPHABET, C, 4)
+    logits = ngrams(*tensors([("Jones", 0), ("a", 0)])[:2])
+    n_symbols = torch.tensor([[6.0], [2.0]])  # each letter and a mark, forward and backward
+    expected = -n_symbols * 2 * 0.4 * math.log(32)
+    torch.testing.assert_close(logits, expected.expand(2, C))
+
+
+def test_counting_again_replaces_the_counts() -> None:
+    pairs = random_pairs(seed=5)
+    again, once = make_ngrams(random_pairs(seed=6)), make_ngrams(pairs)
+    again.count(*tensors(pairs))
+    assert torch.equal(again(*tensors(pairs)), once(*tensors(pairs)))
+
+
+@pytest.mark.parametrize("on_meta", [False, True])
+def test_a_saved_model_is_the_same_bit_for_bit(on_meta: bool) -> None:
+    pairs = random_pairs(seed=7)
+    ngrams = make_ngrams(pairs)
+    file = io.BytesIO()
+    torch.save(ngrams.state_dict(), file)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    with torch.device("meta" if on_meta else "cpu"):
+        loaded = LetterNgrams(ALPHABET, C, 4)
+    loaded.load_state_dict(state, strict=True, assign=on_meta)
+    for one, other in zip(ngrams.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(loaded(*tensors(pairs)), ngrams(*tensors(pairs)))
+    again = loaded.state_dict()["_extra_state"]
+    assert all(torch.equal(again[key], part) for key, part in state["_extra_state"].items())
+
+
+def test_a_change_of_dtype_keeps_the_counts() -> None:
+    pairs = random_pairs(seed=8)
+    ngrams, before = make_ngrams(pairs), make_ngrams(pairs).get_extra_state()
+    after = ngrams.half().get_extra_state()
+    assert all(torch.equal(after[key], part) for key, part in before.items())
+
+
+def test_the_state_of_a_large_corpus_is_small() -> None:
+    rng = random.Random(0)
+    ngrams = LetterNgrams(ALPHABET, 18, 4)
+    names = [bytes(rng.choices(range(26), range(26, 0, -1), k=8)) for _ in range(14_000)]
+    letters, lengths = pack(names)  # random: more distinct grams than in real names
+    ngrams.count(letters, lengths, torch.arange(14_000) % 18)
+    file = io.BytesIO()
+    torch.save(ngrams.state_dict(), file)
+    total = ngrams.get_extra_state()["counts"].sum().item()
+    assert total == 14_000 * (9 + 10 + 9 + 8 + 7 + 6)  # grams of 0 … 5 of 10 symbols
+    assert len(file.getvalue()) < 6 * 2**20
+
+
+def damaged(state: dict[str, Tensor], **parts: Any) -> dict[str, Any]:
+    return {**state, **parts}
+
+
+def test_a_malformed_state_is_refused() -> None:
+    ngrams = make_ngrams(random_pairs(seed=9))
+    state = ngrams.get_extra_state()
+    grams, categories, counts = state["grams"], state["categories"], state["counts"]
+    largest = 35**5
+    for wrong, why in (
+        (None, "not a dictionary"),
+        ({}, "not a dictionary"),
+        (damaged(state, more=grams), "not a dictionary"),
+        (damaged(state, grams=grams.tolist()), "grams is no list"),
+        (damaged(state, grams=grams.int()), "grams is no list"),
+        (damaged(state, categories=categories.long()), "categories is no list"),
+        (damaged(state, counts=counts.float()), "counts is no list"),
+        (damaged(state, counts=counts.unsqueeze(1)), "counts is no list"),
+        (damaged(state, counts=counts[1:]), "unequal lengths"),
+        (damaged(state, categories=categories[:1]), "unequal lengths"),
+        (damaged(state, grams=grams - 1), "grams out of range"),
+        (damaged(state, grams=grams + largest), "grams out of range"),
+        (damaged(state, categories=categories - 1), "categories out of range"),
+        (damaged(state, categories=categories + C - 1), "categories out of range"),
+        (damaged(state, counts=-counts), "counts out of range"),
+        (damaged(state, grams=grams.flip(0)), "not sorted"),
+        ({key: part.repeat_interleave(2) for key, part in state.items()}, "not sorted"),
+    ):
+        with pytest.raises(ValueError, match=why):
+            ngrams.set_extra_state(wrong)
+        with pytest.raises(ValueError, match=why):
+            ngrams.load_state_dict({**ngrams.state_dict(), "_extra_state": wrong})
+    new = ngrams.get_extra_state()  # the refused ones left nothing behind
+    assert all(torch.equal(new[key], part) for key, part in state.items())
+
+
+@pytest.mark.parametrize(("n_categories", "order"), [(18, -1), (18, 12), (2**15 + 1, 4)])
+def test_sizes_that_do_not_fit_are_refused(n_categories: int, order: int) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        LetterNgrams(ALPHABET, n_categories, order)
+
+
+def test_gradients_are_the_differences_of_the_loss() -> None:
+    pairs = random_pairs(seed=10, n=20)
+    ngrams = make_ngrams(pairs).double()
+    letters, lengths, categories = tensors(pairs)
+
+    def loss(*parameters: Tensor) -> Tensor:
+        named = dict(zip(dict(ngrams.named_parameters()), parameters, strict=True))
+        logits = torch.func.functional_call(ngrams, named, (letters, lengths, categories))
+        return F.cross_entropy(logits, categories)
+
+    assert torch.autograd.gradcheck(loss, tuple(ngrams.parameters()))
+    loss(*ngrams.parameters()).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
+    for name, parameter in ngrams.named_parameters():
+        assert parameter.grad is not None
+        assert parameter.grad.abs().sum() > 0, name
+
+
+def test_training_on_the_left_out_names_learns_their_categories() -> None:
+    rng = random.Random(0)
+    kinds = ["aeio", "bcdf", "ae' "]
+    pairs = sorted({("".join(rng.choices(kinds[c], k=5)), c) for c in (0, 1, 2) for _ in range(30)})
+    letters, lengths, categories = tensors(pairs)
+    ngrams = LetterNgrams(ALPHABET, 3, 4)
+    ngrams.count(letters, lengths, categories)
+    optimizer = torch.optim.AdamW(ngrams.parameters(), lr=0.1, weight_decay=0)
+    losses = []
+    for _ in range(20):
+        loss = F.cross_entropy(ngrams(letters, lengths, categories), categories)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 1.5
