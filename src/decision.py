@@ -1,0 +1,145 @@
+"""What to answer when categories are not as common as they were in training.
+
+A network trained on categories in the shares π_trained answers p(category | name), which by Bayes'
+rule is p(name | category) · π_trained, normalised. Divided by π_trained and multiplied by other
+shares, it is the answer for names that come in those other shares:
+
+    log_softmax((logp - log π_trained) / T + s · log π_corpus)
+
+The temperature T says how sure to be. The strength s is 0 for the prior `uniform`, all categories
+equally common; 1 for `corpus`, as common as in the corpus; between the two for `tempered`.
+
+Shapes: N names, C categories.
+"""
+
+from dataclasses import dataclass, fields, replace
+from math import exp, fsum, log
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PRIORS = ("uniform", "corpus", "tempered")
+DEFAULT_PRIOR = "tempered"
+
+RAREST = 1e-6
+"""The least share that a category is taken to have: a share of 0 has no logarithm."""
+FITTED_TEMPERATURES = 0.2, 5.0
+ALLOWED_TEMPERATURES = 0.05, 20.0
+STRENGTHS = [i / 20 for i in range(21)]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What it takes to answer under each prior; `dataclasses.asdict` makes it plain values."""
+
+    trained_prior: list[float]
+    """The share of each category among the examples trained on [C]."""
+    corpus_prior: list[float]
+    """The share of each category among the distinct pairs of name and category to train on [C]."""
+    temperature: float = 1.0
+    strength: float = 0.5
+    """Of the corpus's prior in the tempered one, from 0 to 1."""
+
+    @classmethod
+    def checked(cls, values: Any, n_categories: int) -> "Decision":
+        """Return the decision that plain values from a file describe.
+
+        Raises:
+            ValueError: if they describe none for so many categories.
+        """
+        names = {field.name for field in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            raise ValueError(f"its decision is not made of {', '.join(sorted(names))}")
+        for name in ("trained_prior", "corpus_prior"):
+            shares = values[name]
+            if not isinstance(shares, list) or len(shares) != n_categories:
+                raise ValueError(f"its {name} is no list of {n_categories} shares")
+            if not all(_is_number(share) and 0 < share <= 1 for share in shares):
+                raise ValueError(f"its {name} has a share that is not above 0 and at most 1")
+            if abs(sum(shares) - 1) > 1e-4:
+                raise ValueError(f"its {name} does not sum to 1")
+        for name, (low, high) in {"temperature": ALLOWED_TEMPERATURES, "strength": (0, 1)}.items():
+            if not (_is_number(values[name]) and low <= values[name] <= high):
+                raise ValueError(f"its {name} is no number from {low} to {high}")
+        return cls(**values)
+
+    def log_probabilities(self, logp: Tensor, prior: str) -> Tensor:
+        """Return the log-probabilities [N, C] under one of PRIORS.
+
+        Args:
+            logp: the network's own [N, C]; a row of NaN stays one.
+            prior: one of PRIORS.
+        """
+        strength = {"uniform": 0.0, "corpus": 1.0, "tempered": self.strength}[prior]
+        log_trained = logp.new_tensor(_without_zeros(self.trained_prior)).log()  # [C]
+        log_corpus = logp.new_tensor(_without_zeros(self.corpus_prior)).log()  # [C]
+        offset = strength * log_corpus - log_trained / self.temperature  # 0 under its own prior
+        return (logp / self.temperature + offset).log_softmax(dim=1)
+
+
+@torch.no_grad()
+def fit_decision(
+    logp: Tensor, targets: Tensor, trained_prior: list[float], corpus_prior: list[float]
+) -> Decision:
+    """Return the decision that suits names the network was not trained on, such as validation's.
+
+    The temperature is the one of the least negative log-likelihood under the corpus's prior. The
+    strength is then the one of the highest macro F1, the lowest of equals. That F1 is averaged over
+    five neighbouring strengths, because a few names guessed otherwise move it by chance.
+
+    Args:
+        logp: the network's log-probabilities of the names [N, C].
+        targets: their true categories [N], int64.
+        trained_prior: see Decision; zeros are raised to RAREST.
+        corpus_prior: likewise.
+
+    Raises:
+        ValueError: if there is no name, or a log-probability is not finite.
+    """
+    if not len(targets) or not logp.isfinite().all():
+        raise ValueError("a decision is fitted to one name or more, with finite log-probabilities")
+    decision = Decision(_without_zeros(trained_prior), _without_zeros(corpus_prior))
+    precise = logp.double()
+
+    def loss(log_temperature: float) -> float:
+        at = replace(decision, temperature=exp(log_temperature))
+        return F.nll_loss(at.log_probabilities(precise, "corpus"), targets).item()
+
+    # Golden-section search: the loss is convex in 1 / T, so it has one valley, in log T as well.
+    low, high = map(log, FITTED_TEMPERATURES)
+    while high - low > 1e-4:
+        step = (5**0.5 - 1) / 2 * (high - low)
+        if loss(high - step) <= loss(low + step):
+            high = low + step
+        else:
+            low = high - step
+    decision = replace(decision, temperature=exp((low + high) / 2))
+
+    tempered = [replace(decision, strength=strength) for strength in STRENGTHS]
+    guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
+    scores = smoothed([macro_f1(each, targets, logp.shape[1]) for each in guesses])
+    return tempered[scores.index(max(scores))]
+
+
+def macro_f1(guesses: Tensor, targets: Tensor, n_categories: int) -> float:
+    """Return the mean F1 of the categories that are guessed or true at least once, of [N] each."""
+    hits = targets[guesses == targets].bincount(minlength=n_categories)  # [C]
+    there = guesses.bincount(minlength=n_categories) + targets.bincount(minlength=n_categories)
+    return (2 * hits[there > 0].double() / there[there > 0]).mean().item()
+
+
+def smoothed(values: list[float]) -> list[float]:
+    """Return the mean of each value and its two neighbours on either side, the ends repeated."""
+    padded = [values[0]] * 2 + values + [values[-1]] * 2
+    return [fsum(padded[i : i + 5]) / 5 for i in range(len(values))]  # fsum: equals stay equal
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without_zeros(shares: list[float]) -> list[float]:
+    raised = [max(share, RAREST) for share in shares]
+    return [share / sum(raised) for share in raised]

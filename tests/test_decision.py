@@ -1,0 +1,188 @@
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_f1_score
+
+from src.decision import PRIORS, Decision, fit_decision, macro_f1, smoothed
+
+
+def probabilities(decision: Decision, network: list[float], prior: str) -> list[float]:
+    logp = torch.tensor([network], dtype=torch.float64).log()
+    (row,) = decision.log_probabilities(logp, prior).exp().tolist()
+    return list(row)
+
+
+def test_bayes_rule_by_hand() -> None:
+    """The network says 0.6 and 0.4, so the likelihoods are as 0.6 / 0.75 to 0.4 / 0.25: 1 to 2."""
+    decision = Decision([0.75, 0.25], [0.9, 0.1], strength=0.5)
+    uniform, corpus, tempered = (probabilities(decision, [0.6, 0.4], prior) for prior in PRIORS)
+    assert uniform == pytest.approx([1 / 3, 2 / 3])
+    assert corpus == pytest.approx([9 / 11, 2 / 11])  # 1 · 0.9 to 2 · 0.1
+    assert tempered == pytest.approx([3 / 5, 2 / 5])  # 1 · √0.9 to 2 · √0.1
+    cooler = Decision([0.75, 0.25], [0.9, 0.1], temperature=0.5)
+    assert probabilities(cooler, [0.6, 0.4], "uniform") == pytest.approx([1 / 5, 4 / 5])
+    assert probabilities(cooler, [0.6, 0.4], "corpus") == pytest.approx([9 / 13, 4 / 13])
+
+
+def test_under_the_prior_it_was_trained_on_the_network_answers_for_itself() -> None:
+    shares = [0.5, 0.3, 0.2 - 1e-9, 1e-9]
+    logp = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
+    same = Decision(shares, shares, temperature=1.0, strength=1.0)
+    for prior in ("corpus", "tempered"):
+        torch.testing.assert_close(same.log_probabilities(logp, prior), logp, atol=1e-6, rtol=0)
+
+
+def test_what_has_no_answer_still_has_none() -> None:
+    logp = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan], [0.1, 0.9]]).log()
+    for prior in PRIORS:
+        answers = Decision([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(logp, prior)
+        assert answers.dtype == torch.float32
+        assert answers.isnan().all(dim=1).tolist() == [False, True, False]
+        assert answers[[0, 2]].exp().sum(dim=1).tolist() == pytest.approx([1, 1])
+
+
+def network(calibrated: Tensor, trained: Tensor, corpus: Tensor, surer: float) -> Tensor:
+    """Return what a network says, `surer` times too sure, where [N, C] is true in the corpus."""
+    return (surer * (calibrated.log() - corpus.log()) + trained.log()).log_softmax(dim=1)
+
+
+@pytest.mark.parametrize("surer", [0.5, 1.0, 2.0, 4.0])
+def test_the_temperature_undoes_too_sure_a_network(surer: float) -> None:
+    """In each ten names of a row the categories are as frequent as is true, so it is exact."""
+    rows = torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
+    targets = torch.tensor([i >= round(10 * a) for a in rows[:, 0].tolist() for i in range(10)])
+    trained, corpus = torch.tensor([0.6, 0.4]), torch.tensor([0.375, 0.625])
+    logp = network(rows.repeat_interleave(10, dim=0), trained, corpus, surer)
+    decision = fit_decision(logp, targets.long(), trained.tolist(), corpus.tolist())
+    assert decision.temperature == pytest.approx(surer, rel=1e-4)
+    fitted = decision.log_probabilities(logp, "corpus").exp()
+    torch.testing.assert_close(fitted[::10], rows, atol=1e-4, rtol=0)
+
+
+def test_the_temperature_has_bounds() -> None:
+    logp = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
+    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
+    for targets, bound in ((right, 0.2), (wrong, 5)):
+        decision = fit_decision(logp, targets, [0.5, 0.5], [0.5, 0.5])
+        assert decision.temperature == pytest.approx(bound, rel=1e-4)
+
+
+def random_names(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities [300, 5], categories [300] and the corpus's shares [5]."""
+    torch.manual_seed(seed)
+    shares = torch.tensor([0.7, 0.15, 0.09, 0.05, 0.01])
+    targets = shares.multinomial(300, replacement=True)
+    logp = (torch.randn(300, 5) + 1.5 * torch.eye(5)[targets]).log_softmax(dim=1)
+    return logp, targets, shares
+
+
+def best_strength(logp: Tensor, targets: Tensor, shares: Tensor, temperature: float) -> float:
+    """Return the strength of the highest smoothed macro F1, by trying all of them."""
+    scores = []
+    for i in range(21):
+        guesses = (logp.double() / temperature + i / 20 * shares.double().log()).argmax(dim=1)
+        pairs = list(zip(guesses.tolist(), targets.tolist(), strict=True))
+        f1 = []
+        for c in {c for pair in pairs for c in pair}:
+            right, wrong = pairs.count((c, c)), sum((g == c) != (t == c) for g, t in pairs)
+            f1.append(right / (right + wrong / 2))
+        scores.append(np.mean(f1))
+    means = [np.mean([scores[min(max(i + d, 0), 20)] for d in range(-2, 3)]) for i in range(21)]
+    return int(np.round(means, 12).argmax()) / 20
+
+
+def test_the_strength_is_the_best_of_all() -> None:
+    found = set()
+    for seed in range(10):
+        logp, targets, shares = random_names(seed)
+        decision = fit_decision(logp, targets, [0.2] * 5, shares.tolist())
+        expected = best_strength(logp, targets, shares, decision.temperature)
+        assert decision.strength == expected
+        assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) == decision
+        found.add(decision.strength)
+    assert len(found) > 3  # it is not the same for all
+
+
+def test_of_equal_strengths_the_first() -> None:
+    logp = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
+    assert fit_decision(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
+
+
+def test_smoothed() -> None:
+    assert smoothed([5.0, 0.0, 0.0, 10.0]) == [3, 4, 5, 6]
+    assert smoothed([0.1] * 3) == [0.1] * 3
+
+
+def test_macro_f1_is_torchmetrics() -> None:
+    torch.manual_seed(0)
+    for top in (2, 4, 7):  # categories 5 and 6 are neither guessed nor true, or all are
+        guesses, targets = torch.randint(top, (50,)), torch.randint(max(top - 1, 1), (50,))
+        expected = multiclass_f1_score(guesses, targets, 7, average="macro").item()
+        assert macro_f1(guesses, targets, 7) == pytest.approx(expected)
+
+
+def test_a_category_without_names() -> None:
+    """In a corpus of few names, one may be held out with all of its category's."""
+    logp, targets, _ = random_names(0)
+    decision = fit_decision(logp, targets, [0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0, 0.0])
+    assert decision == Decision.checked(asdict(decision), 5)
+    by_hand = Decision([0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0, 0.0])
+    for prior in PRIORS:
+        assert decision.log_probabilities(logp, prior).isfinite().all()
+        assert by_hand.log_probabilities(logp, prior).isfinite().all()
+    # The likelihoods are as 0.2 / 0.5 twice, then 0.2 / 1e-6.
+    answer = probabilities(by_hand, [0.2] * 5, "corpus")
+    assert answer == pytest.approx([0.36, 0.04, 0.2, 0.2, 0.2], abs=1e-5)
+
+
+def test_nothing_to_fit() -> None:
+    none = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
+    unanswered = torch.tensor([[0.5, 0.5], [torch.nan] * 2]).log(), torch.tensor([0, 1])
+    for logp, targets in (none, unanswered):
+        with pytest.raises(ValueError, match="one name or more, with finite"):
+            fit_decision(logp, targets, [0.5, 0.5], [0.5, 0.5])
+
+
+GOOD = asdict(Decision([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))
+
+
+def test_plain_values_and_back() -> None:
+    assert GOOD == {
+        **{"trained_prior": [0.25, 0.75], "corpus_prior": [0.5, 0.5]},
+        **{"temperature": 1.5, "strength": 0.25},
+    }
+    assert asdict(Decision.checked(GOOD, 2)) == GOOD
+    limits = {"temperature": 20, "strength": 1, "corpus_prior": [0.49995, 0.50001]}
+    assert Decision.checked(GOOD | limits, 2).strength == 1
+
+
+NO_SHARES: list[Any] = [
+    *(None, 1.0, {}, (0.5, 0.5), [], [1.0], [0.5, 0.25, 0.25], torch.ones(2) / 2),
+    *([0.5, 0.5002], [0.5, 0.4998], [1.0, 0.0], [1.5, -0.5]),
+    *([torch.nan, 0.5], [torch.inf, 0.5], [10**400, 1], ["0.5", 0.5], [True, 1e-9]),
+]
+NO_TEMPERATURE: list[Any] = [
+    *(None, "1", True, torch.ones(()), 0, 0.04, 20.1, -1.0, torch.nan, torch.inf, 10**400)
+]
+NO_STRENGTH: list[Any] = [None, "1", True, torch.ones(()), -0.01, 1.01, torch.nan]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        *(None, [], 3, "corpus", {}, torch.zeros(2)),
+        GOOD | {"more": 1},
+        {key: value for key, value in GOOD.items() if key != "strength"},
+        *(GOOD | {"trained_prior": value} for value in NO_SHARES),
+        *(GOOD | {"corpus_prior": value} for value in NO_SHARES),
+        *(GOOD | {"temperature": value} for value in NO_TEMPERATURE),
+        *(GOOD | {"strength": value} for value in NO_STRENGTH),
+    ],
+)
+def test_malformed(values: Any) -> None:
+    with pytest.raises(ValueError, match=r"^its "):
+        Decision.checked(values, 2)
