@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from src.decision import DEFAULT_PRIOR, PRIORS
 from src.errors import UserError
 
 
@@ -17,6 +18,20 @@ def run_program(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     main()
     gc.freeze()  # or Python looks through all of torch before it ends
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which model is asked, and under which prior."""
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)"
+    )
+    parser.add_argument(
+        "--prior",
+        choices=PRIORS,
+        default=DEFAULT_PRIOR,
+        help="how common the categories are taken to be. uniform: all equally; corpus: as in the "
+        "run's corpus; tempered: between the two, where macro F1 is best (tempered)",
+    )
 
 
 def run_command(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from src.command import run_command, run_program
+from src.command import add_model_options, run_command, run_program
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.errors import UserError
 from src.files import refuse_targets, written_whole
@@ -57,9 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
         prog="python -m src.evaluate",
         description="Evaluate a trained model on the names of its own split, or on other names.",
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)"
     )
@@ -73,17 +71,19 @@ def make_parser() -> argparse.ArgumentParser:
 def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
     refuse_targets(options.out, options.plot, force=options.force)
-    model = load_model(find_checkpoint(options.checkpoint))
+    model = load_model(find_checkpoint(options.checkpoint), options.prior)
     folder = options.data_dir or Path(model.split["data_dir"])
     evaluated = evaluate(model, chosen_side(model, folder, options.split))
     report = make_report(evaluated)
-    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}\n")
-    print(as_text(report))
+    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
+    asked = {"checkpoint": str(model.path), "split": options.split}
+    if model.decision:
+        print(f"prior: {model.prior}")
+        asked["prior"] = model.prior
+    print(f"\n{as_text(report)}")
     if options.out:
         with written_whole(options.out, "w", encoding="utf-8") as out:
-            json.dump(
-                {"checkpoint": str(model.path), "split": options.split, **report}, out, indent=2
-            )
+            json.dump({**asked, **report}, out, indent=2)
     if options.plot:
         draw(evaluated, options.split, options.plot)
 

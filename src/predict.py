@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.command import run_command, run_program
+from src.command import add_model_options, run_command, run_program
 from src.errors import UserError
 from src.files import refuse_targets, without_mark, written_whole
 from src.predict_csv import answer_csv
@@ -37,9 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
         "or a prompt on a terminal.",
     )
     parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--top-k", type=positive, default=3, metavar="K", help="categories shown of each name (3)"
     )
@@ -84,7 +82,7 @@ def check(options: argparse.Namespace) -> None:
 def answer(options: argparse.Namespace) -> None:
     """Answer where the options say."""
     check(options)
-    model = load_model(find_checkpoint(options.checkpoint))
+    model = load_model(find_checkpoint(options.checkpoint), options.prior)
     print(f"model: {model.path}", file=sys.stderr)
     options.top_k = min(options.top_k, len(model.categories))
     if options.csv:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from src.data.alphabet import ALPHABET, encode, fold_name
 from src.data.tensors import pack
+from src.decision import DEFAULT_PRIOR, Decision
 from src.errors import UserError
 from src.metrics import FILE, read_metrics
 from src.models.network import TutorialNetwork, make_network
@@ -44,6 +45,10 @@ class TrainedModel:
     categories: list[str]
     split: dict[str, Any]
     """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
+    decision: Decision | None = None
+    """How to answer under a prior; without it the answers are the network's own."""
+    prior: str = DEFAULT_PRIOR
+    """How common the categories are taken to be, one of PRIORS."""
 
     @torch.inference_mode()
     def probabilities(self, names: Sequence[str]) -> Tensor:
@@ -57,7 +62,7 @@ class TrainedModel:
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
         if readable.any():
             letters, lengths = pack([name for name in encoded if name])
-            probabilities[readable] = self.network(letters, lengths).exp()
+            probabilities[readable] = self._decided(self.network(letters, lengths))
         return probabilities
 
     def reason(self, name: str) -> str:
@@ -71,7 +76,13 @@ class TrainedModel:
         if not folded:
             return "", torch.empty(0, len(self.categories))
         letters, lengths = pack([encode(folded[:end]) for end in range(1, len(folded) + 1)])
-        return folded, self.network(letters, lengths).exp()
+        return folded, self._decided(self.network(letters, lengths))
+
+    def _decided(self, logp: Tensor) -> Tensor:
+        """Return the probabilities under the prior [B, C] from the network's logarithms [B, C]."""
+        if self.decision:
+            logp = self.decision.log_probabilities(logp, self.prior)
+        return logp.exp()
 
     def best(self, probabilities: Tensor, k: int) -> list[Answer]:
         """Return for each row [B, C] its k likeliest categories and their probabilities.
@@ -102,19 +113,27 @@ def find_checkpoint(path: Path | None) -> Path:
     return path
 
 
-def load_model(path: Path) -> TrainedModel:
-    """Read the model of a checkpoint.
+def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
+    """Read the model of a checkpoint, to answer under one of PRIORS.
+
+    A checkpoint without a decision answers as it was trained, and under no prior but the default.
 
     Raises:
-        UserError: if it is damaged or not one of this program's.
+        UserError: if it is damaged or not one of this program's, or cannot answer under the prior.
         OSError: if it cannot be read.
     """
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     checkpoint = load_checkpoint(path)
     try:
-        return _checked_model(path, checkpoint)
+        model = _checked_model(path, checkpoint, prior)
     except (LookupError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         raise UserError(f"{path}: not a checkpoint of this program ({error})") from None
+    if prior != DEFAULT_PRIOR and not model.decision:
+        raise UserError(
+            f"--prior {prior}: {path} does not say how common its categories are; without --prior "
+            "it answers as it was trained"
+        )
+    return model
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -136,7 +155,7 @@ def load_checkpoint(path: Path) -> Any:
         raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
 
 
-def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:
+def _checked_model(path: Path, checkpoint: Any, prior: str) -> TrainedModel:
     settings, split = checkpoint["hyper_parameters"], checkpoint["NamesDataModule"]
     made_for = settings.get("network", settings)
     categories = made_for["categories"]
@@ -163,7 +182,10 @@ def _checked_model(path: Path, checkpoint: Any) -> TrainedModel:
         else:
             network = TutorialNetwork(len(ALPHABET), len(categories), settings["hidden"])
     network.load_state_dict(weights, assign=True)
-    return TrainedModel(path, network.eval(), list(categories), split)
+    decision = None
+    if "decision" in checkpoint:
+        decision = Decision.checked(checkpoint["decision"], len(categories))
+    return TrainedModel(path, network.eval(), list(categories), split, decision, prior)
 
 
 def in_chunks(items: Iterable[T], text_of: Callable[[T], str]) -> Iterator[list[T]]:

@@ -124,6 +124,35 @@ def test_evaluation_is_the_runs_own(
     assert "e.json: exists; --force" in capsys.readouterr().err
 
 
+def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    """Were nearly all names A's, everything would be taken for A: one category in three right."""
+    checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    checkpoint["decision"] = {
+        **{"trained_prior": [1 / 3] * 3, "corpus_prior": [1 - 2e-6, 1e-6, 1e-6]},
+        **{"temperature": 20.0, "strength": 0.0},
+    }
+    torch.save(checkpoint, tmp_path / "a.ckpt")
+    reports = {}
+    for prior in ("uniform", "corpus", "tempered"):
+        asked = [f"--checkpoint={tmp_path}/a.ckpt", "--split=all", f"--prior={prior}"]
+        evaluate.main([*asked, f"--out={tmp_path}/{prior}.json"])
+        assert f"\nprior: {prior}\n\n" in capsys.readouterr().out
+        reports[prior] = json.loads((tmp_path / f"{prior}.json").read_text())
+        assert reports[prior].pop("prior") == prior
+    assert reports["tempered"] == reports["uniform"]  # of strength 0
+    assert reports["corpus"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
+    assert [row["recall"] for row in reports["corpus"]["categories"]] == [1, 0, 0]
+
+    # At strength 0 and these equal shares the guesses are those of the network.
+    assert ask(run, "--split=all", f"--out={tmp_path}/trained.json") == 0
+    assert "prior" not in capsys.readouterr().out
+    trained = json.loads((tmp_path / "trained.json").read_text())
+    assert "prior" not in trained
+    assert trained["accuracy"] == reports["uniform"]["accuracy"]
+    assert ask(run, "--prior=uniform") == 2
+    assert "--prior uniform: " in capsys.readouterr().err
+
+
 def test_the_sides_are_the_runs(run: Path, tmp_path: Path) -> None:
     pairs = {}
     for split in ("train", "val", "test", "all"):

@@ -589,7 +589,7 @@ def test_a_damaged_checkpoint_is_refused_or_still_a_model(
 @tried(
     1500,
     junk=plain,
-    key=st.sampled_from(["", "hyper_parameters", "state_dict", "NamesDataModule"]),
+    key=st.sampled_from(["", "hyper_parameters", "state_dict", "NamesDataModule", "decision"]),
 )
 def test_a_checkpoint_of_anything_else_is_refused(junk: Any, key: str) -> None:
     checkpoint = torch.load(io.BytesIO(whole_checkpoint()), weights_only=True)

@@ -16,7 +16,7 @@ import pytest
 from src import predict
 from src.trained import AT_ONCE, load_model
 from tests.conftest import ROOT
-from tests.test_trained import write_checkpoint
+from tests.test_trained import DECISION, write_checkpoint
 
 Captured = pytest.CaptureFixture[str]
 
@@ -125,6 +125,51 @@ def test_a_pipe(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -
     pipe(monkeypatch, b"M\xfcller\n")
     assert ask("--encoding=latin-1") == 0
     assert capsys.readouterr().out.startswith("Müller")
+
+
+def test_a_prior_moves_every_answer(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A is 0.9 of the corpus: the more the prior counts, the likelier it is."""
+    write_checkpoint(here / "a.ckpt", decision=DECISION)
+    (here / "in.csv").write_text("surname\nJones\n")
+    found: dict[str, float] = {}
+    for prior in ("uniform", "tempered", "corpus"):
+        ways = [f"--prior={prior}"] if prior != "tempered" else []  # the default
+        row = load_model(here / "a.ckpt", prior).probabilities(["Jones"])[0]
+        found[prior] = row[0].item()
+
+        assert ask("Jones", *ways) == 0
+        shown = capsys.readouterr().out.split()
+        assert float(shown[shown.index("A") + 1]) == pytest.approx(found[prior], abs=6e-4)
+        for terminal in (False, True):
+            pipe(monkeypatch, b"Jones\n")
+            monkeypatch.setattr(sys.stdin, "isatty", lambda terminal=terminal: terminal)
+            assert ask("--json", *ways) == 0
+            printed = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
+            last = json.loads(printed)["predictions"]
+            assert {p["category"]: p["probability"] for p in last}["A"] == found[prior]
+        assert ask("--json", "--explain", "Jones", f"--plot={prior}.png", *ways) == 0
+        last = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
+        given = {p["category"]: p["probability"] for p in last}
+        assert given["A"] == pytest.approx(found[prior], abs=1e-6)
+        assert ask("--csv=in.csv", "--column=surname", f"--out={prior}.csv", *ways) == 0
+        (line,) = (here / f"{prior}.csv").read_text().splitlines()[1:]
+        cells = line.split(",")
+        assert cells[cells.index("A") + 1] == f"{found[prior]:.6f}"
+    assert found["uniform"] < found["tempered"] < found["corpus"]
+    assert (here / "uniform.png").read_bytes() != (here / "corpus.png").read_bytes()
+
+
+def test_a_prior_that_cannot_be_asked(here: Path, capsys: Captured) -> None:
+    assert ask("--prior=tempered", "Jones") == 0
+    as_trained = capsys.readouterr().out
+    assert ask("Jones") == 0
+    assert capsys.readouterr().out == as_trained
+    line = refused(capsys, "--prior=corpus", "Jones")
+    assert line.startswith("python -m src.predict: --prior corpus: a.ckpt does not say how common")
+    assert ask("--prior=mine", "Jones") == 2
+    assert "invalid choice: 'mine'" in capsys.readouterr().err
 
 
 def test_hostile_names(here: Path, capsys: Captured) -> None:

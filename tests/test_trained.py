@@ -3,6 +3,7 @@ import pickle
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,10 @@ from src.trained import (
 
 NAMES = ["Jones", "", "O'Neill", "123", "Иванов", "a", "Ślusàrski"]
 FOLDED = ["Jones", "", "O'Neill", "", "Ivanov", "a", "Slusarski"]
+DECISION = {
+    **{"trained_prior": [0.2, 0.3, 0.5], "corpus_prior": [0.9, 0.06, 0.04]},
+    **{"temperature": 1.5, "strength": 0.4},
+}
 
 
 def write_checkpoint(path: Path, **changes: object) -> Path:
@@ -92,6 +97,32 @@ def test_beliefs_end_in_the_answer(model: TrainedModel) -> None:
         expected = model.probabilities([folded[:end]])[0]
         torch.testing.assert_close(beliefs[end - 1], expected, atol=1e-6, rtol=0)
     assert model.beliefs("123")[1].shape == (0, 3)
+
+
+@pytest.mark.parametrize(("prior", "strength"), [("uniform", 0), ("corpus", 1), ("tempered", 0.4)])
+def test_answers_under_a_prior(tmp_path: Path, prior: str, strength: float) -> None:
+    model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=DECISION), prior)
+    trained, corpus = np.array([0.2, 0.3, 0.5]), np.array([0.9, 0.06, 0.04])
+    for folded, row in zip(FOLDED, model.probabilities(NAMES), strict=True):
+        if not folded:
+            assert row.isnan().all()
+            continue
+        with torch.no_grad():
+            network = read_name(model.rnn, name_to_tensor(folded)).double().exp()[0].numpy()
+        expected = (network / trained) ** (1 / 1.5) * corpus**strength
+        assert row.tolist() == pytest.approx(expected / expected.sum(), abs=1e-6)
+        belief = model.beliefs(folded)[1][-1]
+        assert belief.tolist() == pytest.approx(row.tolist(), abs=1e-6)
+
+
+def test_no_prior_without_a_decision(tmp_path: Path, model: TrainedModel) -> None:
+    assert model.decision is None
+    for prior in ("uniform", "corpus"):
+        with pytest.raises(
+            UserError, match=rf"--prior {prior}: \S+a\.ckpt does not say how common"
+        ) as caught:
+            load_model(tmp_path / "a.ckpt", prior)
+        assert "not a checkpoint" not in str(caught.value)
 
 
 def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +218,9 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
         {"state_dict": {"rnn.i2h.weight": torch.zeros(3)}},
         {"hyper_parameters": {"categories": ["A"], "alphabet": ALPHABET, "hidden": 10**9}},
         {"hyper_parameters": {"categories": 3, "alphabet": ALPHABET, "hidden": 16}},
+        {"decision": None},
+        {"decision": {}},
+        {"decision": DECISION | {"corpus_prior": [0.5, 0.5]}},
     ],
 )
 def test_another_programs_checkpoint(tmp_path: Path, changes: dict[str, object]) -> None:
