@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from src.decision import DEFAULT_PRIOR, PRIORS
 from src.errors import UserError
+from src.models.decision import DEFAULT_PRIOR, PRIORS
 
 
 def run_program(main: Callable[[], None]) -> None:

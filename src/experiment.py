@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import Logger
 from src.checkpoints import LastCheckpoint, WholeCheckpointIO, read_last
 from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
-from src.data.datamodule import NamesDataModule
+from src.data.datamodule import NamesDataModule, NamesDataset
+from src.data.tensors import Batch
 from src.errors import UserError
 from src.files import remove_parts
 from src.interruption import Interrupted, Interruption
@@ -100,8 +101,15 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         try:
             trainer.fit(model, data)
             interruption.check()
+            model.eval()
+            if len(data.val):
+                model.decide(whole(data.val), data.shares(), data.corpus_shares())
+                trainer.save_checkpoint(file)
+                model.score_priors("val", whole(data.val))
             if len(data.test):
                 trainer.test(model, data, verbose=False)
+            if len(data.val) and len(data.test):
+                model.score_priors("test", whole(data.test))
             interruption.check()
         except DivergenceError:
             write_metrics(folder, DIVERGED, metrics())
@@ -115,7 +123,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
             raise
         final = metrics()
         side, names = data.pictured()
-        matrix = model.confusion_matrix(names.__getitems__(range(len(names))))
+        matrix = model.confusion_matrix(whole(names))
         title = f"Guesses on the {side} names, % of each true category"
         loss = as_png(loss_figure(model.curve("train/loss")))
         confusion = confusion_png(matrix, data.categories, title)
@@ -133,9 +141,14 @@ def make_model(config: Config, data: NamesDataModule) -> NameClassifier:
     names = {"alphabet": ALPHABET, "categories": data.categories, "shares": data.shares()}
     model = BatchedClassifier({**names, **config.network()}, **config.optimization())
     if model.network.ngrams is not None:
-        every = data.distinct.__getitems__(range(len(data.distinct)))
+        every = whole(data.distinct)
         model.network.ngrams.count(every.letters, every.lengths, every.categories)
     return model
+
+
+def whole(names: NamesDataset) -> Batch:
+    """Return all of some names as one batch."""
+    return names.__getitems__(range(len(names)))
 
 
 def take_up(

@@ -44,7 +44,7 @@ def _tell_tensorboard(
     matrix = Summary(value=[Summary.Value(tag="confusion_matrix", image=image)])
     writer.add_summary(matrix, metrics["iterations"])
     # The row's metrics are points already logged; log_hyperparams would log them once more.
-    scalars = {name: value for name, value in metrics.items() if "/" in name}
+    scalars = {name: value for name, value in metrics.items() if name.count("/") == 1}
     for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
         writer.add_summary(each)
     writer.close()

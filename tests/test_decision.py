@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_f1_score
 
-from src.decision import PRIORS, Decision, fit_decision, macro_f1, smoothed
+from src.models.decision import PRIORS, Decision, fit_decision, macro_f1, smoothed
 
 
 def probabilities(decision: Decision, network: list[float], prior: str) -> list[float]:

@@ -21,6 +21,12 @@ from src.models.rnn import RNN
 from src.trained import load_model
 from tests.conftest import ROOT, run_train, settings, start_train
 
+DECIDED = {
+    f"{stage}/{prior}/{score}"
+    for stage in ("val", "test")
+    for prior in ("uniform", "corpus", "tempered")
+    for score in ("accuracy", "balanced_accuracy", "macro_f1")
+}
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
 TINY = [
     "hidden=16",
@@ -76,6 +82,7 @@ def test_metrics_json(finished: tuple[Path, str]) -> None:
     assert set(metrics) == {
         "train/loss",
         *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
+        *DECIDED,
         *("status", "iterations", "seconds", "names_per_second"),
     }
     assert metrics["status"] == "finished"
@@ -89,7 +96,8 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     log = events(run)
     points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
-    assert set(points) == {"train/loss"} | {f"{s}/{m}" for s in ("val", "test") for m in SCORES}
+    logged = {"train/loss"} | {f"{s}/{m}" for s in ("val", "test") for m in SCORES}
+    assert set(points) == logged | DECIDED
     assert [step for step, _ in points["train/loss"]] == [50, 100, 150, 200, 250]
     for score in SCORES:
         assert [step for step, _ in points[f"val/{score}"]] == [100, 200, 250]
@@ -108,7 +116,7 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     assert row["backend"].string_value == "compiled"
     experiment = log.SummaryMetadata("_hparams_/experiment")
     infos = HParamsPluginData.FromString(experiment.plugin_data.content).experiment.metric_infos
-    assert {info.name.tag for info in infos} == set(points)
+    assert {info.name.tag for info in infos} == logged
 
 
 def test_train_loss_is_the_mean_of_the_autograd_loops(finished: tuple[Path, str]) -> None:

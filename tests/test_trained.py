@@ -108,7 +108,7 @@ def test_answers_under_a_prior(tmp_path: Path, prior: str, strength: float) -> N
             assert row.isnan().all()
             continue
         with torch.no_grad():
-            network = read_name(model.rnn, name_to_tensor(folded)).double().exp()[0].numpy()
+            network = read_name(rnn_of(model), name_to_tensor(folded)).double().exp()[0].numpy()
         expected = (network / trained) ** (1 / 1.5) * corpus**strength
         assert row.tolist() == pytest.approx(expected / expected.sum(), abs=1e-6)
         belief = model.beliefs(folded)[1][-1]

@@ -127,11 +127,12 @@ class NamesDataModule(LightningDataModule):
 
     def shares(self) -> list[float]:
         """Return the categories' shares among the names as they are drawn for training."""
-        counts = (
-            self.distinct.categories.bincount()
-            if self.natural
-            else torch.ones(len(self.categories))
-        )
+        n = len(self.categories)
+        return self.corpus_shares() if self.natural else [1 / n] * n
+
+    def corpus_shares(self) -> list[float]:
+        """Return the categories' shares among the distinct pairs to train on."""
+        counts = self.distinct.categories.bincount()
         return list((counts / counts.sum()).tolist())
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:

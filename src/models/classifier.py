@@ -1,5 +1,6 @@
 """NameClassifier: what Lightning evaluates, however it was trained."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from src.data.tensors import Batch
 from src.errors import UserError
+from src.models.decision import PRIORS, Decision, fit_decision
 
 
 class DivergenceError(UserError):
@@ -54,6 +56,8 @@ class NameClassifier(LightningModule):
         """What was logged so far: iteration and values."""
         self.losses: list[Tensor] = []
         """Of the iterations since the last point of the loss curve."""
+        self.decision: Decision | None = None
+        """How to answer under each prior; known at the end of training."""
         self.loss = MeanMetric()
         self.scores = MetricCollection(
             {
@@ -134,6 +138,24 @@ class NameClassifier(LightningModule):
         return {name: value for _, values in self.history for name, value in values.items()}
 
     @torch.inference_mode()
+    def decide(self, batch: Batch, trained_prior: list[float], corpus_prior: list[float]) -> None:
+        """Fit the decision to names that were not trained on."""
+        logp = self.log_probabilities(batch.letters, batch.lengths)
+        self.decision = fit_decision(logp, batch.categories, trained_prior, corpus_prior)
+
+    @torch.inference_mode()
+    def score_priors(self, stage: str, batch: Batch) -> None:
+        """Log what the names of a batch are guessed under each prior."""
+        assert self.decision is not None
+        logp = self.log_probabilities(batch.letters, batch.lengths)
+        for prior in PRIORS:
+            self.scores.update(self.decision.log_probabilities(logp, prior), batch.categories)
+            values = self.scores.compute()
+            self.scores.reset()
+            del values["top3_accuracy"]
+            self._record({f"{stage}/{prior}/{name}": value for name, value in values.items()})
+
+    @torch.inference_mode()
     def confusion_matrix(self, batch: Batch) -> Tensor:
         """Return how often each true category (row) was guessed as each other, int64 [C, C]."""
         guesses = self.log_probabilities(batch.letters, batch.lengths).argmax(dim=1)
@@ -144,6 +166,8 @@ class NameClassifier(LightningModule):
         checkpoint["iteration"] = self.iteration
         checkpoint["history"] = self.history
         checkpoint["losses"] = self.losses
+        if self.decision is not None:
+            checkpoint["decision"] = asdict(self.decision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the iteration and the curves from beside the weights."""
