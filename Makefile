@@ -1,9 +1,9 @@
-# make train | test | fuzz | lint | bench | reliability | setup — each sets up .venv first if need be.
+# make train | test | fuzz | lint | bench | accuracy | reliability | setup — each sets up .venv first if need be.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup train test fuzz lint bench reliability
+.PHONY: setup train test fuzz lint bench accuracy reliability
 
 setup: $(VENV)/installed
 
@@ -31,6 +31,9 @@ bench: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.predict
+
+accuracy: setup
+	$(BIN)/python -m benchmarks.accuracy
 
 reliability: setup
 	$(BIN)/python -m benchmarks.reliability
