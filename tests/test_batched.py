@@ -139,3 +139,16 @@ def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(
     for name, weight in rnn.state_dict().items():
         mine = checkpoint["state_dict"][f"network.recurrent.rnn.{name}"]
         torch.testing.assert_close(mine, weight, atol=1e-5, rtol=0)
+
+
+def test_names_of_one_length_and_a_batch_of_one_name(tmp_path: Path) -> None:
+    folder = tmp_path / "names"
+    folder.mkdir()
+    for category, vowel in (("A", "a"), ("O", "o")):
+        names = [f"{first}{vowel}{last}" for first in "bdg" for last in "lmnrs"]
+        (folder / f"{category}.txt").write_text("\n".join(names))
+    words = [*TINY, *BATCHED, f"data_dir={folder}", "batch_size=7", "iterations=100"]
+    data = NamesDataModule(folder, 0.1, 0.1, 0, 4, 1, 4, batch_size=7, sampling="natural")
+    assert sorted(len(batch.lengths) for batch in data.train_dataloader()) == [1, 7, 7, 7]
+    run_experiment(settings(*words), tmp_path / "run")
+    assert metrics_of(tmp_path / "run")["test/accuracy"] == 1  # a vowel tells them apart

@@ -62,3 +62,10 @@ def test_nothing_held_out(corpus_dir: Path) -> None:
     assert data.test_dataloader() == []
     assert data.pictured() == ("training", data.train)
     assert len(data.train) == 20 + 13 + 6
+
+
+def test_a_category_of_one_name_is_trained_on_and_said_to_be(corpus_dir: Path) -> None:
+    (corpus_dir / "Single.txt").write_text("alone\n")
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, epoch_size=100)
+    assert data.train.categories.bincount()[3] == 1
+    assert data.summary().splitlines()[1] == "Too few names to hold any out, all trained on: Single"

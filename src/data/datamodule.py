@@ -149,11 +149,16 @@ class NamesDataModule(LightningDataModule):
         return -(-self.iterations // self.epoch_size) - self.start // self.epoch_size
 
     def summary(self) -> str:
-        """Return in one line what there is to train and evaluate on."""
-        return (
+        """Return what there is to train and evaluate on, and what cannot be evaluated."""
+        text = (
             f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
             f"{len(self.val):,} names to validate and {len(self.test):,} to test"
         )
+        held_out = {*self.val.categories.tolist(), *self.test.categories.tolist()}
+        kept = [c for index, c in enumerate(self.categories) if index not in held_out]
+        if held_out and kept:
+            text += f"\nToo few names to hold any out, all trained on: {', '.join(kept)}"
+        return text
 
     def pictured(self) -> tuple[str, NamesDataset]:
         """Return the names to picture, and what they are: test, else validation, else training."""
