@@ -31,6 +31,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.predict
+	$(BIN)/python -m benchmarks.batched
 
 accuracy: setup
 	$(BIN)/python -m benchmarks.accuracy

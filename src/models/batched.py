@@ -17,6 +17,9 @@ WARM_UP = 0.05
 NGRAM_LR = 0.1
 """Learning rate of the n-grams, a few hundred smoothing weights that share nothing with a cell."""
 
+NGRAM_EVERY = 3
+"""Iterations for each of the n-grams: they have learned all there is in a third of a cell's."""
+
 
 class BatchedClassifier(NameClassifier):
     """A network trained in batches.
@@ -92,10 +95,14 @@ class BatchedClassifier(NameClassifier):
             DivergenceError: if the loss is not finite.
         """
         # Seeded anew for each iteration, dropout is the same in a run that was resumed.
-        torch.manual_seed((self.seed << 31) + self.iteration)
+        # torch.manual_seed would note the whole stack for each kind of device that is absent.
+        torch.default_generator.manual_seed((self.seed << 31) + self.iteration)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed((self.seed << 31) + self.iteration)
         for group, highest in zip(self._groups(), (self.lr, NGRAM_LR), strict=False):
             group["lr"] = highest * self._factor()
-        parts = self.network.parts(batch.letters, batch.lengths, batch.categories)
+        both = self.iteration % NGRAM_EVERY == 0
+        parts = self.network.parts(batch.letters, batch.lengths, batch.categories, both)
         losses = [self._loss(part, batch.categories) for part in parts]
         loss = torch.stack(losses).sum()
         if not loss.isfinite():

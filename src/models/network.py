@@ -81,9 +81,10 @@ class RecurrentNetwork(nn.Module):
         """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
         learned = self.letters.requires_grad
         vectors = F.dropout(self.letters, self.dropout / 5, self.training and learned)
-        names = torch.split(vectors[letters.long()], lengths.tolist())  # B of [length, E]
-        padded = nn.utils.rnn.pad_sequence(list(names))  # [L, B, E]
-        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)
+        steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
+        places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
+        padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
+        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)  # falls away
         weights = {
             name: F.dropout(weight, self.recurrent_dropout, self.training)
             for name, weight in self.rnn.named_parameters()
@@ -135,13 +136,15 @@ class Network(nn.Module):
             scores = (1 - NGRAM_SHARE) * scores + NGRAM_SHARE * beside
         return (scores + self.log_shares).log_softmax(dim=1)
 
-    def parts(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> list[Tensor]:
+    def parts(
+        self, letters: Tensor, lengths: Tensor, categories: Tensor, both: bool = True
+    ) -> list[Tensor]:
         """Return what each part gives for training names, log-probabilities [B, C].
 
-        The n-grams are not to recognise a name that they have counted themselves.
+        The n-grams, if `both` are asked for, are not to recognise a name they counted themselves.
         """
         parts = [self.recurrent(letters, lengths)]
-        if self.ngrams is not None:
+        if self.ngrams is not None and both:
             parts.append(self.ngrams(letters, lengths, leave_out=categories))
         return [(scores + self.log_shares).log_softmax(dim=1) for scores in parts]
 
