@@ -11,6 +11,7 @@ from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
 from src.metrics import FINISHED, Metrics, write_metrics
+from src.models.decision import PRIORS
 
 
 def write_report(
@@ -52,17 +53,20 @@ def _tell_tensorboard(
 
 def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them."""
-    titles = {"val": "validation", "test": "test"}
-    stages = [stage for stage in titles if f"{stage}/loss" in metrics]
-    names = dict.fromkeys(
-        key.partition("/")[2] for key in metrics if key.partition("/")[0] in stages
-    )
-    lines = []
-    if stages:
-        lines.append(" " * 20 + "".join(f"{titles[stage]:>12}" for stage in stages))
-    for name in names:
-        values = "".join(f"{metrics[f'{stage}/{name}']:>12.4f}" for stage in stages)
-        lines.append(f"{name.replace('_', ' '):<20}{values}")
+    columns = {"validation": "val", "test": "test"}
+    last = "test" if "test/loss" in metrics else "val"
+    columns |= {f"{prior}*": f"{last}/{prior}" for prior in PRIORS}
+    columns = {
+        title: prefix for title, prefix in columns.items() if f"{prefix}/accuracy" in metrics
+    }
+    lines = [" " * 20 + "".join(f"{title:>12}" for title in columns)] if columns else []
+    for name in ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"):
+        values = [metrics.get(f"{prefix}/{name}") for prefix in columns.values()]
+        cells = "".join(" " * 12 if value is None else f"{value:>12.4f}" for value in values)
+        if columns:
+            lines.append(f"{name.replace('_', ' '):<20}{cells}".rstrip())
+    if any(title.endswith("*") for title in columns):
+        lines.append(f"* {last} names under each --prior of predict and evaluate")
     lines += [
         "",
         f"{metrics['iterations']:,} iterations at {metrics['names_per_second']:,.0f} names/s, "

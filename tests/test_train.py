@@ -153,9 +153,9 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     (accuracy,) = (line for line in lines if line.startswith("balanced accuracy"))
     shown = [float(value) for value in accuracy.split()[2:]]
-    assert shown == pytest.approx(
-        [metrics["val/balanced_accuracy"], metrics["test/balanced_accuracy"]], abs=5e-5
-    )
+    columns = ["val", "test", "test/uniform", "test/corpus", "test/tempered"]
+    expected = [metrics[f"{column}/balanced_accuracy"] for column in columns]
+    assert shown == pytest.approx(expected, abs=5e-5)
     assert f"Run          {run}" in lines
     assert (run / "train.log").read_text() == printed
 
