@@ -51,18 +51,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
     start = time.perf_counter()
     be_quiet()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
-    data = NamesDataModule(
-        data_dir=config.data_dir,
-        val_fraction=config.val_fraction,
-        test_fraction=config.test_fraction,
-        seed=config.seed,
-        iterations=config.iterations,
-        log_every=config.log_every,
-        epoch_size=config.epoch_size,
-        chunk=config.chunk,
-        batch_size=None if config.online else config.batch_size,
-        sampling=config.sampling,
-    )
+    data = make_data(config)
     log.info(data.summary())
     torch.manual_seed(config.seed)
     model = make_model(config, data)
@@ -79,37 +68,29 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         checkpoint = read_last(file, dict(model.hparams), data.state_dict())
         take_up(checkpoint, model, data, best)
         log.info(f"Going on from iteration {model.iteration:,}")
+    progress = Progress(
+        model, data.categories, config.iterations, config.print_every, config.batch_size
+    )
+
+    def metrics() -> Metrics:
+        return {
+            **model.final_scores(),
+            "iterations": model.iteration,
+            "seconds": time.perf_counter() - start,
+            "names_per_second": progress.names_per_second,
+        }
+
     with Interruption() as interruption:
-        progress = Progress(
-            model, data.categories, config.iterations, config.print_every, config.batch_size
-        )
         last = LastCheckpoint(model, file, config.checkpoint_every, interruption)
         callbacks = [progress, best, last] if len(data.val) else [progress, last]
         trainer = make_trainer(folder, callbacks, data.epochs, config.trainer)
         trainer.logger = logger = make_logger(folder, config.logger)
         for iteration, values in model.history:  # of the run so far
             logger.log_metrics(values, iteration)
-
-        def metrics() -> Metrics:
-            return {
-                **model.final_scores(),
-                "iterations": model.iteration,
-                "seconds": time.perf_counter() - start,
-                "names_per_second": progress.names_per_second,
-            }
-
         try:
             trainer.fit(model, data)
             interruption.check()
-            model.eval()
-            if len(data.val):
-                model.decide(whole(data.val), data.shares(), data.corpus_shares())
-                trainer.save_checkpoint(file)
-                model.score_priors("val", whole(data.val))
-            if len(data.test):
-                trainer.test(model, data, verbose=False)
-            if len(data.val) and len(data.test):
-                model.score_priors("test", whole(data.test))
+            evaluate(trainer, model, data, file)
             interruption.check()
         except DivergenceError:
             write_metrics(folder, DIVERGED, metrics())
@@ -122,14 +103,26 @@ def run_experiment(config: Config, folder: Path) -> float | None:
             )
             raise
         final = metrics()
-        side, names = data.pictured()
-        matrix = model.confusion_matrix(whole(names))
-        title = f"Guesses on the {side} names, % of each true category"
-        loss = as_png(loss_figure(model.curve("train/loss")))
-        confusion = confusion_png(matrix, data.categories, title)
+        loss, confusion = pictures(model, data)
         write_report(folder, logger, config.hyperparameters(), final, loss, confusion)
     log.info(summary(final, folder, logger))
     return final.get(SCORE)
+
+
+def make_data(config: Config) -> NamesDataModule:
+    """Return the names of a run."""
+    return NamesDataModule(
+        data_dir=config.data_dir,
+        val_fraction=config.val_fraction,
+        test_fraction=config.test_fraction,
+        seed=config.seed,
+        iterations=config.iterations,
+        log_every=config.log_every,
+        epoch_size=config.epoch_size,
+        chunk=config.chunk,
+        batch_size=None if config.online else config.batch_size,
+        sampling=config.sampling,
+    )
 
 
 def make_model(config: Config, data: NamesDataModule) -> NameClassifier:
@@ -149,6 +142,31 @@ def make_model(config: Config, data: NamesDataModule) -> NameClassifier:
 def whole(names: NamesDataset) -> Batch:
     """Return all of some names as one batch."""
     return names.__getitems__(range(len(names)))
+
+
+def evaluate(trainer: Trainer, model: NameClassifier, data: NamesDataModule, file: Path) -> None:
+    """Score the test names with the final weights; and all that is held out under each prior.
+
+    The decision that this takes is fitted to the validation names, and kept in the checkpoint.
+    """
+    model.eval()
+    if len(data.val):
+        model.decide(whole(data.val), data.shares(), data.corpus_shares())
+        trainer.save_checkpoint(file)
+        model.score_priors("val", whole(data.val))
+    if len(data.test):
+        trainer.test(model, data, verbose=False)
+    if len(data.val) and len(data.test):
+        model.score_priors("test", whole(data.test))
+
+
+def pictures(model: NameClassifier, data: NamesDataModule) -> tuple[bytes, bytes]:
+    """Return the loss curve and the confusion matrix, PNG files."""
+    side, names = data.pictured()
+    matrix = model.confusion_matrix(whole(names))
+    title = f"Guesses on the {side} names, % of each true category"
+    loss = as_png(loss_figure(model.curve("train/loss")))
+    return loss, confusion_png(matrix, data.categories, title)
 
 
 def take_up(

@@ -43,7 +43,8 @@ class Preflight(Callback):
             folder = writable_folder(config, "hydra.run.dir")
             if self.resumes:
                 file = folder / ".hydra/config.yaml"
-                check_same(config, file, f"resume={folder}", may_grow="iterations")
+                grows = "iterations" if settings.schedule == "constant" else ""  # cosine ends there
+                check_same(config, file, f"resume={folder}", may_grow=grows)
             elif (folder / "checkpoints").exists():
                 raise UserError(
                     f"hydra.run.dir={folder}: holds a run already; choose another, "
