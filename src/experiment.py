@@ -145,15 +145,15 @@ def whole(names: NamesDataset) -> Batch:
 
 
 def evaluate(trainer: Trainer, model: NameClassifier, data: NamesDataModule, file: Path) -> None:
-    """Score the test names with the final weights; and all that is held out under each prior.
+    """Score the test names with the final weights, as trained and under each prior.
 
-    The decision that this takes is fitted to the validation names, and kept in the checkpoint.
+    The decision that the latter takes is fitted to the validation names, and kept in the
+    checkpoint.
     """
     model.eval()
     if len(data.val):
         model.decide(whole(data.val), data.shares(), data.corpus_shares())
         trainer.save_checkpoint(file)
-        model.score_priors("val", whole(data.val))
     if len(data.test):
         trainer.test(model, data, verbose=False)
     if len(data.val) and len(data.test):

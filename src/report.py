@@ -54,8 +54,7 @@ def _tell_tensorboard(
 def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them."""
     columns = {"validation": "val", "test": "test"}
-    last = "test" if "test/loss" in metrics else "val"
-    columns |= {f"{prior}*": f"{last}/{prior}" for prior in PRIORS}
+    columns |= {f"{prior}*": f"test/{prior}" for prior in PRIORS}
     columns = {
         title: prefix for title, prefix in columns.items() if f"{prefix}/accuracy" in metrics
     }
@@ -66,7 +65,7 @@ def summary(metrics: Metrics, folder: Path, logger: Logger) -> str:
         if columns:
             lines.append(f"{name.replace('_', ' '):<20}{cells}".rstrip())
     if any(title.endswith("*") for title in columns):
-        lines.append(f"* {last} names under each --prior of predict and evaluate")
+        lines.append("* the test names under each --prior of predict and evaluate")
     lines += [
         "",
         f"{metrics['iterations']:,} iterations at {metrics['names_per_second']:,.0f} names/s, "

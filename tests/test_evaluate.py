@@ -110,12 +110,13 @@ def test_evaluation_is_the_runs_own(
     run: Path, tmp_path: Path, capsys: Captured, split: str
 ) -> None:
     out = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png")
-    assert ask(run, f"--split={split}", "--prior=corpus", *out) == 0
+    prior, tags = ("corpus", "test/corpus") if split == "test" else ("uniform", "val")  # as trained
+    assert ask(run, f"--split={split}", f"--prior={prior}", *out) == 0
     metrics = json.loads((run / "run/metrics.json").read_text())
     report = json.loads((tmp_path / "e.json").read_text())
     printed = capsys.readouterr().out
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
-        assert report[name]["value"] == pytest.approx(metrics[f"{split}/corpus/{name}"], abs=1e-6)
+        assert report[name]["value"] == pytest.approx(metrics[f"{tags}/{name}"], abs=1e-6)
         assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
         assert f"{report[name]['value']:.4f}" in printed
     assert report["split"] == split

@@ -22,8 +22,7 @@ from src.trained import load_model
 from tests.conftest import ROOT, run_train, settings, start_train
 
 DECIDED = {
-    f"{stage}/{prior}/{score}"
-    for stage in ("val", "test")
+    f"test/{prior}/{score}"
     for prior in ("uniform", "corpus", "tempered")
     for score in ("accuracy", "balanced_accuracy", "macro_f1")
 }

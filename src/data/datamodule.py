@@ -1,6 +1,7 @@
 """The names as PyTorch and Lightning take them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,7 @@ class NamesDataModule(LightningDataModule):
         train, val, test = split_corpus(corpus, val_fraction, test_fraction, seed)
         sides = {"all": corpus, "train": train, "val": val, "test": test}
         self.categories = list(corpus)
+        self._distinct = {category: set(lines) for category, lines in train.items()}
         self.train, self.val, self.test = NamesDataset(train), NamesDataset(val), NamesDataset(test)
         self.examples = RandomExamples([len(lines) for lines in train.values()], seed)
         self.iterations = iterations
@@ -92,8 +94,7 @@ class NamesDataModule(LightningDataModule):
         self.epoch_size = epoch_size
         self.batch_size = batch_size
         self.natural = sampling == "natural"
-        self.distinct = NamesDataset({c: sorted(set(names)) for c, names in train.items()})
-        self.passes = Passes(self.distinct.lengths.tolist(), batch_size or 1, seed)
+        self._seed = seed
         self.start = 0
         """Iterations done before the trainer's first epoch."""
         self._split: dict[str, str | float] = {
@@ -108,6 +109,15 @@ class NamesDataModule(LightningDataModule):
         """Return what a checkpoint holds of the split: how it was made, and fingerprints of it."""
         return self._split
 
+    @cached_property
+    def distinct(self) -> NamesDataset:
+        """The distinct pairs of a name and a category to train on."""
+        return NamesDataset({category: sorted(names) for category, names in self._distinct.items()})
+
+    @cached_property
+    def _passes(self) -> Passes:
+        return Passes(self.distinct.lengths.tolist(), self.batch_size or 1, self._seed)
+
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         """Return the examples of the trainer's present epoch, in chunks."""
         epoch = self.trainer.current_epoch if self.trainer else 0
@@ -117,7 +127,7 @@ class NamesDataModule(LightningDataModule):
         if self.batch_size is None:
             chunks = Chunks(self.examples, start, stop, self.chunk, self.log_every)
             return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
-        batches = Batches(self.passes.batch if self.natural else self._random, start, stop)
+        batches = Batches(self._passes.batch if self.natural else self._random, start, stop)
         names = self.distinct if self.natural else self.train
         return DataLoader(names, batch_sampler=batches, collate_fn=_as_it_is)
 
@@ -132,8 +142,8 @@ class NamesDataModule(LightningDataModule):
 
     def corpus_shares(self) -> list[float]:
         """Return the categories' shares among the distinct pairs to train on."""
-        counts = self.distinct.categories.bincount()
-        return list((counts / counts.sum()).tolist())
+        counts = [len(names) for names in self._distinct.values()]
+        return [count / sum(counts) for count in counts]
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]] | list[Any]:
         """Return the held-out names of validation; nothing if there are none."""
