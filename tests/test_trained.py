@@ -2,6 +2,7 @@ import os
 import pickle
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 from src.data.alphabet import ALPHABET
 from src.data.tensors import name_to_tensor
 from src.errors import UserError
-from src.models.network import TutorialNetwork
+from src.models.network import TutorialNetwork, make_network
 from src.models.rnn import RNN, read_name
 from src.trained import (
     AT_ONCE,
@@ -238,3 +239,34 @@ def test_another_alphabet(tmp_path: Path) -> None:
     settings = {"categories": ["A", "B", "C"], "alphabet": ALPHABET[::-1], "hidden": 16}
     with pytest.raises(UserError, match="it was made for another alphabet"):
         load_model(write_checkpoint(tmp_path / "a.ckpt", hyper_parameters=settings))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": 10**9},
+        {"layers": "two"},
+        {"dropout": 7.0},
+        {"cell": "mlp"},
+        {"hidden": 9},
+        {"hidden": -1},
+        {"pooling": "all"},
+        {"ngrams": 10**6},
+        {"shares": [1.0]},
+        {"more": 1},
+    ],
+)
+def test_a_network_that_cannot_be_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    settings: dict[str, Any] = {
+        **{"alphabet": ALPHABET, "categories": ["A", "B", "C"], "shares": [1 / 3] * 3},
+        **{"cell": "gru", "hidden": 8, "layers": 1, "bidirectional": True, "embedding": 4},
+        **{"pooling": "last", "dropout": 0.5, "recurrent_dropout": 0.0, "ngrams": 0},
+    }
+    network = make_network(**settings)
+    state = {f"network.{name}": weight for name, weight in network.state_dict().items()}
+    for made, name in ((settings, "good.ckpt"), (settings | changes, "bad.ckpt")):
+        parts = {"hyper_parameters": {"network": made}, "state_dict": state}
+        write_checkpoint(tmp_path / name, **parts)
+    assert load_model(tmp_path / "good.ckpt").probabilities(["Jones"]).shape == (1, 3)
+    with pytest.raises(UserError, match=r"bad\.ckpt: not a checkpoint of this program"):
+        load_model(tmp_path / "bad.ckpt")

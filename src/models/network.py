@@ -46,6 +46,9 @@ class RecurrentNetwork(nn.Module):
             maximum and the mean of all states.
         dropout: of a name's features and between layers; a fifth of it of the letters' vectors.
         recurrent_dropout: of the weights from state to state.
+
+    Raises:
+        ValueError: if there are more layers than anybody wants, or a dropout is no share.
     """
 
     def __init__(
@@ -62,6 +65,8 @@ class RecurrentNetwork(nn.Module):
         recurrent_dropout: float,
     ) -> None:
         super().__init__()
+        if not (1 <= layers <= 16 and 0 <= dropout < 1 and 0 <= recurrent_dropout < 1):
+            raise ValueError(f"layers={layers} or a dropout is out of range")
         self.pooling = pooling
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
