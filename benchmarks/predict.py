@@ -55,7 +55,7 @@ def main() -> None:
         one = median(run_module(*ask, "Satoshi")[0] for _ in range(RUNS))
         only_torch = median(time_of(sys.executable, "-c", "import torch") for _ in range(RUNS))
         print(f"one name, whole process        {one:>10.2f} s      (target: at most 2 s)")
-        print(f"of which `import torch` alone  {only_torch:>10.2f} s\n")
+        print(f"`import torch`, usual exit      {only_torch:>10.2f} s\n")
 
         names = corpus_names(rows)
         source = folder / "in.csv"
