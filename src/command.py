@@ -45,7 +45,7 @@ def run_command(
             nowhere = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115 # for good
             setattr(sys, name, nowhere)
     options = parser.parse_args(arguments)
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a text file
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
     try:
         work(options)
         sys.stdout.flush()

@@ -46,7 +46,9 @@ def completed(words: list[str]) -> list[str]:
         folders = [word.removeprefix(key) for word in words if word.startswith(key)]
         if folders:
             others = [word for word in words if not word.startswith(key)]
-            return [*resumed(Path(folders[-1]), others), "hydra.callbacks.preflight.resumes=true"]
+            before = resumed(Path(folders[-1]), others)
+            check_experiments(before)  # the folder may be a stranger's
+            return [*before, "hydra.callbacks.preflight.resumes=true"]
     return words
 
 

@@ -46,7 +46,7 @@ def _tell_tensorboard(
     writer.add_summary(matrix, metrics["iterations"])
     # The row's metrics are points already logged; log_hyperparams would log them once more.
     scalars = {name: value for name, value in metrics.items() if name.count("/") == 1}
-    for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # torch's
+    for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # untyped
         writer.add_summary(each)
     writer.close()
 

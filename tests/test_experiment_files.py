@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from src.command_line import resumed_run
+from src.command_line import completed, resumed_run
 from src.errors import UserError
 from src.experiment_files import CONFIGS, check_experiments, check_file
 from tests.conftest import ROOT, run_train
@@ -85,6 +85,16 @@ def test_a_strangers_experiment_that_is_allowed_runs(tmp_path: Path) -> None:
 def test_an_experiment_elsewhere_is_refused() -> None:
     with pytest.raises(UserError, match=r"experiment=\.\./x: must be in configs/experiment"):
         check_experiments(["experiment=../x"])
+
+
+@pytest.mark.parametrize("key", ["resume", "resume_sweep"])
+def test_a_strangers_run_has_no_experiment_from_elsewhere(tmp_path: Path, key: str) -> None:
+    (tmp_path / ".hydra").mkdir()
+    note = "hydra:\n  overrides:\n    task: [experiment=../../x]\n    hydra: []\n"
+    (tmp_path / ".hydra/hydra.yaml").write_text(note)
+    (tmp_path / "multirun.yaml").write_text(note)
+    with pytest.raises(UserError, match=r"experiment=\.\./\.\./x: must be in configs/experiment"):
+        completed([f"{key}={tmp_path}"])
 
 
 def test_a_strangers_run_says_nothing_to_hydra(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class BatchedClassifier(NameClassifier):
         """Take up the optimizer where the checkpoint left it."""
         if self._optimizer_state is not None:
             optimizer = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(self._optimizer_state)  # type: ignore[union-attr] # one only
+            optimizer.load_state_dict(self._optimizer_state)  # type: ignore[union-attr] # there is one
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the batch's loss, and the guess for its first name [1].

@@ -55,7 +55,7 @@ class OnlineClassifier(NameClassifier):
             DivergenceError: if a loss is not finite; the weights are those before the batch then.
         """
         before = [weight.detach().clone() for weight in self.rnn.parameters()]
-        losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # one only
+        losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # there is one
         bad = losses.isfinite().logical_not().nonzero()
         if len(bad) or not all(weight.isfinite().all() for weight in self.rnn.parameters()):
             with torch.no_grad():
