@@ -88,9 +88,16 @@ class LastCheckpoint(Callback):
             due = self.model.iteration - self.iteration >= self.every
         else:
             due = time.monotonic() - self._time >= EVERY
-        if due or self.interruption.wished:
+        wished, due = _anywhere(trainer, self.interruption.wished, due)
+        if wished or due:
             self._save(trainer)
-        self.interruption.check()
+        if wished:
+            self.interruption.end()
+
+    def check(self, trainer: Trainer) -> None:
+        """End, if this process or another of the same run was asked to."""
+        if any(_anywhere(trainer, self.interruption.wished)):
+            self.interruption.end()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the final weights."""
@@ -100,6 +107,13 @@ class LastCheckpoint(Callback):
         trainer.save_checkpoint(self.file)
         self.iteration = self.model.iteration
         self._time = time.monotonic()
+
+
+def _anywhere(trainer: Trainer, *here: bool) -> list[bool]:
+    """Return which of these hold in any process of the run."""
+    held = torch.tensor(here, dtype=torch.float, device=trainer.strategy.root_device)
+    held = trainer.strategy.reduce(held, reduce_op="max")
+    return [bool(each) for each in held]
 
 
 def read_last(file: Path, settings: dict[str, Any], split: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ ONLINE = {
     **{"schedule": "constant", "weight_decay": 0, "clip": 0, "label_smoothing": 0, "ngrams": 0},
 }
 """The tutorial's training."""
-TRAINER_KEYS = ("accelerator", "devices", "deterministic", "benchmark")
+TRAINER_KEYS = ("accelerator", "devices", "strategy", "deterministic", "benchmark")
+MOST_DEVICES = 1024
 LOGGERS = "lightning.pytorch.loggers"
 WORK = 2 * 10**8
 """Weights times names trained on at once."""
@@ -125,6 +126,11 @@ class Config:
                 f"backend=compiled trainer.accelerator={self.trainer.get('accelerator')}: "
                 "the compiled backend runs on the CPU; use backend=autograd or trainer=cpu"
             )
+        if self.online and self.distributed:
+            raise UserError(
+                f"backend={self.backend} trainer.strategy=ddp: a step a name cannot be shared out; "
+                "use trainer=cpu, or backend=autograd with a batch_size above 1"
+            )
 
     def _check_defaults(self, needed: Mapping[str, Any], why: str, otherwise: str) -> None:
         for key, value in needed.items():
@@ -137,6 +143,11 @@ class Config:
     def online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
         return all(getattr(self, key) == value for key, value in ONLINE.items())
+
+    @property
+    def distributed(self) -> bool:
+        """Whether several processes share each batch."""
+        return bool(self.trainer.get("strategy") == "ddp")
 
     @property
     def epoch_size(self) -> int:
@@ -178,8 +189,13 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
     for key in settings["trainer"]:
         if key not in TRAINER_KEYS:
             raise UserError(f"trainer.{key}: must be one of {', '.join(TRAINER_KEYS)}")
-    if (devices := settings["trainer"].get("devices")) != 1:
-        raise UserError(f"trainer.devices={devices}: must be 1; a step a name cannot be shared out")
+    if (strategy := settings["trainer"].get("strategy", "auto")) not in ("auto", "ddp"):
+        raise UserError(f"trainer.strategy={strategy}: must be auto or ddp")
+    devices = settings["trainer"].get("devices")
+    if strategy == "auto" and devices != 1:
+        raise UserError(f"trainer.devices={devices}: must be 1, or more with trainer=ddp")
+    if not (devices == "auto" or (type(devices) is int and 1 <= devices <= MOST_DEVICES)):
+        raise UserError(f"trainer.devices={devices}: must be auto or 1 to {MOST_DEVICES}")
     if not str(target := settings["logger"].get("_target_")).startswith(LOGGERS):
         raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
 

@@ -5,7 +5,9 @@ import shlex
 import threading
 import time
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, cast
 
 import torch
@@ -13,6 +15,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, loggers
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.utilities import rank_zero_only
 
 from src.checkpoints import LastCheckpoint, WholeCheckpointIO, read_last
 from src.config import LOGGERS, Config
@@ -46,8 +50,12 @@ def run_experiment(config: Config, folder: Path) -> float | None:
             "a larger iterations= trains on"
         )
         return finished.get(SCORE)
-    remove_parts(folder)
-    (folder / FILE).unlink(missing_ok=True)  # of an interrupted run, or of one before it grew
+    leads = leads_run(config)
+    if leads:
+        remove_parts(folder)
+        (folder / FILE).unlink(missing_ok=True)  # of an interrupted run, or of one before it grew
+    else:
+        logging.getLogger("src").setLevel(logging.ERROR)
     start = time.perf_counter()
     be_quiet()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
@@ -82,15 +90,19 @@ def run_experiment(config: Config, folder: Path) -> float | None:
 
     with Interruption() as interruption:
         last = LastCheckpoint(model, file, config.checkpoint_every, interruption)
-        callbacks = [progress, best, last] if len(data.val) else [progress, last]
+        callbacks: list[Callback] = [best, last] if len(data.val) else [last]
+        if leads:
+            callbacks.insert(0, progress)
         trainer = make_trainer(folder, callbacks, data.epochs, config.trainer)
+        if not leads:
+            with suppress(UserError, Interrupted):  # the leading process has them, too
+                train(trainer, model, data, last)
+            return None
         trainer.logger = logger = make_logger(folder, config.logger)
         for iteration, values in model.history:  # of the run so far
             logger.log_metrics(values, iteration)
         try:
-            trainer.fit(model, data)
-            interruption.check()
-            evaluate(trainer, model, data, file)
+            train(trainer, model, data, last)
             interruption.check()
         except DivergenceError:
             write_metrics(folder, DIVERGED, metrics())
@@ -102,11 +114,19 @@ def run_experiment(config: Config, folder: Path) -> float | None:
                 f"python -m src.train resume={shlex.quote(str(folder))}"
             )
             raise
+        finally:
+            end_followers(trainer)
         final = metrics()
         loss, confusion = pictures(model, data)
         write_report(folder, logger, config.hyperparameters(), final, loss, confusion)
     log.info(summary(final, folder, logger))
     return final.get(SCORE)
+
+
+def leads_run(config: Config) -> bool:
+    """Return whether this process is the one of its run that writes and speaks."""
+    rank: int = rank_zero_only.rank  # type: ignore[attr-defined] # Lightning sets it
+    return rank == 0 or not config.distributed
 
 
 def make_data(config: Config) -> NamesDataModule:
@@ -144,20 +164,33 @@ def whole(names: NamesDataset) -> Batch:
     return names.__getitems__(range(len(names)))
 
 
-def evaluate(trainer: Trainer, model: NameClassifier, data: NamesDataModule, file: Path) -> None:
-    """Score the test names with the final weights, as trained and under each prior.
+def train(
+    trainer: Trainer, model: NameClassifier, data: NamesDataModule, last: LastCheckpoint
+) -> None:
+    """Train, then score the test names with the final weights, as trained and under each prior.
 
     The decision that the latter takes is fitted to the validation names, and kept in the
     checkpoint.
     """
+    trainer.fit(model, data)
+    last.check(trainer)
     model.eval()
     if len(data.val):
         model.decide(whole(data.val), data.shares(), data.corpus_shares())
-        trainer.save_checkpoint(file)
+        trainer.save_checkpoint(last.file)
     if len(data.test):
         trainer.test(model, data, verbose=False)
     if len(data.val) and len(data.test):
         model.score_priors("test", whole(data.test))
+
+
+def end_followers(trainer: Trainer) -> None:
+    """Wait until other processes of the run have ended; after five seconds, end them."""
+    for process in getattr(trainer.strategy.launcher, "procs", ()):
+        try:
+            process.wait(5)
+        except TimeoutExpired:
+            process.kill()
 
 
 def pictures(model: NameClassifier, data: NamesDataModule) -> tuple[bytes, bytes]:
@@ -182,7 +215,7 @@ def take_up(
 
 def be_quiet() -> None:
     """Silence what others say while they work: tips, hardware lists, advice for larger models."""
-    for name in ("lightning.pytorch", "matplotlib"):
+    for name in ("lightning.pytorch", "lightning.fabric", "matplotlib"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.raiseExceptions = False  # nobody reads the output any more: `… | head`
     warnings.filterwarnings("ignore", module="lightning")
@@ -194,10 +227,15 @@ def make_trainer(
     folder: Path, callbacks: list[Callback], epochs: int, arguments: dict[str, Any]
 ) -> Trainer:
     """Return a Trainer, with `arguments`, that validates after each epoch."""
+    if arguments.get("strategy") == "ddp":
+        # Letter n-grams are not trained in each iteration; no buffer ever changes.
+        ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
+        arguments = {**arguments, "strategy": ddp}
     try:
         return Trainer(
             max_epochs=epochs,
             reload_dataloaders_every_n_epochs=1,  # each epoch has examples of its own
+            use_distributed_sampler=False,  # ours shares them out
             callbacks=callbacks,
             plugins=[WholeCheckpointIO()],
             enable_checkpointing=any(isinstance(each, ModelCheckpoint) for each in callbacks),

@@ -2,7 +2,7 @@
 
 import signal
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; what ends a program politely; SLURM's word that time is nearly up."""
@@ -78,9 +78,17 @@ class Interruption:
         Raises:
             Interrupted: then.
         """
-        if self._signum is not None:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            raise Interrupted(self._signum)
+        if self.wished:
+            self.end()
+
+    def end(self) -> NoReturn:
+        """End because of the signal, or as if SIGTERM had come.
+
+        Raises:
+            Interrupted: always.
+        """
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        raise Interrupted(self._signum or signal.SIGTERM)
 
     def _wish(self, signum: int, frame: FrameType | None) -> None:
         if self._signum is not None:

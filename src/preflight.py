@@ -15,7 +15,7 @@ from src.data.corpus import read_corpus, split_corpus
 from src.errors import UserError
 from src.interruption import take_over_signals
 from src.sweep import SWEEP
-from src.sweep_settings import check_launcher, check_same, check_sweep
+from src.sweep_settings import check_launcher, check_sweep
 
 ROOM = 50_000
 """Bytes that Hydra's notes of the settings may take."""
@@ -73,6 +73,22 @@ class Preflight(Callback):
             take_over_signals()  # there will be runs to report
         except Exception as error:  # any other would only be a warning, too
             raise SystemExit(str(error) or repr(error)) from None
+
+
+def check_same(config: DictConfig, file: Path, what: str, may_grow: str = "") -> None:
+    """Check that the settings are those in a file, but for one that may have grown.
+
+    Raises:
+        UserError: saying which is not; train.yaml has changed, say.
+    """
+    try:
+        before = OmegaConf.load(file)
+    except Exception:  # whatever a file that is none provokes
+        raise UserError(f"{what}: {file} cannot be read") from None
+    for key in map(str, config):
+        was, now = OmegaConf.select(before, key), OmegaConf.select(config, key)
+        if key != "hydra" and was != now and not (key == may_grow and was < now):
+            raise UserError(f"{what}: {key} was {was} and is {now} now; start anew")
 
 
 def writable_folder(config: DictConfig, key: str) -> Path:

@@ -19,22 +19,6 @@ from src.data.corpus import read_corpus
 from src.errors import UserError
 
 
-def check_same(config: DictConfig, file: Path, what: str, may_grow: str = "") -> None:
-    """Check that the settings are those in a file, but for one that may have grown.
-
-    Raises:
-        UserError: saying which is not; train.yaml has changed, say.
-    """
-    try:
-        before = OmegaConf.load(file)
-    except Exception:  # whatever a file that is none provokes
-        raise UserError(f"{what}: {file} cannot be read") from None
-    for key in map(str, config):
-        was, now = OmegaConf.select(before, key), OmegaConf.select(config, key)
-        if key != "hydra" and was != now and not (key == may_grow and was < now):
-            raise UserError(f"{what}: {key} was {was} and is {now} now; start anew")
-
-
 def check_sweep(config: DictConfig) -> None:
     """Check that something is swept, over values that its key can take.
 

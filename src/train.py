@@ -1,6 +1,7 @@
 """`python -m src.train`: the command; what it does is in experiment.py, or sweep.py with `-m`."""
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -22,14 +23,20 @@ def main(cfg: DictConfig) -> float | None:
     """Do one run with the settings of configs/ and the command line; return its score."""
     folder = Path(HydraConfig.get().runtime.output_dir)
 
+    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+
     def run() -> float | None:
         config = from_hydra(cfg)
+        if sweeps and config.distributed:
+            raise UserError("trainer.strategy=ddp: a sweep's runs have one process")
+        if config.distributed:  # DDP would say at length what it thinks of its speed
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
         from src.experiment import run_experiment
 
         return run_experiment(config, folder)
 
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if sweeps:
         hydra_cfg = HydraConfig.get()
         return run_of_sweep(run, folder, hydra_cfg.job.num, list(hydra_cfg.overrides.task))
     try:

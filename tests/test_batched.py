@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
@@ -22,6 +23,7 @@ class StubTrainer:
     """All that a step asks of a trainer."""
 
     is_last_batch = False
+    strategy = SingleDeviceStrategy()
 
 
 def make(**changes: Any) -> BatchedClassifier:

@@ -95,7 +95,9 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("dropout=0.5", "dropout=0.5 cell=tutorial: cell=tutorial needs dropout=0; use cell=rnn"),
         ("optimizer=adam", "optimizer=adam: must be sgd or adamw"),
         ("clip=inf", "clip=inf: must be at least 0"),
-        ("trainer.devices=2", "trainer.devices=2: must be 1"),
+        ("trainer.devices=2", "trainer.devices=2: must be 1, or more with trainer=ddp"),
+        ("+trainer.strategy=fsdp", "trainer.strategy=fsdp: must be auto or ddp"),
+        ("trainer=ddp", "backend=compiled trainer.accelerator=gpu: the compiled backend runs on"),
         ("+trainer.max_epochs=9", "trainer.max_epochs: must be one of accelerator, devices"),
         ("logger._target_=os.system", "logger._target_=os.system: must be a class of lightning."),
         ("lr=???", "lr: Missing mandatory value: lr"),
@@ -106,6 +108,21 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
 def test_out_of_range(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         settings(override)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["trainer.accelerator=cpu"], "backend=compiled trainer.strategy=ddp: a step a name"),
+        (["backend=autograd"], "backend=autograd trainer.strategy=ddp: a step a name"),
+        (["trainer.devices=0"], "trainer.devices=0: must be auto or 1 to 1024"),
+        (["trainer.devices=two"], "trainer.devices=two: must be auto or 1 to 1024"),
+    ],
+)
+def test_what_several_processes_cannot_do(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        settings("trainer=ddp", *overrides)
     assert message in str(caught.value)
 
 

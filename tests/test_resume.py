@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from src.checkpoints import LastCheckpoint
 from src.errors import UserError
 from src.experiment import run_experiment
-from src.interruption import Interrupted, Interruption
+from src.interruption import Interrupted
 from src.models.classifier import NameClassifier
 from tests.conftest import ROOT, run_train, settings, start_train
 
@@ -66,12 +68,12 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     words = [*words, f"data_dir={corpus_dir}"]
     run_experiment(settings(*words), tmp_path / "whole")
 
-    check = Interruption.check
+    save_if_due = LastCheckpoint._save_if_due
 
-    def stops(self: Interruption) -> None:
+    def stops(self: LastCheckpoint, trainer: Trainer) -> None:
+        save_if_due(self, trainer)
         if sum(steps) >= stop:
             raise Interrupted(signal.SIGTERM)
-        check(self)
 
     steps: list[int] = []
     trained_on = NameClassifier.trained_on
@@ -82,7 +84,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
 
     with monkeypatch.context() as patched:
         patched.setattr(NameClassifier, "trained_on", counted)
-        patched.setattr(Interruption, "check", stops)
+        patched.setattr(LastCheckpoint, "_save_if_due", stops)
         with pytest.raises(Interrupted):
             run_experiment(settings(*words), tmp_path / "parts")
     assert sum(steps) == stop

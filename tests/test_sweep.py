@@ -261,7 +261,7 @@ def test_a_leaderboard_that_cannot_be_written_is_printed(
         (["hiden=16,32"], "hiden=16: Key 'hiden' not in 'Config'"),
         (["+depth=1,2"], "depth: no such key; --help lists them"),
         (["lr=0.01,abc,0.1"], "lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
-        (["trainer=cpu,tpu"], "trainer=tpu: must be one of cpu, gpu"),
+        (["trainer=cpu,tpu"], "trainer=tpu: must be one of cpu, ddp, gpu"),
         ([], "-m: nothing to sweep; give a key several values, as in lr=0.001,0.005"),
         (["seed=range(3,3)"], "seed=range(3,3): holds no values"),
         (

@@ -59,7 +59,8 @@ class NamesDataModule(LightningDataModule):
     and the first one what was left of it at iteration `start`. Lightning must ask for the training
     loader anew every epoch (`reload_dataloaders_every_n_epochs=1`).
 
-    With a `batch_size` a batch is one iteration's names, and an epoch `epoch_size` iterations.
+    With a `batch_size` a batch is one iteration's names, and an epoch `epoch_size` iterations;
+    each of the trainer's processes gets its own part of the batch.
     They are as many random examples, or with `natural` sampling come from passes over the distinct
     pairs of a name and a category.
 
@@ -127,7 +128,9 @@ class NamesDataModule(LightningDataModule):
         if self.batch_size is None:
             chunks = Chunks(self.examples, start, stop, self.chunk, self.log_every)
             return DataLoader(self.train, batch_sampler=chunks, collate_fn=_as_it_is)
-        batches = Batches(self._passes.batch if self.natural else self._random, start, stop)
+        draw = self._passes.batch if self.natural else self._random
+        together = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        batches = Batches(draw, start, stop, *together)
         names = self.distinct if self.natural else self.train
         return DataLoader(names, batch_sampler=batches, collate_fn=_as_it_is)
 

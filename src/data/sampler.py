@@ -90,17 +90,29 @@ class Passes:
 
 
 class Batches:
-    """The batches of the iterations `start` … `stop - 1`, a batch sampler for PyTorch."""
+    """The batches of the iterations `start` … `stop - 1`, a batch sampler for PyTorch.
 
-    def __init__(self, batch: Callable[[int], list[int]], start: int, stop: int) -> None:
+    Of `n_processes` that train together, each takes its own part of every batch. The parts are
+    disjoint, and equal but for what cannot be divided: in a small batch, some may be empty.
+    """
+
+    def __init__(
+        self,
+        batch: Callable[[int], list[int]],
+        start: int,
+        stop: int,
+        process: int = 0,
+        n_processes: int = 1,
+    ) -> None:
         self._batch = batch
         self._iterations = range(start, stop)
+        self._part = slice(process, None, n_processes)
 
     def __len__(self) -> int:
         return len(self._iterations)
 
     def __iter__(self) -> Iterator[list[int]]:
-        return map(self._batch, self._iterations)
+        return (self._batch(iteration)[self._part] for iteration in self._iterations)
 
 
 class Chunks:

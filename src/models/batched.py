@@ -89,7 +89,7 @@ class BatchedClassifier(NameClassifier):
             optimizer.load_state_dict(self._optimizer_state)  # type: ignore[union-attr] # there is one
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the batch's loss, and the guess for its first name [1].
+        """Return the loss, and the guess for the batch's first name [1].
 
         Raises:
             DivergenceError: if the loss is not finite.
@@ -101,15 +101,30 @@ class BatchedClassifier(NameClassifier):
             torch.cuda.manual_seed((self.seed << 31) + self.iteration)
         for group, highest in zip(self._groups(), (self.lr, NGRAM_LR), strict=False):
             group["lr"] = highest * self._factor()
+        losses, guess = self._losses(batch)
+        loss = losses.sum()
+        n_names = len(batch.lengths)
+        sums = n_names * torch.stack((losses[0].detach(), loss.detach(), loss.new_tensor(1)))
+        first, whole, names = self.trainer.strategy.reduce(sums)  # their means over all processes
+        if not whole.isfinite():
+            raise self.diverged(self.iteration + 1)
+        shown = (first / names).reshape(1).cpu()
+        self.trained_on(shown)
+        # Each process counts by its names: DDP then takes the gradient's mean over the processes.
+        return {"loss": n_names / names * loss, "losses": shown, "guesses": guess}
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of each part of the network, and the guess for the first name [1].
+
+        Where processes share a batch, one may have none of its names.
+        """
+        if not len(batch.lengths):
+            weights = [w.sum() for w in self.network.recurrent.parameters() if w.requires_grad]
+            return 0 * torch.stack(weights), batch.categories
         both = self.iteration % NGRAM_EVERY == 0
         parts = self.network.parts(batch.letters, batch.lengths, batch.categories, both)
         losses = [self._loss(part, batch.categories) for part in parts]
-        loss = torch.stack(losses).sum()
-        if not loss.isfinite():
-            raise self.diverged(self.iteration + 1)
-        self.trained_on(losses[0].detach().reshape(1))
-        guess = parts[0][:1].argmax(dim=1)
-        return {"loss": loss, "losses": losses[0].detach().reshape(1), "guesses": guess}
+        return torch.stack(losses), parts[0][:1].argmax(dim=1)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Shorten a gradient that is too long."""
