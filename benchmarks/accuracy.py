@@ -7,15 +7,16 @@ pair of name and category counted once. Every model gets the same split. `second
 alone for the peers, of the whole command for this project. Writes the table to a file, too.
 """
 
-import json
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,13 +25,15 @@ from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
 from src.data.alphabet import decode
 from src.data.datamodule import NamesDataModule, NamesDataset
+from src.models.decision import PRIORS
+from src.trained import find_checkpoint, load_model
 
 SEEDS = (0, 1, 2)
 Floats = NDArray[np.float64]
-Scores = tuple[float, float, float]
-"""Accuracy, balanced accuracy, macro F1."""
-Rows = dict[str, Scores]
-"""By the prior of the decision."""
+COLUMNS = ("accuracy", "balanced accuracy", "macro F1", "calibration error")
+Answers = dict[str, Floats]
+"""Log-probabilities of the test names [N, C], not always normalised, by the decision's prior."""
+BINS = 15
 
 
 def split(seed: int) -> NamesDataModule:
@@ -38,8 +41,11 @@ def split(seed: int) -> NamesDataModule:
     return NamesDataModule("data/names", 0.1, 0.1, seed, 1, 1, 1)
 
 
-def scores(guesses: NDArray[np.int64], targets: NDArray[np.int64]) -> Scores:
-    """Return accuracy, balanced accuracy and macro F1 of guesses [N] at targets [N]."""
+def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
+    """Return what COLUMNS says of log-probabilities [N, C] for targets [N]."""
+    p = np.exp(logp - logp.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    guesses, sure = p.argmax(axis=1), p.max(axis=1)
     recalls, f1s = [], []
     for category in np.union1d(guesses, targets):
         hits = ((guesses == category) & (targets == category)).sum()
@@ -47,7 +53,10 @@ def scores(guesses: NDArray[np.int64], targets: NDArray[np.int64]) -> Scores:
         f1s.append(2 * hits / (true + guessed))
         if true:
             recalls.append(hits / true)
-    return float((guesses == targets).mean()), float(np.mean(recalls)), float(np.mean(f1s))
+    right = guesses == targets
+    bins = (sure * BINS).astype(int).clip(max=BINS - 1)
+    gaps = [abs((sure - right)[bins == each].sum()) for each in range(BINS)]
+    return [float(right.mean()), np.mean(recalls), np.mean(f1s), sum(gaps) / len(targets)]
 
 
 def texts(names: NamesDataset) -> list[str]:
@@ -57,8 +66,8 @@ def texts(names: NamesDataset) -> list[str]:
     return [decode(letters[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
 
 
-def logistic_regression(seed: int) -> tuple[Rows, float]:
-    """Score character 1–5-gram tf-idf + logistic regression, under three priors."""
+def logistic_regression(seed: int) -> tuple[Answers, float]:
+    """Ask character 1–5-gram tf-idf + logistic regression, under three priors."""
     data = split(seed)
     start = time.perf_counter()
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2)
@@ -68,53 +77,46 @@ def logistic_regression(seed: int) -> tuple[Rows, float]:
     seconds = time.perf_counter() - start
     logp = model.predict_log_proba(grams.transform(texts(data.test)))
     log_shares = np.log(np.array(data.corpus_shares()))
-    rows = {
-        prior: scores((logp - away * log_shares).argmax(1), data.test.categories.numpy())
-        for prior, away in (("corpus", 0.0), ("uniform", 1.0), ("half-way", 0.5))
-    }
-    return rows, seconds
+    away = {"corpus": 0.0, "uniform": 1.0, "half-way": 0.5}
+    return {prior: logp - share * log_shares for prior, share in away.items()}, seconds
 
 
-def plain_tutorial(seed: int) -> tuple[Rows, float]:
-    """Score PyTorch's present tutorial as it stands."""
+def plain_tutorial(seed: int) -> tuple[Answers, float]:
+    """Ask PyTorch's present tutorial as it stands."""
     data = split(seed)
     start = time.perf_counter()
     network = pytorch_tutorial.train(data, seed)
     seconds = time.perf_counter() - start
-    logp = pytorch_tutorial.log_probabilities(network, data)
-    return {"as trained": scores(logp.argmax(1), data.test.categories.numpy())}, seconds
+    return {"as trained": pytorch_tutorial.log_probabilities(network, data)}, seconds
 
 
-def ours(*words: str, priors: tuple[str, ...]) -> Callable[[int], tuple[Rows, float]]:
-    """Return what scores a run of src.train, under the priors; the empty one: as trained."""
+def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Answers, float]]:
+    """Return what asks a run of src.train, under the priors; by default as it was trained."""
 
-    def run(seed: int) -> tuple[Rows, float]:
+    def run(seed: int) -> tuple[Answers, float]:
+        names = texts(split(seed).test)
         with tempfile.TemporaryDirectory() as folder:
-            seconds, _ = run_module(
-                "src.train", *words, f"seed={seed}", f"hydra.run.dir={folder}/run"
-            )
-            metrics = json.loads(Path(folder, "run/metrics.json").read_text())
-        rows = {}
-        for prior in priors:
-            under = f"{prior}/" if prior else ""
-            names = [
-                f"test/{under}{name}" for name in ("accuracy", "balanced_accuracy", "macro_f1")
-            ]
-            accuracy, balanced, f1 = (metrics[name] for name in names)
-            rows[prior or "as trained"] = (accuracy, balanced, f1)
-        return rows, seconds
+            run = Path(folder, "run")
+            seconds, _ = run_module("src.train", *words, f"seed={seed}", f"hydra.run.dir={run}")
+            model = load_model(find_checkpoint(run))
+        models = {prior: replace(model, prior=prior) for prior in priors}
+        models = models or {"as trained": replace(model, decision=None)}
+        answers = {
+            prior: each.probabilities(names).double().log().numpy()
+            for prior, each in models.items()
+        }
+        return answers, seconds
 
     return run
 
 
-ALL = ("corpus", "uniform", "tempered")
-MODELS: dict[str, Callable[[int], tuple[Rows, float]]] = {
-    "the tutorial's cell (`src.train`)": ours(priors=("",)),
+MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
+    "the tutorial's cell (`src.train`)": ours(),
     "PyTorch's present tutorial, plain loop": plain_tutorial,
-    "`experiment=pytorch_tutorial_2024`": ours("experiment=pytorch_tutorial_2024", priors=("",)),
+    "`experiment=pytorch_tutorial_2024`": ours("experiment=pytorch_tutorial_2024"),
     "1–5-gram tf-idf + logistic regression": logistic_regression,
-    "`experiment=best ngrams=0`": ours("experiment=best", "ngrams=0", priors=ALL),
-    "`experiment=best`": ours("experiment=best", priors=ALL),
+    "`experiment=best ngrams=0`": ours("experiment=best", "ngrams=0", priors=PRIORS),
+    "`experiment=best`": ours("experiment=best", priors=PRIORS),
 }
 
 
@@ -125,20 +127,21 @@ def cell(values: list[float]) -> str:
 
 def main() -> None:
     """Print the table, row by row; write it where the command line says."""
-    lines = [
-        "| model | prior of the decision | accuracy | balanced accuracy | macro F1 | seconds |",
-        "|---|---|---|---|---|---|",
-    ]
+    torch.set_num_threads(1)
+    titles = ["model", "prior of the decision", *COLUMNS, "seconds"]
+    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
     print("\n".join(lines))
     for name, measure in MODELS.items():
         results = [measure(seed) for seed in SEEDS]
         seconds = statistics.mean(spent for _, spent in results)
         for number, prior in enumerate(results[0][0]):
-            columns = zip(*(rows[prior] for rows, _ in results), strict=True)
-            shown = " | ".join(cell(list(values)) for values in columns)
-            first = number == 0
-            line = f"| {name if first else ''} | {prior} | {shown} | {seconds:.0f} |"
-            lines.append(line if first else f"{line[: line.rindex(' | ')]} | |")
+            rows = [
+                scores(answers[prior], split(seed).test.categories.numpy())
+                for seed, (answers, _) in zip(SEEDS, results, strict=True)
+            ]
+            cells = [cell(list(column)) for column in zip(*rows, strict=True)]
+            ends = (name, f"{seconds:.0f}") if number == 0 else ("", "")
+            lines.append(f"| {' | '.join([ends[0], prior, *cells, ends[1]])} |")
             print(lines[-1], flush=True)
     if sys.argv[1:]:
         Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
