@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
+from src.build import make_model
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.data.tensors import Batch
 from src.errors import UserError
-from src.experiment import make_model, run_experiment
+from src.experiment import run_experiment
 from src.models.batched import NGRAM_LR, BatchedClassifier
 from src.models.rnn import RNN, read_name
 from tests.conftest import ROOT, settings

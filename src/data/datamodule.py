@@ -36,6 +36,10 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def whole(self) -> Batch:
+        """Return all lines as one batch."""
+        return Batch(self.letters, self.lengths, self.categories)
+
     def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
         start, length = self.starts[line], self.lengths[line]
         letters = self.letters[start : start + length]
