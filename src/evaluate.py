@@ -2,19 +2,16 @@
 
 import argparse
 import json
-from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from src.command import add_model_options, run_command, run_program
 from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
 from src.errors import UserError
 from src.files import refuse_targets, written_whole
+from src.scoring import Evaluated, as_text, make_report
 from src.trained import AT_ONCE, TrainedModel, find_checkpoint, load_model
 
 SIDES = {
@@ -23,27 +20,6 @@ SIDES = {
     "train": "names the run trained on",
     "all": "all names, trained on or not",
 }
-RESAMPLES = 1000
-BINS = 15
-CONFUSED_PAIRS = 10
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """N distinct (name, category) pairs and what the model says of them."""
-
-    names: list[str]
-    targets: Ints  # [N]
-    probabilities: Floats  # [N, C]
-    categories: list[str]  # C
-
-    @property
-    def guesses(self) -> Ints:
-        """The likeliest category of each name [N]."""
-        return np.asarray(self.probabilities.argmax(axis=1))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -128,134 +104,6 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     return Evaluated(names, targets, probabilities.double().numpy(), model.categories)
 
 
-def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:
-    """Return each score for R weightings of the pairs [R, N], each [R].
-
-    A weighting says how often each pair counts: all ones for the pairs as they are.
-    """
-    targets, p, guesses = evaluated.targets, evaluated.probabilities, evaluated.guesses
-    n = weights.sum(axis=1)
-    right = guesses == targets
-    classes = np.arange(len(evaluated.categories))
-    support = weights @ (targets[:, None] == classes)  # [R, C]
-    guessed = weights @ (guesses[:, None] == classes)
-    hits = weights @ ((targets[:, None] == classes) & right[:, None])
-    likelihood = p[np.arange(len(targets)), targets]
-    rank = (p > likelihood[:, None]).sum(axis=1)  # of the true category, from 0
-    confidence = p.max(axis=1)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = weights @ (
-        (confidence - right)[:, None] * (bins[:, None] == np.arange(BINS))
-    )  # [R, bins]
-    return {
-        "accuracy": weights @ right / n,
-        "balanced_accuracy": mean_where(hits, support, support > 0),
-        "macro_f1": mean_where(2 * hits, support + guessed, support + guessed > 0),
-        "top3_accuracy": weights @ (rank < 3) / n,
-        "log_loss": weights @ -np.log(np.maximum(likelihood, 1e-45)) / n,
-        "ece": np.abs(gaps).sum(axis=1) / n,
-    }
-
-
-def mean_where(above: Floats, below: Floats, there: NDArray[np.bool_]) -> Floats:
-    """Return the mean along each row of above / below [R, C], over what is there."""
-    ratios = np.divide(above, below, out=np.zeros_like(above), where=there)
-    return np.asarray(ratios.sum(axis=1) / there.sum(axis=1))
-
-
-def make_report(evaluated: Evaluated) -> dict[str, Any]:
-    """Return all there is to say, as plain values."""
-    n = len(evaluated.names)
-    value = scores(evaluated, np.ones((1, n)))
-    rng = np.random.default_rng(0)
-    drawn = [
-        scores(evaluated, rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES // 10).astype(float))
-        for _ in range(10)  # in ten parts, for the memory
-    ]
-    resampled = {name: np.concatenate([part[name] for part in drawn]) for name in value}
-    report: dict[str, Any] = {"pairs": n}
-    for name, values in resampled.items():
-        low, high = np.quantile(values, [0.025, 0.975])
-        report[name] = {"value": float(value[name][0]), "low": float(low), "high": float(high)}
-    most = Counter(evaluated.targets.tolist()).most_common(1)[0]
-    report["ceiling"] = len(set(evaluated.names)) / n
-    report["majority"] = {"category": evaluated.categories[most[0]], "accuracy": most[1] / n}
-    report["categories"] = category_rows(evaluated)
-    report["confused"] = confused_pairs(evaluated)
-    return report
-
-
-def category_rows(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """Return precision, recall, F1 and support of each category; None where undefined."""
-    rows = []
-    for i, category in enumerate(evaluated.categories):
-        is_it, said_it = evaluated.targets == i, evaluated.guesses == i
-        hits, support, guessed = (int(x.sum()) for x in (is_it & said_it, is_it, said_it))
-        rows.append(
-            {
-                "category": category,
-                "precision": hits / guessed if guessed else None,
-                "recall": hits / support if support else None,
-                "f1": 2 * hits / (support + guessed) if support + guessed else None,
-                "support": support,
-            }
-        )
-    return rows
-
-
-def confused_pairs(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """Return the most frequent mistakes, each with its three surest examples."""
-    wrong = np.flatnonzero(evaluated.guesses != evaluated.targets)
-    surest_first = wrong[np.argsort(-evaluated.probabilities[wrong].max(axis=1), kind="stable")]
-    mistakes: dict[tuple[int, int], list[str]] = {}
-    for i in surest_first.tolist():
-        pair = int(evaluated.targets[i]), int(evaluated.guesses[i])
-        mistakes.setdefault(pair, []).append(evaluated.names[i])
-    most = sorted(mistakes.items(), key=lambda item: -len(item[1]))[:CONFUSED_PAIRS]
-    return [
-        {
-            "category": evaluated.categories[target],
-            "guess": evaluated.categories[guess],
-            "count": len(names),
-            "examples": names[:3],
-        }
-        for (target, guess), names in most
-    ]
-
-
-def as_text(report: dict[str, Any]) -> str:
-    """Return the report for a person."""
-    lines = [f"{'':<20}{'value':>8}    95 % interval"]
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy", "log_loss", "ece"):
-        score = report[name]
-        label = name.replace("_", " ")
-        lines.append(
-            f"{label:<20}{score['value']:>8.4f}    {score['low']:.4f} – {score['high']:.4f}"
-        )
-    majority = report["majority"]
-    lines += [
-        "",
-        f"{report['pairs']:,} pairs of name and category. No model can guess more than "
-        f"{report['ceiling']:.1%} of them right,",
-        f"because some names have several categories. Always guessing {majority['category']} "
-        f"gives accuracy {majority['accuracy']:.4f},",
-        f"balanced accuracy {1 / sum(row['support'] > 0 for row in report['categories']):.4f}.",
-        "",
-        f"{'':<20}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}",
-    ]
-    for row in report["categories"]:
-        cells = "".join(
-            f"{'–' if row[key] is None else format(row[key], '.3f'):>10}"
-            for key in ("precision", "recall", "f1")
-        )
-        lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}")
-    lines += ["", "most frequent mistakes"]
-    for row in report["confused"]:
-        pair = f"{row['category']} taken for {row['guess']}"
-        lines.append(f"{row['count']:>5}  {pair:<32}{', '.join(row['examples'])}")
-    return "\n".join(lines)
-
-
 def draw(evaluated: Evaluated, side: str, file: Path) -> None:
     """Draw the confusion matrix."""
     from src.pictures import confusion_png  # matplotlib takes its time
@@ -263,9 +111,8 @@ def draw(evaluated: Evaluated, side: str, file: Path) -> None:
     c = len(evaluated.categories)
     counts = np.bincount(evaluated.targets * c + evaluated.guesses, minlength=c * c)
     title = f"Guesses on {SIDES[side]}, % of each true category"
-    matrix = torch.from_numpy(counts.reshape(c, c))
     with written_whole(file, "wb") as out:
-        out.write(confusion_png(matrix, evaluated.categories, title))
+        out.write(confusion_png(counts.reshape(c, c), evaluated.categories, title))
 
 
 if __name__ == "__main__":

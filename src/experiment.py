@@ -129,7 +129,7 @@ def train(
 def pictures(model: NameClassifier, data: NamesDataModule) -> tuple[bytes, bytes]:
     """Return the loss curve and the confusion matrix, PNG files."""
     side, names = data.pictured()
-    matrix = model.confusion_matrix(names.whole())
+    matrix = model.confusion_matrix(names.whole()).numpy()
     title = f"Guesses on the {side} names, % of each true category"
     loss = as_png(loss_figure(model.curve("train/loss")))
     return loss, confusion_png(matrix, data.categories, title)

@@ -153,7 +153,8 @@ def write_files(folder: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
         ],
     )
 
-    from src.pictures import Point, as_png, sweep_figure  # takes half a second
+    from src.pictures import as_png  # matplotlib takes half a second
+    from src.sweep_picture import Point, sweep_figure
 
     points = [
         Point([row.settings.get(key, "") for key in keys], row.values(SCORE), bool(row.failures))

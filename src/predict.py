@@ -202,7 +202,7 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     from src.pictures import as_png, belief_figure  # matplotlib takes its time
 
     with written_whole(file, "wb") as out:
-        out.write(as_png(belief_figure(folded, beliefs, model.categories)))
+        out.write(as_png(belief_figure(folded, beliefs.numpy(), model.categories)))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ from torchmetrics.functional.classification import (
 )
 
 from src import evaluate
-from src.evaluate import BINS, Evaluated, make_report, scores
 from src.experiment import run_experiment
+from src.scoring import BINS, Evaluated, make_report, scores
 from tests.conftest import settings
 
 Captured = pytest.CaptureFixture[str]
