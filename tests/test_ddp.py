@@ -14,18 +14,6 @@ from tests.conftest import run_train, settings, start_train
 from tests.test_resume import BATCHED, TINY, metrics_of, points
 
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
-NO_DROPOUT = ["dropout=0", "recurrent_dropout=0"]
-
-
-def train_alone(outputs: Path, *words: str) -> Path:
-    run_experiment(settings(*words), outputs / "one")
-    return outputs / "one"
-
-
-def train_together(outputs: Path, *words: str) -> Path:
-    ended = run_train(*words, *TWO, f"hydra.run.dir={outputs / 'two'}")
-    assert (ended.returncode, ended.stderr) == (0, "")
-    return outputs / "two"
 
 
 def assert_close(one: Path, two: Path, atol: float) -> None:
@@ -39,15 +27,6 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
     assert points(two).keys() == curves.keys()
     for tag, curve in points(two).items():
         assert dict(curve) == pytest.approx(dict(curves[tag]), abs=atol)
-
-
-def test_the_gradient_is_that_of_one_process_with_the_whole_batch(
-    corpus_dir: Path, tmp_path: Path
-) -> None:
-    # One step of plain SGD at lr=1: the weights change by the gradient. 7 names: 4 and 3.
-    words = [*TINY, *BATCHED, *NO_DROPOUT, "optimizer=sgd", "schedule=constant", "lr=1"]
-    words += ["iterations=1", f"data_dir={corpus_dir}"]
-    assert_close(train_alone(tmp_path, *words), train_together(tmp_path, *words), atol=1e-6)
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
@@ -74,13 +53,15 @@ def test_each_name_is_seen_once(corpus_dir: Path, sampling: str) -> None:
         assert sorted(name for part in shared for name in names(part)) == sorted(names(batch))
 
 
-def test_a_run_of_two_processes_that_goes_on_is_the_run_of_one(
+def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     corpus_dir: Path, tmp_path: Path
 ) -> None:
-    # 36 names to train on in batches of 5: the last of a pass has one name, and one process none.
-    words = [*TINY, *BATCHED, *NO_DROPOUT, "batch_size=5", "iterations=100", "lr=0.001"]
-    words += [f"data_dir={corpus_dir}", "checkpoint_every=7"]
-    one, two = train_alone(tmp_path, *words), tmp_path / "two"
+    # Steps of plain SGD, whose size is the gradient's; dropout off; ended and taken up again.
+    # 29 names in batches of 7, 4 and 3 a process: the last of a pass has one, and one process none.
+    words = [*TINY, *BATCHED, "dropout=0", "recurrent_dropout=0", "optimizer=sgd", "lr=0.2"]
+    words += ["schedule=constant", "iterations=100", "checkpoint_every=7", f"data_dir={corpus_dir}"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    run_experiment(settings(*words), one)
     place = f"hydra.run.dir={two}"
     run = start_train(*words, *TWO, place, cwd=tmp_path, until="two/checkpoints/last.ckpt")
     run.send_signal(signal.SIGTERM)  # to one of them
@@ -109,8 +90,8 @@ def test_two_processes_that_diverge_say_so_once(corpus_dir: Path, tmp_path: Path
 
 
 def test_a_sweep_has_no_runs_of_two_processes(corpus_dir: Path, tmp_path: Path) -> None:
-    words = ["-m", "trainer=cpu,ddp", "backend=autograd", "batch_size=5", *TINY]
-    ended = run_train(*words, "trainer.accelerator=cpu", f"data_dir={corpus_dir}", cwd=tmp_path)
+    words = [*TINY, *BATCHED, *TWO, f"data_dir={corpus_dir}"]
+    ended = run_train("-m", "seed=1,2", *words, cwd=tmp_path)
     assert ended.returncode == 1
-    assert "trainer.strategy=ddp: a sweep's runs have one process" in ended.stdout
-    assert "Runs failed: 1 of 2" in ended.stdout
+    assert ended.stdout.count("trainer.strategy=ddp: a sweep's runs have one process") >= 2
+    assert "Runs failed: 2 of 2" in ended.stdout

@@ -144,8 +144,7 @@ def test_resume(corpus_dir: Path, tmp_path: Path) -> None:
     longer = run_train("resume=a, b/checkpoints/last.ckpt", "iterations=800", cwd=tmp_path)
     assert (longer.returncode, longer.stderr) == (0, "")
     assert "Going on from iteration 600" in longer.stdout
-    alone = run_train(*words, "iterations=800", "hydra.run.dir=alone", cwd=tmp_path)
-    assert alone.returncode == 0
+    run_experiment(settings(*words, "iterations=800"), tmp_path / "alone")
     assert_equal_runs(tmp_path / "a, b", tmp_path / "alone")
 
 
