@@ -72,7 +72,7 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     ended = run_train("resume=two", cwd=tmp_path)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.count("Going on from iteration") == 1
-    assert_close(one, two, atol=1e-4)
+    assert_close(one, two, atol=1e-5)
     left, alone = (
         {p.name for p in folder.iterdir() if "events" not in p.name} for folder in (two, one)
     )
