@@ -67,14 +67,14 @@ def make_best(folder: Path) -> ModelCheckpoint:
     )
 
 
-def make_trainer(
-    folder: Path, callbacks: list[Callback], epochs: int, arguments: dict[str, Any]
-) -> Trainer:
-    """Return a Trainer, with `arguments`, that validates after each epoch."""
-    if arguments.get("strategy") == "ddp":
+def make_trainer(config: Config, folder: Path, callbacks: list[Callback], epochs: int) -> Trainer:
+    """Return a Trainer that validates after each epoch."""
+    arguments = dict(config.trainer)
+    if config.distributed:
         # Letter n-grams are not trained in each iteration; no buffer ever changes.
-        ddp = DDPStrategy(find_unused_parameters=True, broadcast_buffers=False)
-        arguments = {**arguments, "strategy": ddp}
+        arguments["strategy"] = DDPStrategy(
+            find_unused_parameters=config.ngrams > 0, broadcast_buffers=False
+        )
     try:
         return Trainer(
             max_epochs=epochs,
@@ -104,6 +104,13 @@ def make_logger(folder: Path, description: dict[str, Any]) -> Logger:
     name = target.removeprefix(f"{LOGGERS}.")
     if name not in loggers.__all__:
         raise UserError(f"logger._target_={target}: {LOGGERS} has {', '.join(loggers.__all__)}")
+    for key, value in arguments.items():
+        if type(value) is int and value < 1:
+            raise UserError(f"logger.{key}={value}: must be above 0")
+    if name in ("TensorBoardLogger", "CSVLogger"):  # or others would not find what they wrote
+        for key in ("name", "version"):
+            if arguments.get(key) != "":
+                raise UserError(f"logger.{key}={arguments.get(key)}: must be empty")
     for pattern in ("events.out.tfevents.*", "metrics.csv"):
         for path in folder.glob(pattern):
             path.unlink()

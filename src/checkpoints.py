@@ -1,5 +1,6 @@
 """Checkpoints: written whole, often enough, and taken up again."""
 
+import io
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ class WholeCheckpointIO(TorchCheckpointIO):
             UserError: if the disk is full, say; the previous checkpoint is still there.
         """
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # as torch hides what is wrong with a file
+        torch.save(checkpoint, content)
         with written_whole(Path(path), "wb") as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())
 
 
 class LastCheckpoint(Callback):
@@ -78,7 +81,7 @@ class LastCheckpoint(Callback):
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Write the weights before the loss was no longer finite, unless they are bad already."""
+        """Write the last weights, unless they are bad already."""
         good = all(weight.isfinite().all() for weight in self.model.parameters())
         if isinstance(exception, UserError) and good:
             self._save(trainer)
@@ -111,6 +114,8 @@ class LastCheckpoint(Callback):
 
 def _anywhere(trainer: Trainer, *here: bool) -> list[bool]:
     """Return which of these hold in any process of the run."""
+    if trainer.world_size == 1:
+        return list(here)
     held = torch.tensor(here, dtype=torch.float, device=trainer.strategy.root_device)
     held = trainer.strategy.reduce(held, reduce_op="max")
     return [bool(each) for each in held]

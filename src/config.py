@@ -186,18 +186,26 @@ def check_ranges(settings: Mapping[str, Any]) -> None:
         value = settings[each.name]
         if each.metadata and not each.metadata["ok"](value):
             raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
-    for key in settings["trainer"]:
+    _check_trainer(settings["trainer"])
+    if not str(target := settings["logger"].get("_target_")).startswith(LOGGERS):
+        raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    for key in trainer:
         if key not in TRAINER_KEYS:
             raise UserError(f"trainer.{key}: must be one of {', '.join(TRAINER_KEYS)}")
-    if (strategy := settings["trainer"].get("strategy", "auto")) not in ("auto", "ddp"):
+    for key, others in (("benchmark", ""), ("deterministic", " or warn")):
+        value = trainer.get(key)
+        if not (value is None or isinstance(value, bool) or (others and value == "warn")):
+            raise UserError(f"trainer.{key}={value}: must be true or false{others}")
+    if (strategy := trainer.get("strategy", "auto")) not in ("auto", "ddp"):
         raise UserError(f"trainer.strategy={strategy}: must be auto or ddp")
-    devices = settings["trainer"].get("devices")
+    devices = trainer.get("devices")
     if strategy == "auto" and devices != 1:
         raise UserError(f"trainer.devices={devices}: must be 1, or more with trainer=ddp")
     if not (devices == "auto" or (type(devices) is int and 1 <= devices <= MOST_DEVICES)):
         raise UserError(f"trainer.devices={devices}: must be auto or 1 to {MOST_DEVICES}")
-    if not str(target := settings["logger"].get("_target_")).startswith(LOGGERS):
-        raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
 
 
 def check_keys(cfg: DictConfig) -> None:

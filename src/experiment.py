@@ -59,9 +59,8 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         take_up(checkpoint, model, data, best)
         log.info(f"Going on from iteration {model.iteration:,}")
 
-    progress = Progress(
-        model, data.categories, config.iterations, config.print_every, config.batch_size
-    )
+    names = data.names_per_iteration
+    progress = Progress(model, data.categories, config.iterations, config.print_every, names)
 
     def metrics() -> Metrics:
         return {
@@ -76,7 +75,7 @@ def run_experiment(config: Config, folder: Path) -> float | None:
         callbacks: list[Callback] = [best, last] if len(data.val) else [last]
         if leads:
             callbacks.insert(0, progress)
-        trainer = make_trainer(folder, callbacks, data.epochs, config.trainer)
+        trainer = make_trainer(config, folder, callbacks, data.epochs)
         if not leads:
             with suppress(UserError, Interrupted):  # the leading process has them, too
                 train(trainer, model, data, last)
@@ -97,6 +96,11 @@ def run_experiment(config: Config, folder: Path) -> float | None:
                 f"python -m src.train resume={shlex.quote(str(folder))}"
             )
             raise
+        except RuntimeError as error:
+            if not config.distributed:
+                raise
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"a process of this run has failed: {reason}") from error
         finally:
             end_followers(trainer)
         final = metrics()

@@ -46,7 +46,7 @@ def loss_figure(curve: list[tuple[int, float]]) -> Figure:
     """Draw the training loss: (iteration, mean loss of the names up to it)."""
     axes = axes_of((7, 4), left=0.6, bottom=0.5, right=0.3, top=0.15)
     axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 20 else "")
-    axes.set(xlabel="iteration (names trained on)", ylabel="training loss", ylim=(0, None))
+    axes.set(xlabel="iteration", ylabel="training loss", ylim=(0, None))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -41,6 +41,8 @@ class Preflight(Callback):
             corpus = read_corpus(Path(settings.data_dir))
             split_corpus(corpus, settings.val_fraction, settings.test_fraction, settings.seed)
             folder = writable_folder(config, "hydra.run.dir")
+            if settings.distributed and set('"\\$') & set(str(folder)):  # Lightning passes it on
+                raise UserError(f'hydra.run.dir={folder}: with trainer=ddp no " \\ or $ in it')
             if self.resumes:
                 file = folder / ".hydra/config.yaml"
                 grows = "iterations" if settings.schedule == "constant" else ""  # cosine ends there

@@ -3,6 +3,7 @@
 Lightning starts each of them with the command line that the first was started with.
 """
 
+import time
 from subprocess import TimeoutExpired
 
 from lightning.pytorch import Trainer
@@ -25,8 +26,9 @@ def leads_run(distributed: bool) -> bool:
 
 def end_followers(trainer: Trainer) -> None:
     """Wait until the followers that this process started have ended; if need be, end them."""
+    end = time.monotonic() + PATIENCE
     for process in getattr(trainer.strategy.launcher, "procs", ()):
         try:
-            process.wait(PATIENCE)
+            process.wait(max(0.0, end - time.monotonic()))
         except TimeoutExpired:
             process.kill()

@@ -22,7 +22,7 @@ class Progress(Callback):
         categories: the names of the categories, in index order.
         iterations: iterations of the whole run.
         print_every: iterations between printed examples.
-        batch_size: names per iteration.
+        names_per_iteration: on average.
     """
 
     def __init__(
@@ -31,13 +31,13 @@ class Progress(Callback):
         categories: list[str],
         iterations: int,
         print_every: int,
-        batch_size: int,
+        names_per_iteration: float,
     ) -> None:
         self.model = model
         self.categories = categories
         self.iterations = iterations
         self.print_every = print_every
-        self.batch_size = batch_size
+        self.names_per_iteration = names_per_iteration
         self.start = model.iteration
         """Iterations done before."""
         self.seconds = 0.0
@@ -48,14 +48,14 @@ class Progress(Callback):
     @property
     def names_per_second(self) -> float:
         """Speed of the training loop alone."""
-        names = (self.model.iteration - self.start) * self.batch_size
+        names = (self.model.iteration - self.start) * self.names_per_iteration
         return names / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the bar, if the output is a terminal."""
         self._bar = tqdm(
-            total=self.iterations * self.batch_size,
-            initial=self.start * self.batch_size,
+            total=round(self.iterations * self.names_per_iteration),
+            initial=round(self.start * self.names_per_iteration),
             unit=" names",
             unit_scale=True,
             disable=None,
@@ -87,7 +87,7 @@ class Progress(Callback):
         if score is not None:
             shown["val balanced accuracy"] = f"{float(score):.3f}"
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(len(losses) * self.batch_size)
+        self._bar.update(len(losses) * self.names_per_iteration)
 
     def _print(self, iteration: int, loss: float, batch: Batch, row: int, guess: int) -> None:
         end = int(batch.lengths[: row + 1].sum())

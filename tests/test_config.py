@@ -97,6 +97,8 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("clip=inf", "clip=inf: must be at least 0"),
         ("trainer.devices=2", "trainer.devices=2: must be 1, or more with trainer=ddp"),
         ("+trainer.strategy=fsdp", "trainer.strategy=fsdp: must be auto or ddp"),
+        ("+trainer.benchmark=foo", "trainer.benchmark=foo: must be true or false"),
+        ("+trainer.deterministic=foo", "trainer.deterministic=foo: must be true or false or warn"),
         ("trainer=ddp", "backend=compiled trainer.accelerator=gpu: the compiled backend runs on"),
         ("+trainer.max_epochs=9", "trainer.max_epochs: must be one of accelerator, devices"),
         ("logger._target_=os.system", "logger._target_=os.system: must be a class of lightning."),

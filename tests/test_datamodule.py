@@ -56,6 +56,18 @@ def test_loaders(corpus_dir: Path) -> None:
         assert len(pairs) == len(set(pairs)) == len(dataset) > 0
 
 
+def test_names_of_an_iteration(corpus_dir: Path) -> None:
+    def data(size: int | None, sampling: str) -> NamesDataModule:
+        return NamesDataModule(corpus_dir, 0, 0, 3, 25, 10, 100, batch_size=size, sampling=sampling)
+
+    assert data(None, "balanced").names_per_iteration == 1
+    assert data(7, "balanced").names_per_iteration == 7
+    whole = data(7, "natural")
+    n_batches = len({id(whole._passes.batch(i)) for i in range(6)})
+    assert whole.names_per_iteration * n_batches == len(whole.distinct) == 38
+    assert data(100, "natural").names_per_iteration == 38
+
+
 def test_nothing_held_out(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0, 3, iterations=25, log_every=10, epoch_size=100)
     assert data.val_dataloader() == []

@@ -125,20 +125,6 @@ def test_macro_f1_is_torchmetrics() -> None:
         assert macro_f1(guesses, targets, 7) == pytest.approx(expected)
 
 
-def test_a_category_without_names() -> None:
-    """In a corpus of few names, one may be held out with all of its category's."""
-    logp, targets, _ = random_names(0)
-    decision = fit_decision(logp, targets, [0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0, 0.0])
-    assert decision == Decision.checked(asdict(decision), 5)
-    by_hand = Decision([0.5, 0.5, 0.0, 0.0, 0.0], [0.9, 0.1, 0.0, 0.0, 0.0])
-    for prior in PRIORS:
-        assert decision.log_probabilities(logp, prior).isfinite().all()
-        assert by_hand.log_probabilities(logp, prior).isfinite().all()
-    # The likelihoods are as 0.2 / 0.5 twice, then 0.2 / 1e-6.
-    answer = probabilities(by_hand, [0.2] * 5, "corpus")
-    assert answer == pytest.approx([0.36, 0.04, 0.2, 0.2, 0.2], abs=1e-5)
-
-
 def test_nothing_to_fit() -> None:
     none = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
     unanswered = torch.tensor([[0.5, 0.5], [torch.nan] * 2]).log(), torch.tensor([0, 1])

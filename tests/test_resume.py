@@ -96,6 +96,19 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     assert not list(tmp_path.rglob("*.part"))
 
 
+def test_a_run_that_had_only_its_report_to_write_goes_on_the_same(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
+    words = [*TINY, *BATCHED, "schedule=constant", f"data_dir={corpus_dir}"]
+    for _ in range(2):
+        run_experiment(settings(*words), tmp_path / "parts")
+        (tmp_path / "parts/metrics.json").unlink()
+    longer = settings(*words, "iterations=80")
+    run_experiment(longer, tmp_path / "parts")
+    run_experiment(longer, tmp_path / "whole")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+
+
 def test_a_changed_corpus_is_refused(corpus_dir: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     run_experiment(settings(*words), tmp_path)

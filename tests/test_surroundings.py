@@ -120,14 +120,22 @@ def test_read_only_source_and_cache_and_no_home(tmp_path: Path, ordinary: Path) 
 
 
 @needs_mounts
-@pytest.mark.parametrize(("size", "holds"), [("16k", None), ("120k", "last.ckpt")])
-def test_a_full_disk(tmp_path: Path, size: str, holds: str | None) -> None:
+@pytest.mark.parametrize(
+    ("size", "holds", "network"),
+    [
+        ("16k", None, []),
+        ("120k", "last.ckpt", []),
+        ("1m", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
+    ],
+)
+def test_a_full_disk(tmp_path: Path, size: str, holds: str | None, network: list[str]) -> None:
     (tmp_path / "small").mkdir()
     script = (
         f"mount -t tmpfs -o size={size} tmpfs small\n"
         'trap "cp -r small copy" EXIT'  # nobody else sees the mounted folder
     )
     words = [*WORDS, "iterations=100000", "checkpoint_every=50", "hydra.run.dir=small/run"]
+    words += network
     full = mounted(script, *words, cwd=tmp_path)
     assert full.returncode == 1
     assert "small/run" in full.stderr

@@ -218,6 +218,8 @@ def test_two_runs_share_no_folder_and_a_multirun_has_one_of_its_own(
         (["trainer=gpu", "backend=autograd"], "trainer: "),
         (["logger._target_=lightning.pytorch.loggers.os"], "logger._target_=lightning.pytorch.log"),
         (["+logger.speed=9"], "logger: "),
+        (["logger.name=mine"], "logger.name=mine: must be empty"),
+        (["logger=csv", "+logger.flush_logs_every_n_steps=0"], "logger.flush_logs_every_n_steps=0"),
     ],
 )
 def test_bad_input(

@@ -142,6 +142,13 @@ class NamesDataModule(LightningDataModule):
         size = self.batch_size or 1
         return self.examples.take(iteration * size, size)
 
+    @property
+    def names_per_iteration(self) -> float:
+        """Names of a training step; the mean of a pass, where its last batch is smaller."""
+        if self.natural:
+            return len(self.distinct) / self._passes.n_batches
+        return self.batch_size or 1
+
     def shares(self) -> list[float]:
         """Return the categories' shares among the names as they are drawn for training."""
         n = len(self.categories)

@@ -65,12 +65,14 @@ class Passes:
         self._lengths = lengths
         self._size = size
         self._seed = seed
+        self.n_batches = -(-len(lengths) // size)
+        """Of a pass."""
         self._pass = -1
         self._batches: list[list[int]] = []
 
     def batch(self, iteration: int) -> list[int]:
         """Return the numbers of an iteration's names."""
-        number, index = divmod(iteration, -(-len(self._lengths) // self._size))
+        number, index = divmod(iteration, self.n_batches)
         if number != self._pass:
             self._batches = self._shuffled(random.Random(f"{self._seed} {number}"))
             self._pass = number

@@ -78,15 +78,10 @@ class BatchedClassifier(NameClassifier):
         if self.network.ngrams is not None:
             ngrams = list(self.network.ngrams.parameters())
             groups.append({"params": ngrams, "lr": NGRAM_LR, "weight_decay": 0.0})
-        if self.optimizer == "sgd":
-            return SGD(groups)
-        return AdamW(groups, betas=(0.9, 0.99))
-
-    def on_train_start(self) -> None:
-        """Take up the optimizer where the checkpoint left it."""
-        if self._optimizer_state is not None:
-            optimizer = self.optimizers(use_pl_optimizer=False)
-            optimizer.load_state_dict(self._optimizer_state)  # type: ignore[union-attr] # there is one
+        optimizer = SGD(groups) if self.optimizer == "sgd" else AdamW(groups, betas=(0.9, 0.99))
+        if self._optimizer_state is not None:  # where the checkpoint left it
+            optimizer.load_state_dict(self._optimizer_state)
+        return optimizer
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss, and the guess for the batch's first name [1].
@@ -96,9 +91,10 @@ class BatchedClassifier(NameClassifier):
         """
         # Seeded anew for each iteration, dropout is the same in a run that was resumed.
         # torch.manual_seed would note the whole stack for each kind of device that is absent.
-        torch.default_generator.manual_seed((self.seed << 31) + self.iteration)
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed((self.seed << 31) + self.iteration)
+        seed = (self.seed << 31) + self.iteration
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
         for group, highest in zip(self._groups(), (self.lr, NGRAM_LR), strict=False):
             group["lr"] = highest * self._factor()
         losses, guess = self._losses(batch)

@@ -58,14 +58,15 @@ class NameClassifier(LightningModule):
         """Of the iterations since the last point of the loss curve."""
         self.decision: Decision | None = None
         """How to answer under each prior; known at the end of training."""
-        self.loss = MeanMetric()
+        alone: Any = {"sync_on_compute": False}  # of several processes, each scores all names
+        self.loss = MeanMetric(**alone)
         self.scores = MetricCollection(
             {
-                "accuracy": MulticlassAccuracy(n_categories, average="micro"),
-                "balanced_accuracy": BalancedAccuracy(n_categories, average="macro"),
-                "macro_f1": MulticlassF1Score(n_categories, average="macro"),
+                "accuracy": MulticlassAccuracy(n_categories, average="micro", **alone),
+                "balanced_accuracy": BalancedAccuracy(n_categories, average="macro", **alone),
+                "macro_f1": MulticlassF1Score(n_categories, average="macro", **alone),
                 "top3_accuracy": MulticlassAccuracy(
-                    n_categories, average="micro", top_k=min(3, n_categories)
+                    n_categories, average="micro", top_k=min(3, n_categories), **alone
                 ),
             },
             compute_groups=False,  # BalancedAccuracy shares no computation with the others

@@ -23,8 +23,6 @@ from torch import Tensor
 PRIORS = ("uniform", "corpus", "tempered")
 DEFAULT_PRIOR = "tempered"
 
-RAREST = 1e-6
-"""The least share that a category is taken to have: a share of 0 has no logarithm."""
 FITTED_TEMPERATURES = 0.2, 5.0
 ALLOWED_TEMPERATURES = 0.05, 20.0
 STRENGTHS = [i / 20 for i in range(21)]
@@ -73,8 +71,8 @@ class Decision:
             prior: one of PRIORS.
         """
         strength = {"uniform": 0.0, "corpus": 1.0, "tempered": self.strength}[prior]
-        log_trained = logp.new_tensor(_without_zeros(self.trained_prior)).log()  # [C]
-        log_corpus = logp.new_tensor(_without_zeros(self.corpus_prior)).log()  # [C]
+        log_trained = logp.new_tensor(self.trained_prior).log()  # [C]
+        log_corpus = logp.new_tensor(self.corpus_prior).log()  # [C]
         offset = strength * log_corpus - log_trained / self.temperature  # 0 under its own prior
         return (logp / self.temperature + offset).log_softmax(dim=1)
 
@@ -92,7 +90,7 @@ def fit_decision(
     Args:
         logp: the network's log-probabilities of the names [N, C].
         targets: their true categories [N], int64.
-        trained_prior: see Decision; zeros are raised to RAREST.
+        trained_prior: see Decision; all above 0.
         corpus_prior: likewise.
 
     Raises:
@@ -100,7 +98,7 @@ def fit_decision(
     """
     if not len(targets) or not logp.isfinite().all():
         raise ValueError("a decision is fitted to one name or more, with finite log-probabilities")
-    decision = Decision(_without_zeros(trained_prior), _without_zeros(corpus_prior))
+    decision = Decision(trained_prior, corpus_prior)
     precise = logp.double()
 
     def loss(log_temperature: float) -> float:
@@ -138,8 +136,3 @@ def smoothed(values: list[float]) -> list[float]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _without_zeros(shares: list[float]) -> list[float]:
-    raised = [max(share, RAREST) for share in shares]
-    return [share / sum(raised) for share in raised]

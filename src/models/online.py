@@ -56,6 +56,7 @@ class OnlineClassifier(NameClassifier):
         """
         before = [weight.detach().clone() for weight in self.rnn.parameters()]
         losses, guesses = self.optimizers().step(batch=batch)  # type: ignore[union-attr] # there is one
+        losses = losses.cpu()
         bad = losses.isfinite().logical_not().nonzero()
         if len(bad) or not all(weight.isfinite().all() for weight in self.rnn.parameters()):
             with torch.no_grad():
