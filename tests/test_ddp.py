@@ -64,9 +64,9 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     run_experiment(settings(*words), one)
     place = f"hydra.run.dir={two}"
     run = start_train(*words, *TWO, place, cwd=tmp_path, until="two/checkpoints/last.ckpt")
-    run.send_signal(signal.SIGTERM)  # to one of them
+    run.send_signal(signal.SIGUSR1)  # SLURM's, to one of them
     said, errors = run.communicate(timeout=60)
-    assert (run.returncode, errors) == (128 + signal.SIGTERM, "")
+    assert (run.returncode, errors) == (128 + signal.SIGUSR1, "")
     assert said.count("To go on") == 1
     assert 0 < int(metrics_of(two)["iterations"]) < 100
     ended = run_train("resume=two", cwd=tmp_path)

@@ -127,15 +127,14 @@ def test_other_settings_are_refused(corpus_dir: Path, tmp_path: Path) -> None:
         run_experiment(settings(*words, "lr=0.04"), tmp_path)
 
 
-@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
-def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path, signum: int, status: int) -> None:
+def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
     words = ["iterations=100000000", "hidden=16", f"data_dir={ROOT}/data/names"]
     process = start_train(*words, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt")
-    process.send_signal(signum)
+    process.send_signal(signal.SIGTERM)
     start = time.monotonic()
     printed, complained = process.communicate(timeout=30)
     assert time.monotonic() - start < 10
-    assert (process.returncode, complained) == (status, "")
+    assert (process.returncode, complained) == (143, "")
     *_, said, command = printed.splitlines()
     (run,) = tmp_path.glob("outputs/*/*")
     done = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"]
