@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.experiment_files import CONFIGS, check_experiments
-from src.sweep import SWEEP
+from src.sweeps.sweep import SWEEP
 
 EXTRAS = {
     "hydra/launcher=joblib": ("hydra-joblib-launcher", "sweep"),

@@ -11,19 +11,27 @@ import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from src.build import be_quiet, make_best, make_data, make_logger, make_model, make_trainer
-from src.checkpoints import LastCheckpoint, read_last
 from src.config import Config
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.files import remove_parts
-from src.interruption import Interrupted, Interruption
-from src.metrics import DIVERGED, FILE, INTERRUPTED, SCORE, Metrics, read_metrics, write_metrics
 from src.models.classifier import DivergenceError, NameClassifier
 from src.pictures import as_png, confusion_png, loss_figure
-from src.processes import end_followers, leads_run
-from src.progress import Progress
-from src.report import summary, write_report
+from src.runs.build import be_quiet, make_best, make_data, make_logger, make_model, make_trainer
+from src.runs.checkpoints import LastCheckpoint, read_last
+from src.runs.interruption import Interrupted, Interruption
+from src.runs.metrics import (
+    DIVERGED,
+    FILE,
+    INTERRUPTED,
+    SCORE,
+    Metrics,
+    read_metrics,
+    write_metrics,
+)
+from src.runs.processes import end_followers, leads_run
+from src.runs.progress import Progress
+from src.runs.report import summary, write_report
 
 log = logging.getLogger(__name__)
 

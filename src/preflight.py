@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from src.config import checked_settings, from_hydra
 from src.data.corpus import read_corpus, split_corpus
 from src.errors import UserError
-from src.interruption import take_over_signals
-from src.sweep import SWEEP
-from src.sweep_settings import check_launcher, check_sweep
+from src.runs.interruption import take_over_signals
+from src.sweeps.settings import check_launcher, check_sweep
+from src.sweeps.sweep import SWEEP
 
 ROOM = 50_000
 """Bytes that Hydra's notes of the settings may take."""

@@ -14,8 +14,8 @@ from omegaconf import DictConfig
 from src.command_line import completed
 from src.config import from_hydra
 from src.errors import UserError
-from src.interruption import Interrupted
-from src.sweep import finish_sweep, run_of_sweep
+from src.runs.interruption import Interrupted
+from src.sweeps.sweep import finish_sweep, run_of_sweep
 
 
 @hydra.main(version_base="1.3", config_path="../configs", config_name="train")

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
-from src.build import make_model
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.data.tensors import Batch
@@ -15,6 +14,7 @@ from src.errors import UserError
 from src.experiment import run_experiment
 from src.models.batched import NGRAM_LR, BatchedClassifier
 from src.models.rnn import RNN, read_name
+from src.runs.build import make_model
 from tests.conftest import ROOT, settings
 from tests.test_network import NAMES, batch_of
 from tests.test_resume import BATCHED, TINY, metrics_of

@@ -8,11 +8,11 @@ import torch
 from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.checkpoints import LastCheckpoint
 from src.errors import UserError
 from src.experiment import run_experiment
-from src.interruption import Interrupted
 from src.models.classifier import NameClassifier
+from src.runs.checkpoints import LastCheckpoint
+from src.runs.interruption import Interrupted
 from tests.conftest import ROOT, run_train, settings, start_train
 
 TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]

@@ -24,8 +24,8 @@ from src import command_line
 from src.command_line import completed
 from src.errors import UserError
 from src.experiment import run_experiment
-from src.leaderboard import Run, ranked, swept_keys, table
-from src.sweep import finish_sweep
+from src.sweeps.leaderboard import Run, ranked, swept_keys, table
+from src.sweeps.sweep import finish_sweep
 from tests.conftest import ROOT, make_corpus, run_train, settings, start_train
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]

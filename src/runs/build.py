@@ -13,15 +13,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
-from src.checkpoints import WholeCheckpointIO
 from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
-from src.metrics import SCORE
 from src.models.batched import BatchedClassifier
 from src.models.classifier import NameClassifier
 from src.models.online import OnlineClassifier
+from src.runs.checkpoints import WholeCheckpointIO
+from src.runs.metrics import SCORE
 
 
 def make_data(config: Config) -> NamesDataModule:

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from src.files import written_whole
-from src.metrics import SCORE
+from src.runs.metrics import SCORE
 
 SHOWN = {
     SCORE: "val balanced",
@@ -154,7 +154,7 @@ def write_files(folder: Path, rows: Sequence[Row], keys: Sequence[str]) -> None:
     )
 
     from src.pictures import as_png  # matplotlib takes half a second
-    from src.sweep_picture import Point, sweep_figure
+    from src.sweeps.picture import Point, sweep_figure
 
     points = [
         Point([row.settings.get(key, "") for key in keys], row.values(SCORE), bool(row.failures))

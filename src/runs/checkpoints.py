@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from src.errors import UserError
 from src.files import written_whole
-from src.interruption import Interruption
 from src.models.classifier import NameClassifier
+from src.runs.interruption import Interruption
 from src.trained import load_checkpoint
 
 EVERY = 1.0
