@@ -15,12 +15,7 @@ from src.config import Config
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.files import remove_parts
-from src.models.classifier import DivergenceError, NameClassifier
-from src.pictures import as_png, confusion_png, loss_figure
-from src.runs.build import be_quiet, make_best, make_data, make_logger, make_model, make_trainer
-from src.runs.checkpoints import LastCheckpoint, read_last
-from src.runs.interruption import Interrupted, Interruption
-from src.runs.metrics import (
+from src.metrics import (
     DIVERGED,
     FILE,
     INTERRUPTED,
@@ -29,6 +24,11 @@ from src.runs.metrics import (
     read_metrics,
     write_metrics,
 )
+from src.models.classifier import DivergenceError, NameClassifier
+from src.pictures import as_png, confusion_png, loss_figure
+from src.runs.build import be_quiet, make_best, make_data, make_logger, make_model, make_trainer
+from src.runs.checkpoints import LastCheckpoint, read_last
+from src.runs.interruption import Interrupted, Interruption
 from src.runs.processes import end_followers, leads_run
 from src.runs.progress import Progress
 from src.runs.report import summary, write_report

@@ -40,9 +40,10 @@ class Preflight(Callback):
             settings = from_hydra(config)
             corpus = read_corpus(Path(settings.data_dir))
             split_corpus(corpus, settings.val_fraction, settings.test_fraction, settings.seed)
+            run: Any = OmegaConf.to_container(config.hydra.run)  # its ${…} as they are
+            if settings.distributed and set('"\\') & set(run["dir"]):  # Lightning only quotes it
+                raise UserError(f'hydra.run.dir={run["dir"]}: with trainer=ddp no " or \\ in it')
             folder = writable_folder(config, "hydra.run.dir")
-            if settings.distributed and set('"\\$') & set(str(folder)):  # Lightning passes it on
-                raise UserError(f'hydra.run.dir={folder}: with trainer=ddp no " \\ or $ in it')
             if self.resumes:
                 file = folder / ".hydra/config.yaml"
                 grows = "iterations" if settings.schedule == "constant" else ""  # cosine ends there

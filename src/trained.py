@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from src.data.alphabet import ALPHABET, encode, fold_name
 from src.data.tensors import pack
 from src.errors import UserError
+from src.metrics import FILE, read_metrics
 from src.models.decision import DEFAULT_PRIOR, Decision
 from src.models.network import TutorialNetwork, make_network
-from src.runs.metrics import FILE, read_metrics
 
 OUTPUTS = Path("outputs")
 AT_ONCE = 4096

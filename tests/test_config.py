@@ -128,6 +128,14 @@ def test_what_several_processes_cannot_do(overrides: list[str], message: str) ->
     assert message in str(caught.value)
 
 
+def test_a_folder_that_cannot_be_handed_on(tmp_path: Path) -> None:
+    words = ["trainer=ddp", "trainer.accelerator=cpu", "backend=autograd", "batch_size=2"]
+    ran = run_train(*words, f"data_dir={ROOT}/data/names", "hydra.run.dir='a\"b'", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert ran.stderr.startswith('hydra.run.dir=a"b: with trainer=ddp no')
+    assert not list(tmp_path.iterdir())
+
+
 def test_fractions_that_leave_nothing() -> None:
     with pytest.raises(UserError, match=r"val_fraction=0\.9 test_fraction=0\.2: must add up"):
         settings("val_fraction=0.9", "test_fraction=0.2")

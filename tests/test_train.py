@@ -14,10 +14,10 @@ from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.experiment import run_experiment
+from src.metrics import read_metrics
 from src.models.online_sgd import autograd_steps
 from src.models.rnn import RNN
 from src.runs.interruption import Interrupted
-from src.runs.metrics import read_metrics
 from src.trained import load_model
 from tests.conftest import ROOT, run_train, settings, start_train
 

@@ -17,11 +17,11 @@ from src.config import LOGGERS, Config
 from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.metrics import SCORE
 from src.models.batched import BatchedClassifier
 from src.models.classifier import NameClassifier
 from src.models.online import OnlineClassifier
 from src.runs.checkpoints import WholeCheckpointIO
-from src.runs.metrics import SCORE
 
 
 def make_data(config: Config) -> NamesDataModule:

@@ -10,8 +10,8 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
 from torch.utils.tensorboard.writer import FileWriter
 
+from src.metrics import FINISHED, Metrics, write_metrics
 from src.models.decision import PRIORS
-from src.runs.metrics import FINISHED, Metrics, write_metrics
 
 
 def write_report(

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from src.files import written_whole
-from src.runs.metrics import SCORE
+from src.metrics import SCORE
 
 SHOWN = {
     SCORE: "val balanced",

@@ -17,7 +17,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from src.errors import UserError
 from src.files import remove_parts
-from src.runs.metrics import FILE, SCORE, read_metrics
+from src.metrics import FILE, SCORE, read_metrics
 from src.sweeps.leaderboard import Row, Run, ranked, swept_keys, table, write_files
 
 log = logging.getLogger(__name__)
