@@ -23,10 +23,11 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
-from src.data.alphabet import decode
+from src.answer.model import find_checkpoint, load_model
 from src.data.datamodule import NamesDataModule, NamesDataset
-from src.models.decision import PRIORS
-from src.trained import find_checkpoint, load_model
+from src.data.letters import ALPHABET, decode
+from src.models.decision import PRIORS, fit_decision
+from src.models.ngrams import LetterNgrams
 
 SEEDS = (0, 1, 2)
 Floats = NDArray[np.float64]
@@ -34,11 +35,13 @@ COLUMNS = ("accuracy", "balanced accuracy", "macro F1", "calibration error")
 Answers = dict[str, Floats]
 """Log-probabilities of the test names [N, C], not always normalised, by the decision's prior."""
 BINS = 15
+ORDER = 4
+"""Letters of context in the n-grams of `experiment=best`."""
 
 
 def split(seed: int) -> NamesDataModule:
     """Return the corpus, split as src.train splits it."""
-    return NamesDataModule("data/names", 0.1, 0.1, seed, 1, 1, 1)
+    return NamesDataModule(seed=seed, sampling="natural")
 
 
 def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
@@ -81,6 +84,26 @@ def logistic_regression(seed: int) -> tuple[Answers, float]:
     return {prior: logp - share * log_shares for prior, share in away.items()}, seconds
 
 
+def letter_ngrams(seed: int) -> tuple[Answers, float]:
+    """Ask the letter n-grams of `experiment=best` alone, fitted and decided as src.train does."""
+    data = split(seed)
+    start = time.perf_counter()
+    ngrams = LetterNgrams(ALPHABET, len(data.categories), ORDER).eval()
+    ngrams.fit(data.distinct, data.shares(), seed)
+    log_shares = torch.tensor(data.shares()).log()
+
+    @torch.inference_mode()
+    def log_probabilities(names: NamesDataset) -> torch.Tensor:
+        scores = torch.cat([ngrams(batch.letters, batch.lengths) for batch in names.loader()])
+        return (scores + log_shares).log_softmax(dim=1)
+
+    priors = data.shares(), data.corpus_shares()
+    decision = fit_decision(log_probabilities(data.val), data.val.categories, *priors)
+    seconds = time.perf_counter() - start
+    logp = log_probabilities(data.test).double()
+    return {prior: decision.log_probabilities(logp, prior).numpy() for prior in PRIORS}, seconds
+
+
 def plain_tutorial(seed: int) -> tuple[Answers, float]:
     """Ask PyTorch's present tutorial as it stands."""
     data = split(seed)
@@ -115,6 +138,7 @@ MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
     "PyTorch's present tutorial, plain loop": plain_tutorial,
     "`experiment=pytorch_tutorial_2024`": ours("experiment=pytorch_tutorial_2024"),
     "1–5-gram tf-idf + logistic regression": logistic_regression,
+    "n-grams alone": letter_ngrams,
     "`experiment=best ngrams=0`": ours("experiment=best", "ngrams=0", priors=PRIORS),
     "`experiment=best`": ours("experiment=best", priors=PRIORS),
 }

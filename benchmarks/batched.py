@@ -19,12 +19,13 @@ from src.data.datamodule import NamesDataModule
 
 RECIPE = "experiment=pytorch_tutorial_2024"
 LARGER = 512
+LOG_EVERY = 20
 
 
 def plain_speed() -> float:
     """Return the names/s of the plain loop, over one pass."""
     torch.set_num_threads(1)
-    data = NamesDataModule("data/names", 0.1, 0.1, 0, 1, 1, 1)
+    data = NamesDataModule()
     start = time.perf_counter()
     pytorch_tutorial.train(data, seed=0, epochs=1)
     return len(data.train) / (time.perf_counter() - start)
@@ -33,7 +34,12 @@ def plain_speed() -> float:
 def loader_seconds(iterations: int, size: int) -> float:
     """Return how long it takes to draw all the batches of a run."""
     data = NamesDataModule(
-        "data/names", 0.1, 0.1, 0, iterations, iterations, iterations, iterations, size, "natural"
+        iterations=iterations,
+        log_every=LOG_EVERY,
+        val_every=iterations,
+        batch_size=size,
+        together=1,
+        sampling="natural",
     )
     start = time.perf_counter()
     for _ in data.train_dataloader():
@@ -47,8 +53,9 @@ def main() -> None:
     print(f"plain loop, names/s                       {plain:>9,.0f}")
     for size, iterations in ((64, 6100), (LARGER, 760)):
         with tempfile.TemporaryDirectory() as folder:
-            words = (RECIPE, f"batch_size={size}", f"iterations={iterations}", "log_every=20")
-            _, peak = run_module("src.train", *words, f"hydra.run.dir={folder}/run")
+            words = (RECIPE, f"batch_size={size}", f"log_every={LOG_EVERY}")
+            run = (f"iterations={iterations}", f"hydra.run.dir={folder}/run")
+            _, peak = run_module("src.train", *words, *run)
             metrics = json.loads(Path(folder, "run/metrics.json").read_text())
         speed = metrics["names_per_second"]
         share = loader_seconds(iterations, size) / (iterations * size / speed)

@@ -3,8 +3,9 @@
     python -m benchmarks.reliability [SEED]
 
 Kills runs with SIGKILL, resumes each, and counts those that end with the weights, metrics and
-TensorBoard points of a run that was never killed, bit for bit. Ends others with SIGTERM, and counts
-those that leave a checkpoint that can be loaded, within two seconds.
+TensorBoard points of a run that was never killed, bit for bit. Ends others with SIGTERM, some of
+them before their first validation, and counts those that leave a checkpoint that can be loaded,
+within two seconds.
 """
 
 import json
@@ -20,15 +21,22 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.trained import load_model
+from src.answer.model import load_model
+from src.run.files import INTERRUPTED, read_metrics
 
 KILLS = 30
 TERMS = 20
 WITHIN = 2.0
 """Seconds that a run may take to end."""
 SETTINGS = ("iterations=200000", "hidden=64", "log_every=500", "val_every=4000", "seed=1")
-OFTEN = "checkpoint_every=500"
-"""Half of the runs write checkpoints all the time, so that some are killed while they do."""
+OFTEN = "val_every=500"
+"""Half of the killed runs write checkpoints all the time, so that some are killed while they do."""
+NEVER = "val_every=100000000"
+LARGE = "hidden=2048"
+Words = tuple[str, ...]
+KILLED: tuple[Words, ...] = ((), (OFTEN,))
+ENDED: tuple[Words, ...] = ((), (OFTEN,), (NEVER,), (LARGE,), (LARGE, NEVER))
+"""Settings of the runs that are ended: some before the first validation, some amid long steps."""
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
@@ -76,16 +84,17 @@ def kill(folder: Path, moment: float, whole: tuple[Any, ...], *words: str) -> tu
 
 
 def terminate(folder: Path, moment: float, *words: str) -> tuple[float, bool]:
-    """End a run: how many seconds did that take, and is there a checkpoint to load?"""
+    """End a run: how many seconds did that take, and is there a checkpoint of it to load?"""
     process = start(folder, f"hydra.run.dir={folder}", *SETTINGS, "iterations=100000000", *words)
     time.sleep(moment)
     process.send_signal(signal.SIGTERM)
     sent = time.perf_counter()
     process.communicate()
     seconds = time.perf_counter() - sent
-    load_model(folder / "checkpoints/last.ckpt")
-    status = json.loads((folder / "metrics.json").read_text())["status"]
-    return seconds, (process.returncode, status) == (143, "interrupted")
+    status, numbers, _ = read_metrics(folder)
+    if numbers.get("iterations"):  # it may be ended before the first, with nothing to keep
+        load_model(folder / "checkpoints/last.ckpt")
+    return seconds, (process.returncode, status) == (128 + signal.SIGTERM, INTERRUPTED)
 
 
 def main() -> None:
@@ -93,8 +102,9 @@ def main() -> None:
     moments = random.Random(int(sys.argv[1]) if sys.argv[1:] else 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole, length = {}, {}
-        for words in ((), (OFTEN,)):
+        whole: dict[Words, tuple[Any, ...]] = {}
+        length: dict[Words, float] = {}
+        for words in KILLED:
             run = folder / f"whole{len(words)}"
             began = start(run, f"hydra.run.dir={run}", *SETTINGS, *words)
             time_begun = time.perf_counter()
@@ -103,7 +113,7 @@ def main() -> None:
             whole[words] = outcome(run)
         same = amid = 0
         for trial in range(KILLS):
-            words = (OFTEN,) if trial % 2 else ()
+            words = KILLED[trial % len(KILLED)]
             moment = moments.uniform(0, 0.9 * length[words])
             was_amid, is_same = kill(folder / f"kill{trial}", moment, whole[words], *words)
             same, amid = same + is_same, amid + was_amid
@@ -111,8 +121,8 @@ def main() -> None:
         print(f"  of them killed while a checkpoint was written   {amid:>4}")
         ended, slowest = 0, 0.0
         for trial in range(TERMS):
-            words = (OFTEN,) if trial % 2 else ()
-            moment = moments.uniform(0, length[words])
+            words = ENDED[trial % len(ENDED)]
+            moment = moments.uniform(0, length[()])
             seconds, in_order = terminate(folder / f"term{trial}", moment, *words)
             ended, slowest = ended + (in_order and seconds <= WITHIN), max(slowest, seconds)
         print(f"SIGTERM: a checkpoint to load within {WITHIN:.0f} s      {ended:>4} of {TERMS}")

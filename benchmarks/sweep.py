@@ -7,7 +7,6 @@ each of 100 short runs in one process costs in time and memory.
 """
 
 import json
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import run_module
+from src.config import read_settings
+from src.run.files import read_metrics
 
 HIDDEN = (64, 128, 256)
 GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN))}")
@@ -36,16 +37,9 @@ def sweep(folder: Path, *overrides: str) -> float:
 
 def names_trained(run: Path) -> tuple[int, int]:
     """Return a run's hidden size and how many names it trained on; fewer if it exploded."""
-    words = dict(
-        word.removeprefix("- ").split("=")
-        for word in (run / ".hydra/overrides.yaml").read_text().splitlines()
-    )
-    if (run / "metrics.json").exists():
-        return int(words["hidden"]), int(
-            json.loads((run / "metrics.json").read_text())["iterations"]
-        )
-    (iteration,) = re.findall(r"iteration ([\d,]+);", (run / "failed.txt").read_text())
-    return int(words["hidden"]), int(iteration.replace(",", ""))
+    settings = read_settings(run)
+    assert settings is not None
+    return settings["hidden"], int(read_metrics(run)[1]["iterations"])
 
 
 def grid(folder: Path) -> None:
@@ -56,7 +50,7 @@ def grid(folder: Path) -> None:
         result = str(folder / "plain.pt")
         seconds, _ = run_module("benchmarks.tutorial_loop", result, str(PLAIN), str(hidden))
         plain_speed[hidden] = PLAIN / seconds
-    trained = [names_trained(run) for run in folder.glob("grid/[0-9]")]
+    trained = [names_trained(file.parent) for file in folder.glob("grid/*/metrics.json")]
     plain = sum(names / plain_speed[hidden] for hidden, names in trained)
     exploded = sum(names < ITERATIONS for _, names in trained)
     row(f"3×3 grid ({exploded} of 9 runs exploded before the end), s", f"{ours:.1f}")

@@ -3,58 +3,80 @@
 Imports neither torch nor Lightning, so that a wrong value is answered at once.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+import re
+import shlex
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, make_dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from secrets import token_hex
 from typing import Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from src.errors import UserError
 
-TUTORIAL_CELL = {
-    **{"layers": 1, "bidirectional": False, "embedding": 0, "pooling": "last"},
-    **{"dropout": 0, "recurrent_dropout": 0},
-}
-"""What the hand-written cell goes with."""
-ONLINE = {
-    **{"cell": "tutorial", "batch_size": 1, "sampling": "balanced", "optimizer": "sgd"},
-    **{"schedule": "constant", "weight_decay": 0, "clip": 0, "label_smoothing": 0, "ngrams": 0},
-}
-"""The tutorial's training."""
-TRAINER_KEYS = ("accelerator", "devices", "strategy", "deterministic", "benchmark")
-MOST_DEVICES = 1024
-LOGGERS = "lightning.pytorch.loggers"
+SETTINGS = "config.yaml"
+"""In a run's folder: its settings, plain values."""
+LARGEST = 20_000  # bytes of it
 WORK = 2 * 10**8
 """Weights times names trained on at once."""
 
+PASSED_ON = (
+    "accelerator strategy devices num_nodes precision fast_dev_run max_time limit_train_batches "
+    "limit_val_batches limit_test_batches limit_predict_batches log_every_n_steps "
+    "enable_progress_bar enable_model_summary deterministic benchmark inference_mode profiler "
+    "detect_anomaly sync_batchnorm enable_autolog_hparams"
+).split()
+"""Arguments of lightning.Trainer that `trainer.` sets."""
+INSTEAD = {
+    "iterations": "max_epochs min_epochs max_steps min_steps",
+    "val_every": "val_check_interval check_val_every_n_epoch",
+    "clip": "gradient_clip_val gradient_clip_algorithm",
+    "batch_size": "accumulate_grad_batches",
+    "data_dir": "overfit_batches",
+    "logger": "logger barebones",
+    "hydra.run.dir": "default_root_dir",
+    "nothing: the program sets it": "callbacks plugins enable_checkpointing num_sanity_val_steps "
+    "reload_dataloaders_every_n_epochs use_distributed_sampler model_registry",
+}
+"""What to use instead of those that would break what the program promises."""
+REFUSED = {name: use for use, names in INSTEAD.items() for name in names.split()}
+ARGUMENTS = [*PASSED_ON, *REFUSED]
+TrainerArguments: Any = make_dataclass(
+    "TrainerArguments", [(name, Any, None) for name in ARGUMENTS]
+)
 
-def _key(explained: str, allowed: str, ok: Callable[[Any], bool]) -> Any:
-    metadata = {"explained": explained, "allowed": allowed, "ok": ok}
-    return field(default=MISSING, metadata=metadata)
+
+def _key(explained: str, allowed: str, ok: Callable[[Any], bool], **needed: Any) -> Any:
+    """Describe a key; `needed` says what the `tutorial` cell or `online` training need it to be."""
+    about = {"explained": explained, "allowed": allowed, "ok": ok, "needed": needed}
+    return field(default=MISSING, metadata=about)
 
 
-def _whole(explained: str, least: int, most: int) -> Any:
-    return _key(explained, f"{least} to {most:,}", lambda value: least <= value <= most)
+def _whole(explained: str, least: int, most: int, **needed: Any) -> Any:
+    return _key(explained, f"{least} to {most:,}", lambda n: least <= n <= most, **needed)
 
 
-def _fraction(explained: str) -> Any:
-    return _key(explained, "at least 0, below 1", lambda value: 0 <= value < 1)
+def _fraction(explained: str, **needed: Any) -> Any:
+    return _key(explained, "at least 0, below 1", lambda share: 0 <= share < 1, **needed)
 
 
-def _choice(explained: str, *choices: str) -> Any:
-    allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    return _key(explained, allowed, lambda value: value in choices)
+def _choice(explained: str, choices: str, **needed: Any) -> Any:
+    words = choices.split()
+    allowed = f"{', '.join(words[:-1])} or {words[-1]}"
+    return _key(explained, allowed, lambda value: value in words, **needed)
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _is_finite(value: float) -> bool:
-    return 0 <= value < float("inf")
+def _folder(explained: str, allowed: str) -> Any:
+    return _key(
+        explained, allowed, lambda path: path is None or (path != "" and Path(path).is_dir())
+    )
 
 
 @dataclass
@@ -68,86 +90,85 @@ class Config:
     lr: float = _key("learning rate", "above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
     hidden: int = _whole("size of the hidden state", 1, 4096)
     iterations: int = _whole("training steps, batch_size names each", 1, 10**9)
-    batch_size: int = _whole("names per training step", 1, 100_000)
+    batch_size: int = _whole("names per training step", 1, 100_000, online=1)
     seed: int = _whole("moves initial weights, random examples and split", 0, 2**32 - 1)
     log_every: int = _whole("iterations per point of the loss curve", 1, 10**6)
     print_every: int = _whole("iterations between printed examples", 1, 10**9)
-    val_every: int = _whole(
-        "iterations between validations and checkpoints, in whole log_every", 1, 10**9
-    )
-    checkpoint_every: int = _whole(
-        "iterations between checkpoints, at least; 0: about a second", 0, 10**9
-    )
+    val_every: int = _whole("iterations between validations, in whole log_every", 1, 10**9)
     val_fraction: float = _fraction("share of the names held out for validation")
     test_fraction: float = _fraction("share of the names held out for the test")
-    data_dir: str = _key("folder of <Category>.txt files, one name a line", "a folder", bool)
+    data_dir: str | None = _folder("<Category>.txt files", "a folder; null: the names shipped")
+    resume: str | None = _folder("run to go on with, settings and all", "its folder, or null")
     cell: str = _choice(
-        "the network: the tutorial's hand-written cell, or PyTorch's own",
-        *("tutorial", "rnn", "gru", "lstm"),
+        "the network: the tutorial's cell, or PyTorch's", "tutorial rnn gru lstm", online="tutorial"
     )
-    layers: int = _whole("recurrent layers, one on the other", 1, 16)
-    bidirectional: bool = _key("whether it reads backwards, too", "true or false", _is_flag)
-    embedding: int = _whole("size of a letter's learned vector; 0: its one-hot row", 0, 4096)
-    pooling: str = _choice("what is judged: the last state, or all of them", "last", "all")
-    dropout: float = _fraction("of what is judged; a fifth of it of learned letter vectors")
-    recurrent_dropout: float = _fraction("of the weights from state to state")
-    ngrams: int = _whole("letters of context in the n-grams beside the network; 0: none", 0, 6)
+    layers: int = _whole("recurrent layers, one on the other", 1, 16, tutorial=1)
+    bidirectional: bool = _key(
+        "whether it reads backwards, too", "true or false", lambda _: True, tutorial=False
+    )
+    embedding: int = _whole("a letter's learned vector; 0: its one-hot row", 0, 4096, tutorial=0)
+    pooling: str = _choice("what is judged: the last state, or all", "last all", tutorial="last")
+    dropout: float = _fraction("of what is judged; of letter vectors a fifth of it", tutorial=0)
+    recurrent_dropout: float = _fraction("of the weights from state to state", tutorial=0)
+    ngrams: int = _whole("letters of context in n-grams beside it; 0: none", 0, 6, online=0)
     sampling: str = _choice(
-        "how names are drawn: balanced, a category first; natural, passes over distinct names",
-        *("balanced", "natural"),
+        "of names: a category first, or passes over all", "balanced natural", online="balanced"
     )
-    optimizer: str = _choice("what takes the steps", "sgd", "adamw")
+    optimizer: str = _choice("what takes the steps", "sgd adamw", online="sgd")
     schedule: str = _choice(
-        "of the learning rate; cosine: up to it, then down to 0", "constant", "cosine"
+        "of lr; cosine: up to it, then down to 0", "constant cosine", online="constant"
     )
-    weight_decay: float = _fraction("of the optimizer")
-    clip: float = _key("largest norm of a gradient; 0: any", "at least 0", _is_finite)
-    label_smoothing: float = _fraction("share of a label spread over all categories")
-    backend: str = _choice(
-        "compiled: fast, for the tutorial's training alone; autograd: for anything",
-        *("compiled", "autograd"),
+    weight_decay: float = _fraction("of the optimizer", online=0)
+    clip: float = _key(
+        "largest norm of a gradient; 0: any", "at least 0", lambda n: 0 <= n < 10**9, online=0
     )
-    trainer: dict[str, Any] = field(default_factory=dict)
+    label_smoothing: float = _fraction("share of a label spread over all categories", online=0)
+    backend: str = _choice("compiled, for the tutorial's training alone", "compiled autograd")
+    trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        check_ranges(vars(self))
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.metadata and not each.metadata["ok"](value):
+                raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
         if self.val_fraction + self.test_fraction >= 1:
-            raise UserError(
-                f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}: "
-                "must add up to less than 1, or nothing is left to train on"
-            )
+            fractions = f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}"
+            raise UserError(f"{fractions}: must add up to less than 1, to leave names to train on")
         if self.cell == "tutorial":
-            self._check_defaults(TUTORIAL_CELL, "cell=tutorial", "use cell=rnn, gru or lstm")
+            self._check_needed("tutorial", "cell=tutorial", "use cell=rnn, gru or lstm")
         if self.backend == "compiled":
-            self._check_defaults(ONLINE, "backend=compiled", "use backend=autograd")
-        if self.backend == "compiled" and self.trainer.get("accelerator") != "cpu":
-            raise UserError(
-                f"backend=compiled trainer.accelerator={self.trainer.get('accelerator')}: "
-                "the compiled backend runs on the CPU; use backend=autograd or trainer=cpu"
-            )
-        if self.online and self.distributed:
-            raise UserError(
-                f"backend={self.backend} trainer.strategy=ddp: a step a name cannot be shared out; "
-                "use trainer=cpu, or backend=autograd with a batch_size above 1"
-            )
+            self._check_needed("online", "backend=compiled", "use backend=autograd")
+        self._check_trainer()
 
-    def _check_defaults(self, needed: Mapping[str, Any], why: str, otherwise: str) -> None:
-        for key, value in needed.items():
-            if getattr(self, key) != value:
-                raise UserError(
-                    f"{key}={getattr(self, key)} {why}: {why} needs {key}={value}; {otherwise}"
-                )
+    def _check_needed(self, what: str, why: str, otherwise: str) -> None:
+        for key, value in _needed(what).items():
+            if (given := getattr(self, key)) != value:
+                raise UserError(f"{key}={given} {why}: {why} needs {key}={value}; {otherwise}")
+
+    def _check_trainer(self) -> None:
+        given = self.trainer_arguments
+        for key in given.keys() & REFUSED.keys():
+            raise UserError(f"trainer.{key}: use {REFUSED[key]}")
+        needed: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
+        if self.online:  # one name after the other
+            needed = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
+        if self.backend == "compiled":
+            needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
+        for key, allowed in needed.items():
+            if given.get(key) not in allowed:
+                why = f"backend={self.backend} batch_size={self.batch_size}"
+                raise UserError(f"trainer.{key}={given.get(key)} {why}: must be {allowed[-1]}")
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """What lightning.Trainer is given."""
+        return {key: value for key, value in vars(self.trainer).items() if value is not None}
 
     @property
     def online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
-        return all(getattr(self, key) == value for key, value in ONLINE.items())
-
-    @property
-    def distributed(self) -> bool:
-        """Whether several processes share each batch."""
-        return bool(self.trainer.get("strategy") == "ddp")
+        return all(getattr(self, key) == value for key, value in _needed("online").items())
 
     @property
     def epoch_size(self) -> int:
@@ -155,116 +176,148 @@ class Config:
         return -(-self.val_every // self.log_every) * self.log_every
 
     @property
-    def chunk(self) -> int:
+    def together(self) -> int:
         """Names trained on at once: well below a second's work, so that a wish to end is heard."""
         most = {"compiled": 10_000, "autograd": 250}[self.backend]
-        return max(1, min(self.log_every, most, WORK // (self.hidden * (57 + self.hidden))))
+        work = WORK // (self.hidden * (57 + self.hidden))
+        return max(1, min(self.log_every, most, work)) if self.online else 1
 
-    def network(self) -> dict[str, Any]:
-        """Return the keys that make the network of a batched training."""
-        keys = ("cell", "hidden", "ngrams", *TUTORIAL_CELL)
+    def pick(self, keys: Iterable[str]) -> dict[str, Any]:
+        """Return some keys and their values."""
         return {key: getattr(self, key) for key in keys}
 
-    def optimization(self) -> dict[str, Any]:
-        """Return the keys that say how a batched training goes about it."""
-        keys = ("iterations", "seed", "lr", "optimizer", "schedule", "weight_decay", "clip")
-        return {key: getattr(self, key) for key in (*keys, "label_smoothing", "log_every")}
 
-    def hyperparameters(self) -> dict[str, int | float | str]:
-        """Return the flat keys that can change a result, and their values."""
-        names = [each.name for each in fields(self) if each.metadata]
-        return {name: getattr(self, name) for name in names if not name.endswith("_every")}
+def _needed(what: str) -> dict[str, Any]:
+    about = {each.name: each.metadata.get("needed", {}) for each in fields(Config)}
+    return {name: needed[what] for name, needed in about.items() if what in needed}
 
 
-def check_ranges(settings: Mapping[str, Any]) -> None:
-    """Check each key for itself.
-
-    Raises:
-        UserError: naming the key, its value and what is allowed.
-    """
-    for each in fields(Config):
-        value = settings[each.name]
-        if each.metadata and not each.metadata["ok"](value):
-            raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
-    _check_trainer(settings["trainer"])
-    if not str(target := settings["logger"].get("_target_")).startswith(LOGGERS):
-        raise UserError(f"logger._target_={target}: must be a class of {LOGGERS}")
+KEYS = [each.name for each in fields(Config)]
+FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "resume"]
+"""All that makes a run."""
+HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
+"""What can change a result."""
+DATA = "data_dir val_fraction test_fraction seed iterations log_every batch_size sampling".split()
+NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
+TRAINING = "lr iterations log_every seed optimizer schedule weight_decay label_smoothing".split()
 
 
-def _check_trainer(trainer: Mapping[str, Any]) -> None:
-    for key in trainer:
-        if key not in TRAINER_KEYS:
-            raise UserError(f"trainer.{key}: must be one of {', '.join(TRAINER_KEYS)}")
-    for key, others in (("benchmark", ""), ("deterministic", " or warn")):
-        value = trainer.get(key)
-        if not (value is None or isinstance(value, bool) or (others and value == "warn")):
-            raise UserError(f"trainer.{key}={value}: must be true or false{others}")
-    if (strategy := trainer.get("strategy", "auto")) not in ("auto", "ddp"):
-        raise UserError(f"trainer.strategy={strategy}: must be auto or ddp")
-    devices = trainer.get("devices")
-    if strategy == "auto" and devices != 1:
-        raise UserError(f"trainer.devices={devices}: must be 1, or more with trainer=ddp")
-    if not (devices == "auto" or (type(devices) is int and 1 <= devices <= MOST_DEVICES)):
-        raise UserError(f"trainer.devices={devices}: must be auto or 1 to {MOST_DEVICES}")
+def no_such_key(key: str) -> str:
+    """Return the answer to a key that does not exist, with the nearest that does."""
+    group, dot, name = key.rpartition(".")
+    near = get_close_matches(name, ARGUMENTS if group == "trainer" else KEYS, 1)
+    meant = f"; did you mean {group}{dot}{near[0]}?" if near else "."
+    return f"{key}: no such key{meant} --help lists them"
 
 
-def check_keys(cfg: DictConfig) -> None:
-    """Check that `+key=value` added nothing: no part of the program would look at it.
-
-    Raises:
-        UserError: naming the key.
-    """
-    known = {each.name for each in fields(Config)} | {"hydra"}
-    for key in cfg:
-        if key not in known:
-            raise UserError(f"{key!s}: no such key; --help lists them")
-
-
-def checked_settings(cfg: DictConfig) -> dict[str, Any]:
-    """Return the settings of a composed configuration as plain values, each checked for itself.
-
-    Raises:
-        UserError: if one is missing, cannot be resolved, is out of its range or is no setting.
-    """
-    settings = {}
-    check_keys(cfg)
-    for each in fields(Config):
-        try:
-            value = OmegaConf.select(cfg, each.name, throw_on_missing=True)
-            nested = OmegaConf.is_config(value)
-            settings[each.name] = OmegaConf.to_container(value, resolve=True) if nested else value
-        except OmegaConfBaseException as error:
-            reason = str(error).partition("\n")[0]
-            raise UserError(f"{each.name}: {reason}") from None
-        if value is None:
-            raise UserError(f"{each.name}: is missing")
-    check_ranges(settings)
-    return settings
+def message(error: Exception) -> str:
+    """Return an error in a line or two; the one place where others' are put into our words."""
+    text, cause = str(error), error.__cause__
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'outputs'}: {error.strerror}"
+    if unknown := re.match(r"Could not override '(.+?)'", text):
+        return no_such_key(unknown[1])
+    if text.startswith("Config group override must be"):
+        return f"{text}: trainer=cpu, logger=[tensorboard,csv], or no logger at all: logger=[]"
+    text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
+    return "\n".join(line for line in text.splitlines() if "_type=" not in line)
 
 
-def from_hydra(cfg: DictConfig) -> Config:
-    """Return the checked settings of a composed configuration.
+def from_hydra(cfg: DictConfig, typed: Iterable[str] = ()) -> Config:
+    """Return the checked settings of a composed configuration; `resume`'s, if it is given.
+
+    Args:
+        cfg: the configuration.
+        typed: the command line's words, `key=value`.
 
     Raises:
         UserError: if there is anything wrong with them.
     """
-    return Config(**checked_settings(cfg))
+    for key in map(str, cfg):
+        if key not in (*KEYS, "hydra"):
+            raise UserError(no_such_key(key))
+    try:
+        some = OmegaConf.masked_copy(cfg, [*FLAT, "resume", "trainer"])
+        settings: Any = OmegaConf.to_container(some, resolve=True, throw_on_missing=True)
+        for key in ("data_dir", "resume"):
+            settings[key] = settings.get(key) and to_absolute_path(settings[key])
+        if settings["resume"]:
+            settings |= _resumed(settings, {word.lstrip("+").partition("=")[0] for word in typed})
+        config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), settings))
+        config.logger = OmegaConf.to_container(cfg.logger) if "logger" in cfg else {}
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).partition("\n")[0]
+        raise UserError(f"{error.full_key}: {reason}" if error.full_key else reason) from None
+    checked: Config = config
+    return checked
+
+
+def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
+    folder = Path(settings["resume"])
+    saved = read_settings(folder)
+    if saved is None or not saved.keys() <= set(FLAT):
+        raise UserError(f"resume={folder}: no run's folder with a whole {SETTINGS} in it")
+    for key in FLAT if "experiment" in typed else typed & saved.keys():
+        had, asked = saved.get(key), settings[key]
+        grows = key == "iterations" and saved.get("schedule") == "constant" and asked >= had
+        if had != asked and not grows:
+            raise UserError(
+                f"{key}={asked}: the run in {folder} has {key}={had}. A run goes on with the "
+                "settings it has; iterations can be raised, if its schedule is constant"
+            )
+    return saved | ({"iterations": settings["iterations"]} if "iterations" in typed else {})
+
+
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings that a run wrote into its folder; None if there are none to read."""
+    try:
+        with (folder / SETTINGS).open(encoding="utf-8") as file:
+            content = yaml.safe_load(file.read(LARGEST))
+        plain = all(isinstance(each, str | int | float | None) for each in content.values())
+    except Exception:  # whatever its content provokes
+        return None
+    return dict(content) if plain else None
 
 
 def explain(_root_: DictConfig) -> str:
-    """Return a line or two for each key and its present value, for `--help`."""
+    """Return a line for each key and its present value, for `--help`."""
     lines = []
-    for each in fields(Config):
-        if each.metadata:
-            value = OmegaConf.select(_root_, each.name)
-            about = f"{each.metadata['explained']}; {each.metadata['allowed']}"
-            lines.append(f"  {f'{each.name}={value}':<22} {about}")
+    for each in (each for each in fields(Config) if each.metadata):
+        value = OmegaConf.select(_root_, each.name)
+        setting = f"{each.name}={'null' if value is None else value}"
+        lines.append(f"  {setting:<22} {each.metadata['explained']}; {each.metadata['allowed']}")
     return "\n".join(lines)
 
 
-# What train.yaml refers to. Made known on import, as processes that take over some of a sweep's
+def words(overrides: Iterable[str]) -> str:
+    """Return what a command line sets, for a folder's name: `-lr_0.01-hidden_64`, or nothing."""
+    said = []
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key not in ("resume", "logger"):
+            said.append(f"-{key.rpartition('.')[2]}_{value.rstrip('/').rpartition('/')[2]}")
+    return re.sub(r"[^A-Za-z0-9._+-]+", "_", "".join(said))[:60].rstrip("._-")
+
+
+def typed(key: str, folder: Path) -> str:
+    """Return `key=folder` as it is typed, whatever letters are in the folder's name."""
+    value = str(folder) if "/" in str(folder) else f"./{folder}"  # 007 or null would be no folder
+    if not re.fullmatch(r"[\w./+-]+", value, re.ASCII):
+        no_reference = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # \${ is OmegaConf's word for ${
+        value = QuotedString(no_reference, Quote.single).with_quotes()
+    return shlex.quote(f"{key}={value}")
+
+
+# What the configs refer to. Made known on import, as processes that take over some of a sweep's
 # runs import this file before they compose.
 ConfigStore.instance().store(name="contract", node=Config)
-OmegaConf.register_new_resolver("explain", explain, replace=True)
+for name, resolver in {
+    "explain": explain,
+    "words": words,
+    "name_of": lambda folder: Path(folder).name,
+    "either": lambda one, other: one or other,
+    "unless": lambda one, other: None if one else other,
+}.items():
+    OmegaConf.register_new_resolver(name, resolver, replace=True)  # type: ignore[arg-type]
 # Two runs never share a folder, were they started in the same millisecond.
 OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)

@@ -3,16 +3,17 @@
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
-from src.command import add_model_options, run_command, run_program
-from src.data.corpus import Corpus, fingerprint, read_corpus, split_corpus
+from src.answer import command
+from src.answer.model import TrainedModel, find_checkpoint, load_model
+from src.answer.scores import Evaluated, as_text, make_report
+from src.data.corpus import NAMES, Corpus, read_corpus
+from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
-from src.files import refuse_targets, written_whole
-from src.scoring import Evaluated, as_text, make_report
-from src.trained import AT_ONCE, TrainedModel, find_checkpoint, load_model
+from src.run.files import refuse_targets, write_bytes
 
 SIDES = {
     "test": "names the run never saw",
@@ -24,23 +25,19 @@ SIDES = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Evaluate; end with exit status 2 and one line if something is wrong."""
-    run_command(make_parser(), answer, arguments)
+    command.run_command(make_parser(), answer, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.evaluate",
-        description="Evaluate a trained model on the names of its own split, or on other names.",
-    )
-    add_model_options(parser)
-    parser.add_argument(
-        "--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)"
-    )
-    parser.add_argument("--split", choices=SIDES, default="test", help="which names (test)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    about = "Evaluate a trained model on the names of its own split, or on other names."
+    parser = command.make_parser("src.evaluate", about)
+    add: Any = parser.add_argument
+    about = "folder of <Category>.txt files (the run's)"
+    add("--data-dir", type=Path, metavar="DIR", help=about)
+    add("--split", choices=SIDES, default="test", help="which names (test)")
+    add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
+    add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     return parser
 
 
@@ -48,20 +45,21 @@ def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
     refuse_targets(options.out, options.plot, force=options.force)
     model = load_model(find_checkpoint(options.checkpoint), options.prior)
-    folder = options.data_dir or Path(model.split["data_dir"])
+    folder = options.data_dir or Path(model.split["data_dir"] or NAMES)
     evaluated = evaluate(model, chosen_side(model, folder, options.split))
     report = make_report(evaluated)
-    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
     asked = {"checkpoint": str(model.path), "split": options.split}
-    if model.decision:
-        print(f"prior: {model.prior}")
-        asked["prior"] = model.prior
-    print(f"\n{as_text(report)}")
+    asked |= {"prior": model.prior} if model.decision else {}
+    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
+    print(f"prior: {asked.get('prior', 'as trained')}\n\n{as_text(report)}")
     if options.out:
-        with written_whole(options.out, "w", encoding="utf-8") as out:
-            json.dump({**asked, **report}, out, indent=2)
+        write_bytes(options.out, json.dumps({**asked, **report}, indent=2).encode())
     if options.plot:
-        draw(evaluated, options.split, options.plot)
+        from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
+
+        title = f"Guesses on {SIDES[options.split]}, % of each true category"
+        answers = evaluated.targets, evaluated.guesses, evaluated.categories
+        write_bytes(options.plot, as_png(confusion_figure(*answers, title)))
 
 
 def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
@@ -77,10 +75,8 @@ def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
     if side == "all":
         return corpus
     if fingerprint(corpus) != split["all"]:
-        raise UserError(
-            f"{folder}: not the corpus of the run, or changed since: which of its names the run "
-            f"trained on cannot be told; use --split all"
-        )
+        why = "not the corpus of the run, or changed since: which names it trained on is not known"
+        raise UserError(f"{folder}: {why}; use --split all")
     sides = split_corpus(corpus, split["val_fraction"], split["test_fraction"], split["seed"])
     names = dict(zip(("train", "val", "test"), sides, strict=True))[side]
     if fingerprint(names) != split[side]:
@@ -96,24 +92,12 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
         (n, model.categories.index(c)) for c, names in corpus.items() for n in sorted(set(names))
     ]
     names, targets = [name for name, _ in pairs], np.array([target for _, target in pairs])
-    blocks = [model.probabilities(names[i : i + AT_ONCE]) for i in range(0, len(names), AT_ONCE)]
-    probabilities = torch.cat(blocks)
+    probabilities = model.probabilities(names)
     if (unanswered := probabilities[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]
         raise UserError(f"{name}: {model.reason(name)}")
     return Evaluated(names, targets, probabilities.double().numpy(), model.categories)
 
 
-def draw(evaluated: Evaluated, side: str, file: Path) -> None:
-    """Draw the confusion matrix."""
-    from src.pictures import confusion_png  # matplotlib takes its time
-
-    c = len(evaluated.categories)
-    counts = np.bincount(evaluated.targets * c + evaluated.guesses, minlength=c * c)
-    title = f"Guesses on {SIDES[side]}, % of each true category"
-    with written_whole(file, "wb") as out:
-        out.write(confusion_png(counts.reshape(c, c), evaluated.categories, title))
-
-
 if __name__ == "__main__":
-    run_program(main)
+    command.run_program(main)

@@ -13,45 +13,38 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from src.command import add_model_options, run_command, run_program
+from src.answer import command
+from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model, portions
+from src.answer.tables import answer_csv
 from src.errors import UserError
-from src.files import refuse_targets, without_mark, written_whole
-from src.predict_csv import answer_csv
-from src.trained import Answer, TrainedModel, find_checkpoint, in_chunks, load_model
+from src.run.files import refuse_targets, without_mark, write_bytes
 
-LONGEST_EXPLAINED = 200  # letters
 LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Answer; end with exit status 2 and one line if something is wrong."""
-    run_command(make_parser(), answer, arguments)
+    command.run_command(make_parser(), answer, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
-    parser = argparse.ArgumentParser(
-        prog="python -m src.predict",
-        description="Say which language surnames come from. Without NAME: one a line from a pipe, "
-        "or a prompt on a terminal.",
+    about = (
+        "Say which language surnames come from. Without NAME: one a line from a pipe, or a prompt."
     )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    add_model_options(parser)
-    parser.add_argument(
-        "--top-k", type=positive, default=3, metavar="K", help="categories shown of each name (3)"
-    )
-    parser.add_argument("--json", action="store_true", help="print JSON Lines, for programs")
-    parser.add_argument("--explain", action="store_true", help="show the belief letter by letter")
-    parser.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME"
-    )
-    table = parser.add_argument_group("files")
-    table.add_argument("--csv", type=Path, metavar="IN.csv", help="answer a column of a CSV file")
-    table.add_argument("--column", help="the column that holds the names")
-    table.add_argument("--out", type=Path, metavar="OUT.csv", help="the file to write")
-    table.add_argument("--encoding", default="utf-8", help="of IN.csv, OUT.csv and pipes (utf-8)")
-    table.add_argument("--force", action="store_true", help="replace files that exist")
+    parser = command.make_parser("src.predict", about)
+    add: Any = parser.add_argument
+    add("names", nargs="*", metavar="NAME")
+    add("--top-k", type=positive, default=3, metavar="K", help="categories shown of each name (3)")
+    add("--json", action="store_true", help="print JSON Lines, for programs")
+    add("--explain", action="store_true", help="show the belief letter by letter")
+    add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")
+    add = parser.add_argument_group("files").add_argument
+    add("--csv", type=Path, metavar="IN.csv", help="answer a column of a CSV file")
+    add("--column", help="the column that holds the names")
+    add("--out", type=Path, metavar="OUT.csv", help="the file to write")
+    add("--encoding", default="utf-8", help="of IN.csv, OUT.csv and pipes (utf-8)")
     return parser
 
 
@@ -64,12 +57,9 @@ def positive(text: str) -> int:
 
 def check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is loaded."""
-    if options.csv and (options.column is None or options.out is None):
-        raise UserError("--csv needs --column and --out")
-    if not options.csv and (options.column is not None or options.out is not None):
-        raise UserError("--column and --out go with --csv")
-    if options.csv and (options.names or options.json or options.explain):
-        raise UserError("--csv goes with neither names nor --json nor --explain")
+    table = [options.csv, options.column, options.out]
+    if any(table) and (not all(table) or options.names or options.json or options.explain):
+        raise UserError("--csv, --column and --out go together, without names, --json or --explain")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
     try:
@@ -95,7 +85,7 @@ def answer(options: argparse.Namespace) -> None:
         prompt(model, options)
     else:
         for lines in piped_lines(options.encoding):
-            for names in in_chunks(lines, str):
+            for names in portions(lines, len):
                 show(model, names, options)
             sys.stdout.flush()
 
@@ -136,37 +126,31 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
     """Print the answers to some names."""
     if options.explain:
         for name in names:
-            if len(name) > LONGEST_EXPLAINED:
-                raise UserError(f"--explain: {len(name):,} letters; at most {LONGEST_EXPLAINED}")
             folded, beliefs = model.beliefs(name)
             prefixes = [folded[:end] for end in range(1, len(folded) + 1)]
             answers = model.best(beliefs, options.top_k)
             if options.json:
-                steps = zip(prefixes, answers, strict=True)
-                parts = [{"prefix": p, **as_json(model, p, answer)} for p, answer in steps]
-                print_json(name, prefixes=parts)
+                steps = as_json(model, prefixes, answers, "prefix")
+                print(json.dumps({"name": name, "prefixes": list(steps)}))
             else:
                 print(printable(name) if folded else f"{printable(name)}  {model.reason(name)}")
                 print_table(model, prefixes, answers, indent="  ")
         return
     answers = model.best(model.probabilities(names), options.top_k)
     if options.json:
-        for name, answer in zip(names, answers, strict=True):
-            print_json(name, **as_json(model, name, answer))
+        for line in as_json(model, names, answers, "name"):
+            print(json.dumps(line))
     else:
         print_table(model, names, answers)
 
 
-def as_json(model: TrainedModel, name: str, answer: Answer) -> dict[str, Any]:
-    """Return an answer as an object of plain values."""
-    if not answer:
-        return {"predictions": [], "reason": model.reason(name)}
-    return {"predictions": [{"category": c, "probability": p} for c, p in answer]}
-
-
-def print_json(name: str, **values: Any) -> None:
-    """Print one line of JSON."""
-    print(json.dumps({"name": name, **values}))
+def as_json(
+    model: TrainedModel, names: list[str], answers: list[Answer], key: str
+) -> Iterator[dict[str, Any]]:
+    """Yield answers as objects of plain values."""
+    for name, answer in zip(names, answers, strict=True):
+        said = [{"category": c, "probability": p} for c, p in answer]
+        yield {key: name, "predictions": said} | ({} if said else {"reason": model.reason(name)})
 
 
 def print_table(
@@ -199,11 +183,10 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     folded, beliefs = model.beliefs(name)
     if not 1 <= len(folded) <= LONGEST_PLOT:
         raise UserError(f"--plot: {len(folded)} letters; 1 to {LONGEST_PLOT} can be drawn")
-    from src.pictures import as_png, belief_figure  # matplotlib takes its time
+    from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
-    with written_whole(file, "wb") as out:
-        out.write(as_png(belief_figure(folded, beliefs.numpy(), model.categories)))
+    write_bytes(file, as_png(belief_figure(folded, beliefs.numpy(), model.categories)))
 
 
 if __name__ == "__main__":
-    run_program(main)
+    command.run_program(main)

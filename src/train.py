@@ -1,76 +1,161 @@
-"""`python -m src.train`: the command; what it does is in experiment.py, or sweep.py with `-m`."""
+"""`python -m src.train`: one run, top to bottom; with `-m`, each of a sweep's."""
 
 import gc
+import logging
 import os
+import signal
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import CompactHydraException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.command_line import completed
-from src.config import from_hydra
+from src.config import DATA, NETWORK, TRAINING, Config, from_hydra, message
 from src.errors import UserError
-from src.runs.interruption import Interrupted
-from src.sweeps.sweep import finish_sweep, run_of_sweep
+from src.run import files, process
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+log = logging.getLogger(__name__)
+EVERYTHING = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether whoever started this wants tracebacks."""
 
 
-@hydra.main(version_base="1.3", config_path="../configs", config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Do one run with the settings of configs/ and the command line; return its score."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    read = partial(from_hydra, cfg, job.overrides.task)
+    with process.WISH.listening():
+        if job.mode == RunMode.MULTIRUN:
+            from src.sweep.runs import run_of_sweep
 
-    sweeps = HydraConfig.get().mode == RunMode.MULTIRUN
+            return run_of_sweep(train, read, folder, job.job.num, list(job.overrides.task))
+        try:
+            return train(read(), folder)
+        except (UserError, OSError) as error:
+            if EVERYTHING:
+                raise
+            raise SystemExit(message(error)) from None
 
-    def run() -> float | None:
-        config = from_hydra(cfg)
-        if sweeps and config.distributed:
-            raise UserError("trainer.strategy=ddp: a sweep's runs have one process")
-        if config.distributed:  # DDP would say at length what it thinks of its speed
-            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
-        from src.experiment import run_experiment
 
-        return run_experiment(config, folder)
+def train(config: Config, folder: Path) -> float | None:
+    """Do one run, all its files into `folder`; return its validation balanced accuracy, if any.
 
-    if sweeps:
-        hydra_cfg = HydraConfig.get()
-        return run_of_sweep(run, folder, hydra_cfg.job.num, list(hydra_cfg.overrides.task))
-    try:
-        return run()
-    except UserError as error:
-        raise CompactHydraException(str(error)) from None  # Hydra shows the message alone
-    except OSError as error:
-        reason = f"{error.filename or folder}: {error.strerror}"
-        raise CompactHydraException(reason) from None
+    Where the folder holds a part of the run already, the rest of it is done.
+
+    Raises:
+        UserError: if the settings, the corpus or the training went wrong.
+        KeyboardInterrupt: if a signal ended the run.
+    """
+    status, numbers, _ = files.read_metrics(folder)
+    if status == files.FINISHED and numbers.get("iterations", 0) >= config.iterations:
+        log.info(f"{folder}: is finished; a larger iterations= trains on")
+        return numbers.get(files.SCORE)
+
+    # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
+    import torch
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+    from lightning.pytorch import Trainer
+
+    from src.data.datamodule import NamesDataModule
+    from src.data.letters import ALPHABET
+    from src.models.classifier import NameClassifier, OnlineClassifier
+    from src.models.decision import fit_decision
+    from src.run.callbacks import Checkpoint, Interruption, Progress, WholeCheckpointIO
+    from src.run.report import Report, first_line
+
+    last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
+    resumes = last.exists()
+    every: dict[str, Any] = {"val_every": config.epoch_size}
+
+    with process.quiet():
+        data = NamesDataModule(**config.pick(DATA), **every, together=config.together)
+        torch.manual_seed(config.seed)
+        shares = None if config.online else data.shares()
+        names = {"alphabet": ALPHABET, "categories": data.categories, "shares": shares}
+        network, training = names | config.pick(NETWORK), config.pick(TRAINING) | every
+        if config.online:
+            model: NameClassifier = OnlineClassifier(config.backend, network=network, **training)
+        else:
+            model = NameClassifier(network, **training)
+        if model.network.ngrams is not None and not resumes:
+            model.network.ngrams.fit(data.distinct, data.shares(), config.seed)
+
+        progress = Progress(config.print_every, data.order.names_per_iteration)
+        checkpoints = [Checkpoint(best, files.SCORE)] if len(data.val) else []
+        try:
+            trainer: Any = Trainer(
+                max_epochs=-1,  # the model ends it
+                callbacks=[progress, Interruption(last), *checkpoints, Checkpoint(last)],
+                plugins=[WholeCheckpointIO()],
+                gradient_clip_val=config.clip or None,
+                use_distributed_sampler=False,  # ours shares the names out
+                num_sanity_val_steps=0,
+                logger=False,  # made by the report
+                default_root_dir=folder,
+                **config.trainer_arguments,
+            )
+        except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {first_line(error)}") from error
+
+        with Report(config, folder, model, trainer, progress, resumes) as report:
+            log.info(data.summary())
+            trainer.fit(model, data, ckpt_path=last if resumes else None, weights_only=True)
+            model.eval()
+            if len(data.val):
+                logp = model.log_probabilities(data.val.loader())
+                priors = data.shares(), data.corpus_shares()
+                model.decision = fit_decision(logp, data.val.categories, *priors)
+            if not trainer.fast_dev_run:
+                trainer.save_checkpoint(last)
+            if len(data.test):
+                trainer.test(model, data, verbose=False)
+            side, shown = data.shown()
+            logp = model.log_probabilities(shown.loader())
+            if side == "test" and model.decision:
+                report.beyond = model.score_priors("test", logp, shown.categories)
+            final = report.finish(logp, shown.categories, data.categories, side)
+    return final.get(files.SCORE)
 
 
 def command() -> int:
-    """Run Hydra; write the leaderboard of a sweep, however it ends. Return the exit status."""
+    """Run main; write the leaderboard of a sweep, however it ends. Return the exit status."""
+    files.open_streams()
+    HydraConfig.instance().cfg = None  # an earlier command's of this process
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
     status = 0
-    try:
-        sys.argv[1:] = completed(sys.argv[1:])
-        main()
-    except ValueError as error:  # a UserError, or what Hydra says of flags that exclude each other
-        sys.exit(str(error))
-    except Interrupted as interrupted:
-        status = interrupted.status
-    except SystemExit as ended:
-        if not isinstance(ended.code, int):  # a message: refused before anything was done
-            raise
-        status = ended.code
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
+    with process.WISH.listening():
+        try:
+            main()
+        except KeyboardInterrupt:
+            status = 128 + (process.WISH.signum or signal.SIGINT)
+        except SystemExit as ended:
+            if not isinstance(ended.code, int):  # a message: refused before anything was done
+                raise
+            status = ended.code
+        except Exception as error:
+            theirs = (
+                isinstance(error, HydraException | UserError | OSError)
+                or not HydraConfig.initialized()
+            )
+            if EVERYTHING or not theirs:  # a bug
+                raise
+            print(message(error), file=sys.stderr)
+            status = 1
+        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+            from src.sweep.runs import finish_sweep
+
+            return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
     return status
 
 
 if __name__ == "__main__":
-    try:
-        status = command()
-        gc.freeze()  # or Python looks through all of torch before it ends: a second
-        sys.exit(status)
-    except Interrupted as interrupted:  # while the leaderboard was written
-        sys.exit(interrupted.status)
+    ended = command()
+    gc.freeze()  # or Python looks through all of torch before it ends: a second
+    sys.exit(ended)

@@ -1,6 +1,10 @@
 """What several rooms' tests need: a small corpus, and the program run as a user runs it."""
 
+import json
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the workers share few cores
+
 import subprocess
 import sys
 import time
@@ -9,7 +13,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.config import Config, from_hydra
 
@@ -55,8 +62,9 @@ def corpus_dir(tmp_path: Path) -> Path:
 
 def settings(*overrides: str) -> Config:
     """Return the settings that `python -m src.train` would run with."""
+    HydraConfig.instance().cfg = None  # of a command that this process ran
     with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return from_hydra(compose("train", list(overrides)))
+        return from_hydra(compose("train", list(overrides)), overrides)
 
 
 def start_train(*overrides: str, cwd: Path, until: str) -> subprocess.Popen[str]:
@@ -87,3 +95,29 @@ def run_train(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[
         text=True,
         check=False,
     )
+
+
+def points(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """Return the curves in a run's TensorBoard log."""
+    log = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    log.Reload()
+    return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
+
+
+def metrics_of(run: Path) -> dict[str, float | str]:
+    """Return what a run's metrics.json holds, but for what depends on the machine."""
+    metrics: dict[str, float | str] = json.loads((run / "metrics.json").read_text())
+    return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Assert that two runs have the same weights, bit for bit, the same metrics and curves."""
+    weights = [
+        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
+        for name in ("last", "best")
+        for run in (one, other)
+    ]
+    for mine, theirs in (weights[:2], weights[2:]):
+        torch.testing.assert_close(dict(mine), dict(theirs), atol=0, rtol=0)
+    assert metrics_of(one) == metrics_of(other)
+    assert points(one) == points(other)

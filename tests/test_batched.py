@@ -5,134 +5,182 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
 
-from src.data.alphabet import ALPHABET
-from src.data.datamodule import NamesDataModule
-from src.data.tensors import Batch
-from src.errors import UserError
-from src.experiment import run_experiment
-from src.models.batched import NGRAM_LR, BatchedClassifier
+from src.data.datamodule import NamesDataModule, NamesDataset
+from src.data.letters import ALPHABET, Batch
+from src.models.classifier import DivergenceError, NameClassifier
 from src.models.rnn import RNN, read_name
-from src.runs.build import make_model
-from tests.conftest import ROOT, settings
+from tests.test_classifier import fit, plain_trainer, weights
 from tests.test_network import NAMES, batch_of
-from tests.test_resume import BATCHED, TINY, metrics_of
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:lightning", "ignore::FutureWarning:lightning"
+)
 
 
-class StubTrainer:
-    """All that a step asks of a trainer."""
-
-    is_last_batch = False
-    strategy = SingleDeviceStrategy()
-
-
-def make(**changes: Any) -> BatchedClassifier:
+def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
     torch.manual_seed(0)
-    network = {
-        **{"alphabet": ALPHABET, "categories": ["A", "B", "C"], "shares": [0.5, 0.3, 0.2]},
-        **{"cell": "rnn", "hidden": 5, "ngrams": 0, "layers": 1, "bidirectional": False},
-        **{"embedding": 0, "pooling": "last", "dropout": 0.0, "recurrent_dropout": 0.0},
-    }
-    arguments: dict[str, Any] = {
-        **{"iterations": 100, "seed": 0, "lr": 0.1, "optimizer": "sgd", "schedule": "constant"},
-        **{"weight_decay": 0.0, "clip": 0.0, "label_smoothing": 0.0, "log_every": 10},
-    }
-    return BatchedClassifier(network, **(arguments | changes))
+    names = {"alphabet": ALPHABET, "categories": ["A", "B", "C"], "shares": [0.5, 0.3, 0.2]}
+    arguments: dict[str, Any] = {"iterations": 100, "log_every": 1, "lr": 0.1}
+    return NameClassifier(
+        {**names, "cell": "rnn", "hidden": 5, **(network or {})}, **arguments | changes
+    )
 
 
-def step(model: BatchedClassifier, batch: Batch) -> dict[str, torch.Tensor]:
-    """Take one step as Lightning does."""
-    optimizer = model.configure_optimizers()
-    model.trainer = StubTrainer()  # type: ignore[assignment] # all that a step asks of it
-    model.optimizers = lambda use_pl_optimizer=True: optimizer  # type: ignore[method-assign,assignment] # no Lightning loop
-    results = model.training_step(batch, 0)
-    results["loss"].backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-    model.on_before_optimizer_step(optimizer)
-    optimizer.step()
-    return results
+class Watch(Callback):
+    """Keeps what each step gave, and at what learning rate."""
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, Tensor]] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
+        """Keep the learning rate."""
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(self, trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
+        """Keep what the step gave."""
+        self.outputs.append(outputs)
+
+
+def step(model: NameClassifier, *batches: Batch, **arguments: Any) -> Watch:
+    """Take a step on each batch."""
+    watch, loader = Watch(), DataLoader[Any](list(batches), batch_size=None)  # type: ignore[arg-type] # a list will do
+    plain_trainer(callbacks=[watch], max_epochs=1, **arguments).fit(model, loader)
+    return watch
+
+
+def answer(model: NameClassifier, batch: Batch) -> Tensor:
+    scores: Tensor = model.network.recurrent(batch.letters, batch.lengths)
+    return scores + torch.tensor([0.5, 0.3, 0.2]).log()
 
 
 def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
     model, same = make(), make()
     batch = batch_of(NAMES)
-    results = step(model, batch)
-    scores = same.network.recurrent(batch.letters, batch.lengths) + same.network.log_shares
+    (results,) = step(model, batch).outputs
+    scores = answer(same, batch)
     loss = F.cross_entropy(scores, batch.categories)
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-    assert results["losses"].item() == pytest.approx(loss.item(), abs=1e-6)
+    assert results["losses"].tolist() == pytest.approx([loss.item()], abs=1e-6)
     assert results["guesses"].tolist() == [int(scores[0].argmax())]
     for mine, theirs in zip(model.parameters(), same.parameters(), strict=True):
         expected = theirs if theirs.grad is None else theirs - 0.1 * theirs.grad
         torch.testing.assert_close(mine, expected, atol=1e-6, rtol=0)
     assert model.iteration == 1
+    assert dict(model.curve("train/loss")) == pytest.approx({1: loss.item()}, abs=1e-6)
 
 
 def test_label_smoothing_is_pytorchs() -> None:
-    model = make(label_smoothing=0.1)
+    model, same = make(label_smoothing=0.1), make()
     batch = batch_of(NAMES)
-    scores = model.network.recurrent(batch.letters, batch.lengths) + model.network.log_shares
+    scores = answer(same, batch)
     expected = F.cross_entropy(scores, batch.categories, label_smoothing=0.1).item()
-    assert step(model, batch)["losses"].item() == pytest.approx(expected, abs=1e-6)
+    assert step(model, batch).outputs[0]["losses"].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_long_gradient_is_shortened() -> None:
-    model = make(clip=0.01)
-    before = torch.cat([weight.detach().flatten() for weight in model.parameters()]).clone()
-    step(model, batch_of(NAMES))
-    after = torch.cat([weight.detach().flatten() for weight in model.parameters()])
-    assert float((after - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+def test_lightning_shortens_a_long_gradient() -> None:
+    model = make()
+    before = weights(model).clone()
+    step(model, batch_of(NAMES), gradient_clip_val=0.01)
+    assert float((weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_the_cosine_schedule() -> None:
-    model = make(schedule="cosine", iterations=200)
-    optimizer = model.configure_optimizers()
-    model.optimizers = lambda use_pl_optimizer=True: optimizer  # type: ignore[method-assign,assignment] # no Lightning loop
-    model.trainer = StubTrainer()  # type: ignore[assignment] # all that a step asks of it
-    rates = {}
-    for iteration in (0, 4, 8, 100, 198):  # none of them ends at a point of the curve
-        model.iteration = iteration
-        model.training_step(batch_of(NAMES), 0)
-        rates[iteration] = optimizer.param_groups[0]["lr"]
-    for iteration, rate in rates.items():
+    watch = step(make(schedule="cosine", iterations=200), *[batch_of(["Lee"])] * 200)
+    for iteration, rate in enumerate(watch.rates):
         falling = (1 + math.cos(math.pi * iteration / 200)) / 2
         assert rate == pytest.approx(0.1 * min(1, (iteration + 1) / 10) * falling)
+    assert len(watch.rates) == 200
 
 
-def test_ngrams_learn_at_a_rate_of_their_own(corpus_dir: Path) -> None:
-    config = settings(*TINY, *BATCHED, f"data_dir={corpus_dir}", "weight_decay=0.01")
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, 60, 5, 20, batch_size=7, sampling="natural")
-    model = make_model(config, data)
-    assert isinstance(model, BatchedClassifier)
-    recurrent, ngrams = model.configure_optimizers().param_groups
-    assert (recurrent["lr"], recurrent["weight_decay"]) == (0.05, 0.01)
-    assert (ngrams["lr"], ngrams["weight_decay"]) == (NGRAM_LR, 0)
-    counts = data.distinct.categories.bincount().double()
-    shares = torch.tensor(data.shares()).double()
-    torch.testing.assert_close(shares, counts / counts.sum(), atol=1e-6, rtol=0)
+def test_adamw_is_pytorchs() -> None:
+    model, same = (make(optimizer="adamw", weight_decay=0.5) for _ in range(2))
+    batch = batch_of(NAMES)
+    step(model, batch, batch)
+    trained = [weight for weight in same.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99))
+    for _ in range(2):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(answer(same, batch), batch.categories)
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        optimizer.step()
+    torch.testing.assert_close(weights(model), weights(same), atol=1e-6, rtol=0)
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
-    words = ["hidden=8", "batch_size=4", "backend=autograd", "lr=50", "iterations=500"]
-    config = settings(*words, "log_every=10", "val_every=100", f"data_dir={ROOT}/data/names")
-    with pytest.raises(UserError, match=r"lr=50\.0: the loss is no longer finite at iteration"):
-        run_experiment(config, tmp_path)
-    assert metrics_of(tmp_path)["status"] == "diverged"
+def test_dropout_of_an_iteration_depends_on_it_and_the_seed_alone() -> None:
+    batch = batch_of(NAMES)
+
+    def losses(first: int, seed: int = 0) -> list[float]:
+        model = make({"dropout": 0.5}, lr=0.0, seed=seed)
+        model.iteration = first
+        torch.manual_seed(first)  # whatever was drawn before
+        return [outputs["losses"].item() for outputs in step(model, *[batch] * 4).outputs]
+
+    assert losses(2)[:2] == losses(0)[2:]
+    assert len({*losses(0), *losses(0, seed=1)}) == 8
 
 
-def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(
-    corpus_dir: Path, tmp_path: Path
+@pytest.mark.parametrize("fitted", [True, False])
+def test_ngrams_are_not_trained_with_the_network(
+    fitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = [*TINY, "batch_size=4", "backend=autograd", "iterations=100", f"data_dir={corpus_dir}"]
-    run_experiment(settings(*words), tmp_path)
-    checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    """Whether they were fitted just now, or are to come from a checkpoint."""
+    monkeypatch.setattr("src.models.ngrams.STEPS", 3)
+    model, alone = make({"ngrams": 2}, weight_decay=0.1), make(weight_decay=0.1)
+    ngrams = model.network.ngrams
+    assert ngrams is not None
+    if fitted:
+        names = NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]})
+        ngrams.fit(names, [1 / 3] * 3, seed=0)
+    before = [weight.clone() for weight in ngrams.parameters()]
+    (group,), (expected,) = (each.configure_optimizers().param_groups for each in (model, alone))
+    assert [weight.shape for weight in group["params"]] == [w.shape for w in expected["params"]]
+    for each in (model, alone):
+        step(each, batch_of(NAMES), batch_of(NAMES))
+    torch.testing.assert_close(list(ngrams.parameters()), before, atol=0, rtol=0)
+    for mine, same in zip(
+        model.network.recurrent.parameters(), alone.network.recurrent.parameters(), strict=True
+    ):
+        assert torch.equal(mine, same)
 
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, 400, 400, 400)
+
+def test_a_batch_of_no_names_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes share a batch, one may have none of its names: its gradient is zero."""
+    model = make({"ngrams": 2})
+    model.trainer = plain_trainer()
+    another_has_seven = torch.tensor([0.0, 7.0])
+    monkeypatch.setattr(model.trainer.strategy, "reduce", another_has_seven.add)
+    results = model.training_step(Batch(*(part[:0] for part in batch_of(NAMES))), 0)
+    results["loss"].backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+    assert results["losses"].tolist() == [0]
+    assert results["guesses"].tolist() == []
+    trained = [weight for weight in model.network.recurrent.parameters() if weight.requires_grad]
+    assert all(weight.grad is not None and not weight.grad.any() for weight in trained)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
+    sizes: dict[str, Any] = {"iterations": 500, "log_every": 10, "val_every": 100}
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
+    model = make({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
+    with pytest.raises(DivergenceError, match=r"lr=50\.0: the loss is no longer finite at iterat"):
+        fit(model, data)
+
+
+def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(corpus_dir: Path) -> None:
+    sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
+    model = make({"cell": "tutorial", "hidden": 8, "shares": data.shares()}, lr=0.05, **sizes)
+    fit(model, data)
+
     torch.manual_seed(0)
     rnn = RNN(57, 8, 3)
     optimizer = torch.optim.SGD(rnn.parameters(), 0.05)
     for iteration in range(100):
-        lines = data.examples.take(4 * iteration, 4)
+        lines = data.order.take(4 * iteration, 4)
         pairs = [data.train[line] for line in lines]
         outputs = torch.cat([read_name(rnn, name) for name, _ in pairs])
         optimizer.zero_grad()
@@ -140,18 +188,23 @@ def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
     for name, weight in rnn.state_dict().items():
-        mine = checkpoint["state_dict"][f"network.recurrent.rnn.{name}"]
+        mine = model.state_dict()[f"network.recurrent.rnn.{name}"]
         torch.testing.assert_close(mine, weight, atol=1e-5, rtol=0)
 
 
 def test_names_of_one_length_and_a_batch_of_one_name(tmp_path: Path) -> None:
-    folder = tmp_path / "names"
-    folder.mkdir()
     for category, vowel in (("A", "a"), ("O", "o")):
         names = [f"{first}{vowel}{last}" for first in "bdg" for last in "lmnrs"]
-        (folder / f"{category}.txt").write_text("\n".join(names))
-    words = [*TINY, *BATCHED, f"data_dir={folder}", "batch_size=7", "iterations=100"]
-    data = NamesDataModule(folder, 0.1, 0.1, 0, 4, 1, 4, batch_size=7, sampling="natural")
-    assert sorted(len(batch.lengths) for batch in data.train_dataloader()) == [1, 7, 7, 7]
-    run_experiment(settings(*words), tmp_path / "run")
-    assert metrics_of(tmp_path / "run")["test/accuracy"] == 1  # a vowel tells them apart
+        (tmp_path / f"{category}.txt").write_text("\n".join(names))
+    sizes: dict[str, Any] = {"iterations": 100, "log_every": 5, "val_every": 20}
+    data = NamesDataModule(
+        tmp_path, 0.1, 0.1, 0, **sizes, batch_size=7, together=1, sampling="natural"
+    )
+    batches = list(data.train_dataloader())
+    assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
+    shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
+    names_of = {"categories": data.categories, "shares": data.shares()}
+    model = make({**names_of, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes)
+    trainer = fit(model, data)
+    trainer.test(model, data, verbose=False)
+    assert model.final_scores()["test/accuracy"] == 1  # a vowel tells them apart

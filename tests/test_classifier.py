@@ -3,46 +3,67 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import Trainer
 
-from src.data.alphabet import ALPHABET
 from src.data.datamodule import NamesDataModule
-from src.data.tensors import Batch
-from src.errors import UserError
-from src.models.classifier import BalancedAccuracy
-from src.models.online import OnlineClassifier
-from src.models.rnn import read_name
+from src.data.letters import ALPHABET, Batch
+from src.models.classifier import (
+    BalancedAccuracy,
+    DivergenceError,
+    NameClassifier,
+    OnlineClassifier,
+)
+from src.models.decision import PRIORS, Decision
+from src.models.rnn import RNN, read_name
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:lightning", "ignore::FutureWarning:lightning"
+)
+SCORES = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"}
 
 
-def make_model(
-    categories: list[str], lr: float = 0.05, backend: str = "compiled"
-) -> OnlineClassifier:
+def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> OnlineClassifier:
     torch.manual_seed(0)
-    return OnlineClassifier(categories, ALPHABET, hidden=16, lr=lr, backend=backend, log_every=50)
+    network = {"alphabet": ALPHABET, "categories": categories, "shares": None}
+    arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **others}
+    return OnlineClassifier(
+        network={**network, "cell": "tutorial", "hidden": 16}, lr=lr, **arguments
+    )
 
 
 def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
-    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, log_every=50, epoch_size=100)
+    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, 50, 100, together=1000)
 
 
-def fit(model: OnlineClassifier, data: NamesDataModule, folder: Path) -> Trainer:
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=3,
-        reload_dataloaders_every_n_epochs=1,
-        default_root_dir=folder,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
+def plain_trainer(**arguments: Any) -> Trainer:
+    """Return a trainer as anybody makes one; the model ends the training."""
+    quietly = {"enable_progress_bar": False, "enable_model_summary": False}
+    plainly: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "logger": False, **quietly}
+    return Trainer(enable_checkpointing=False, **plainly | arguments)
+
+
+def fit(model: NameClassifier, data: NamesDataModule) -> Trainer:
+    trainer = plain_trainer(num_sanity_val_steps=0)
     trainer.fit(model, data)
     return trainer
 
 
-def weights(model: OnlineClassifier) -> torch.Tensor:
+def weights(model: NameClassifier) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
+
+
+def tutorial_losses(rnn: RNN, batch: Batch, lr: float) -> list[float]:
+    """Train on each name by the tutorial's own lines; return the losses before the steps."""
+    losses = []
+    optimizer = torch.optim.SGD(rnn.parameters(), lr)
+    for name, category in batch.examples():
+        loss = F.nll_loss(read_name(rnn, name), category)
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
 
 
 def test_balanced_accuracy_leaves_out_categories_without_names() -> None:
@@ -53,13 +74,15 @@ def test_balanced_accuracy_leaves_out_categories_without_names() -> None:
     assert metric.compute().item() == pytest.approx(0.5)
 
 
+PROBABILITIES = torch.tensor(
+    [[0.6, 0.2, 0.1, 0.1], [0.2, 0.5, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]]
+)
+TARGETS = torch.tensor([0, 1, 1, 3])
+
+
 def test_scores_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
-    probabilities = torch.tensor(
-        [[0.6, 0.2, 0.1, 0.1], [0.2, 0.5, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1]]
-    )
-    targets = torch.tensor([0, 1, 1, 3])
-    model.scores.update(probabilities.log(), targets)
+    model.scores.update(PROBABILITIES.log(), TARGETS)
     scores = {name: value.item() for name, value in model.scores.compute().items()}
     assert scores == {
         "accuracy": pytest.approx(2 / 4),
@@ -70,67 +93,155 @@ def test_scores_by_hand() -> None:
     }
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path, tmp_path: Path) -> None:
+def test_scores_under_each_prior_by_hand() -> None:
+    model = make_model(["A", "B", "C", "D"])
+    model.decision = Decision([0.25] * 4, [0.01, 0.97, 0.01, 0.01], strength=0)
+    scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
+    assert {name: scores[f"test/{name}/accuracy"] for name in PRIORS} == {
+        "uniform": pytest.approx(2 / 4),  # as they are
+        "corpus": pytest.approx(2 / 4),  # B for all
+        "tempered": pytest.approx(2 / 4),
+    }
+    assert scores["test/corpus/balanced_accuracy"] == pytest.approx((0 + 1 + 0) / 3)
+    assert scores["test/uniform/balanced_accuracy"] == pytest.approx((1 + 1 / 2 + 0) / 3)
+    assert scores.keys() == {
+        f"test/{prior}/{name}" for prior in PRIORS for name in SCORES - {"loss", "top3_accuracy"}
+    }
+
+
+def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories)
-    trainer = fit(model, data, tmp_path)
+    trainer = fit(model, data)
     items = [data.val[i] for i in range(len(data.val))]
     with torch.no_grad():
-        outputs = [read_name(model.rnn, name) for name, _ in items]
+        outputs = torch.cat([read_name(model.rnn, name) for name, _ in items])
     targets = torch.cat([category for _, category in items])
-    losses = [-float(o[0, y]) for o, y in zip(outputs, targets.tolist(), strict=True)]
-    guesses = torch.tensor([int(output.argmax()) for output in outputs])
+    losses = [-float(output[y]) for output, y in zip(outputs, targets, strict=True)]
     assert float(trainer.callback_metrics["val/loss"]) == pytest.approx(sum(losses) / len(losses))
-    accuracy = (guesses == targets).float().mean().item()
+    accuracy = (outputs.argmax(dim=1) == targets).float().mean().item()
     assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(accuracy)
 
-    matrix = model.confusion_matrix(data.val.__getitems__(range(len(data.val))))
-    expected = torch.zeros(3, 3, dtype=torch.int64)
-    for true, guess in zip(targets.tolist(), guesses.tolist(), strict=True):
-        expected[true, guess] += 1
-    assert torch.equal(matrix, expected)
+    for most in (1000, 3):  # at once, and in blocks
+        logp = model.log_probabilities(data.val.loader(most=most))
+        torch.testing.assert_close(logp, outputs, atol=1e-6, rtol=0)
+    assert torch.equal(data.val.categories, targets)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path, tmp_path: Path) -> None:
+def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None:
     trained: dict[str, list[Any]] = {"compiled": [], "autograd": []}
     for backend in ("compiled", "compiled", "autograd", "autograd"):
         data = make_data(corpus_dir)
         model = make_model(data.categories, backend=backend)
-        trainer = fit(model, data, tmp_path)
+        fit(model, data)
         assert model.iteration == 300
-        assert trainer.global_step == 6  # one step of the optimizer a chunk
-        trained[backend].append(weights(model))
-    assert torch.equal(*trained["compiled"])
-    assert torch.equal(*trained["autograd"])
-    torch.testing.assert_close(trained["compiled"][0], trained["autograd"][0], atol=1e-5, rtol=0)
+        trained[backend].append((weights(model), model.history))
+    for (one, points), (other, same_points) in trained.values():
+        assert torch.equal(one, other)
+        assert points == same_points
+    (mine, points), (theirs, same_points) = trained["compiled"][0], trained["autograd"][0]
+    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
+    assert [iteration for iteration, _ in points] == [50, 100, 100, 150, 200, 200, 250, 300, 300]
+    for (_, values), (_, same_values) in zip(points, same_points, strict=True):
+        assert values == pytest.approx(same_values, abs=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_divergence_names_lr_and_iteration(corpus_dir: Path, tmp_path: Path) -> None:
+def test_training_is_the_tutorials(corpus_dir: Path) -> None:
+    data = make_data(corpus_dir)
+    model = make_model(data.categories)
+    torch.manual_seed(0)
+    rnn = RNN(57, 16, 3)
+    fit(model, data)
+    batch = data.train.__getitems__(data.order.take(0, 300))
+    losses = tutorial_losses(rnn, batch, lr=0.05)
+    for mine, expected in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+    means = torch.tensor(losses).reshape(6, 50).mean(dim=1).tolist()
+    curve = model.curve("train/loss")
+    assert [iteration for iteration, _ in curve] == [50, 100, 150, 200, 250, 300]
+    assert [loss for _, loss in curve] == pytest.approx(means, abs=1e-5)
+
+
+def test_divergence_names_lr_and_iteration(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e6)
     twin = make_model(data.categories, lr=1e6)
-    first_bad, batches = 0, iter(data.train_dataloader())
-    while not first_bad:  # the definition, by autograd: when does its loss cease to be finite?
-        losses, _ = next_losses(twin, next(batches))
-        bad = losses.isfinite().logical_not().nonzero()
-        first_bad = int(bad[0]) + 1 if len(bad) else 0
-    with pytest.raises(UserError, match=rf"lr=1000000\.0: .* at iteration {first_bad};"):
-        fit(model, data, tmp_path)
-    assert weights(model).isfinite().all()  # those before the batch
+    losses = tutorial_losses(twin.rnn, data.train.__getitems__(data.order.take(0, 50)), lr=1e6)
+    first_bad = torch.tensor(losses).isfinite().tolist().index(False) + 1
+    with pytest.raises(DivergenceError, match=rf"lr=1000000\.0: .* at iteration {first_bad};"):
+        fit(model, data)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_a_last_step_to_infinity_is_seen(corpus_dir: Path, tmp_path: Path) -> None:
+def test_a_last_step_to_infinity_is_seen(corpus_dir: Path) -> None:
     """The loss of the one name was finite; the step it caused was not."""
     data = make_data(corpus_dir, iterations=1)
-    with pytest.raises(UserError, match=r"no longer finite at iteration 1;"):
-        fit(make_model(data.categories, lr=1e38), data, tmp_path)
+    with pytest.raises(DivergenceError, match=r"no longer finite at iteration 1;"):
+        fit(make_model(data.categories, lr=1e38, iterations=1), data)
 
 
-def next_losses(model: OnlineClassifier, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-    from src.models.online_sgd import autograd_steps
+REGIMES = ["online", "batched"]
 
-    return autograd_steps(model.rnn, batch, model.lr)
+
+def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataModule]:
+    """Return a model of either regime, and its names, made with no more than it takes."""
+    sizes: dict[str, Any] = {"iterations": 30, "log_every": 5, "val_every": 10}
+    if regime == "online":
+        data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes)
+        return make_model(data.categories, **sizes), data
+    data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes, batch_size=7, sampling="natural")
+    names = {"alphabet": ALPHABET, "categories": data.categories, "shares": data.shares()}
+    torch.manual_seed(0)
+    return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **sizes), data
+
+
+@pytest.mark.parametrize("max_epochs", [-1, None])
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: int | None) -> None:
+    model, data = any_model(regime, corpus_dir)
+    trainer = plain_trainer(max_epochs=max_epochs)
+    trainer.fit(model, data)
+    assert model.iteration == 30
+    assert [iteration for iteration, _ in model.curve("train/loss")] == [5, 10, 15, 20, 25, 30]
+    assert [iteration for iteration, _ in model.curve("val/loss")][-3:] == [10, 20, 30]
+    assert {f"val/{name}" for name in SCORES} <= trainer.callback_metrics.keys()
+
+
+def test_lightnings_check_before_the_training_is_no_point_of_a_curve(corpus_dir: Path) -> None:
+    model, data = any_model("online", corpus_dir)
+    plain_trainer(num_sanity_val_steps=2).fit(model, data)
+    assert model.history[0][0] == 5
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> None:
+    model, data = any_model(regime, corpus_dir)
+    trainer = plain_trainer()
+    for stage, run in (("val", trainer.validate), ("test", trainer.test)):
+        (scores,) = run(model, data, verbose=False)
+        names = {"val": data.val, "test": data.test}[stage]
+        logp = model.eval().log_probabilities(names.loader())
+        assert scores.keys() - {"step"} == {f"{stage}/{name}" for name in SCORES}
+        assert scores[f"{stage}/loss"] == pytest.approx(F.nll_loss(logp, names.categories).item())
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
+    model, data = any_model(regime, corpus_dir)
+    answers: Any = plain_trainer().predict(model, data.test_dataloader())
+    logp = model.eval().log_probabilities(data.test.loader())
+    assert logp.shape == (len(data.test), 3)
+    torch.testing.assert_close(torch.cat(answers), logp, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_checkpoint_is_enough_to_have_the_model_back(
+    corpus_dir: Path, tmp_path: Path, regime: str
+) -> None:
+    model, data = any_model(regime, corpus_dir)
+    trainer = plain_trainer()
+    trainer.fit(model, data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = type(model).load_from_checkpoint(tmp_path / "model.ckpt")
+    assert again.hparams == model.hparams
+    assert again.iteration == 30
+    assert torch.equal(weights(again), weights(model))

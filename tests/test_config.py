@@ -1,17 +1,26 @@
+import inspect
+import os
+import re
+import shlex
 import subprocess
 import sys
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from omegaconf import OmegaConf
 
-from src.config import Config
+from src.config import ARGUMENTS, FLAT, REFUSED, Config, typed, words
 from src.errors import UserError
 from tests.conftest import ROOT, run_train, settings
 
 
 def test_defaults_are_the_tutorials() -> None:
-    assert asdict(settings()) == {
+    config = settings()
+    assert config.pick(FLAT) == {
         "lr": 0.005,
         "hidden": 128,
         "iterations": 100_000,
@@ -19,29 +28,41 @@ def test_defaults_are_the_tutorials() -> None:
         "log_every": 1000,
         "print_every": 5000,
         "val_every": 5000,
-        "checkpoint_every": 0,
         "val_fraction": 0.1,
         "test_fraction": 0.1,
-        "data_dir": "data/names",
+        "data_dir": None,
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
         **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
         **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 0},
-        **{"weight_decay": 0, "label_smoothing": 0},
-        "backend": "compiled",
-        "trainer": {"accelerator": "cpu", "devices": 1},
-        "logger": {
-            "_target_": "lightning.pytorch.loggers.TensorBoardLogger",
-            "name": "",
-            "version": "",
-            "default_hp_metric": False,
-        },
+        **{"weight_decay": 0, "label_smoothing": 0, "backend": "compiled"},
     }
+    quiet = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
+    assert config.trainer_arguments == {
+        **{"accelerator": "cpu", "devices": 1},
+        **dict.fromkeys(quiet, False),
+    }
+    assert config.online
+    assert list(config.logger) == ["tensorboard"]
 
 
 def test_overrides_and_groups() -> None:
     assert settings("lr=0.01", "hidden=64").lr == 0.01
-    assert settings("trainer=gpu", "backend=autograd").trainer["accelerator"] == "gpu"
-    assert settings("logger=csv").logger["_target_"] == "lightning.pytorch.loggers.CSVLogger"
+    gpu = settings("trainer=gpu", "backend=autograd", "batch_size=2")
+    assert gpu.trainer_arguments["accelerator"] == "gpu"
+    assert settings("trainer.precision=64", "backend=autograd").trainer_arguments["precision"] == 64
+    assert list(settings("logger=csv").logger) == ["csv"]
+    assert list(settings("logger=[tensorboard,csv]").logger) == ["tensorboard", "csv"]
+    assert settings("logger=[]").logger == {}
+
+
+def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None:
+    from lightning.pytorch import Trainer
+
+    assert sorted(ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
+    for name, use in REFUSED.items():
+        with pytest.raises(UserError) as caught:
+            settings(f"trainer.{name}=1")
+        assert str(caught.value) == f"trainer.{name}: use {use}"
 
 
 def test_every_recipe_composes_and_is_tested() -> None:
@@ -81,9 +102,9 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("val_every=0", "val_every=0: must be 1 to 1,000,000,000"),
         ("val_fraction=1", "val_fraction=1.0: must be at least 0, below 1"),
         ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0, below 1"),
-        ("data_dir=''", "data_dir=: must be a folder"),
+        ("data_dir=''", "must be a folder; null: the names shipped"),
         ("backend=fast", "backend=fast: must be compiled or autograd"),
-        ("trainer=gpu", "use backend=autograd or trainer=cpu"),
+        ("trainer=gpu", "trainer.accelerator=gpu backend=compiled batch_size=1: must be cpu"),
         ("batch_size=0", "batch_size=0: must be 1 to 100,000"),
         ("batch_size=2", "batch_size=2 backend=compiled: backend=compiled needs batch_size=1; use"),
         (
@@ -95,16 +116,13 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("dropout=0.5", "dropout=0.5 cell=tutorial: cell=tutorial needs dropout=0; use cell=rnn"),
         ("optimizer=adam", "optimizer=adam: must be sgd or adamw"),
         ("clip=inf", "clip=inf: must be at least 0"),
-        ("trainer.devices=2", "trainer.devices=2: must be 1, or more with trainer=ddp"),
-        ("+trainer.strategy=fsdp", "trainer.strategy=fsdp: must be auto or ddp"),
-        ("+trainer.benchmark=foo", "trainer.benchmark=foo: must be true or false"),
-        ("+trainer.deterministic=foo", "trainer.deterministic=foo: must be true or false or warn"),
-        ("trainer=ddp", "backend=compiled trainer.accelerator=gpu: the compiled backend runs on"),
-        ("+trainer.max_epochs=9", "trainer.max_epochs: must be one of accelerator, devices"),
-        ("logger._target_=os.system", "logger._target_=os.system: must be a class of lightning."),
+        ("trainer.devices=2", "trainer.devices=2 backend=compiled batch_size=1: must be 1"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp backend=compiled batch_size=1: must be"),
+        ("trainer.precision=16", "trainer.precision=16 backend=compiled batch_size=1: must be 32"),
+        ("+colour=red", "colour: no such key"),
         ("lr=???", "lr: Missing mandatory value: lr"),
         ("lr=${nowhere}", "lr: Interpolation key 'nowhere' not found"),
-        ("~lr", "lr: "),
+        ("~lr", "lr"),
     ],
 )
 def test_out_of_range(override: str, message: str) -> None:
@@ -116,24 +134,15 @@ def test_out_of_range(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.accelerator=cpu"], "backend=compiled trainer.strategy=ddp: a step a name"),
-        (["backend=autograd"], "backend=autograd trainer.strategy=ddp: a step a name"),
-        (["trainer.devices=0"], "trainer.devices=0: must be auto or 1 to 1024"),
-        (["trainer.devices=two"], "trainer.devices=two: must be auto or 1 to 1024"),
+        (["trainer.accelerator=cpu"], "trainer.strategy=ddp backend=compiled batch_size=1: must"),
+        (["backend=autograd"], "trainer.strategy=ddp backend=autograd batch_size=1: must be auto"),
+        (["backend=autograd", "trainer.strategy=auto"], "trainer.devices=auto backend=autograd"),
     ],
 )
-def test_what_several_processes_cannot_do(overrides: list[str], message: str) -> None:
+def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
         settings("trainer=ddp", *overrides)
     assert message in str(caught.value)
-
-
-def test_a_folder_that_cannot_be_handed_on(tmp_path: Path) -> None:
-    words = ["trainer=ddp", "trainer.accelerator=cpu", "backend=autograd", "batch_size=2"]
-    ran = run_train(*words, f"data_dir={ROOT}/data/names", "hydra.run.dir='a\"b'", cwd=tmp_path)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith('hydra.run.dir=a"b: with trainer=ddp no')
-    assert not list(tmp_path.iterdir())
 
 
 def test_fractions_that_leave_nothing() -> None:
@@ -141,63 +150,105 @@ def test_fractions_that_leave_nothing() -> None:
         settings("val_fraction=0.9", "test_fraction=0.2")
 
 
+def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[int, str, str]:
+    """Return the exit status of `python -m src.train`, without a new process, and what it said."""
+    import src.train
+
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    try:
+        status, message = src.train.command(), ""
+    except SystemExit as ended:
+        status, message = 1, f"{ended.code}\n"
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    printed = capsys.readouterr()
+    return status, printed.out, message + printed.err
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["lr=0"], "lr=0.0: must be"),
-        (["trainer=null"], "trainer=null: must be a name, as in trainer=cpu"),
-        (["lr=" + "9" * 5000], "has a number of too many digits"),
-        (["lr=nan"], "lr=nan: must be"),
+        (["lr=0"], "lr=0.0: must be above 0, at most 1,000"),
+        (["hidden_size=64"], "hidden_size: no such key; did you mean hidden? --help lists them"),
+        (["hiden=64"], "hiden: no such key; did you mean hidden? --help lists them"),
+        (["+depth=3"], "depth: no such key. --help lists them"),
+        (
+            ["trainer.precisoin=16"],
+            "trainer.precisoin: no such key; did you mean trainer.precision?",
+        ),
+        (["trainer.max_epochs=3"], "trainer.max_epochs: use iterations"),
+        (
+            ["trainer=null"],
+            "Config group override must be a string or a list. Got NoneType: trainer=",
+        ),
+        (["logger=null"], "or no logger at all: logger=[]"),
+        (["lr=" + "9" * 5000], "Exceeds the limit (4300 digits) for integer string conversion"),
         (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
-        (["hiden=64"], "Key 'hiden' not in"),
         (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
         (["val_fraction=0.9", "test_fraction=0.2"], "must add up to less than 1"),
-        (["trainer=gpu"], "backend=compiled trainer.accelerator=gpu"),
         (["lr=???"], "lr: Missing mandatory value: lr"),
-        (["data_dir=nowhere"], "data_dir=nowhere: no such folder"),
+        (["data_dir=nowhere"], "nowhere: must be a folder; null: the names shipped"),
+        (["hydra.run.dir=${nowhere}"], "Interpolation key 'nowhere' not found"),
+        (["-m", "resume=a,b"], "resume: is of a single run"),
+        (["-m", "trainer=ddp", "seed=1,2"], "trainer: a sweep's runs have one process each"),
+        (["-m", "hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "Interpolation key 'nowhere' not"),
+        (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
+        (["hydra.run.dir=taken/run"], "taken/run: Not a directory; choose another"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory; choose"),
         (
-            ["hydra.run.dir=${nowhere}", f"data_dir={ROOT}/data/names"],
-            "hydra.run.dir: Interpolation key 'nowhere' not found",
+            ["hydra.run.dir=old"],
+            "holds a run already; choose another, or go on with that one: resume=",
         ),
-        (["-m", "lr=0.1,0.2", "hidden=0"], "hidden=0: must be 1 to 4,096"),
     ],
 )
 def test_a_wrong_setting_ends_in_a_message_and_writes_nothing(
-    tmp_path: Path, overrides: list[str], message: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overrides: list[str],
+    message: str,
 ) -> None:
-    ran = run_train(*overrides, cwd=tmp_path)
-    assert ran.returncode == 1
-    assert message in ran.stderr
-    assert "Traceback" not in ran.stderr
-    assert ran.stdout == ""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").write_text("a file, no folder")
+    (tmp_path / "old/checkpoints").mkdir(parents=True)
+    status, out, err = command(*overrides, monkeypatch=monkeypatch, capsys=capsys)
+    assert (status, out) == (1, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert len([path for path in tmp_path.rglob("*") if path.name != ".lock"]) == 3
+
+
+def test_a_wrong_key_is_answered_at_once_and_in_a_process_of_its_own(tmp_path: Path) -> None:
+    ran = run_train("hidden_size=64", cwd=tmp_path)
+    said = "hidden_size: no such key; did you mean hidden? --help lists them\n"
+    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
-def test_an_output_folder_that_cannot_be_written(tmp_path: Path, key: str) -> None:
-    (tmp_path / "taken").write_text("a file, no folder")
-    mode = ["-m", "seed=0,1"] if "sweep" in key else []
-    ran = run_train(*mode, f"{key}=taken/run", f"data_dir={ROOT}/data/names", cwd=tmp_path)
-    assert ran.returncode == 1
-    assert ran.stderr == f"{key}=taken/run: Not a directory; choose another\n"
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+def test_folders_say_what_was_set() -> None:
+    assert words(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
+    assert words(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
+    assert words(["data_dir=/some/where/my names/", "+trainer.precision=16"]) == (
+        "-data_dir_my_names-precision_16"
+    )
+    assert words(["lr=choice(1,2)", "~x"]) == "-lr_choice_1_2_-x"
+    assert words([]) == ""
+    assert len(words([f"hidden={n}" for n in range(99)])) <= 60
+    assert not re.search(r"[^A-Za-z0-9._+-]", words(["a='{b: [1, 2]}'", "c=ü=,$x"]))
 
 
-def test_a_folder_that_holds_a_run(tmp_path: Path) -> None:
-    (tmp_path / "old/checkpoints").mkdir(parents=True)
-    ran = run_train("hydra.run.dir=old", f"data_dir={ROOT}/data/names", cwd=tmp_path)
-    assert ran.returncode == 1
-    told = "holds a run already; choose another, or go on with that one: resume=old"
-    assert ran.stderr == f"hydra.run.dir=old: {told}\n"
-
-
-def test_a_multirun_is_checked_for_what_its_jobs_share(tmp_path: Path) -> None:
-    """The default val_fraction does not go with test_fraction=0.95, but no job uses it."""
-    (tmp_path / "taken").write_text("a file, no folder")
-    words = ["val_fraction=0.01,0.02", "test_fraction=0.95", "hydra.sweep.dir=taken/sweep"]
-    ran = run_train("-m", *words, f"data_dir={ROOT}/data/names", cwd=tmp_path)
-    assert ran.stderr.startswith("hydra.sweep.dir=")  # what is checked after the fractions
+@pytest.mark.parametrize(
+    "folder",
+    ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
+)
+def test_a_folder_is_typed_back_as_it_is(folder: str) -> None:
+    (word,) = shlex.split(typed("resume", Path(folder)))
+    override = OverridesParser.create().parse_override(word)
+    config = OmegaConf.create({"resume": None})
+    value = override.value()
+    text = value.text if isinstance(value, QuotedString) else value
+    OmegaConf.update(config, "resume", text)
+    assert Path(config.resume) == Path(folder)
 
 
 def test_help_documents_every_key() -> None:
@@ -215,6 +266,8 @@ def test_help_documents_every_key() -> None:
 
 
 def test_settings_are_checked_before_torch_is_imported() -> None:
-    code = "import sys, src.train; print({'torch', 'lightning', 'numba'} & set(sys.modules))"
+    code = (
+        "import sys, src.train, src.run.preflight; print({'torch', 'lightning'} & {*sys.modules})"
+    )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout == "set()\n"

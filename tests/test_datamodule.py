@@ -1,11 +1,12 @@
 from pathlib import Path
 
+import pytest
 import torch
 
-from src.data.alphabet import decode
 from src.data.datamodule import NamesDataModule, NamesDataset
+from src.data.letters import Batch, decode, name_to_tensor
 from src.data.sampler import RandomExamples
-from src.data.tensors import Batch, name_to_tensor
+from src.errors import UserError
 
 CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
 
@@ -39,14 +40,34 @@ def test_many_at_once_are_the_items() -> None:
     assert names_of(NamesDataset(CORPUS).__getitems__([])) == []
 
 
+def test_the_examples_of_a_batch_are_the_items() -> None:
+    dataset = NamesDataset(CORPUS)
+    lines = [2, 0, 1]
+    examples = dataset.__getitems__(lines).examples()
+    for line, (name, category) in zip(lines, examples, strict=True):
+        assert torch.equal(name, dataset[line][0])
+        assert torch.equal(category, dataset[line][1])
+
+
+def test_all_lines_in_blocks_in_order(corpus_dir: Path) -> None:
+    data = NamesDataModule(corpus_dir, 0, 0)
+    whole = data.train.__getitems__(range(39))
+    (once,) = data.train.loader()
+    several = list(data.train.loader(most=7))
+    assert [len(block.lengths) for block in several] == [7] * 5 + [4]
+    for blocks in ([once], several):
+        for part, expected in zip(map(torch.cat, zip(*blocks, strict=True)), whole, strict=True):
+            assert torch.equal(part, expected)
+
+
 def test_loaders(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, epoch_size=100)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, together=1000)
     assert data.categories == ["Alpha", "Beta", "Gamma"]
     batches = list(data.train_dataloader())
     assert [len(batch.lengths) for batch in batches] == [10, 10, 5]
 
     counts = data.train.categories.bincount().tolist()
-    drawn = RandomExamples(counts, seed=3).take(0, 25)
+    drawn = RandomExamples(counts, 1, seed=3).take(0, 25)
     expected = names_of(data.train.__getitems__(drawn))
     assert [name for batch in batches for name in names_of(batch)] == expected
 
@@ -56,28 +77,56 @@ def test_loaders(corpus_dir: Path) -> None:
         assert len(pairs) == len(set(pairs)) == len(dataset) > 0
 
 
-def test_names_of_an_iteration(corpus_dir: Path) -> None:
-    def data(size: int | None, sampling: str) -> NamesDataModule:
-        return NamesDataModule(corpus_dir, 0, 0, 3, 25, 10, 100, batch_size=size, sampling=sampling)
+def test_natural_sampling_passes_over_the_distinct_pairs(corpus_dir: Path) -> None:
+    data = NamesDataModule(corpus_dir, 0, 0, 3, 25, 25, 25, 7, together=1, sampling="natural")
+    batches = list(data.train_dataloader())
+    assert len(batches) == 25
+    pairs = [
+        list(zip(names_of(batch), batch.categories.tolist(), strict=True)) for batch in batches[:6]
+    ]
+    seen = [pair for each in pairs for pair in each]
+    assert len(seen) == len(set(seen)) == len(data.distinct) == 38  # 39 lines, one of them twice
+    counts = data.distinct.categories.bincount()
+    assert data.shares() == data.corpus_shares() == pytest.approx((counts / 38).tolist())
+    balanced = NamesDataModule(corpus_dir, 0, 0)
+    assert balanced.shares() == [1 / 3] * 3
+    assert balanced.corpus_shares() == data.corpus_shares()
 
-    assert data(None, "balanced").names_per_iteration == 1
-    assert data(7, "balanced").names_per_iteration == 7
-    whole = data(7, "natural")
-    n_batches = len({id(whole._passes.batch(i)) for i in range(6)})
-    assert whole.names_per_iteration * n_batches == len(whole.distinct) == 38
-    assert data(100, "natural").names_per_iteration == 38
+
+def test_by_default_the_names_are_those_shipped() -> None:
+    assert len(NamesDataModule().categories) == 18
 
 
 def test_nothing_held_out(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0, 0, 3, iterations=25, log_every=10, epoch_size=100)
+    data = NamesDataModule(corpus_dir, 0, 0, 3)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []
-    assert data.pictured() == ("training", data.train)
+    assert data.shown() == ("training", data.train)
     assert len(data.train) == 20 + 13 + 6
+
+
+def test_what_is_held_out_is_shown(corpus_dir: Path) -> None:
+    data = NamesDataModule(corpus_dir, 0.2, 0.2)
+    assert data.shown() == ("test", data.test)
+    data = NamesDataModule(corpus_dir, 0.2, 0)
+    assert data.shown() == ("validation", data.val)
 
 
 def test_a_category_of_one_name_is_trained_on_and_said_to_be(corpus_dir: Path) -> None:
     (corpus_dir / "Single.txt").write_text("alone\n")
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, epoch_size=100)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3)
     assert data.train.categories.bincount()[3] == 1
     assert data.summary().splitlines()[1] == "Too few names to hold any out, all trained on: Single"
+
+
+def test_a_run_goes_on_with_the_same_split_wherever_it_is(corpus_dir: Path) -> None:
+    state = NamesDataModule(corpus_dir, 0.1, 0.1).state_dict()
+    moved = corpus_dir.rename(corpus_dir.parent / "moved")
+    NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)
+    for other in (NamesDataModule(moved, 0.1, 0.1, seed=1), NamesDataModule(moved, 0.1, 0.2)):
+        with pytest.raises(UserError, match="the names or their split have changed"):
+            other.load_state_dict(state)
+    with (moved / "Alpha.txt").open("a") as file:
+        file.write("alone\n")
+    with pytest.raises(UserError, match="the names or their split have changed"):
+        NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)

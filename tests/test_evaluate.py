@@ -1,5 +1,7 @@
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -12,8 +14,9 @@ from torchmetrics.functional.classification import (
 )
 
 from src import evaluate
-from src.experiment import run_experiment
-from src.scoring import BINS, Evaluated, make_report, scores
+from src.answer.scores import BINS, Evaluated, make_report, scores
+from src.data.corpus import NAMES
+from src.train import train
 from tests.conftest import settings
 
 Captured = pytest.CaptureFixture[str]
@@ -83,6 +86,15 @@ def test_the_rest_of_the_report_by_hand() -> None:
     assert report["accuracy"]["value"] == 0.75
 
 
+def trained(folder: Path, *words: str, **others: Any) -> Path:
+    """Do a run; return its folder."""
+    config = settings(*words)
+    vars(config).update(others, logger={})
+    folder.mkdir()
+    train(config, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny run in a folder of its own, beside its corpus `names`."""
@@ -91,9 +103,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for category, vowel in (("A", "a"), ("B", "e"), ("C", "o")):
         names = [f"{x}{vowel}{y}{z}" for x in "bdg" for y in "lmn" for z in "aei"]
         (here / "names" / f"{category}.txt").write_text("\n".join([*names, "shared"]))
-    config = settings("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
-    config.data_dir = str(here / "names")
-    run_experiment(config, here / "run")
+    words = ("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
+    trained(here / "run", *words, data_dir=str(here / "names"))
     return here
 
 
@@ -150,7 +161,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     evaluate.main(
         [f"--checkpoint={tmp_path}/b.ckpt", "--split=all", f"--out={tmp_path}/trained.json"]
     )
-    assert "\nprior: " not in capsys.readouterr().out
+    assert "\nprior: as trained\n\n" in capsys.readouterr().out
     trained = json.loads((tmp_path / "trained.json").read_text())
     assert "prior" not in trained
     assert trained["accuracy"] == reports["uniform"]["accuracy"]
@@ -198,10 +209,42 @@ def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -
     assert "split the corpus in another way" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("val_fraction", value) for value in (math.nan, math.inf, -1.0, 2, 10**400)),
+        *(("test_fraction", value) for value in (math.nan, 0.95, -0.1)),
+        *(("seed", value) for value in (-1, 10**5000)),
+        *(("data_dir", value) for value in ("", "no\0where", "no\nwhere", "x" * 5000)),
+    ],
+    ids=lambda part: part if isinstance(part, str) and len(part) < 20 else "number",
+)
+def test_a_split_that_cannot_be_is_refused(
+    run: Path, tmp_path: Path, capsys: Captured, key: str, value: object
+) -> None:
+    checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    checkpoint["NamesDataModule"][key] = value
+    torch.save(checkpoint, tmp_path / "other.ckpt")
+    with pytest.raises(SystemExit) as ended:
+        evaluate.main([f"--checkpoint={tmp_path}/other.ckpt", "--split=val"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_shipped_corpus_is_found_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """A checkpoint names no folder then: the corpus is where this program is."""
+    trained(tmp_path / "run", "hidden=4", "iterations=10", "test_fraction=0.01")
+    monkeypatch.chdir(tmp_path)
+    evaluate.main(["--checkpoint=run"])
+    printed = capsys.readouterr().out
+    assert f"\nnames: {NAMES}, test: names the run never saw\n" in printed
+
+
 def test_nothing_held_out(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    config = settings("hidden=4", "iterations=10", "experiment=tutorial")
-    config.data_dir = str(run / "names")
-    run_experiment(config, tmp_path / "tutorial")
+    words = ("hidden=4", "iterations=10", "experiment=tutorial")
+    trained(tmp_path / "tutorial", *words, data_dir=str(run / "names"))
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
     assert "--split test: the run held no names out" in capsys.readouterr().err

@@ -3,11 +3,16 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
-from src.data.alphabet import ALPHABET, encode
-from src.data.tensors import Batch, pack
-from src.models.network import NGRAM_SHARE, Network, RecurrentNetwork, TutorialNetwork, make_network
+from src.data.datamodule import NamesDataset
+from src.data.letters import ALPHABET, Batch, encode, pack
+from src.models.networks import (
+    NGRAM_SHARE,
+    Network,
+    RecurrentNetwork,
+    TutorialNetwork,
+    make_network,
+)
 from src.models.ngrams import LetterNgrams
 from src.models.rnn import read_name
 
@@ -22,11 +27,7 @@ def batch_of(names: list[str]) -> Batch:
 
 def make(cell: str, **changes: Any) -> RecurrentNetwork:
     torch.manual_seed(0)
-    arguments: dict[str, Any] = {
-        **{"hidden": 6, "layers": 1, "bidirectional": False, "embedding": 0, "pooling": "last"},
-        **{"dropout": 0.0, "recurrent_dropout": 0.0},
-    }
-    return RecurrentNetwork(57, 3, cell, **(arguments | changes))
+    return RecurrentNetwork(57, 3, cell, hidden=6, **changes)
 
 
 def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
@@ -105,21 +106,27 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
         torch.testing.assert_close(mine, weight.grad, atol=1e-6, rtol=0)
 
 
-def make_mixture() -> Network:
-    settings = {
-        **{"layers": 1, "bidirectional": True, "embedding": 4, "pooling": "all"},
-        **{"dropout": 0.0, "recurrent_dropout": 0.0},
-    }
+@pytest.mark.parametrize(
+    "wrong", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
+)
+def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="out of range"):
+        make("gru", **wrong)
+
+
+def make_mixture(counted: bool = True) -> Network:
+    shape: dict[str, Any] = {"bidirectional": True, "embedding": 4, "pooling": "all"}
     network = make_network(
-        ALPHABET, ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **settings
+        ALPHABET, ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
     )
     assert network.ngrams is not None
-    network.ngrams.count(*batch_of(NAMES))
+    if counted:
+        network.ngrams.count(*batch_of(NAMES))
     return network
 
 
 def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
-    network = make_mixture()
+    network = make_mixture().eval()
     batch = batch_of([*NAMES, "Zhang"])
     mixed = network(batch.letters, batch.lengths)
     alone = network.recurrent(batch.letters, batch.lengths)
@@ -129,23 +136,53 @@ def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
     torch.testing.assert_close(mixed.exp(), weighted / weighted.sum(dim=1, keepdim=True))
 
 
-def test_parts_are_trained_under_the_shares_without_the_names_own_counts() -> None:
-    network = make_mixture()
+def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
+    network, again = make_mixture().eval(), make_mixture(counted=False).eval()
     batch = batch_of(NAMES)
-    alone, beside = network.parts(*batch)
-    shares = torch.tensor(SHARES).log()
-    expected = (network.recurrent(batch.letters, batch.lengths) + shares).log_softmax(dim=1)
-    torch.testing.assert_close(alone, expected)
-    assert isinstance(network.ngrams, LetterNgrams)
-    scores = network.ngrams(batch.letters, batch.lengths, leave_out=batch.categories)
-    torch.testing.assert_close(beside, (scores + shares).log_softmax(dim=1))
+    state = network.state_dict()
+    again.load_state_dict(state)
+    assert torch.equal(again(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
+    counts = state["ngrams._extra_state"]
+    state["ngrams._extra_state"] = {**counts, "counts": -counts["counts"]}
+    with pytest.raises(ValueError, match="letter counts: counts out of range"):
+        again.load_state_dict(state)
 
 
-def test_a_network_without_ngrams_keeps_its_parts_own_answer_under_equal_shares() -> None:
-    network = Network(make("rnn"), None, [1 / 3] * 3)
+def test_in_training_the_network_answers_alone_under_the_shares() -> None:
+    network = make_mixture().train()
+    batch = batch_of(NAMES)
+    alone = network.recurrent(batch.letters, batch.lengths) + torch.tensor(SHARES).log()
+    torch.testing.assert_close(network(batch.letters, batch.lengths), alone.log_softmax(dim=1))
+
+
+def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
+    network = Network(make("rnn"), None, [1 / 3] * 3).eval()
     batch = batch_of(NAMES)
     torch.testing.assert_close(
         network(batch.letters, batch.lengths), network.recurrent(batch.letters, batch.lengths)
     )
-    assert len(network.parts(*batch)) == 1
-    assert not any(isinstance(each, nn.Embedding) for each in network.modules())
+
+
+def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
+    network = make_network(ALPHABET, ["A", "B", "C"], None, "tutorial", 8).eval()
+    batch = batch_of(NAMES)
+    together = network(batch.letters, batch.lengths)
+    assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
+    assert set(network.state_dict()) == {
+        f"recurrent.rnn.{layer}.{part}" for layer in ("i2h", "i2o") for part in ("weight", "bias")
+    }
+
+
+def test_a_networks_weights_are_the_same_with_ngrams_beside_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """N-grams draw nothing from the generator that the network and its training draw from."""
+    monkeypatch.setattr("src.models.ngrams.STEPS", 3)
+    together = []
+    for ngrams in (0, 2):
+        torch.manual_seed(0)
+        network = make_network(ALPHABET, ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
+        if network.ngrams is not None:
+            network.ngrams.fit(NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]}), SHARES, 0)
+        together.append((network.recurrent.state_dict(), torch.rand(1)))
+    torch.testing.assert_close(*together, atol=0, rtol=0)

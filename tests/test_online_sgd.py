@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.tensors import Batch
-from src.models.online_sgd import BACKENDS, OnlineSGD, compiled_steps
+from src.data.letters import Batch
+from src.models.online_sgd import OnlineSGD, compiled_steps
 from src.models.rnn import RNN, read_name
 
 
@@ -27,7 +27,7 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
         batch = random_batch([length], n_categories)
         before = [weight.detach().clone() for weight in rnn.parameters()]
 
-        name = F.one_hot(batch.letters.long(), 57).float().unsqueeze(1)
+        ((name, _),) = batch.examples()
         output = read_name(rnn, name)
         loss = F.nll_loss(output, batch.categories)
         gradients = torch.autograd.grad(loss, list(rnn.parameters()), materialize_grads=True)
@@ -39,18 +39,17 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
             torch.testing.assert_close(old - weight.detach(), gradient, atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_steps_are_those_of_torch_sgd(backend: str) -> None:
+def test_steps_are_those_of_torch_sgd() -> None:
     torch.manual_seed(0)
     rnn, reference = RNN(57, 13, 4), RNN(57, 13, 4)
     reference.load_state_dict(rnn.state_dict())
     batch = random_batch([5, 1, 19, 2, 7, 3] * 10, 4)
-    losses, guesses = BACKENDS[backend](rnn, batch, 0.05)
+    losses, guesses = compiled_steps(rnn, batch, 0.05)
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
-    for i, letters in enumerate(torch.split(batch.letters, batch.lengths.tolist())):
-        output = read_name(reference, F.one_hot(letters.long(), 57).float().unsqueeze(1))
-        loss = F.nll_loss(output, batch.categories[i : i + 1])
+    for i, (name, category) in enumerate(batch.examples()):
+        output = read_name(reference, name)
+        loss = F.nll_loss(output, category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
@@ -60,20 +59,18 @@ def test_steps_are_those_of_torch_sgd(backend: str) -> None:
         torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_infinity_is_seen(backend: str) -> None:
+def test_infinity_is_seen() -> None:
     rnn = RNN(57, 8, 3)
     with torch.no_grad():
         rnn.i2o.bias[0] = float("inf")
-    losses, _ = BACKENDS[backend](rnn, random_batch([3, 3], 3), 0.1)
+    losses, _ = compiled_steps(rnn, random_batch([3, 3], 3), 0.1)
     assert not losses.isfinite().any()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_making_the_optimizer_changes_no_weight(backend: str) -> None:
+def test_making_the_optimizer_changes_no_weight() -> None:
     rnn = RNN(57, 8, 3)
     before = {name: weight.clone() for name, weight in rnn.state_dict().items()}
-    OnlineSGD(rnn, 0.1, backend)
+    OnlineSGD(rnn, 0.1)
     assert all(torch.equal(weight, before[name]) for name, weight in rnn.state_dict().items())
 
 
@@ -82,8 +79,7 @@ def test_the_optimizer_steps_at_its_present_learning_rate() -> None:
     rnn, twin = RNN(57, 8, 3), RNN(57, 8, 3)
     twin.load_state_dict(rnn.state_dict())
     batch = random_batch([4, 6], 3)
-    optimizer = OnlineSGD(rnn, 0.1, "compiled")
-    torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5)
+    optimizer = OnlineSGD(rnn, 0.1)
     optimizer.param_groups[0]["lr"] *= 0.5
     losses, guesses = optimizer.step(batch=batch)
     expected_losses, expected_guesses = compiled_steps(twin, batch, 0.05)

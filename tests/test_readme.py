@@ -1,37 +1,84 @@
-"""The README's commands and figures: what they name exists."""
+"""What README.md and docs/ say: commands, options, links, files and the example run or exist."""
 
 import re
 import shlex
 from collections import Counter
+from pathlib import Path
+
+import pytest
 
 from src import evaluate, predict
 from src.data.corpus import read_corpus
 from tests.conftest import ROOT, settings
 from tests.test_corpus import COUNTS
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+PAGES = {page: page.read_text(encoding="utf-8") for page in (README, *DOCS)}
+TEXT = "\n".join(PAGES.values())
 
 
-def test_the_commands_settings_are_valid() -> None:
-    commands = re.findall(r"^    python -m src\.train([^#\n]*)", README, re.MULTILINE)
-    assert len(commands) >= 8
+def links(page: Path) -> list[tuple[Path, str]]:
+    """Return what a page links to: the file, and the anchor or nothing."""
+    targets = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    parts = [target.partition("#") for target in targets]
+    return [((page.parent / file).resolve() if file else page, to) for file, _, to in parts]
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that a forge makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("path/to/folder").mkdir(parents=True)
+    commands = re.findall(r"^    python -m src\.train([^#\n]*)", TEXT, re.MULTILINE)
+    assert len(commands) >= 24
     for command in commands:
         words = [word for word in shlex.split(command) if not word.startswith(("-", "resume="))]
-        settings(*(re.sub(r"=(?:choice\()?([^,]*),.*", r"=\1", word) for word in words))
+        one = r"=(?:choice\(|interval\()?([^,\[]*),.*"  # of several values; a list is one
+        settings(*(re.sub(one, r"=\1", word) for word in words))
 
 
 def test_the_questions_options_are_valid() -> None:
-    questions = re.findall(r"python -m src\.(predict|evaluate)([^#\n`]*)", README)
-    assert len(questions) >= 7
+    questions = re.findall(r"python -m src\.(predict|evaluate)([^#\n`]*)", TEXT)
+    assert len(questions) >= 9
     for module, words in questions:
         parser = predict.make_parser() if module == "predict" else evaluate.make_parser()
         parser.parse_args(shlex.split(words))
 
 
 def test_the_links_lead_somewhere() -> None:
-    targets = re.findall(r"\]\(([^)]+)\)", README)
-    assert len(targets) >= 4
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    for page in PAGES:
+        for file, anchor in links(page):
+            assert file.exists(), (page, file)
+            assert not anchor or anchor in anchors(PAGES[file]), (page, file, anchor)
+    assert {file for file, _ in links(README)} >= set(DOCS)
+
+
+def test_the_map_shows_the_house() -> None:
+    text = PAGES[ROOT / "docs/walkthrough.md"]
+    room, shown = ROOT / "src", set()
+    for indent, name in re.findall(r"^    ( +)(\w+(?:/|\.py)) ", text, re.MULTILINE):
+        if name.endswith("/"):
+            room = ROOT / "src" / name
+        else:
+            shown.add((room if len(indent) > 2 else ROOT / "src") / name)
+    files = {file for file in (ROOT / "src").rglob("*.py") if file.name != "__init__.py"}
+    assert shown == files
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
+def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    names: dict[str, object] = {}
+    exec(code.replace("20_000", "2_000"), names)
+    answers = names["answers"]
+    assert isinstance(answers, list)
+    assert sum(map(len, answers)) == 1799
 
 
 def test_the_corpus_table_is_true() -> None:

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.alphabet import encode
-from src.data.tensors import name_to_tensor, pack
+from src.data.letters import encode, name_to_tensor, pack
 from src.models.rnn import RNN, read_name, read_names
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li", "b"]

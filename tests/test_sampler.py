@@ -1,8 +1,10 @@
 import random
+from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 
-from src.data.sampler import Batches, Chunks, Passes, RandomExamples
+from src.data.sampler import Iterations, Passes, RandomExamples
 
 
 def reference(counts: list[int], seed: int, n: int) -> list[tuple[int, int]]:
@@ -18,41 +20,81 @@ def reference(counts: list[int], seed: int, n: int) -> list[tuple[int, int]]:
 @pytest.mark.parametrize("seed", [0, 1, 12345])
 def test_draws_are_the_tutorials(counts: list[int], seed: int) -> None:
     numbered = [sum(counts[:c]) + line for c, line in reference(counts, seed, 500)]
-    assert RandomExamples(counts, seed).take(0, 500) == numbered
+    assert RandomExamples(counts, 1, seed).take(0, 500) == numbered
 
 
 def test_starts_anywhere_as_if_it_had_drawn_up_to_there() -> None:
-    all_at_once = RandomExamples([3, 1, 5], seed=7).take(0, 100)
-    examples = RandomExamples([3, 1, 5], seed=7)
+    all_at_once = RandomExamples([3, 1, 5], 1, seed=7).take(0, 100)
+    examples = RandomExamples([3, 1, 5], 1, seed=7)
     assert examples.take(40, 10) == all_at_once[40:50]  # ahead
     assert examples.take(50, 20) == all_at_once[50:70]  # going on
     assert examples.take(0, 100) == all_at_once  # back
     assert examples.take(99, 0) == []
 
 
-def test_chunks() -> None:
-    all_at_once = RandomExamples([3, 1, 5], seed=7).take(0, 25)
-    chunks = Chunks(RandomExamples([3, 1, 5], seed=7), start=5, stop=25, size=8, mark=20)
-    assert len(chunks) == 3
-    assert list(chunks) == [all_at_once[5:13], all_at_once[13:20], all_at_once[20:25]]
-    assert list(chunks) == list(chunks)
-
-
 def test_a_pass_holds_each_name_once_in_batches_of_similar_length() -> None:
     lengths = [1 + number * 7 % 12 for number in range(100)]
     passes = Passes(lengths, size=8, seed=3)
-    first, second = ([passes.batch(13 * p + i) for i in range(13)] for p in range(2))
+    first, second = ([passes.take(8 * (13 * p + i), 8) for i in range(13)] for p in range(2))
     for batches in (first, second):
         assert sorted(number for batch in batches for number in batch) == list(range(100))
         assert sorted(map(len, batches)) == [4] + [8] * 12
         spread = [max(lengths[n] for n in b) - min(lengths[n] for n in b) for b in batches]
         assert sum(spread) / 13 < 3  # 11 without sorting
     assert first != second
-    assert passes.batch(5) == first[5]  # back in the first pass
-    assert Passes(lengths, size=8, seed=4).batch(0) != first[0]
+    assert passes.take(8 * 5, 8) == first[5]  # back in the first pass
+    assert Passes(lengths, size=8, seed=4).take(0, 8) != first[0]
 
 
-def test_batches() -> None:
-    batches = Batches(lambda iteration: [iteration, -iteration], 3, 6)
-    assert len(batches) == 3
-    assert list(batches) == list(batches) == [[3, -3], [4, -4], [5, -5]]
+def test_names_of_an_iteration() -> None:
+    assert RandomExamples([3, 1, 5], 1, seed=7).names_per_iteration == 1
+    assert RandomExamples([3, 1, 5], 7, seed=7).names_per_iteration == 7
+    assert Passes([5] * 38, 7, seed=7).names_per_iteration == 38 / 6
+    assert Passes([5] * 38, 100, seed=7).names_per_iteration == 38
+
+
+def examples() -> RandomExamples:
+    return RandomExamples([3, 1, 5], 2, seed=7)
+
+
+def passes() -> Passes:
+    return Passes([1 + number % 5 for number in range(11)], 2, seed=7)
+
+
+def batches(
+    order: RandomExamples | Passes, at: int, together: int = 1, part: tuple[int, int] = (0, 1)
+) -> list[list[int]]:
+    """Return those up to the next validation: of 100 iterations, at every 30th."""
+    return list(Iterations(order, 2, 100, 30, 8, together, lambda: (at, *part)))
+
+
+def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> None:
+    names = examples().take(0, 200)  # 2 an iteration
+    marks = {0: [0, 5, 8, 13, 16, 21, 24, 29, 30], 60: [60, 64, 69, 72, 77, 80, 85, 88, 90]}
+    marks |= {90: [90, 95, 96, 100], 12: [12, 16, 21, 24, 29, 30], 29: [29, 30], 99: [99, 100]}
+    for at, bounds in marks.items():
+        expected = [names[2 * a : 2 * b] for a, b in pairwise(bounds)]
+        assert batches(examples(), at, together=5) == expected
+    assert batches(examples(), 100) == []  # the run is over
+
+
+@pytest.mark.parametrize("order", [examples, passes])
+def test_begun_anywhere_the_names_are_those_of_the_whole_run(
+    order: Callable[[], RandomExamples | Passes],
+) -> None:
+    whole = [batch for at in (0, 30, 60, 90) for batch in batches(order(), at)]
+    assert len(whole) == 100
+    same = order()
+    for at in (57, 3, 30, 31, 29, 98):  # forward and back
+        assert batches(same, at) == whole[at : min((at // 30 + 1) * 30, 100)]
+
+
+@pytest.mark.parametrize("order", [examples, passes])
+def test_the_parts_of_processes_are_disjoint_and_complete(
+    order: Callable[[], RandomExamples | Passes],
+) -> None:
+    whole = batches(order(), 3)
+    parts = [batches(order(), 3, part=(process, 3)) for process in range(3)]
+    for batch, *shared in zip(whole, *parts, strict=True):
+        assert sorted(name for part in shared for name in part) == sorted(batch)
+        assert max(map(len, shared)) - min(map(len, shared)) <= 1

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -9,13 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from src.experiment import run_experiment
-from src.trained import load_model
-from tests.conftest import ROOT, run_train, settings
-from tests.test_resume import TINY, metrics_of, points
+from src.answer.model import load_model
+from src.run.files import FINISHED, read_metrics
+from src.train import train
+from tests.conftest import (
+    ROOT,
+    assert_equal_runs,
+    metrics_of,
+    run_train,
+    settings,
+    start_train,
+)
 
+TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
 WORDS = [*TINY, f"data_dir={ROOT}/data/names"]
 UNSHARE = ["unshare", "--map-root-user", "--mount"]
 
@@ -43,22 +51,12 @@ def mounted(script: str, *words: str, cwd: Path) -> subprocess.CompletedProcess[
     )
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_model(run / "checkpoints/last.ckpt").network.state_dict()
-
-
 @pytest.fixture(scope="module")
 def ordinary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run where nothing is in the way."""
     run = tmp_path_factory.mktemp("ordinary")
-    run_experiment(settings(*WORDS), run)
+    train(settings(*WORDS), run)
     return run
-
-
-def assert_same(run: Path, ordinary: Path) -> None:
-    assert metrics_of(run) == metrics_of(ordinary)
-    mine, theirs = weights(run), weights(ordinary)
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_eight_runs_at_the_same_instant(tmp_path: Path, ordinary: Path) -> None:
@@ -76,7 +74,7 @@ def test_eight_runs_at_the_same_instant(tmp_path: Path, ordinary: Path) -> None:
     runs = list(tmp_path.glob("outputs/*/*"))
     assert len(runs) == 8
     for run in runs:
-        assert_same(run, ordinary)
+        assert_equal_runs(run, ordinary)
 
 
 def test_eight_processes_fill_the_kernel_cache_at_the_same_instant(tmp_path: Path) -> None:
@@ -116,7 +114,7 @@ def test_read_only_source_and_cache_and_no_home(tmp_path: Path, ordinary: Path) 
     )
     ran = mounted(script, *WORDS, "hydra.run.dir=run", cwd=tmp_path)
     assert ran.returncode == 0, ran.stderr
-    assert_same(tmp_path / "run", ordinary)
+    assert_equal_runs(tmp_path / "run", ordinary)
 
 
 @needs_mounts
@@ -125,18 +123,12 @@ def test_read_only_source_and_cache_and_no_home(tmp_path: Path, ordinary: Path) 
     [
         ("16k", None, []),
         ("120k", "last.ckpt", []),
-        ("1m", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
+        ("2200k", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
     ],
 )
 def test_a_full_disk(tmp_path: Path, size: str, holds: str | None, network: list[str]) -> None:
-    (tmp_path / "small").mkdir()
-    script = (
-        f"mount -t tmpfs -o size={size} tmpfs small\n"
-        'trap "cp -r small copy" EXIT'  # nobody else sees the mounted folder
-    )
-    words = [*WORDS, "iterations=100000", "checkpoint_every=50", "hydra.run.dir=small/run"]
-    words += network
-    full = mounted(script, *words, cwd=tmp_path)
+    words = [*WORDS, "iterations=100000", "val_every=50", "hydra.run.dir=small/run", *network]
+    full = mounted(SMALL.format(size), *words, cwd=tmp_path)
     assert full.returncode == 1
     assert "small/run" in full.stderr
     assert "No space left on device" in full.stderr
@@ -145,7 +137,70 @@ def test_a_full_disk(tmp_path: Path, size: str, holds: str | None, network: list
     if holds:
         load_model(tmp_path / "copy/run/checkpoints" / holds)
     else:
-        assert not list(tmp_path.glob("copy/run/*"))
+        assert not list(tmp_path.glob("copy/run/checkpoints"))
+
+
+SMALL = """
+mkdir small
+mount -t tmpfs -o size={} tmpfs small
+trap "cp -r small copy" EXIT # nobody else sees the mounted folder
+"""
+
+
+@needs_mounts
+@pytest.mark.parametrize("size", ["16k", "120k", "200k"])
+def test_a_sweep_on_a_full_disk(tmp_path: Path, size: str) -> None:
+    """It is full before the first run, amid it, and amid the second; each is told in a line."""
+    words = [*WORDS, "lr=0.01", "seed=0,1,2", "iterations=10000", "hydra.sweep.dir=small/sweep"]
+    full = mounted(SMALL.format(size), "-m", *words, cwd=tmp_path)
+    assert full.returncode == 1
+    assert "Traceback" not in full.stdout + full.stderr
+    assert "No space left on device" in full.stdout + full.stderr
+    assert len(full.stderr.splitlines()) <= 1
+    assert not list(tmp_path.glob("copy/**/*.part"))
+    for run in tmp_path.glob("copy/sweep/*/"):
+        if (run / "checkpoints/last.ckpt").exists():
+            load_model(run / "checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path: Path, ordinary: Path, closed: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "src.train", *WORDS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert read_metrics(run)[0] == FINISHED
+    assert_equal_runs(run, ordinary)
+    log = (run / "train.log").read_text()
+    assert log.startswith("18 categories")
+    assert ran.stdout == ("" if ">&- " in closed else log)
+
+
+def test_a_second_run_in_the_folder_of_one_that_goes_on(tmp_path: Path) -> None:
+    words = [*WORDS, "iterations=100000000", "val_every=100000000", "hydra.run.dir=run"]
+    first = start_train(*words, cwd=tmp_path, until="run/.lock")
+    second = run_train(*words, cwd=tmp_path)
+    assert (second.returncode, second.stdout) == (1, "")
+    assert second.stderr == "run: is in use by another process\n"
+    deadline = time.monotonic() + 60
+    log = tmp_path / "run/train.log"
+    while not log.exists() or "CORRECT" not in log.read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    first.send_signal(signal.SIGTERM)
+    printed, complained = first.communicate(timeout=60)
+    assert (first.returncode, complained) == (143, "")
+    assert printed == log.read_text()
+    status, numbers, _ = read_metrics(tmp_path / "run")
+    assert status == "interrupted"
+    assert load_model(tmp_path / "run/checkpoints/last.ckpt")
+    assert numbers["iterations"] >= 100
 
 
 def test_odd_folder_in_the_c_locale_through_a_pipe(tmp_path: Path, ordinary: Path) -> None:
@@ -163,7 +218,7 @@ def test_odd_folder_in_the_c_locale_through_a_pipe(tmp_path: Path, ordinary: Pat
     assert (ran.returncode, ran.stderr) == (0, b"")
     assert ran.stdout.replace(b"\n", b"").decode().isprintable()
     (run,) = folder.glob("outputs/*/*")
-    assert_same(run, ordinary)
+    assert_equal_runs(run, ordinary)
     assert f"Run          {run}" in ran.stdout.decode()
     again = run_train(f"resume={run.relative_to(folder)}", "iterations=650", cwd=folder)
     assert (again.returncode, again.stderr) == (0, "")
@@ -185,7 +240,6 @@ def clock_that_jumps_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 def test_a_clock_that_jumps_back(
     tmp_path: Path, ordinary: Path, clock_that_jumps_back: Callable[[], float]
 ) -> None:
-    run_experiment(settings(*WORDS), tmp_path / "run")
+    train(settings(*WORDS), tmp_path / "run")
     assert clock_that_jumps_back() < 1_999_990_000  # it was asked
-    assert_same(tmp_path / "run", ordinary)
-    assert points(tmp_path / "run") == points(ordinary)
+    assert_equal_runs(tmp_path / "run", ordinary)

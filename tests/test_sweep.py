@@ -3,6 +3,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import statistics
@@ -10,9 +11,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,15 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from src import command_line
-from src.command_line import completed
+from src.config import read_settings
 from src.errors import UserError
-from src.experiment import run_experiment
-from src.sweeps.leaderboard import Run, ranked, swept_keys, table
-from src.sweeps.sweep import finish_sweep
-from tests.conftest import ROOT, make_corpus, run_train, settings, start_train
+from src.run.files import SCORE, lock, read_metrics
+from src.sweep.leaderboard import Run, ranked, swept_keys, table
+from src.sweep.runs import finish_sweep, read_runs
+from src.train import train
+from tests.conftest import ROOT, make_corpus, metrics_of, run_train, settings, start_train
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
-SCORE = "val/balanced_accuracy"
 
 
 def rows_of(file: Path) -> list[dict[str, str]]:
@@ -37,9 +37,52 @@ def rows_of(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def metrics_of(run: Path) -> dict[str, float]:
-    metrics: dict[str, float] = json.loads((run / "metrics.json").read_text())
-    return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
+def run_of(sweep: Path, number: int) -> Path:
+    (folder,) = sweep.glob(f"{number}-*")
+    return folder
+
+
+def numbers_of(run: Path) -> dict[str, float]:
+    return read_metrics(run)[1]
+
+
+def many(*commands: list[str], cwd: Path) -> list[subprocess.CompletedProcess[str]]:
+    """Run `python -m src.train -m` with each of some command lines; one process imports for all."""
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", EACH, json.dumps(commands)],  # torch has threads
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ran.returncode, ran.stderr) == (0, "")
+    return [
+        subprocess.CompletedProcess(words, *ended)
+        for words, ended in zip(commands, json.loads(ran.stdout), strict=True)
+    ]
+
+
+EACH = """
+import gc, json, os, sys, tempfile
+from src.run import preflight, report  # what takes seconds to import
+from src.train import command
+gc.freeze()
+ended = []
+for words in json.loads(sys.argv[1]):
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        pid = os.fork()
+        if not pid:
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            sys.argv[1:] = ["-m", *words]
+            sys.exit(command())
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        ended.append([status, out.read(), err.read()])
+print(json.dumps(ended))
+"""
 
 
 class Swept:
@@ -47,8 +90,8 @@ class Swept:
 
     def __init__(self, folder: Path) -> None:
         self.cwd = folder
-        self.words = [*TINY, f"data_dir={make_corpus(folder / 'names')}", "hidden=8"]
-        self.words += ["lr=0.01,0.2,900", "seed=range(2)"]
+        self.one = [*TINY, f"data_dir={make_corpus(folder / 'names')}", "hidden=8"]
+        self.words = ["lr=0.01,0.2,900", "seed=range(2)", *self.one]
         self.ran = run_train("-m", *self.words, cwd=folder)
         (self.folder,) = folder.glob("outputs/sweeps/*/*")
 
@@ -63,15 +106,16 @@ def test_the_leaderboard_is_what_the_runs_measured(swept: Swept) -> None:
     assert len(rows) == 3
     expected = []
     for first in (0, 2):  # the runs of one lr, seeds 0 and 1
-        metrics = [metrics_of(swept.folder / str(n)) for n in (first, first + 1)]
-        expected.append((statistics.mean(m[SCORE] for m in metrics), first, metrics))
+        of = [run_of(swept.folder, number) for number in (first, first + 1)]
+        metrics = [numbers_of(run) for run in of]
+        expected.append((statistics.mean(m[SCORE] for m in metrics), first, of, metrics))
     expected.sort(key=lambda entry: (-entry[0], entry[1]))
-    for rank, (row, (score, first, metrics)) in enumerate(
+    for rank, (row, (score, first, of, metrics)) in enumerate(
         zip(rows[:2], expected, strict=True), start=1
     ):
         assert int(row["rank"]) == rank
         assert float(row[SCORE]) == pytest.approx(score)
-        assert row["folders"] == f"{first} {first + 1}"
+        assert row["folders"] == " ".join(run.name for run in of)
         assert float(row["lr"]) == {0: 0.01, 2: 0.2}[first]
         for name in ("test/balanced_accuracy", "test/loss"):
             values = [m[name] for m in metrics]
@@ -81,9 +125,13 @@ def test_the_leaderboard_is_what_the_runs_measured(swept: Swept) -> None:
     assert rows[2]["reason"].startswith("lr=900.0: the loss is no longer finite")
 
     runs = {row["run"]: row for row in rows_of(swept.folder / "runs.csv")}
-    assert sorted(runs) == ["0", "1", "2", "3", "4", "5"]
-    assert float(runs["3"][SCORE]) == pytest.approx(metrics_of(swept.folder / "3")[SCORE])
-    assert (runs["3"]["seed"], runs["3"]["lr"], runs["3"]["failed"]) == ("1", "0.2", "")
+    assert sorted(runs) == [run_of(swept.folder, number).name for number in range(6)]
+    third = run_of(swept.folder, 3)
+    told = runs[third.name]
+    assert third.name.startswith("3-lr_0.2-seed_1-iterations_200-")
+    assert len(third.name) <= len("3") + 60
+    assert float(told[SCORE]) == pytest.approx(numbers_of(third)[SCORE])
+    assert (told["seed"], told["lr"], told["failed"]) == ("1", "0.2", "")
     assert (swept.folder / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -92,14 +140,16 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     assert swept.ran.stderr == ""
     lines = swept.ran.stdout.splitlines()
     assert not any("CORRECT" in line or "WRONG" in line for line in lines)  # these are in the logs
-    assert "CORRECT" in (swept.folder / "0/train.log").read_text()
+    assert "CORRECT" in (run_of(swept.folder, 0) / "train.log").read_text()
     header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["lr", "val"])
     best = rows_of(swept.folder / "leaderboard.csv")[0]
     first = lines[header + 1].split()
     assert first[:3] == ["1", best["lr"], f"{float(best[SCORE]):.3f}"]
     assert lines[header + 3].split()[:3] == ["900", "failed:", "4"]
     assert "Runs failed: 2 of 6" in lines
-    assert lines[-1].endswith(f"resume_sweep={swept.folder.relative_to(swept.cwd)}")
+    again = shlex.split(lines[-1].removeprefix("To go on"))
+    folder = swept.folder.relative_to(swept.cwd)
+    assert again == [*"python -m src.train -m".split(), *swept.words, f"hydra.sweep.dir={folder}"]
 
     (command,) = (line for line in lines if line.startswith("Best settings"))
     words = shlex.split(command.removeprefix("Best settings"))
@@ -109,19 +159,18 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(swept: Swept, tmp_path: Path) -> None:
-    config = settings(*swept.words[:-2], "lr=0.2", "seed=1")
-    run_experiment(config, tmp_path)
+    train(settings(*swept.one, "lr=0.2", "seed=1"), tmp_path)
     alone, together = (
         torch.load(run / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
-        for run in (tmp_path, swept.folder / "3")
+        for run in (tmp_path, run_of(swept.folder, 3))
     )
     assert all(torch.equal(alone[name], together[name]) for name in alone)
-    assert metrics_of(tmp_path) == metrics_of(swept.folder / "3")
+    assert metrics_of(tmp_path) == metrics_of(run_of(swept.folder, 3))
 
 
 def test_runs_leave_no_file_open(corpus_dir: Path, tmp_path: Path) -> None:
     def run(name: str) -> int:
-        run_experiment(settings(*TINY, f"data_dir={corpus_dir}", "hidden=8"), tmp_path / name)
+        train(settings(*TINY, f"data_dir={corpus_dir}", "hidden=8"), tmp_path / name)
         return len(list(Path("/proc/self/fd").iterdir()))
 
     if not Path("/proc/self/fd").exists():
@@ -166,13 +215,17 @@ def tensorboard(swept: Swept) -> Iterator[str]:
 
 
 def test_tensorboard_shows_the_sweep(swept: Swept, tensorboard: str) -> None:
-    runs = [str(number) for number in range(6)]
-    assert set(runs) <= set(ask(f"{tensorboard}/runs"))
+    runs = [run_of(swept.folder, number) for number in range(6)]
+    assert {run.name for run in runs} <= set(ask(f"{tensorboard}/runs"))
+    assert [len(list(run.glob("events.out.tfevents.*"))) for run in runs] == [1] * 6
+    assert not list(swept.folder.glob("**/hparams.yaml"))
     tags = ask(f"{tensorboard}/plugin/scalars/tags")
-    assert {"train/loss", SCORE, "test/balanced_accuracy"} <= set(tags["0"])
-    points = ask(f"{tensorboard}/plugin/scalars/scalars?run=0&tag=val%2Fbalanced_accuracy")
+    assert {"train/loss", SCORE, "test/balanced_accuracy"} <= set(tags[runs[0].name])
+    assert not any("uniform" in tag for tag in tags[runs[0].name])
+    query = urllib.parse.urlencode({"run": runs[0].name, "tag": SCORE})
+    points = ask(f"{tensorboard}/plugin/scalars/scalars?{query}")
     assert [step for _, step, _ in points] == [100, 200]
-    assert points[-1][2] == pytest.approx(metrics_of(swept.folder / "0")[SCORE])
+    assert points[-1][2] == pytest.approx(numbers_of(runs[0])[SCORE])
 
     columns = [{"metric": {"tag": SCORE, "group": ""}, "order": "ORDER_DESC"}]
     body = {
@@ -191,14 +244,14 @@ def test_tensorboard_shows_the_sweep(swept: Swept, tensorboard: str) -> None:
     }
     numbers = {(0.01, 0): 0, (0.01, 1): 1, (0.2, 0): 2, (0.2, 1): 3}
     for key, number in numbers.items():
-        metrics = metrics_of(swept.folder / str(number))
+        metrics = numbers_of(runs[number])
         for name in (SCORE, "test/macro_f1", "train/loss"):
             assert shown[key][name] == pytest.approx(metrics[name], abs=1e-6)
 
 
 def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> None:
-    words = ["iterations=20000", "hidden=16", f"data_dir={ROOT}/data/names", "seed=0,1,2"]
-    begun = "outputs/sweeps/*/*/1/overrides.json"
+    words = ["seed=0,1,2", "iterations=20000", "hidden=16", f"data_dir={ROOT}/data/names"]
+    begun = "outputs/sweeps/*/*/1-*/overrides.json"
     process = start_train("-m", *words, cwd=tmp_path, until=begun)
     process.send_signal(signal.SIGINT)
     printed, complained = process.communicate(timeout=30)
@@ -207,36 +260,81 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
     (folder,) = tmp_path.glob("outputs/sweeps/*/*")
     (row,) = rows_of(folder / "leaderboard.csv")
     done = row["folders"].split()
-    assert done[0] == "0"
+    assert done[0] == run_of(folder, 0).name
     assert f"Interrupted; runs done: {len(done)}" in lines
-    again = lines[-1].split("src.train ")[1]
-    assert again == f"resume_sweep={folder.relative_to(tmp_path)}"
+    again = shlex.split(lines[-1].removeprefix("To go on"))[3:]
+    assert again == ["-m", *words, f"hydra.sweep.dir={folder.relative_to(tmp_path)}"]
 
     before = {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in done}
-    (folder / "1/events.out.tfevents.left").touch()  # what the interrupted run might have left
-    ran = run_train("-m", again, "seed=0,1,2", cwd=tmp_path)
+    left = run_of(folder, 1) / "events.out.tfevents.left"
+    left.touch()  # what the interrupted run might have left
+    ran = run_train(*again, cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("done before") == len(done)
     (row,) = rows_of(folder / "leaderboard.csv")
-    assert row["folders"] == "0 1 2"
+    assert row["folders"].split() == [run_of(folder, number).name for number in range(3)]
     for name, stamp in before.items():
         assert (folder / name / "metrics.json").stat().st_mtime_ns == stamp
-    assert not (folder / "1/events.out.tfevents.left").exists()
+    assert not left.exists()
     assert len(list(tmp_path.glob("outputs/sweeps/*/*"))) == 1
 
 
-def test_what_failed_or_had_other_settings_is_done_again(swept: Swept) -> None:
-    folder = str(swept.folder.relative_to(swept.cwd))
-    before = metrics_of(swept.folder / "1")
-    ran_with = swept.folder / "1/overrides.json"
+def test_what_failed_or_had_other_settings_or_is_damaged_is_done_again(swept: Swept) -> None:
+    again = swept.cwd / "again"
+    shutil.copytree(swept.folder, again)
+    runs = [run_of(again, number) for number in range(6)]
+    settings_of, ran_with = runs[1] / "config.yaml", runs[1] / "overrides.json"
+    settings_of.write_text(settings_of.read_text().replace("seed: 1", "seed: 7"))
     ran_with.write_text(ran_with.read_text().replace("seed=1", "seed=7"))
-    stamps = [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "023"]
-    ran = run_train(f"resume_sweep={folder}", cwd=swept.cwd)
-    assert ran.returncode == 1
-    assert ran.stdout.count("done before") == 3
+    (runs[2] / "metrics.json").write_text('{"status": "finished", "val/bal')
+    (runs[3] / "config.yaml").write_text("- 1\n- {")
+    (runs[3] / "overrides.json").write_text("")
+    (runs[4] / "hparams.yaml").touch()  # what is not of this run
+    stamp = (runs[0] / "metrics.json").stat().st_mtime_ns
+    ran = run_train("-m", *swept.words, "hydra.sweep.dir=again", cwd=swept.cwd)
+    assert (ran.returncode, ran.stderr) == (1, "")
+    assert ran.stdout.count("done before") == 1
     assert ran.stdout.count(": failed: lr=900.0") == 2
-    assert [(swept.folder / n / "metrics.json").stat().st_mtime_ns for n in "023"] == stamps
-    assert metrics_of(swept.folder / "1") == before
+    assert (runs[0] / "metrics.json").stat().st_mtime_ns == stamp
+    for run in runs:
+        assert metrics_of(run) == metrics_of(swept.folder / run.name)
+        assert read_settings(run) == read_settings(swept.folder / run.name)
     assert "seed=1" in ran_with.read_text()
+    boards = [rows_of(folder / "leaderboard.csv") for folder in (swept.folder, again)]
+    timeless = [
+        [{k: v for k, v in row.items() if "second" not in k} for row in board] for board in boards
+    ]
+    assert timeless[0] == timeless[1]
+
+
+NONSENSE = [
+    *(b"", b"{", b"\xff", b"null", b"3", b"[1]", b"[{}]", b'{"a": {}}', b"[" * 100_000),
+    *(b'["="]', b'["lr=["]', b'["lr=1,2"]', b'[["lr=1"]]', b"- 1\n- {", b"a: 1\0", b"a: !!bool x"),
+    *(b"? [a]\n: 1", b"a: 2020-99-99", b"a: !!int ''", b'{"status": 3}', b'{"status": []}'),
+    *(b'{"status": "finished", "seconds": [1]}', b'{"status": "finished", "seconds": 1%0400d}' % 0),
+]
+
+
+@pytest.mark.parametrize("name", ["overrides.json", "config.yaml", "metrics.json"])
+def test_a_malformed_file_of_a_run_does_not_break_the_leaderboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for number in range(2):
+        run = tmp_path / f"{number}-lr_{number}"
+        run.mkdir()
+        (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
+        metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    for content in NONSENSE:
+        (run / name).write_bytes(content)
+        read_settings(run)
+        first, *others = read_runs(tmp_path)
+        assert (first.number, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
+    (run / name).unlink()
+    (run / name).mkdir()
+    assert finish_sweep(tmp_path, 0) == 0
+    assert capsys.readouterr().err == ""
+    assert rows_of(tmp_path / "leaderboard.csv")[-1]["lr"] == "0"
 
 
 def test_a_leaderboard_that_cannot_be_written_is_printed(
@@ -255,82 +353,114 @@ def test_a_leaderboard_that_cannot_be_written_is_printed(
     assert any(line.startswith("Not written    ") for line in printed)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["hiden=16,32"], "hiden=16: Key 'hiden' not in 'Config'"),
-        (["+depth=1,2"], "depth: no such key; --help lists them"),
-        (["lr=0.01,abc,0.1"], "lr=abc: Value 'abc' of type 'str' could not be converted to Float"),
-        (["trainer=cpu,tpu"], "trainer=tpu: must be one of cpu, ddp, gpu"),
-        ([], "-m: nothing to sweep; give a key several values, as in lr=0.001,0.005"),
-        (["seed=range(3,3)"], "seed=range(3,3): holds no values"),
-        (
-            ["lr=interval(0.1,0.2)"],
-            "lr=interval(0.1,0.2): needs a search; add hydra/sweeper=optuna",
-        ),
-        (["data_dir=nowhere", "lr=0.1,0.2"], "data_dir=nowhere: no such folder"),
-        (["hidden=0", "lr=0.1,0.2"], "hidden=0: must be 1 to 4,096"),
-        (["hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "hydra.sweep.dir: Interpolation key"),
-        (
-            ["hydra.sweep.subdir=x", "lr=0.1,0.2"],
-            "hydra.sweep.subdir=x: runs would share it",
-        ),
-        (["hydra.sweep.dir=.", "lr=0.1,0.2"], "hydra.sweep.dir=.: is not empty; choose another"),
-        (["trainer=glob(x*)", "lr=0.1,0.2"], "trainer=glob(x*): holds no values"),
-        (["hydra.sweep.dir=full", "lr=0.1,0.2"], "hydra.sweep.dir=full: holds a sweep already;"),
-        (["resume_sweep=nowhere"], "resume_sweep=nowhere: holds no sweep that can be read"),
-        (["resume_sweep=odd"], "resume_sweep=odd: holds no sweep that can be read"),
-        (["resume_sweep=full", "lr=7"], "lr=7: is not what the sweep in full was started with"),
-        (["resume_sweep=full"], "resume_sweep=full: hidden was 99 and is 128 now; start anew"),
-    ],
-)
-def test_bad_sweeps_are_refused_before_anything_is_written(
-    tmp_path: Path, words: list[str], message: str
-) -> None:
+def test_bad_sweeps_are_refused_before_a_run_begins(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
-    overrides = {"task": ["lr=0.1,0.2"], "hydra": []}
-    saved = {"lr": 0.005, "hidden": 99, "hydra": {"overrides": overrides}}
-    OmegaConf.save(saved, tmp_path / "full/multirun.yaml")
-    (tmp_path / "odd").mkdir()
-    (tmp_path / "odd/multirun.yaml").write_text("- 1\n- {")
+    (tmp_path / "full/notes").write_text("mine\n")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    before_it = sorted(tmp_path.rglob("*"))
-    start = time.monotonic()
-    ran = run_train("-m", *words, cwd=tmp_path)
-    assert time.monotonic() - start < 10
-    assert ran.returncode == 1
-    assert ran.stdout == ""
-    assert ran.stderr.startswith(message)
-    assert len(ran.stderr.splitlines()) == 1
-    assert sorted(tmp_path.rglob("*")) == before_it
+    devices = "trainer: a sweep's runs have one process each; use trainer.devices=1"
+    refused = {
+        "hiden=16,32": "hiden: no such key; did you mean hidden? --help lists them",
+        "lr=0.01,abc,0.1": "Error merging override lr=abc",
+        "trainer=cpu,tpu": "In 'train': Could not find 'trainer/tpu'",
+        "hydra/launcher=jobs": "In 'hydra/config': Could not find 'hydra/launcher/jobs'",
+        "lr=interval(0.1,0.2)": "BasicSweeper does not support sweep type : INTERVAL_SWEEP",
+        "hydra.sweep.dir=${nowhere} lr=0.1,0.2": "Interpolation key 'nowhere' not found",
+        "hydra.sweep.dir=full/notes lr=0.1,0.2": "full/notes: File exists; choose another folder",
+        "resume=full seed=1,2": "resume: is of a single run; a sweep goes on when its command",
+        "trainer=ddp lr=0.1,0.2": devices,
+        "trainer.devices=2 lr=0.1,0.2": devices,
+        "--cfg job": "Only one of --run, --multirun",
+    }
+    for ran, message in zip(
+        many(*(words.split(" ") for words in refused), cwd=tmp_path), refused.values(), strict=True
+    ):
+        assert (ran.returncode, ran.stdout) == (1, ""), ran
+        assert ran.stderr.startswith(message), ran
+        assert "Traceback" not in ran.stderr
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/*/"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "outputs") == [
+        "data",
+        "full",
+    ]
+    assert [path.name for path in (tmp_path / "full").iterdir()] == ["notes"]
 
 
-def test_flags_that_exclude_each_other(tmp_path: Path) -> None:
-    ran = run_train("-m", "--cfg", "job", cwd=tmp_path)
-    assert ran.returncode == 1
-    assert ran.stderr.startswith("Only one of --run, --multirun")
-    assert len(ran.stderr.splitlines()) == 1
+def test_what_a_run_alone_would_refuse_is_a_run_that_failed(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
+    tiny = [*TINY, "hidden=8"]
+    failing = {
+        "lr=0.2,0": "lr=0.0: must be above 0, at most 1,000",
+        "cell=tutorial,gru": "cell=gru backend=compiled: backend=compiled needs cell=tutorial",
+        "+depth=1": "depth: no such key",
+        "data_dir=nowhere": f"data_dir={tmp_path}/nowhere: ",
+        "trainer=cpu,ddp": "trainer.strategy=ddp backend=compiled batch_size=1: must be auto",
+    }
+    common = [*tiny, f"data_dir={corpus_dir}"]
+    commands = [[*common, each, f"hydra.sweep.dir={n}"] for n, each in enumerate(failing)]
+    for n, (ran, (words, message)) in enumerate(
+        zip(many(*commands, cwd=tmp_path), failing.items(), strict=True)
+    ):
+        assert (ran.returncode, ran.stderr) == (1, ""), ran
+        good, runs = words.count(","), 1 + words.count(",")
+        assert f"\t#{good} : failed: {message}" in ran.stdout
+        assert f"Runs failed: 1 of {runs}" in ran.stdout.splitlines()
+        rows = rows_of(tmp_path / f"{n}/leaderboard.csv")
+        assert [row["failed"] for row in rows] == ["0"] * good + ["1"]
+        assert rows[-1]["reason"].startswith(message)
+        (failed,) = (tmp_path / str(n)).glob(f"{good}-*")
+        assert read_metrics(failed)[::2] == ("failed", rows[-1]["reason"])
 
 
-@pytest.mark.parametrize(
-    ("word", "extra"),
-    [
-        ("hydra/launcher=joblib", "sweep"),
-        ("hydra/sweeper=optuna", "sweep"),
-        ("experiment=search", "sweep"),
-        ("hydra/launcher=ray", "cluster"),
-        ("cluster=ray", "cluster"),
-        ("cluster=slurm", "cluster"),
-    ],
-)
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, word: str, extra: str) -> None:
-    def not_installed(name: str) -> None:
-        raise PackageNotFoundError(name)
+def test_a_sweep_of_one_run_in_a_folder_that_holds_things(corpus_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes").write_text("mine\n")
+    words = [*TINY, "hidden=8", f"data_dir={corpus_dir}", "hydra.sweep.dir=full"]
+    (ran,) = many(words, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert [row["rank"] for row in rows_of(tmp_path / "full/leaderboard.csv")] == ["1"]
+    assert (tmp_path / "full/notes").read_text() == "mine\n"
 
-    monkeypatch.setattr(command_line, "distribution", not_installed)
-    with pytest.raises(UserError) as caught:
-        completed(["-m", "lr=0.1,0.2", word])
-    assert str(caught.value) == f"{word}: is not installed; pip install -e '.[{extra}]'"
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_sweep_has_its_folder_alone_and_its_workers_end_with_it(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=sweep"]
+    words = ["hidden=8,16", "iterations=100000000", *parallel]
+    process = start_train("-m", *words, cwd=tmp_path, until="sweep/1-*/checkpoints/last.ckpt")
+    started = children(process.pid)
+    try:
+        (second,) = many(["lr=0.1,0.2", "hydra.sweep.dir=sweep"], cwd=tmp_path)
+        assert (second.returncode, second.stdout) == (1, "")
+        assert second.stderr == "sweep: is in use by another process\n"
+        runs = [run_of(tmp_path / "sweep", number) for number in range(2)]
+        for run in runs:
+            with pytest.raises(UserError, match="is in use by another process"):
+                lock(run)
+        process.kill()
+        process.wait(timeout=10)
+        deadline = time.monotonic() + 10
+        while any(read_metrics(run)[0] != "interrupted" for run in runs):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        time.sleep(1)
+        for run in runs:
+            lock(run).release()
+            assert (run / "checkpoints/last.ckpt").exists()
+        lock(tmp_path / "sweep").release()
+    finally:
+        process.kill()
+        for child in started:
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.communicate(timeout=10)
 
 
 def test_two_workers_measure_what_one_does(swept: Swept) -> None:
@@ -338,8 +468,9 @@ def test_two_workers_measure_what_one_does(swept: Swept) -> None:
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=parallel"]
     ran = run_train("-m", *swept.words, *parallel, cwd=swept.cwd)
     assert (ran.returncode, ran.stderr) == (1, "")
-    for number in "0123":
-        assert metrics_of(swept.cwd / "parallel" / number) == metrics_of(swept.folder / number)
+    for number in range(4):
+        run = run_of(swept.folder, number)
+        assert metrics_of(swept.cwd / "parallel" / run.name) == metrics_of(run)
     boards = [
         rows_of(folder / "leaderboard.csv") for folder in (swept.folder, swept.cwd / "parallel")
     ]
@@ -363,8 +494,9 @@ def test_a_search_finds_what_its_leaderboard_says(corpus_dir: Path, tmp_path: Pa
     assert len({run["lr"] for run in runs}) == 4
     assert all(0.0005 <= float(run["lr"]) <= 0.02 for run in runs)
 
-    (tmp_path / "search/3/metrics.json").unlink()  # as if it had been interrupted there
-    again = run_train("resume_sweep=search", cwd=tmp_path)
+    # as if it had been interrupted there
+    (run_of(tmp_path / "search", 3) / "metrics.json").unlink()
+    again = run_train(*words, space, *TINY, f"data_dir={corpus_dir}", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert again.stdout.count("done before") == 3
     timeless = [
@@ -374,30 +506,22 @@ def test_a_search_finds_what_its_leaderboard_says(corpus_dir: Path, tmp_path: Pa
     assert timeless[0] == timeless[1]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["experiment=search", "bogus=choice(1,2)"], "bogus=1: Key 'bogus' not in 'Config'"),
-        (
-            ["experiment=search", "+hydra.sweeper.params.bogus='choice(1,2)'"],
-            "bogus=1: Key 'bogus'",
-        ),
-        (
-            ["experiment=search", "val_fraction=0"],
-            "val_fraction=0: a search needs validation names",
-        ),
-        (
-            ["hydra/sweeper=optuna", "lr=choice(0.1,0.2)"],
-            "hydra.sweeper.direction: must be maximize",
-        ),
-    ],
-)
-def test_bad_searches(tmp_path: Path, words: list[str], message: str) -> None:
+def test_bad_searches(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
-    ran = run_train("-m", *words, cwd=tmp_path)
-    assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith(message)
-    assert not list(tmp_path.iterdir())
+    refused = {
+        "experiment=search bogus=choice(1,2)": "bogus: no such key. --help lists them",
+        "experiment=search +hydra.sweeper.params.bogus='choice(1,2)'": "bogus: no such key",
+        "experiment=search val_fraction=0": "val_fraction=0: a search needs validation names",
+        "hydra/sweeper=optuna lr=choice(0.1,0.2)": "hydra.sweeper.direction: must be maximize",
+    }
+    for ran, (words, message) in zip(
+        many(*(words.split() for words in refused), cwd=tmp_path), refused.items(), strict=True
+    ):
+        assert ran.returncode == 1
+        assert ran.stderr.startswith(message)
+        assert len(ran.stderr.splitlines()) == 1
+        assert "bogus" in words or ran.stdout == ""
+    assert not list(tmp_path.glob("outputs/sweeps/*/*/*/"))
 
 
 @pytest.mark.parametrize("recipe", ["learning_rate", "capacity"])
@@ -453,23 +577,22 @@ def test_runs_go_to_a_ray_cluster(corpus_dir: Path, tmp_path: Path) -> None:
     (folder,) = tmp_path.glob("outputs/sweeps/*/*")
     rows = rows_of(folder / "leaderboard.csv")
     assert [(row["lr"], row["failed"]) for row in rows] == [("0.05", "0"), ("900", "1")]
-    assert float(rows[0][SCORE]) == metrics_of(folder / "0")[SCORE]
+    assert float(rows[0][SCORE]) == numbers_of(run_of(folder, 0))[SCORE]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["hydra.sweep.dir=here"], "hydra.sweep.dir=here: must be absolute with Ray"),
-        (["hydra.launcher.ray.init.address=127.0.0.1:1"], "hydra.launcher.ray.init: "),
-        (["cluster=slurm"], "hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine"),
-    ],
-)
-def test_a_cluster_that_is_not_there(words: list[str], message: str) -> None:
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_ray_launcher")
-    ran = run_train("-m", "lr=0.1,0.2", "cluster=ray", *words)
-    assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].startswith(message)
-    assert "Traceback" not in ran.stderr
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    nobody = ["cluster=ray", "hydra.launcher.ray.init.address=127.0.0.1:1"]
+    ray, slurm = many(["lr=0.1,0.2", *nobody], ["lr=0.1,0.2", "cluster=slurm"], cwd=tmp_path)
+    for ran, message in (
+        (ray, "hydra.launcher.ray.init: "),
+        (slurm, "hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine"),
+    ):
+        assert (ran.returncode, ran.stdout) == (1, "")
+        assert ran.stderr.splitlines()[-1].startswith(message)
+        assert "Traceback" not in ran.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_become_jobs_of_submitit(corpus_dir: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import signal
+import threading
 from pathlib import Path
 
 import matplotlib.image
@@ -10,16 +11,15 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from src.data.alphabet import ALPHABET
+from src.answer.model import load_model
 from src.data.datamodule import NamesDataModule
+from src.data.letters import ALPHABET
 from src.errors import UserError
-from src.experiment import run_experiment
-from src.metrics import read_metrics
-from src.models.online_sgd import autograd_steps
-from src.models.rnn import RNN
-from src.runs.interruption import Interrupted
-from src.trained import load_model
-from tests.conftest import ROOT, run_train, settings, start_train
+from src.models.rnn import RNN, read_name
+from src.run.files import read_metrics
+from src.run.process import WISH
+from src.train import main, train
+from tests.conftest import make_corpus, metrics_of, run_train, settings
 
 DECIDED = {
     f"test/{prior}/{score}"
@@ -51,7 +51,7 @@ def events(run: Path) -> EventAccumulator:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One tiny run on the shipped corpus: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
-    ran = run_train(*TINY, f"data_dir={ROOT}/data/names", cwd=folder)
+    ran = run_train(*TINY, cwd=folder)
     assert ran.returncode == 0, ran.stderr
     assert ran.stderr == ""  # no warning, no tip, no bar where there is no terminal
     return newest_run(folder), ran.stdout
@@ -67,8 +67,10 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
         "loss.png",
         "metrics.json",
         "train.log",
-        "hparams.yaml",
+        "config.yaml",
+        ".lock",
     }
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     for picture in ("confusion_matrix.png", "loss.png"):
         pixels = matplotlib.image.imread(run / picture)
@@ -96,7 +98,7 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     log = events(run)
     points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
     logged = {"train/loss"} | {f"{s}/{m}" for s in ("val", "test") for m in SCORES}
-    assert set(points) == logged | DECIDED
+    assert set(points) == logged
     assert [step for step, _ in points["train/loss"]] == [50, 100, 150, 200, 250]
     for score in SCORES:
         assert [step for step, _ in points[f"val/{score}"]] == [100, 200, 250]
@@ -118,13 +120,28 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     assert {info.name.tag for info in infos} == logged
 
 
-def test_train_loss_is_the_mean_of_the_autograd_loops(finished: tuple[Path, str]) -> None:
-    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, log_every=50, epoch_size=250)
+def test_train_loss_is_the_mean_of_the_tutorials_loop(finished: tuple[Path, str]) -> None:
+    data = NamesDataModule()
     torch.manual_seed(0)
     rnn = RNN(57, 16, 18)
-    means = [autograd_steps(rnn, batch, 0.05)[0].mean().item() for batch in data.train_dataloader()]
+    criterion, losses = torch.nn.NLLLoss(), []
+    for line in data.order.take(0, 250):
+        name, category = data.train[line]
+        loss = criterion(read_name(rnn, name), category)
+        rnn.zero_grad()
+        loss.backward()
+        with torch.no_grad():
+            for weight in rnn.parameters():
+                if weight.grad is not None:  # a name of one letter never reaches i2h
+                    weight.sub_(weight.grad, alpha=0.05)
+        losses.append(loss.item())
+    means = torch.tensor(losses).reshape(5, 50).mean(dim=1).tolist()
     logged = [event.value for event in events(finished[0]).Scalars("train/loss")]
     assert logged == pytest.approx(means, abs=1e-5)
+    checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
+    for key, value in rnn.state_dict().items():
+        trained = checkpoint["state_dict"][f"network.recurrent.rnn.{key}"]
+        torch.testing.assert_close(trained, value, atol=1e-5, rtol=0)
 
 
 def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
@@ -132,13 +149,11 @@ def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
 ) -> None:
     checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 250
-    hyperparameters = checkpoint["hyper_parameters"]
-    assert hyperparameters["alphabet"] == ALPHABET
-    assert hyperparameters["categories"][:2] == ["Arabic", "Chinese"]
-    assert len(hyperparameters["categories"]) == 18
-    rnn = RNN(57, hyperparameters["hidden"], 18)
-    weights = {k.removeprefix("rnn."): v for k, v in checkpoint["state_dict"].items()}
-    rnn.load_state_dict(weights)
+    network = checkpoint["hyper_parameters"]["network"]
+    assert network["alphabet"] == ALPHABET
+    assert network["categories"][:2] == ["Arabic", "Chinese"]
+    assert len(network["categories"]) == 18
+    assert load_model(finished[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (1, 18)
 
 
 def test_what_is_printed(finished: tuple[Path, str]) -> None:
@@ -160,17 +175,15 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
 
 
 def test_the_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
-    data = NamesDataModule(ROOT / "data/names", 0.1, 0.1, 0, 250, log_every=50, epoch_size=250)
-    line = data.examples.take(99, 1)[0]
+    data = NamesDataModule()
+    line = data.order.take(99, 1)[0]
     letters = data.train[line][0].argmax(dim=2).flatten()
     name = "".join(ALPHABET[i] for i in letters)
     assert f"  {name} / " in finished[1].splitlines()[1]
 
 
 def test_the_tutorial_recipe(tmp_path: Path) -> None:
-    ran = run_train(
-        *TINY, "experiment=tutorial", "logger=csv", f"data_dir={ROOT}/data/names", cwd=tmp_path
-    )
+    ran = run_train(*TINY, "experiment=tutorial", "logger=csv", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     run = newest_run(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
@@ -186,40 +199,26 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["best", "pytorch_tutorial_2024"])
 def test_the_batched_recipes(tmp_path: Path, recipe: str) -> None:
     words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "ngrams=2"]
-    run_experiment(settings(*words, "hidden=8", f"data_dir={ROOT}/data/names"), tmp_path)
+    train(settings(*words, "hidden=8"), tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["status"], metrics["iterations"]) == ("finished", 20)
     model = load_model(tmp_path / "checkpoints/last.ckpt")
     assert model.probabilities(["Jones"]).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_two_runs_share_no_folder_and_a_multirun_has_one_of_its_own(
-    corpus_dir: Path, tmp_path: Path
-) -> None:
-    ran = run_train(
-        "-m", "seed=1,1", *TINY, "backend=autograd", f"data_dir={corpus_dir}", cwd=tmp_path
-    )
-    assert ran.returncode == 0, ran.stderr
-    (first, second) = sorted(tmp_path.glob("outputs/sweeps/*/*/*/metrics.json"))
-    one, two = json.loads(first.read_text()), json.loads(second.read_text())
-    assert one["test/loss"] == two["test/loss"]  # nothing leaks from job to job
-    assert one["train/loss"] == two["train/loss"]
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data_dir=nowhere"], "data_dir=nowhere: no such folder"),
-        (["data_dir=empty"], "data_dir=empty: holds no <Category>.txt files"),
-        (["data_dir=one"], "data_dir=one: holds one category only, Only.txt; needs two"),
-        (["data_dir=latin"], "latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
-        (["data_dir=blank"], "blank/Bad.txt: holds no names; delete the file"),
-        (["data_dir=digits"], "digits/Bad.txt:2: '123' has no letter to read"),
-        (["trainer=gpu", "backend=autograd"], "trainer: "),
-        (["logger._target_=lightning.pytorch.loggers.os"], "logger._target_=lightning.pytorch.log"),
-        (["+logger.speed=9"], "logger: "),
-        (["logger.name=mine"], "logger.name=mine: must be empty"),
-        (["logger=csv", "+logger.flush_logs_every_n_steps=0"], "logger.flush_logs_every_n_steps=0"),
+        (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder; null: the names shipped"),
+        (["data_dir=empty"], "data_dir={}/empty: holds no <Category>.txt files"),
+        (["data_dir=one"], "data_dir={}/one: holds one category only, Only.txt; needs two"),
+        (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
+        (["data_dir=blank"], "{}/blank/Bad.txt: holds no names; delete the file"),
+        (["data_dir=digits"], "{}/digits/Bad.txt:2: '123' has no letter to read"),
+        (["trainer=gpu", "backend=autograd", "batch_size=2"], "trainer: "),
+        (["trainer.profiler=none"], "trainer: When passing string value for the `profiler`"),
+        (["logger.tensorboard._target_=os.nothing"], "logger.tensorboard: "),
+        (["+logger.tensorboard.speed=9"], "logger.tensorboard: "),
     ],
 )
 def test_bad_input(
@@ -240,59 +239,144 @@ def test_bad_input(
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(content)
-    config = settings(*TINY, f"data_dir={ROOT}/data/names", *overrides)
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        run_experiment(config, run)
-    assert str(caught.value).startswith(message)
+        train(settings(*TINY, *overrides), run)
+    assert str(caught.value).startswith(message.format(tmp_path))
     assert not list(run.glob("checkpoints"))
 
 
-def test_the_last_good_checkpoint_outlives_divergence(tmp_path: Path) -> None:
+def test_divergence_leaves_the_last_validations_weights_and_the_curve(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
-    config = settings(
-        *("hidden=16", "lr=0.2", "iterations=5000", "log_every=100", "val_every=100"),
-        f"data_dir={ROOT}/data/names",
-    )
+    words = ("hidden=16", "lr=0.2", "iterations=5000", "log_every=100", "val_every=200")
     with pytest.raises(UserError, match=r"lr=0\.2: the loss is no longer finite") as caught:
-        run_experiment(config, tmp_path)
+        train(settings(*words), tmp_path)
     (iteration,) = re.findall(r"iteration ([\d,]+);", str(caught.value))
+    done = int(iteration.replace(",", "")) - 1
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["iteration"] == (int(iteration.replace(",", "")) - 1) // 100 * 100 > 0
+    assert checkpoint["iteration"] == done // 200 * 200 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
-    metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert (metrics["status"], metrics["iterations"]) == ("diverged", checkpoint["iteration"])
-    assert metrics["train/loss"] == checkpoint["history"][-2][1]["train/loss"]
+    status, metrics, _ = read_metrics(tmp_path)
+    assert (status, metrics["iterations"]) == ("diverged", done // 100 * 100)
     assert metrics["val/loss"] == checkpoint["history"][-1][1]["val/loss"]
-    assert read_metrics(tmp_path) == {}
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_ctrl_c_at_the_end(
+def test_a_signal_at_the_end(
     corpus_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Nothing is trained any more: it ends at once, and can be taken up."""
+
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
-    with caplog.at_level("INFO"), pytest.raises(Interrupted) as caught:
-        run_experiment(settings(*TINY, f"data_dir={corpus_dir}"), tmp_path)
-    assert caught.value.status == 130
+    config = settings(*TINY, f"data_dir={corpus_dir}")
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), WISH.listening():
+        train(config, tmp_path)
+    assert (WISH.signum, WISH.awaited) == (signal.SIGINT, False)
+    WISH.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
-    assert caplog.messages[-1] == (
-        f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
-    )
+    said = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
+    assert caplog.messages[-1] == said
+    assert metrics_of(tmp_path)["status"] == "interrupted"
 
 
-def test_ctrl_c(tmp_path: Path) -> None:
-    words = ["iterations=100000000", f"data_dir={ROOT}/data/names"]
-    process = start_train(*words, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt")
-    process.send_signal(signal.SIGINT)
-    printed, complained = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert printed.splitlines()[-2].startswith("Interrupted at iteration ")
-    assert complained == ""
+def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}"]
+    score = train(settings(*words, "trainer.max_time=00:00:00:00"), tmp_path / "none")
+    status, metrics, _ = read_metrics(tmp_path / "none")
+    assert (status, metrics["iterations"], score) == ("stopped", 0, None)
+    stopped = settings(*words, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1")
+    train(stopped, tmp_path / "run")
+    train(settings(*words), tmp_path / "run")  # without the limits: the rest
+    train(settings(*words), tmp_path / "whole")
+    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    fast = train(settings(*words, "trainer.fast_dev_run=2"), tmp_path / "fast")
+    assert read_metrics(tmp_path / "fast")[:1] == ("stopped",)
+    assert fast is not None
+    assert not (tmp_path / "fast/checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *("precision=64-true", "precision=bf16-mixed", "precision=16-true", "devices=auto"),
+        *("limit_val_batches=0", "limit_test_batches=0", "limit_train_batches=2"),
+        *("enable_progress_bar=true", "profiler=simple", "enable_autolog_hparams=true"),
+        *("deterministic=warn", "detect_anomaly=true", "inference_mode=false"),
+    ],
+)
+def test_trainer_arguments_pass_through(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    batches = ["cell=gru", "sampling=natural", "batch_size=7", "backend=autograd", "hidden=8"]
+    words = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
+    train(settings(*batches, *words, f"trainer.{argument}"), tmp_path)
+    torch.use_deterministic_algorithms(False)
+    status, metrics, _ = read_metrics(tmp_path)
+    assert (status, metrics["iterations"]) == ("finished", 40)
+    assert ("val/loss" in metrics) == (argument != "limit_val_batches=0")
+    assert ("test/loss" in metrics) == (argument != "limit_test_batches=0")
+    assert metrics["test/uniform/accuracy"] <= 1
+    answer = load_model(tmp_path / "checkpoints/last.ckpt").probabilities(["bata"])
+    assert answer.sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_several_loggers_or_none(corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}"]
+    train(settings(*words, "logger=[tensorboard,csv]"), tmp_path / "two")
+    assert list((tmp_path / "two").glob("events.out.tfevents.*"))
+    with (tmp_path / "two/metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [50, 100, 100, 150, 200, 200, 250, 250, 250]
+    assert "lr: 0.05" in (tmp_path / "two/hparams.yaml").read_text()
+    train(settings(*words, "logger=[]"), tmp_path / "none")
+    assert not list((tmp_path / "none").glob("events.out.tfevents.*"))
+    assert metrics_of(tmp_path / "none") == metrics_of(tmp_path / "two")
+
+
+def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
+    """Nothing of the process is changed for good: its threads can show their errors afterwards."""
+    hook, handler = threading.excepthook, signal.getsignal(signal.SIGTERM)
+    corpus = make_corpus(tmp_path / "names")
+    config = settings(*TINY, f"data_dir={corpus}")
+    results: list[object] = []
+    worker = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run")))
+    worker.start()
+    worker.join()
+    assert results == [metrics_of(tmp_path / "run")["val/balanced_accuracy"]]
+    assert (threading.excepthook, signal.getsignal(signal.SIGTERM)) == (hook, handler)
+
+    def fails() -> None:
+        try:
+            train(settings(*TINY, f"data_dir={tmp_path}"), tmp_path / "other")
+        except UserError as error:
+            results.append(error)
+
+    worker = threading.Thread(target=fails)
+    worker.start()
+    worker.join()
+    assert "holds no <Category>.txt files" in str(results[1])
+
+
+def test_main_from_another_folder(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paths are meant from where the command was given, wherever the job runs."""
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "data_dir=names", "hydra.job.chdir=true", "hydra.output_subdir=null"]
+    words += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
+    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    assert main() is None  # hydra.main returns nothing
+    assert read_metrics(tmp_path / "here")[0] == "finished"
+    assert not (tmp_path / "here/.hydra").exists()
+    assert Path.cwd() == tmp_path

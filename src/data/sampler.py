@@ -1,7 +1,9 @@
-"""The random training examples, reproducible and resumable."""
+"""The order of the training names: reproducible, and resumable at any iteration."""
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 
 class RandomExamples:
@@ -14,12 +16,14 @@ class RandomExamples:
     Args:
         counts: lines of each category, all at least 1. Lines are numbered through, category
             after category.
+        size: names of an iteration.
         seed: the seed *s*.
     """
 
-    def __init__(self, counts: Sequence[int], seed: int) -> None:
+    def __init__(self, counts: Sequence[int], size: int, seed: int) -> None:
+        self.names_per_iteration: float = size
         self._counts = counts
-        self._first = [sum(counts[:category]) for category in range(len(counts))]
+        self._first = [0, *accumulate(counts)]
         self._seed = seed
         self._rng = random.Random(seed)
         self._position = 0
@@ -57,7 +61,7 @@ class Passes:
 
     Args:
         lengths: letters of each name.
-        size: names of a batch; the last batch of a pass is what is left.
+        size: names of a batch, an iteration's; the last batch of a pass is what is left.
         seed: of the order.
     """
 
@@ -65,14 +69,14 @@ class Passes:
         self._lengths = lengths
         self._size = size
         self._seed = seed
-        self.n_batches = -(-len(lengths) // size)
-        """Of a pass."""
+        self._n_batches = -(-len(lengths) // size)  # of a pass
+        self.names_per_iteration = len(lengths) / self._n_batches
         self._pass = -1
         self._batches: list[list[int]] = []
 
-    def batch(self, iteration: int) -> list[int]:
-        """Return the numbers of an iteration's names."""
-        number, index = divmod(iteration, self.n_batches)
+    def take(self, start: int, count: int) -> list[int]:
+        """Return the numbers of the batch that begins where `start` names would have been drawn."""
+        number, index = divmod(start // self._size, self._n_batches)
         if number != self._pass:
             self._batches = self._shuffled(random.Random(f"{self._seed} {number}"))
             self._pass = number
@@ -91,57 +95,31 @@ class Passes:
         return batches
 
 
-class Batches:
-    """The batches of the iterations `start` … `stop - 1`, a batch sampler for PyTorch.
+@dataclass
+class Iterations:
+    """The names of the iterations up to the next validation: a batch sampler for PyTorch.
 
-    Of `n_processes` that train together, each takes its own part of every batch. The parts are
-    disjoint, and equal but for what cannot be divided: in a small batch, some may be empty.
+    A batch holds the names of several iterations, and ends at each point of the loss curve. Of the
+    processes that train together, each takes its own part: the parts are disjoint, and equal but
+    for what cannot be divided.
     """
 
-    def __init__(
-        self,
-        batch: Callable[[int], list[int]],
-        start: int,
-        stop: int,
-        process: int = 0,
-        n_processes: int = 1,
-    ) -> None:
-        self._batch = batch
-        self._iterations = range(start, stop)
-        self._part = slice(process, None, n_processes)
-
-    def __len__(self) -> int:
-        return len(self._iterations)
+    order: RandomExamples | Passes
+    size: int
+    """Names of an iteration."""
+    total: int
+    """Iterations of the whole run."""
+    val_every: int
+    log_every: int
+    together: int
+    """Iterations of a batch, at most."""
+    place: Callable[[], tuple[int, int, int]]
+    """Where a pass begins: the iteration, this process's number and how many there are."""
 
     def __iter__(self) -> Iterator[list[int]]:
-        return (self._batch(iteration)[self._part] for iteration in self._iterations)
-
-
-class Chunks:
-    """The examples `start` … `stop - 1` in lists of at most `size`, cut at multiples of `mark`.
-
-    A batch sampler for PyTorch's data loader; each list is drawn when it is asked for.
-    """
-
-    def __init__(
-        self, examples: RandomExamples, start: int, stop: int, size: int, mark: int
-    ) -> None:
-        self._examples = examples
-        self._start = start
-        self._stop = stop
-        self._size = size
-        self._mark = mark
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self._spans())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for start, count in self._spans():
-            yield self._examples.take(start, count)
-
-    def _spans(self) -> Iterator[tuple[int, int]]:
-        start = self._start
-        while start < self._stop:
-            count = min(self._size, self._mark - start % self._mark, self._stop - start)
-            yield start, count
-            start += count
+        at, process, n_processes = self.place()
+        stop = min((at // self.val_every + 1) * self.val_every, self.total)
+        while at < stop:
+            count = min(self.together, self.log_every - at % self.log_every, stop - at)
+            yield self.order.take(at * self.size, count * self.size)[process::n_processes]
+            at += count

@@ -1,23 +1,28 @@
-"""NameClassifier: what Lightning evaluates, however it was trained."""
+"""NameClassifier: a network trained and scored by Lightning; OnlineClassifier: a step a name."""
 
+import math
+from collections.abc import Iterable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassF1Score,
-    MulticlassRecall,
-)
-from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
-from src.data.tensors import Batch
+from src.data.letters import Batch
 from src.errors import UserError
-from src.models.decision import PRIORS, Decision, fit_decision
+from src.models.decision import PRIORS, Decision
+from src.models.networks import make_network
+from src.models.online_sgd import OnlineSGD
+from src.models.rnn import RNN, read_name
+
+WARM_UP = 0.05
+"""Of all iterations, in which a cosine schedule comes up to the learning rate."""
 
 
 class DivergenceError(UserError):
@@ -39,65 +44,148 @@ class BalancedAccuracy(MulticlassRecall):
 
 
 class NameClassifier(LightningModule):
-    """Scores names in batches, and keeps the curves; how it is trained is its subclasses' part.
+    """A network trained in batches: one optimizer step on the mean loss of many names.
+
+    An iteration is one optimizer step. All arguments are plain values and are kept in the
+    checkpoint, so that it can be used without the corpus.
 
     Args:
-        n_categories: the outputs.
+        network: the arguments of `make_network`.
+        lr: learning rate, the highest of the schedule.
+        iterations: of the whole run; then the training ends.
         log_every: iterations per point of the loss curve.
+        val_every: iterations between validations.
+        seed: of dropout.
+        optimizer: `sgd` or `adamw`.
+        schedule: `constant`, or `cosine`: up in a twentieth of the iterations, then down to 0.
+        weight_decay: as the optimizer has it.
+        label_smoothing: share of each label that is spread over all categories.
     """
 
-    def __init__(self, n_categories: int, log_every: int) -> None:
+    def __init__(
+        self,
+        network: dict[str, Any],
+        lr: float = 0.005,
+        iterations: int = 100_000,
+        log_every: int = 1000,
+        val_every: int = 5000,
+        seed: int = 0,
+        optimizer: str = "sgd",
+        schedule: str = "constant",
+        weight_decay: float = 0.0,
+        label_smoothing: float = 0.0,
+    ) -> None:
         super().__init__()
-        self.n_categories = n_categories
-        self.log_every = log_every
+        self.save_hyperparameters()
+        self.network = make_network(**network)
         self.iteration = 0
         """Iterations done so far."""
         self.history: list[tuple[int, dict[str, float]]] = []
         """What was logged so far: iteration and values."""
-        self.losses: list[Tensor] = []
-        """Of the iterations since the last point of the loss curve."""
         self.decision: Decision | None = None
         """How to answer under each prior; known at the end of training."""
-        alone: Any = {"sync_on_compute": False}  # of several processes, each scores all names
-        self.loss = MeanMetric(**alone)
-        self.scores = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(n_categories, average="micro", **alone),
-                "balanced_accuracy": BalancedAccuracy(n_categories, average="macro", **alone),
-                "macro_f1": MulticlassF1Score(n_categories, average="macro", **alone),
-                "top3_accuracy": MulticlassAccuracy(
-                    n_categories, average="micro", top_k=min(3, n_categories), **alone
-                ),
-            },
-            compute_groups=False,  # BalancedAccuracy shares no computation with the others
-        )
+        self._losses: list[Tensor] = []  # since the last point of the loss curve
+        c = len(network["categories"])
+        self.loss = MeanMetric()
+        metrics: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(c, average="micro"),
+            "balanced_accuracy": BalancedAccuracy(c, average="macro"),
+            "macro_f1": MulticlassF1Score(c, average="macro"),
+            "top3_accuracy": MulticlassAccuracy(c, average="micro", top_k=min(3, c)),
+        }
+        # BalancedAccuracy shares no computation with the others.
+        self.scores = MetricCollection(metrics, compute_groups=False)
 
-    def log_probabilities(self, letters: Tensor, lengths: Tensor) -> Tensor:
-        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
-        raise NotImplementedError
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the log-probabilities of the categories [B, C] for a batch of names."""
+        log_probabilities: Tensor = self.network(batch.letters, batch.lengths)
+        return log_probabilities
 
-    def trained_on(self, losses: Tensor) -> None:
-        """Take the losses of the next iterations to the curve."""
+    def configure_optimizers(self) -> Any:
+        """Return the optimizer, and its schedule if the learning rate changes."""
+        h = self.hparams
+        weights = [weight for weight in self.network.parameters() if weight.requires_grad]
+        how = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
+        sgd = h["optimizer"] == "sgd"
+        optimizer = SGD(weights, **how) if sgd else AdamW(weights, **how, betas=(0.9, 0.99))
+        if h["schedule"] == "constant":
+            return optimizer
+
+        def factor(iteration: int) -> float:
+            up = (iteration + 1) / max(1, WARM_UP * h["iterations"])
+            down = (1 + math.cos(math.pi * iteration / h["iterations"])) / 2
+            return float(min(1.0, up) * down)
+
+        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_start(self) -> None:
+        """Tell the loggers, which are new, what was logged before the run was taken up."""
+        for iteration, values in self.history:
+            for logger in self.loggers:
+                logger.log_metrics(values, step=iteration)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the mean loss, and the guess for the batch's first name [1]."""
+        # Seeded anew for each iteration, dropout is the same in a run that was resumed.
+        # torch.manual_seed would note the whole stack for each kind of device that is absent.
+        seed = (self.hparams["seed"] << 31) + self.iteration
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
+        if n := len(batch.lengths):
+            log_probabilities = self(batch)
+            smoothing = self.hparams["label_smoothing"]
+            right = F.nll_loss(log_probabilities, batch.categories)
+            loss = (1 - smoothing) * right - smoothing * log_probabilities.mean()
+            guess = log_probabilities[:1].argmax(dim=1)
+        else:  # of processes that share a small batch, one may have none of its names
+            loss = torch.stack([0 * weight.sum() for weight in self.network.parameters()]).sum()
+            guess = batch.categories
+        # Each process counts by its names: DDP then takes the gradient's mean over the processes.
+        sums = n * torch.stack((loss.detach(), loss.new_tensor(1)))
+        whole, names = self.trainer.strategy.reduce(sums)  # their means over all processes
+        shown = (whole / names).reshape(1)
+        return {"loss": n / names * loss, "losses": shown, "guesses": guess}
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Take the losses of the batch's iterations to the curve.
+
+        Raises:
+            DivergenceError: if one of them is not finite.
+        """
+        losses = outputs["losses"].cpu()
+        if len(bad := losses.isfinite().logical_not().nonzero()):
+            raise self._diverged(self.iteration + int(bad[0]) + 1)
         self.iteration += len(losses)
-        self.losses.append(losses)
-        if self.iteration % self.log_every == 0 or self.trainer.is_last_batch:
-            self._record({"train/loss": torch.cat(self.losses).double().mean()})
-            self.losses.clear()
+        self._losses.append(losses)
+        whole = self.iteration % self.hparams["log_every"] == 0
+        if whole or self.iteration >= self.hparams["iterations"]:
+            if not all(weight.isfinite().all() for weight in self.network.parameters()):
+                raise self._diverged(self.iteration)  # the last step went wrong, after its loss
+            self._record({"train/loss": torch.cat(self._losses).double().mean()})
+        if whole:
+            self._losses.clear()
 
-    def diverged(self, iteration: int) -> DivergenceError:
-        """Return the error of a loss that is not finite."""
-        return DivergenceError(
-            f"lr={self.hparams['lr']}: the loss is no longer finite at iteration {iteration:,}; "
-            "try a lower lr"
-        )
+    def on_train_epoch_end(self) -> None:
+        """End after the last iteration."""
+        if self.iteration >= self.hparams["iterations"]:
+            self.trainer.should_stop = True
+
+    def _diverged(self, iteration: int) -> DivergenceError:
+        when = f"the loss is no longer finite at iteration {iteration:,}"
+        return DivergenceError(f"lr={self.hparams['lr']}: {when}; try a lower lr")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch."""
-        self._score(batch)
+        log_probabilities = self(batch)
+        losses = F.nll_loss(log_probabilities, batch.categories, reduction="none")
+        if not losses.isfinite().all():
+            raise self._diverged(self.iteration)
+        self.loss.update(losses)
+        self.scores.update(log_probabilities, batch.categories)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Score one batch."""
-        self._score(batch)
+    test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of all validation names."""
@@ -107,21 +195,19 @@ class NameClassifier(LightningModule):
         """Log the scores of all test names."""
         self._finish("test")
 
-    def _score(self, batch: Batch) -> None:
-        log_probabilities = self.log_probabilities(batch.letters, batch.lengths)  # [B, C]
-        losses = F.nll_loss(log_probabilities, batch.categories, reduction="none")
-        if not losses.isfinite().all():
-            raise self.diverged(self.iteration)
-        self.loss.update(losses)
-        self.scores.update(log_probabilities, batch.categories)
-
     def _finish(self, stage: str) -> None:
         scores = {"loss": self.loss.compute(), **self.scores.compute()}
         values = {f"{stage}/{name}": value for name, value in scores.items()}
         self.loss.reset()
         self.scores.reset()
-        self.log_dict(values, logger=False)  # for the checkpoints and whoever called the trainer
-        self._record(values)
+        if self.trainer.sanity_checking:
+            return
+        if self.trainer.state.fn == "fit":
+            self.log_dict(values, logger=False)  # for the checkpoints
+            self._record(values)
+        else:  # Lightning returns what it logs itself, at the step that is told
+            self.log_dict({**values, "step": float(self.iteration)})
+            self.history.append((self.iteration, {tag: float(values[tag]) for tag in values}))
 
     def _record(self, values: dict[str, Tensor]) -> None:
         """Log over iterations; Lightning itself would log over batches."""
@@ -139,41 +225,90 @@ class NameClassifier(LightningModule):
         return {name: value for _, values in self.history for name, value in values.items()}
 
     @torch.inference_mode()
-    def decide(self, batch: Batch, trained_prior: list[float], corpus_prior: list[float]) -> None:
-        """Fit the decision to names that were not trained on."""
-        logp = self.log_probabilities(batch.letters, batch.lengths)
-        self.decision = fit_decision(logp, batch.categories, trained_prior, corpus_prior)
+    def log_probabilities(self, batches: Iterable[Batch]) -> Tensor:
+        """Return the log-probabilities [N, C] of all names of some batches."""
+        return torch.cat(
+            [self(Batch(*(part.to(self.device) for part in b))).cpu() for b in batches]
+        )
 
-    @torch.inference_mode()
-    def score_priors(self, stage: str, batch: Batch) -> None:
-        """Log what the names of a batch are guessed under each prior."""
+    def score_priors(self, stage: str, logp: Tensor, targets: Tensor) -> dict[str, float]:
+        """Return the scores under each prior of names with log-probabilities [N, C]."""
         assert self.decision is not None
-        logp = self.log_probabilities(batch.letters, batch.lengths)
+        scores: dict[str, float] = {}
         for prior in PRIORS:
-            self.scores.update(self.decision.log_probabilities(logp, prior), batch.categories)
+            self.scores.update(self.decision.log_probabilities(logp, prior), targets)
             values = self.scores.compute()
             self.scores.reset()
             del values["top3_accuracy"]
-            self._record({f"{stage}/{prior}/{name}": value for name, value in values.items()})
-
-    @torch.inference_mode()
-    def confusion_matrix(self, batch: Batch) -> Tensor:
-        """Return how often each true category (row) was guessed as each other, int64 [C, C]."""
-        guesses = self.log_probabilities(batch.letters, batch.lengths).argmax(dim=1)
-        return multiclass_confusion_matrix(guesses, batch.categories, self.n_categories)
+            scores |= {f"{stage}/{prior}/{name}": float(value) for name, value in values.items()}
+        return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the iteration and the curves beside the weights."""
+        """Keep what goes with the weights: where the run is, and its curves.
+
+        Lightning's own counters are left out: the data loader begins at `iteration`, and with them
+        a run taken up amid an epoch would be validated where the whole run is not.
+        """
+        del checkpoint["loops"]
         checkpoint["iteration"] = self.iteration
         checkpoint["history"] = self.history
-        checkpoint["losses"] = self.losses
+        checkpoint["losses"] = self._losses
         if self.decision is not None:
             checkpoint["decision"] = asdict(self.decision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the iteration and the curves from beside the weights."""
-        self.iteration = checkpoint["iteration"]
-        self.history = [
-            (int(iteration), dict(values)) for iteration, values in checkpoint["history"]
-        ]
-        self.losses = list(checkpoint["losses"])
+        """Take up the run where the checkpoint was written."""
+        every = {"train": self.hparams["log_every"], "val": self.hparams["val_every"]}
+
+        def stays(iteration: int, tag: str) -> bool:  # no point that the whole run has not
+            stage = tag.partition("/")[0]
+            ended = iteration >= self.hparams["iterations"]
+            return stage in every and (ended or iteration % every[stage] == 0)
+
+        self.iteration = int(checkpoint["iteration"])
+        self.history = [(int(i), dict(v)) for i, v in checkpoint["history"] if stays(i, min(v))]
+        self._losses = [losses.float() for losses in checkpoint["losses"]]
+
+
+class OnlineClassifier(NameClassifier):
+    """The tutorial's training: an iteration is one name, and a plain SGD step.
+
+    Args:
+        backend: `autograd` for the tutorial's own lines; `compiled`, see `online_sgd`, takes the
+            same steps fifty times as fast.
+        others: those of NameClassifier.
+    """
+
+    def __init__(self, backend: str = "compiled", **others: Any) -> None:
+        super().__init__(**others)
+        self.save_hyperparameters()
+        self.automatic_optimization = False  # a step for each name of the batch, in turn
+        self.criterion = nn.NLLLoss()
+
+    @property
+    def rnn(self) -> RNN:
+        """The hand-written cell."""
+        return cast("RNN", self.network.recurrent.rnn)
+
+    def configure_optimizers(self) -> SGD:
+        """Return plain SGD."""
+        lr = self.hparams["lr"]
+        compiled = self.hparams["backend"] == "compiled"
+        return OnlineSGD(self.rnn, lr) if compiled else SGD(self.rnn.parameters(), lr)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Train on each name of the batch; return its loss and guess [B], before its step."""
+        optimizer: Any = self.optimizers()
+        if self.hparams["backend"] == "compiled":
+            losses, guesses = optimizer.step(batch=batch)
+            return {"losses": losses, "guesses": guesses}
+        steps = []
+        for name, category in batch.examples():  # one-hot [L, 1, 57], index [1]
+            output = read_name(self.rnn, name)  # [1, C]
+            loss = self.criterion(output, category)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            steps.append((loss.detach(), output.argmax()))
+        losses, guesses = map(torch.stack, zip(*steps, strict=True))
+        return {"losses": losses, "guesses": guesses}

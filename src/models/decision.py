@@ -12,7 +12,7 @@ equally common; 1 for `corpus`, as common as in the corpus; between the two for 
 Shapes: N names, C categories.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from math import exp, fsum, log
 from typing import Any
 
@@ -45,23 +45,17 @@ class Decision:
         """Return the decision that plain values from a file describe.
 
         Raises:
-            ValueError: if they describe none for so many categories.
+            ValueError: if they describe none for so many categories, and likewise TypeError.
         """
-        names = {field.name for field in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
-            raise ValueError(f"its decision is not made of {', '.join(sorted(names))}")
-        for name in ("trained_prior", "corpus_prior"):
-            shares = values[name]
-            if not isinstance(shares, list) or len(shares) != n_categories:
-                raise ValueError(f"its {name} is no list of {n_categories} shares")
-            if not all(_is_number(share) and 0 < share <= 1 for share in shares):
-                raise ValueError(f"its {name} has a share that is not above 0 and at most 1")
-            if abs(sum(shares) - 1) > 1e-4:
-                raise ValueError(f"its {name} does not sum to 1")
-        for name, (low, high) in {"temperature": ALLOWED_TEMPERATURES, "strength": (0, 1)}.items():
-            if not (_is_number(values[name]) and low <= values[name] <= high):
-                raise ValueError(f"its {name} is no number from {low} to {high}")
-        return cls(**values)
+        decision = cls(**values)
+        for shares in (decision.trained_prior, decision.corpus_prior):
+            whole = len(shares) == n_categories and abs(fsum(shares) - 1) < 1e-4
+            if not (isinstance(shares, list) and whole and min(shares) > 0):
+                raise ValueError("its decision holds no shares of its categories")
+        low, high = ALLOWED_TEMPERATURES
+        if not (low <= decision.temperature <= high and 0 <= decision.strength <= 1):
+            raise ValueError("its decision is out of range")
+        return decision
 
     def log_probabilities(self, logp: Tensor, prior: str) -> Tensor:
         """Return the log-probabilities [N, C] under one of PRIORS.
@@ -92,12 +86,7 @@ def fit_decision(
         targets: their true categories [N], int64.
         trained_prior: see Decision; all above 0.
         corpus_prior: likewise.
-
-    Raises:
-        ValueError: if there is no name, or a log-probability is not finite.
     """
-    if not len(targets) or not logp.isfinite().all():
-        raise ValueError("a decision is fitted to one name or more, with finite log-probabilities")
     decision = Decision(trained_prior, corpus_prior)
     precise = logp.double()
 
@@ -132,7 +121,3 @@ def smoothed(values: list[float]) -> list[float]:
     """Return the mean of each value and its two neighbours on either side, the ends repeated."""
     padded = [values[0]] * 2 + values + [values[-1]] * 2
     return [fsum(padded[i : i + 5]) / 5 for i in range(len(values))]  # fsum: equals stay equal
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

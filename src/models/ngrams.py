@@ -14,24 +14,42 @@ q is the probability in all categories together, p the one in category c; p_{-1}
 1 / the number of symbols that can follow, and p(x) is p_k(x) for the longest context that lies in
 the name, marks included. Each reading takes every symbol as x but the mark that it begins with.
 
-Counted: n. Learned: the strengths β > 0 and δ > 0 and the share 0 < μ < 1 for each reading and k,
-the weight w for each reading — β, μ and w for each category as well — and b for each category.
+Counted: n. Learned, a name never on its own counts: the strengths β > 0 and δ > 0 and the share
+0 < μ < 1 for each reading and k, the weight w for each reading — β, μ and w for each category as
+well — and b for each category.
 
 Shapes: B names of a batch, S their symbols with the marks, C categories, K longest context,
 N distinct grams (runs of 0 … K + 1 symbols) of the training names.
 """
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from src.data.letters import Batch
+from src.errors import UserError
+
+LR, STEPS, NAMES = 0.1, 225, 512
+"""How the weights are learned: Adam's highest rate, its steps, the names of a step."""
+MOST_COUNTS = 2**27
+"""Grams × categories that are counted, half a GiB of them."""
+
 _NONE = torch.iinfo(torch.int64).max
 """The key of a gram that would reach beyond its name; above all others."""
 
 _STATE = {"grams": torch.int64, "categories": torch.int16, "counts": torch.int32}
+
+
+class Names(Protocol):
+    """N distinct pairs of name and category."""
+
+    def __len__(self) -> int: ...
+
+    def __getitems__(self, lines: Any) -> Batch:
+        """Return some of them."""
 
 
 class LetterNgrams(nn.Module):
@@ -53,10 +71,11 @@ class LetterNgrams(nn.Module):
         self._symbols = [1 + distinct.index(letter.lower()) for letter in alphabet]
         self._start, self._end = len(distinct) + 1, len(distinct) + 2
         self._base = len(distinct) + 3  # a key is a gram's symbols, read as a number to this base
+        too_many = n_categories > 2**15 or not 0 <= order <= 6
+        if too_many or self._base ** (order + 1) * n_categories > _NONE:
+            raise UserError(f"ngrams={order}: too many for {n_categories:,} categories")
         self._n_keys = self._base ** (order + 1)
         self.n_categories, self.order = n_categories, order
-        if order < 0 or n_categories > 2**15 or self._n_keys * n_categories > _NONE:
-            raise ValueError(f"order {order}, {n_categories} categories: keys do not fit 64 bits")
         sizes = (2, order + 1, 1, n_categories)  # 2: forward, backward; the 1: all symbols
         self.log_strength = nn.Parameter(torch.full(sizes, math.log(8)))  # log β
         self.log_pooled_strength = nn.Parameter(torch.full((*sizes[:3], 1), math.log(8)))  # log δ
@@ -81,6 +100,30 @@ class LetterNgrams(nn.Module):
         pairs = (grams * self.n_categories + categories[name])[grams != _NONE]
         pairs, counts = torch.unique(pairs, return_counts=True)
         self._tabulate(pairs // self.n_categories, pairs % self.n_categories, counts)
+
+    def fit(self, names: Names, shares: list[float], seed: int) -> None:
+        """Count the grams of training names, then learn how far to trust the counts.
+
+        Args:
+            names: to count and to learn from.
+            shares: of the categories in training, C of them.
+            seed: of the names that each step is taken on.
+        """
+        self.count(*names.__getitems__(range(len(names))))
+        self.requires_grad_(True)
+        optimizer = torch.optim.Adam(self.parameters(), LR)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        log_shares = torch.tensor(shares).log()
+        rng = torch.Generator().manual_seed(seed)
+        for _ in range(STEPS):
+            batch = names.__getitems__(torch.randint(len(names), (NAMES,), generator=rng))
+            scores = self(batch.letters, batch.lengths, leave_out=batch.categories)
+            loss = F.cross_entropy(scores + log_shares, batch.categories)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+            optimizer.step()
+            schedule.step()
+        self.requires_grad_(False)
 
     def forward(self, letters: Tensor, lengths: Tensor, leave_out: Tensor | None = None) -> Tensor:
         """Compare a batch of names with every category.
@@ -167,6 +210,9 @@ class LetterNgrams(nn.Module):
         """Build the tables on the parameters' device; of a module made on `meta`, all of them."""
         device = self.bias.device
         grams, rows = torch.unique_consecutive(grams, return_inverse=True)
+        if len(grams) * self.n_categories > MOST_COUNTS:
+            what = f"{len(grams):,} runs of letters in {self.n_categories:,} categories"
+            raise UserError(f"ngrams={self.order}: {what} are too many to count; use a smaller one")
         table = self.counts.new_zeros(len(grams) + 1, self.n_categories, device=grams.device)
         table[rows, categories.long()] = counts.to(table.dtype)
         self.grams = torch.cat((grams, grams.new_tensor([_NONE]))).to(device)
@@ -183,21 +229,16 @@ class LetterNgrams(nn.Module):
         """Take the counts of `get_extra_state`.
 
         Raises:
-            ValueError: if they are not the counts of such a model.
+            ValueError: if they are not the counts of such a model, or likewise another error.
         """
-        if not (isinstance(state, dict) and state.keys() == _STATE.keys()):
-            raise ValueError("letter counts: not a dictionary of " + ", ".join(_STATE))
         highest = self._n_keys - 1, self.n_categories - 1, torch.iinfo(torch.int32).max
         for (key, dtype), high in zip(_STATE.items(), highest, strict=True):
             part = state[key]
-            if not (isinstance(part, Tensor) and part.dtype == dtype and part.ndim == 1):
-                raise ValueError(f"letter counts: {key} is no list of {dtype}")
+            if (part.dtype, part.shape) != (dtype, state["counts"].shape[:1]):
+                raise ValueError(f"letter counts: {key} are no list of {dtype}")
             if bool(((part < 0) | (part > high)).any()):
                 raise ValueError(f"letter counts: {key} out of range")
         grams, categories, counts = (state[key] for key in _STATE)
-        if not len(grams) == len(categories) == len(counts):
-            raise ValueError("letter counts: lists of unequal lengths")
-        pairs = grams * self.n_categories + categories
-        if bool((pairs.diff() <= 0).any()):
+        if bool(((grams * self.n_categories + categories).diff() <= 0).any()):
             raise ValueError("letter counts: not sorted")
         self._tabulate(grams, categories, counts)

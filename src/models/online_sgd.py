@@ -1,4 +1,4 @@
-"""Plain SGD, one step for every single name — compiled, and as ordinary autograd calls.
+"""Plain SGD, one step for every single name, compiled.
 
 The gradient. A name of letters x_1 … x_T and category y passes through
 
@@ -17,41 +17,30 @@ All g_t are computed before any weight moves, as autograd does.
 Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
 """
 
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, ParamSpec, TypeVar, cast
+from collections.abc import Callable
+from typing import Any
 
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.tensors import Batch, one_hot
-from src.models.rnn import RNN, read_name
+from src.data.letters import Batch
+from src.models.rnn import RNN
 
-P = ParamSpec("P")
-R = TypeVar("R")
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-def _compile(function: Callable[P, R]) -> Callable[P, R]:
+def _compile(function: Any) -> Any:
     """Compile with Numba, and keep the machine code on disk where there is a place for it."""
-    options: dict[str, Any] = {
-        "nogil": True,
-        # Sums may be reordered, so that loops vectorize; NaN and infinity keep their meaning.
-        "fastmath": {"reassoc", "contract", "arcp", "nsz"},
-    }
-    compiled: Any
+    # Sums may be reordered, so that loops vectorize; NaN and infinity keep their meaning.
+    options: Any = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     try:
-        compiled = numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither __pycache__ nor the user's cache folder can be written
-        compiled = numba.njit(**options)(function)
-    return cast("Callable[P, R]", compiled)
+        return numba.njit(**options)(function)
 
 
 @_compile
@@ -214,64 +203,18 @@ def compiled_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(losses), torch.from_numpy(guesses)
 
 
-def autograd_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
-    """Do what `compiled_steps` does, by its definition; any device."""
-    losses, guesses = [], []
-    letters = one_hot(batch.letters).unsqueeze(1)  # [sum of lengths, 1, I]
-    names = torch.split(letters, batch.lengths.tolist())  # B of [T, 1, I]
-    for name, category in zip(names, torch.split(batch.categories, 1), strict=True):
-        output = read_name(rnn, name)  # [1, C]
-        loss = F.nll_loss(output, category)
-        rnn.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-        with torch.no_grad():
-            for weight in rnn.parameters():
-                if weight.grad is not None:  # a name of one letter never reaches i2h
-                    weight.add_(weight.grad, alpha=-lr)
-        losses.append(loss.detach())
-        guesses.append(output.argmax())
-    return torch.stack(losses), torch.stack(guesses)
-
-
-@contextmanager
-def _signals_held_back() -> Iterator[None]:
-    """Let Ctrl-C and its kin wait until the end of the block: the compiler cannot take them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals go to the main thread
-        return
-    held: list[int] = []
-    before = {
-        each: signal.signal(each, lambda number, _: held.append(number))
-        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGALRM)
-    }
-    try:
-        yield
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-        for number in held[:1]:
-            signal.raise_signal(number)
-
-
-BACKENDS = {"compiled": compiled_steps, "autograd": autograd_steps}
-
-
-class OnlineSGD(torch.optim.Optimizer):
+class OnlineSGD(torch.optim.SGD):
     """Plain SGD whose `step` trains on a whole batch, one name after the other.
 
-    To Lightning it is an optimizer like any other: steps are counted, checkpoints hold its state,
-    schedules set its learning rate.
+    To Lightning it is an optimizer like any other: steps are counted, checkpoints hold its state.
     """
 
-    def __init__(self, rnn: RNN, lr: float, backend: str) -> None:
-        super().__init__(rnn.parameters(), {"lr": lr})
+    def __init__(self, rnn: RNN, lr: float) -> None:
+        super().__init__(rnn.parameters(), lr)
         self._rnn = rnn
-        self._take_steps = BACKENDS[backend]
         # A step of length zero: has the kernel compiled now, not in the middle of training.
         letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
-        device = rnn.i2h.weight.device
-        with _signals_held_back():
-            self._take_steps(rnn, Batch(letter.to(device), one, (one - 1).to(device)), 0.0)
+        compiled_steps(rnn, Batch(letter, one, one - 1), 0.0)
 
     def step(  # type: ignore[override] # gives what the names gave, where others give a loss
         self, closure: Callable[[], Any] | None = None, *, batch: Batch
@@ -280,4 +223,4 @@ class OnlineSGD(torch.optim.Optimizer):
 
         `closure` is what Lightning passes to every optimizer; nothing is left for it to do.
         """
-        return self._take_steps(self._rnn, batch, self.param_groups[0]["lr"])
+        return compiled_steps(self._rnn, batch, self.param_groups[0]["lr"])

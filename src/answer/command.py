@@ -1,0 +1,72 @@
+"""How the argparse programs, predict and evaluate, begin and end."""
+
+import argparse
+import gc
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from src.errors import UserError
+from src.models.decision import DEFAULT_PRIOR, PRIORS
+from src.run.files import open_streams
+
+SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+"""What ends a program without a word, and would leave what it was writing; where they exist."""
+
+
+def run_program(main: Callable[[], None]) -> None:
+    """Run a program's main function so that signals end it in order."""
+    torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for name in SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    main()
+    gc.freeze()  # or Python looks through all of torch before it ends
+
+
+def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+    """Return the parser of a program that asks a model, under a prior."""
+    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    add: Any = parser.add_argument
+    about = "a .ckpt or a run's folder (newest run)"
+    add("--checkpoint", type=Path, metavar="PATH", help=about)
+    about = "how common the categories are taken to be. uniform: all equally; corpus: as in the "
+    about += "run's corpus; tempered: between the two, where macro F1 is best (tempered)"
+    add("--prior", choices=PRIORS, default=DEFAULT_PRIOR, help=about)
+    add("--force", action="store_true", help="replace files that exist")
+    return parser
+
+
+def run_command(
+    parser: argparse.ArgumentParser,
+    work: Callable[[argparse.Namespace], None],
+    arguments: list[str] | None,
+) -> None:
+    """Do the work; end with one line and exit status 2 if something is the user's to mend."""
+    open_streams()
+    options = parser.parse_args(arguments)
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
+    try:
+        work(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `… | head` has seen enough
+        drop_output()
+    except (UserError, OSError) as error:
+        try:
+            sys.stdout.flush()
+        except OSError:  # the disk under the output is full
+            drop_output()
+        parser.exit(2, f"{parser.prog}: {error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\n")
+
+
+def drop_output() -> None:
+    """Let what is still to be printed vanish, so that Python does not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,172 @@
+"""A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, T, blocks, encode, fold_name, pack
+from src.errors import UserError
+from src.models.decision import DEFAULT_PRIOR, Decision
+from src.models.networks import make_network
+from src.run.files import FILE, FINISHED, STOPPED, read_checkpoint, read_metrics
+
+OUTPUTS = Path("outputs")
+AT_ONCE = 4096
+"""Names to ask about at once: enough for speed, few enough for memory."""
+LETTERS_AT_ONCE = 1_000_000
+"""Letters of them, as they are read."""
+
+SPLIT: dict[str, Any] = {"data_dir": str | None, "seed": int}
+SPLIT |= dict.fromkeys(("val_fraction", "test_fraction"), int | float)
+SPLIT |= dict.fromkeys(("all", "train", "val", "test"), str)
+"""What a checkpoint holds of the split; see NamesDataModule.state_dict."""
+
+Answer = list[tuple[str, float]]
+"""The likeliest categories and their probabilities; none for a name that has no answer."""
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a checkpoint holds to answer and to be evaluated."""
+
+    path: Path
+    network: nn.Module
+    categories: list[str]
+    split: dict[str, Any]
+    """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
+    decision: Decision | None = None
+    """How to answer under a prior; without it the answers are the network's own."""
+    prior: str = DEFAULT_PRIOR
+    """How common the categories are taken to be, one of PRIORS."""
+
+    def probabilities(self, names: Sequence[str]) -> Tensor:
+        """Return each category's probability for each name [B, C], as float32.
+
+        A name that cannot be answered has a row of NaN: one without a letter of the alphabet, one
+        that is too long, and one on which the hidden state, which nothing keeps in bounds, runs off
+        to infinity.
+        """
+        encoded = [encode(fold_name(name)) for name in names]
+        readable = torch.tensor([0 < len(name) <= LONGEST for name in encoded])
+        probabilities = torch.full((len(names), len(self.categories)), torch.nan)
+        if readable.any():
+            asked = [name for name, answered in zip(encoded, readable, strict=True) if answered]
+            probabilities[readable] = self._ask(asked)
+        return probabilities
+
+    def reason(self, name: str) -> str:
+        """Return why a name has no answer."""
+        folded = fold_name(name)
+        if len(folded) > LONGEST:
+            return f"longer than {LONGEST} letters"
+        return "too long for this model" if folded else "no letters I know"
+
+    def beliefs(self, name: str) -> tuple[str, Tensor]:
+        """Return the folded name and the probabilities after each of its letters [L, C]."""
+        folded = fold_name(name)
+        if not 0 < len(folded) <= LONGEST:
+            return "", torch.empty(0, len(self.categories))
+        return folded, self._ask([encode(folded[:end]) for end in range(1, len(folded) + 1)])
+
+    @torch.inference_mode()
+    def _ask(self, names: Sequence[bytes]) -> Tensor:
+        """Return the probabilities under the prior of encoded names [B, C], block by block."""
+        answers = []
+        for block in blocks(names, len, AT_ONCE, MOST_CELLS // len(self.categories)):
+            logp = self.network(*pack(block))
+            if self.decision:
+                logp = self.decision.log_probabilities(logp, self.prior)
+            answers.append(logp.exp())
+        return torch.cat(answers)
+
+    def best(self, probabilities: Tensor, k: int) -> list[Answer]:
+        """Return for each row [B, C] its k likeliest categories and their probabilities.
+
+        The list of a row of NaN is empty.
+        """
+        values, indices = probabilities.topk(k)
+        likeliest = np.array(self.categories, dtype=object)[indices.numpy()].tolist()
+        rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
+        return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
+
+
+def portions(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Yield what is to be asked about, as many items as should be held at once."""
+    return blocks(items, length, AT_ONCE, LETTERS_AT_ONCE)
+
+
+def find_checkpoint(path: Path | None) -> Path:
+    """Return the checkpoint at `path`, a file or a run's folder; by default the newest run's.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if path is None:
+        files = sorted(OUTPUTS.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime)
+        ended = (f for f in reversed(files) if read_metrics(f.parent)[0] in (FINISHED, STOPPED))
+        if (newest := next(ended, None)) is None:
+            raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
+        path = newest.parent
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"  # the weights that the run's metrics are of
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint")
+    return path
+
+
+def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
+    """Read the model of a checkpoint, to answer under one of PRIORS.
+
+    A checkpoint without a decision answers as it was trained, and under no prior but the default.
+
+    Raises:
+        UserError: if it is damaged or not one of this program's, or cannot answer under the prior.
+        OSError: if it cannot be read.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        model = _checked_model(path, checkpoint, prior)
+    except Exception as error:  # whatever the values provoke
+        reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
+    if prior != DEFAULT_PRIOR and not model.decision:
+        raise UserError(
+            f"--prior {prior}: {path} does not say how common its categories are; without --prior "
+            "it answers as it was trained"
+        )
+    return model
+
+
+def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
+    made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
+    categories = made_for["categories"]
+    if made_for["alphabet"] != ALPHABET or not made_for["hidden"] > 0:
+        raise ValueError("it was made for another alphabet, or of no size")
+    shares = split["val_fraction"], split["test_fraction"]
+    shown = bool(categories) and all(
+        c.isprintable() for c in (*categories, split["data_dir"] or "")
+    )
+    kinds = all(isinstance(split[key], kind) for key, kind in SPLIT.items())
+    if not (categories and shown and kinds and all(0 <= share < 1 for share in shares)):
+        raise ValueError("its categories are no names, or its split is none")
+    weights = {
+        name.removeprefix("network."): weight for name, weight in checkpoint["state_dict"].items()
+    }
+    for name, weight in weights.items():
+        # Made of plain numbers: one number may be many. The n-grams check the rest of their counts.
+        for part in weight.values() if isinstance(weight, dict) else [weight]:
+            plain = part.is_contiguous() and bool(part.isfinite().all())
+            if not plain or (part is weight and not part.is_floating_point()):
+                raise ValueError(f"its {name} is not made of finite numbers")
+    with torch.device("meta"):  # sizes only: the weights come from the file
+        network = make_network(**made_for)
+    network.load_state_dict(weights, assign=True)
+    decision = None
+    if "decision" in checkpoint:
+        decision = Decision.checked(checkpoint["decision"], len(categories))
+    return TrainedModel(path, network.eval().float(), list(categories), split, decision, prior)

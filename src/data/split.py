@@ -1,0 +1,64 @@
+"""Some names are held out: which, depends on nothing but the names and the seed."""
+
+from hashlib import sha256
+
+from src.data.corpus import Corpus
+from src.errors import UserError
+
+
+def fingerprint(corpus: Corpus) -> str:
+    """Return the SHA-256 of all categories and lines: equal only for the same corpus."""
+    lines = (line for category, names in corpus.items() for line in (f"# {category}", *names))
+    return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def split_corpus(
+    corpus: Corpus, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Corpus, Corpus, Corpus]:
+    """Hold out distinct names: → the training lines, the validation names, the test names.
+
+    A held-out name takes every line that has it along, whatever the category, so no name is on
+    two sides. The held-out sides hold each (name, category) pair once.
+
+    Stratified: the fractions are of each category's distinct names; a name of several categories
+    counts in the rarest of them. A category keeps at least one name of its own for training, and
+    gives at least one to each held-out side if it has three. Which names: those whose SHA-256
+    together with the seed sorts first, so the choice depends on nothing but seed and names.
+
+    Raises:
+        UserError: if the corpus is too small for these fractions.
+    """
+    distinct = {category: set(names) for category, names in corpus.items()}
+    val: set[str] = set()
+    test: set[str] = set()
+    seen: set[str] = set()
+    for category in sorted(corpus, key=lambda category: (len(distinct[category]), category)):
+        names = sorted(distinct[category] - seen, key=lambda name: _rank(name, seed))
+        seen.update(names)
+        n_test = _share(test_fraction, len(names), at_most=len(names) - 1)
+        n_val = _share(val_fraction, len(names), at_most=len(names) - 1 - n_test)
+        test.update(names[:n_test])
+        val.update(names[n_test : n_test + n_val])
+
+    for key, fraction, side in ("val", val_fraction, val), ("test", test_fraction, test):
+        if fraction and not side:
+            key = f"{key}_fraction"
+            raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
+    held_out = val | test
+    train = {c: [name for name in names if name not in held_out] for c, names in corpus.items()}
+    if empty := [category for category, names in train.items() if not names]:
+        why = "every name is held out, as a name of other categories too"
+        raise UserError(f"{empty[0]}: {why}; lower val_fraction and test_fraction")
+    val_names = {category: sorted(names & val) for category, names in distinct.items()}
+    return train, val_names, {c: sorted(names & test) for c, names in distinct.items()}
+
+
+def _rank(name: str, seed: int) -> bytes:
+    return sha256(f"{seed} {name}".encode()).digest()
+
+
+def _share(fraction: float, count: int, at_most: int) -> int:
+    share = round(fraction * count)
+    if fraction and count >= 3:
+        share = max(share, 1)
+    return max(0, min(share, at_most))

@@ -1,0 +1,174 @@
+"""Networks that read many names side by side: any cell, and letter n-grams beside it.
+
+Shapes: B names of a batch, L letters of the longest, C categories, F features of a name.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from src.models.ngrams import LetterNgrams
+from src.models.rnn import RNN, read_names
+
+CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+NGRAM_SHARE = 0.6
+"""Of the letter n-grams in the answer; anything from 0.5 to 0.7 is as good."""
+
+
+class TutorialNetwork(nn.Module):
+    """The hand-written cell."""
+
+    def __init__(self, n_letters: int, n_categories: int, hidden: int) -> None:
+        super().__init__()
+        self.rnn = RNN(n_letters, hidden, n_categories)
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+        return read_names(self.rnn, letters, lengths)
+
+
+class RecurrentNetwork(nn.Module):
+    """PyTorch's own recurrent layers, and a linear layer on what they make of a name.
+
+    Args:
+        n_letters: size of the alphabet.
+        n_categories: the outputs.
+        cell: `rnn`, `gru` or `lstm`.
+        hidden: size of the hidden state, in each direction.
+        layers: recurrent layers, one on the states of the other.
+        bidirectional: whether each layer reads backwards, too.
+        embedding: size of a letter's learned vector; 0: its one-hot row.
+        pooling: `last`, the state after the last letter (backwards: the first), or `all`, the
+            maximum and the mean of all states.
+        dropout: of a name's features and between layers; a fifth of it of the letters' vectors.
+        recurrent_dropout: of the weights from state to state.
+
+    Raises:
+        ValueError: if there are more layers than anybody wants, or a dropout is no share.
+    """
+
+    def __init__(
+        self,
+        n_letters: int,
+        n_categories: int,
+        cell: str,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+        embedding: int = 0,
+        pooling: str = "last",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not (1 <= layers <= 16 and 0 <= dropout < 1 and 0 <= recurrent_dropout < 1):
+            raise ValueError(f"layers={layers} or a dropout is out of range")
+        self.pooling = pooling
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        vectors = torch.randn(n_letters, embedding) if embedding else torch.eye(n_letters)
+        self.letters = nn.Parameter(vectors, requires_grad=bool(embedding))  # [n_letters, E]
+        self.rnn = CELLS[cell](
+            vectors.shape[1],
+            hidden,
+            layers,
+            dropout=dropout if layers > 1 else 0.0,
+            bidirectional=bidirectional,
+        )
+        n_states = hidden * (1 + bidirectional)
+        self.output = nn.Linear(n_states * (2 if pooling == "all" else 1), n_categories)
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+        learned = self.letters.requires_grad
+        vectors = F.dropout(self.letters, self.dropout / 5, self.training and learned)
+        steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
+        places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
+        padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
+        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)  # falls away
+        weights = {
+            name: F.dropout(weight, self.recurrent_dropout, self.training)
+            for name, weight in self.rnn.named_parameters()
+            if name.startswith("weight_hh")
+        }
+        states, last = functional_call(self.rnn, weights, (packed,))
+        features = self._all(states, lengths) if self.pooling == "all" else self._last(last)
+        scores: Tensor = self.output(F.dropout(features, self.dropout, self.training))
+        return scores.log_softmax(dim=1)
+
+    def _all(self, states: nn.utils.rnn.PackedSequence, lengths: Tensor) -> Tensor:
+        padded, _ = pad_packed_sequence(states)  # [L, B, F / 2]
+        inside = torch.arange(len(padded), device=lengths.device)[:, None] < lengths  # [L, B]
+        highest = padded.masked_fill(~inside[:, :, None], -torch.inf).amax(dim=0)
+        return torch.cat((highest, padded.sum(dim=0) / lengths[:, None]), dim=1)  # [B, F]
+
+    def _last(self, last: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+        hidden = last[0] if isinstance(last, tuple) else last  # an LSTM has a cell state, too
+        directions = 2 if self.rnn.bidirectional else 1
+        return torch.cat(tuple(hidden[-directions:]), dim=1)  # [B, F]
+
+
+class Network(nn.Module):
+    """A recurrent network, alone or beside letter n-grams; knows the mix it was trained on.
+
+    Its parts say how well each category explains a name. With the categories' shares in training
+    that makes probabilities. The n-grams are fitted before the network, for themselves, so in
+    training it answers alone.
+
+    Args:
+        recurrent: gives log-probabilities [B, C].
+        ngrams: gives scores [B, C]; None: there are none.
+        shares: of the categories in training, C of them; None: the network's answer is left as
+            it is, as in the tutorial.
+    """
+
+    def __init__(
+        self, recurrent: nn.Module, ngrams: LetterNgrams | None, shares: list[float] | None
+    ) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.ngrams = ngrams and ngrams.requires_grad_(False)
+        self.register_buffer("log_shares", torch.tensor(shares).log() if shares else None)
+        self.log_shares: Tensor | None
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+        scores: Tensor = self.recurrent(letters, lengths)
+        if self.ngrams is not None and not self.training:
+            beside = self.ngrams(letters, lengths).log_softmax(dim=1)
+            scores = (1 - NGRAM_SHARE) * scores + NGRAM_SHARE * beside
+        return scores if self.log_shares is None else (scores + self.log_shares).log_softmax(dim=1)
+
+
+def make_network(
+    alphabet: str,
+    categories: list[str],
+    shares: list[float] | None,
+    cell: str,
+    hidden: int,
+    ngrams: int = 0,
+    **recurrent: Any,
+) -> Network:
+    """Return an untrained network.
+
+    Args:
+        alphabet: the letters, in index order.
+        categories: the names of the categories, in index order.
+        shares: of the categories in training; None: see Network.
+        cell: `tutorial`, or one of `CELLS`.
+        hidden: size of the hidden state.
+        ngrams: letters of the longest context of the letter n-grams; 0: none.
+        recurrent: the other arguments of `RecurrentNetwork`.
+    """
+    sizes = len(alphabet), len(categories)
+    network = (
+        TutorialNetwork(*sizes, hidden)
+        if cell == "tutorial"
+        else RecurrentNetwork(*sizes, cell, hidden, **recurrent)
+    )
+    beside = LetterNgrams(alphabet, len(categories), ngrams) if ngrams else None
+    return Network(network, beside, shares)

@@ -1,0 +1,174 @@
+"""A run's files: whole or not there, read from anywhere with care; and a lock on its folder."""
+
+import codecs
+import io
+import json
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from math import isfinite
+from pathlib import Path
+from secrets import token_hex
+from typing import IO, Any
+from zipfile import ZipFile
+
+from filelock import FileLock, Timeout
+
+from src.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def open_streams() -> None:
+    """Open the standard streams that whoever started the program has closed, onto nothing."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115 # for good
+            os.set_inheritable(nowhere.fileno(), True)  # to a sweep's workers
+            setattr(sys, name, nowhere)
+
+
+def without_mark(encoding: str) -> str:
+    """Return the encoding to read with, so that UTF-8's byte-order mark is not taken for text."""
+    return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+
+
+def refuse_targets(*files: Path | None, force: bool) -> None:
+    """Refuse to write what should not be overwritten.
+
+    Raises:
+        UserError: if a file exists and `force` is not given, or is no plain file, or stands twice.
+    """
+    named = [file for file in files if file is not None]
+    for file in named:
+        if file.exists() and not file.is_file():
+            raise UserError(f"{file}: is no plain file")
+        if file.exists() and not force:
+            raise UserError(f"{file}: exists; --force replaces it")
+    if len({file.resolve() for file in named}) < len(named):
+        raise UserError(f"{named[-1]}: named for two files")
+
+
+FILE = "metrics.json"
+SCORE = "val/balanced_accuracy"
+"""What runs are ranked by."""
+FINISHED, STOPPED, INTERRUPTED = "finished", "stopped", "interrupted"
+DIVERGED, FAILED = "diverged", "failed"
+LARGEST = 1_000_000  # bytes
+
+Metrics = dict[str, float]
+"""Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
+
+VERSION = 2
+"""Of what a checkpoint holds."""
+PART = ".part"
+"""How the name of a file ends that is not complete yet."""
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete what a program that was killed had not finished to write."""
+    for path in folder.glob(f"**/.*{PART}"):
+        path.unlink()
+
+
+@contextmanager
+def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
+    """Open a file to write that appears under its name only when it is complete."""
+    file = file.resolve()  # what a link leads to is replaced, not the link
+    beside = file.with_name(f".{token_hex(8)}{PART}")
+    try:
+        with beside.open(mode, **how) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        if file.exists():
+            shutil.copymode(file, beside)
+        beside.replace(file)
+    except UnicodeEncodeError as error:
+        letter = error.object[error.start]
+        raise UserError(f"{file}: {letter!r} does not exist in {error.encoding}") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    finally:
+        with suppress(OSError):
+            beside.unlink()
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file that appears under its name only when it is complete."""
+    with written_whole(file, "wb") as out:
+        out.write(content)
+
+
+def lock(folder: Path) -> FileLock:
+    """Make a folder, if need be, and take it for this process, until it ends or releases it.
+
+    Raises:
+        UserError: if it is another's.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / ".lock")
+    try:
+        held.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{folder}: is in use by another process") from None
+    except (NotImplementedError, OSError) as error:
+        if not os.access(folder, os.W_OK):
+            raise
+        log.warning(f"{folder}: cannot be locked here ({error}); start nothing else in it")
+    return held
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing but tensors and plain values is ever unpickled.
+
+    Raises:
+        UserError: if it is damaged or not one of this program's.
+        OSError: if it cannot be read.
+    """
+    import torch  # takes seconds
+
+    content = path.read_bytes()
+    try:
+        with ZipFile(io.BytesIO(content)) as archive:  # as torch writes it, not compressed
+            if sum(each.file_size for each in archive.infolist()) > len(content):
+                raise ValueError("would grow in memory")
+            if archive.testzip():  # torch does not look at checksums
+                raise ValueError("has flipped bits")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
+            loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        ours, new = "NamesDataModule" in loaded, bool(loaded.get("version") == VERSION)
+    except Exception:  # torch raises whatever the bytes provoke
+        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
+    if not (ours and new):
+        older = "is of an older version of this program; train anew"
+        raise UserError(f"{path}: {older if ours else 'not a checkpoint of this program'}")
+    return dict(loaded)
+
+
+def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "") -> None:
+    """Write a run's metrics.json: the status, why if it failed, and the numbers."""
+    content = {"status": status, **({"reason": reason} if reason else {}), **metrics}
+    with written_whole(folder / FILE, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_metrics(folder: Path) -> tuple[str, Metrics, str]:
+    """Return a run's status, numbers and the reason if it failed; nothing if it has none so far.
+
+    A file that is cut off, or none of ours, counts as none.
+    """
+    try:
+        with (folder / FILE).open(encoding="utf-8") as file:
+            content: Any = json.loads(file.read(LARGEST))
+        status, reason = str(content.pop("status")), str(content.pop("reason", ""))
+        numbers = {str(name): float(number) for name, number in content.items()}
+    except Exception:  # whatever its content provokes
+        return "", {}, ""
+    numbers = {name: int(n) if n == int(n) else n for name, n in numbers.items() if isfinite(n)}
+    return status, numbers, reason

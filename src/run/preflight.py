@@ -1,0 +1,92 @@
+"""What is refused before Hydra writes anything: wrong settings, folders, names."""
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from src.config import from_hydra, typed
+from src.errors import UserError
+from src.run.files import lock
+
+
+class Preflight(Callback):
+    """Hydra calls this once per command, before it makes a folder.
+
+    It ends the program itself, as Hydra turns an exception of a callback into a warning. The runs
+    of a sweep check how their settings go together when they start.
+    """
+
+    _lock: ClassVar[FileLock | None] = None  # the class's: a callback travels to a sweep's workers
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        """Check all of a single run; its folder is this process's own from now on."""
+        with refusing(config):
+            settings = from_hydra(config, config.hydra.overrides.task)
+            if "LOCAL_RANK" in os.environ:  # a run's other process, checked already
+                return
+            folder = Path(config.hydra.run.dir)
+            Preflight._lock = lock(folder)
+            if (folder / "checkpoints").exists() and not settings.resume:
+                why = "holds a run already; choose another, or go on with that one"
+                raise UserError(f"hydra.run.dir={folder}: {why}: {typed('resume', folder)}")
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Check what the runs of a sweep have in common."""
+        with refusing(config):
+            if any(word.startswith("resume=") for word in config.hydra.overrides.task):
+                how = "a sweep goes on when its command is given again with hydra.sweep.dir=FOLDER"
+                raise UserError(f"resume: is of a single run; {how}")
+            if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
+                why = "a sweep's runs have one process each"
+                raise UserError(f"trainer: {why}; use trainer.devices=1")
+            check_engine(config)
+            Preflight._lock = lock(Path(config.hydra.sweep.dir))
+
+
+@contextmanager
+def refusing(config: DictConfig) -> Iterator[None]:
+    """End the program with a message instead of an error."""
+    try:
+        HydraConfig.instance().set_config(config)  # a folder's name may hold ${hydra:…}
+        yield
+    except OSError as error:
+        raise SystemExit(f"{error.filename}: {error.strerror}; choose another folder") from None
+    except Exception as error:  # any other would only be a warning, too
+        raise SystemExit((str(error) or repr(error)).partition("\n")[0]) from None
+
+
+def check_engine(config: DictConfig) -> None:
+    """Check what a search or a cluster would fail on late, or without a word.
+
+    Raises:
+        UserError: naming what is missing.
+    """
+    choices, launcher = config.hydra.runtime.choices, config.hydra.launcher
+    if choices["hydra/sweeper"] != "basic":
+        direction = str(OmegaConf.select(config, "hydra.sweeper.direction"))
+        if direction.rpartition(".")[2] != "maximize":
+            raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
+        if config.val_fraction == 0:
+            raise UserError("val_fraction=0: a search needs validation names to score by")
+    if choices["hydra/launcher"] == "submitit_slurm" and shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
+    if choices["hydra/launcher"] == "ray":
+        import ray  # an extra, and slow
+
+        arguments: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
+        host, _, port = str(arguments.get("address")).rpartition("/")[2].rpartition(":")
+        try:
+            if host and port.isdigit():  # where nobody answers, Ray would wait for ever
+                socket.create_connection((host, int(port)), timeout=10).close()
+            ray.init(**arguments)  # for good: the launcher uses it
+        except Exception as error:  # whatever the arguments provoke
+            raise UserError(f"hydra.launcher.ray.init: {error}") from None

@@ -1,0 +1,81 @@
+"""What a process is like while one of its runs goes on: quiet, and when it may be ended."""
+
+import logging
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
+"""Ctrl-C; what ends a program politely; SLURM's word that time is nearly up."""
+
+
+class Wish:
+    """The command's handler of signals. A second signal ends at once; so does one nobody awaits."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        """Of the signal that came."""
+        self.awaited = False
+        """Whether somebody looks at `signum` soon."""
+
+    def __call__(self, signum: int, _: Any) -> None:
+        """Note the signal, or end.
+
+        Raises:
+            KeyboardInterrupt: to end.
+        """
+        at_once = self.signum or not self.awaited
+        self.signum = signum
+        if at_once:
+            raise KeyboardInterrupt
+
+    def listen(self) -> dict[int, Any]:
+        """Take over the signals; they go to the main thread alone. Return who had them."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {signum: signal.signal(signum, self) for signum in SIGNALS}
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take over the signals, for a while."""
+        before = self.listen()
+        try:
+            yield
+        finally:
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+
+
+WISH = Wish()
+"""This process's."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what others say meanwhile: tips, hardware lists, advice for larger models."""
+    import torch  # takes seconds
+
+    theirs = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]
+    before = threading.excepthook, logging.raiseExceptions, torch.get_num_threads()
+    # TensorBoard writes in a thread. When the disk is full, the next write in ours says so, too.
+    threading.excepthook = lambda failed: None
+    logging.raiseExceptions = False  # nobody reads the output any more: `… | head`
+    torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
+    levels = [logger.level for logger in theirs]
+    try:
+        for logger in theirs:
+            logger.setLevel(logging.ERROR)
+        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)  # as asked for
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(theirs, levels, strict=True):
+            logger.setLevel(level)
+        threading.excepthook, logging.raiseExceptions = before[:2]
+        torch.set_num_threads(before[2])

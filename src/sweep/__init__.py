@@ -1,0 +1,1 @@
+"""Many runs: how each of them ends, and which were best."""

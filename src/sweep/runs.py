@@ -1,0 +1,151 @@
+"""A sweep: each of its runs, and what remains to be done when it ends.
+
+The runs may take place in other processes and on other machines. What is known of them is what
+they leave in their folders.
+"""
+
+import json
+import logging
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from src.config import FLAT, Config, read_settings, typed
+from src.errors import UserError
+from src.run import files
+from src.sweep.leaderboard import Row, Run, ranked, swept_keys, table, write_csvs
+
+log = logging.getLogger(__name__)
+
+WORST = 0.0
+"""The score of a failed run: a search is to keep away from there."""
+RAN = "overrides.json"
+"""In a run's folder: the overrides that it ran with."""
+OTHERS = (files.FILE, "events.out.tfevents.*", "hparams.yaml", "metrics.csv", "*.png")
+"""What a run with other settings may have left there, beside checkpoints; its log stays."""
+
+
+def run_of_sweep(
+    train: Callable[[Config, Path], float | None],
+    settings: Callable[[], Config],
+    folder: Path,
+    number: int,
+    overrides: Sequence[str],
+) -> float | None:
+    """Do one run of a sweep in its folder, unless it is there already; return its score.
+
+    A run that goes wrong, as far as a user can mend it, leaves its reason and scores 0; the sweep
+    goes on. Its lines go to its log; the console gets one.
+
+    Args:
+        train: does it.
+        settings: makes its settings.
+        folder: for its files.
+        number: of the run in its sweep.
+        overrides: what was set, `key=value` each.
+    """
+    for handler in logging.getLogger().handlers:
+        if getattr(handler, "stream", None) is sys.stdout:
+            handler.setLevel(logging.WARNING)
+    logging.raiseExceptions = False  # a full disk is told once
+    with files.lock(folder):
+        try:
+            files.write_bytes(folder / RAN, json.dumps(list(overrides)).encode())
+            config = settings()
+            status, numbers, _ = files.read_metrics(folder)
+            if read_settings(folder) != config.pick(FLAT):
+                for path in (path for pattern in OTHERS for path in folder.glob(pattern)):
+                    path.unlink()
+                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            elif status == files.FINISHED:
+                print(f"\t#{number} : done before", flush=True)
+                return numbers.get(files.SCORE)
+            score = train(config, folder)
+            seconds = files.read_metrics(folder)[1]["seconds"]
+        except Exception as error:  # whatever it is, it is this run's failure
+            reason = " ".join(str(error).split()) or type(error).__name__
+            log.info(f"Failed: {reason}")
+            print(f"\t#{number} : failed: {reason}", flush=True)
+            with suppress(UserError):  # a full disk, again
+                status, numbers, _ = files.read_metrics(folder)
+                status = status if status == files.DIVERGED else files.FAILED
+                files.write_metrics(folder, status, numbers, reason)
+            if not isinstance(error, UserError | OSError):
+                raise  # a bug: it is shown where it is
+            return WORST
+    shown = "done" if score is None else f"validation balanced accuracy {score:.4f}"
+    print(f"\t#{number} : {shown}, {seconds:.1f} s", flush=True)
+    return score
+
+
+def read_runs(sweep: Path) -> list[Run]:
+    """Return the runs of a sweep that ended, failed ones too, in the order of their numbers."""
+    runs = []
+    for file in sweep.glob(f"**/{RAN}"):
+        status, numbers, reason = files.read_metrics(file.parent)
+        failed = (reason or status) if status in (files.FAILED, files.DIVERGED) else ""
+        if failed or status in (files.FINISHED, files.STOPPED):
+            name = file.parent.relative_to(sweep).as_posix()
+            runs.append(Run(name, _typed_in(file), {} if failed else numbers, failed))
+    return sorted(runs, key=lambda run: (len(run.number), run.name))
+
+
+def _typed_in(file: Path) -> dict[str, str]:
+    try:
+        said = OverridesParser.create().parse_overrides(json.loads(file.read_text("utf-8")))
+        return {each.get_key_element(): each.get_value_element_as_str() for each in said}
+    except (OSError, ValueError, TypeError, AttributeError, HydraException, RecursionError):
+        return {}
+
+
+def finish_sweep(folder: Path, status: int) -> int:
+    """Print and write the leaderboard of the runs in `folder`; return the exit status.
+
+    Args:
+        folder: of the sweep.
+        status: the exit status so far; above 128 after Ctrl-C or another signal.
+    """
+    from src.run.pictures import as_png  # matplotlib takes half a second
+    from src.sweep.picture import sweep_figure
+
+    runs = read_runs(folder)
+    failed = sum(bool(run.failed) for run in runs)
+    if runs:
+        rows = ranked(runs)
+        keys = [key for key in swept_keys(runs) if key != "seed"]
+        print("\n".join(["", *table(rows, keys), "", *directions(folder, rows)]), flush=True)
+        try:
+            write_csvs(folder, rows)
+            files.write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
+        except (UserError, OSError) as error:
+            print(f"Not written    {error}")
+            status = status or 1
+    if status > 128:
+        print(f"Interrupted; runs done: {len(runs) - failed}")
+    if failed:
+        print(f"Runs failed: {failed} of {len(runs)}")
+    if failed or (runs and status) or status > 128:
+        words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
+        again = shlex.join(["python", "-m", "src.train", *words])
+        print(f"To go on       {again} {typed('hydra.sweep.dir', folder)}")
+    return status or int(failed > 0)
+
+
+def directions(folder: Path, rows: Sequence[Row]) -> list[str]:
+    """Return what to do next: run the best settings, open the files, start TensorBoard."""
+    lines = [
+        f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png",
+        f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}",
+    ]
+    if rows[0].score is None:
+        return lines
+    best = rows[0].settings
+    words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
+    words += ["hydra.mode=RUN"] if "experiment" in best else []  # a recipe may ask for a sweep
+    return [f"Best settings  {shlex.join(['python', '-m', 'src.train', *words])}", *lines]

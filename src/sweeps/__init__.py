@@ -1,1 +1,0 @@
-"""Many runs: what a sweep may be, how its runs end, and which were best."""

@@ -1,0 +1,132 @@
+"""Loggers that bring servers: Lightning's, on stubs of what they talk to."""
+
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import pytest
+from omegaconf import OmegaConf
+
+from src.errors import UserError
+from src.train import train
+from tests.conftest import ROOT, settings
+
+TINY = ["hidden=8", "lr=0.05", "iterations=100", "log_every=50", "val_every=50", "logger=[]"]
+
+
+def described(name: str, folder: Path) -> dict[str, Any]:
+    """Return what configs/logger/NAME.yaml says, for a run in a folder."""
+    text = (ROOT / f"configs/logger/{name}.yaml").read_text(encoding="utf-8")
+    return dict(OmegaConf.create(text.replace("${hydra:runtime.output_dir}", str(folder))))
+
+
+class Service:
+    """What wandb's runs were told; a run that is not ended takes the next one's points."""
+
+    def __init__(self) -> None:
+        self.runs: list[dict[str, Any]] = []
+        self.module = SimpleNamespace(run=None, init=self.init)
+
+    def init(self, **how: Any) -> Any:
+        """Begin a run."""
+        told: dict[str, Any] = {"name": how["name"], "dir": how["dir"], "config": {}, "points": []}
+        self.runs.append(told)
+
+        def finish() -> None:
+            self.module.run = None
+
+        run = SimpleNamespace(
+            finish=finish,
+            log=lambda values, **_: told["points"].append(dict(values)),
+            config=SimpleNamespace(update=lambda values, **_: told["config"].update(values)),
+            summary=SimpleNamespace(update=lambda *_: None),
+        )
+        self.module.run = run
+        return run
+
+
+def test_each_run_is_one_of_its_own_in_wandb(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service()
+    monkeypatch.setitem(sys.modules, "wandb", service.module)
+    for name in ("wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
+        module: Any = ModuleType(name)
+        module.RunDisabled = module.Run = type("Run", (), {})
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
+    for lr in (0.05, 0.02):
+        config = settings(*TINY, f"lr={lr}", f"data_dir={corpus_dir}")
+        config.logger = described("wandb", tmp_path / f"0-lr_{lr}")
+        train(config, tmp_path / f"0-lr_{lr}")
+    assert [run["name"] for run in service.runs] == ["0-lr_0.05", "0-lr_0.02"]
+    assert [run["config"]["lr"] for run in service.runs] == [0.05, 0.02]
+    for run in service.runs:
+        assert run["dir"] == str(tmp_path / run["name"])
+        steps = [p["trainer/global_step"] for p in run["points"] if "train/loss" in p]
+        assert steps == [50, 100]
+        assert any("test/loss" in point for point in run["points"])
+
+
+def test_each_run_is_one_of_its_own_in_mlflow(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MagicMock()
+    client.create_run.side_effect = lambda **how: SimpleNamespace(
+        info=SimpleNamespace(run_id=how["tags"]["name"])
+    )
+    modules: dict[str, Any] = {
+        name: ModuleType(name)
+        for name in ("mlflow", "mlflow.tracking", "mlflow.entities", "mlflow.utils.mlflow_tags")
+    }
+    modules["mlflow"].set_tracking_uri = lambda uri: None
+    modules["mlflow.tracking"].MlflowClient = lambda uri: client
+    modules["mlflow.entities"].Param = modules["mlflow.entities"].Metric = SimpleNamespace
+    modules["mlflow.utils.mlflow_tags"].MLFLOW_RUN_NAME = "name"
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", True)
+    monkeypatch.setattr(
+        "lightning.pytorch.loggers.mlflow._get_resolve_tags", lambda: lambda tags: tags
+    )
+    for number in (0, 1):
+        config = settings(*TINY, f"data_dir={corpus_dir}")
+        config.logger = described("mlflow", tmp_path / f"{number}-run")
+        train(config, tmp_path / f"{number}-run")
+    told = [call.kwargs for call in client.log_batch.call_args_list]
+    for number in (0, 1):
+        mine = [each for each in told if each["run_id"] == f"{number}-run"]
+        params = {p.key: p.value for each in mine for p in each.get("params", [])}
+        assert params["lr"] == "0.05"
+        points = [(m.key, m.step) for each in mine for m in each.get("metrics", [])]
+        assert [step for key, step in points if key == "train/loss"] == [50, 100]
+        assert ("test/loss", 100) in points
+
+
+class Missing:
+    """What Lightning knows of a package that is not there."""
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __str__(self) -> str:
+        return "not installed"
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_that_is_not_installed_is_named(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    flag = f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE"
+    monkeypatch.setattr(flag, Missing())
+    config = settings(*TINY, f"data_dir={corpus_dir}")
+    config.logger = described(name, tmp_path / "run")
+    with pytest.raises(UserError, match=rf"^logger\.{name}: .*not installed"):
+        train(config, tmp_path / "run")
+
+
+def test_they_compose() -> None:
+    names = ["tensorboard", "wandb", "mlflow"]
+    assert list(settings(f"logger=[{','.join(names)}]").logger) == names
