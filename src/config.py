@@ -3,11 +3,15 @@
 Imports neither torch nor Lightning, so that a wrong value is answered at once.
 """
 
+import ast
+import inspect
 import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
+from itertools import pairwise
+from math import inf
 from pathlib import Path
 from secrets import token_hex
 from typing import Any
@@ -48,82 +52,94 @@ INSTEAD = {
 """What to use instead of those that would break what the program promises."""
 REFUSED = {name: use for use, names in INSTEAD.items() for name in names.split()}
 ARGUMENTS = [*PASSED_ON, *REFUSED]
-TrainerArguments: Any = make_dataclass(
-    "TrainerArguments", [(name, Any, None) for name in ARGUMENTS]
-)
+TrainerArguments: Any = make_dataclass("Arguments", [(name, Any, None) for name in ARGUMENTS])
 
 
-def _key(explained: str, allowed: str, ok: Callable[[Any], bool], **needed: Any) -> Any:
+def _key(allowed: str, ok: Callable[[Any], bool], **needed: Any) -> Any:
     """Describe a key; `needed` says what the `tutorial` cell or `online` training need it to be."""
-    about = {"explained": explained, "allowed": allowed, "ok": ok, "needed": needed}
-    return field(default=MISSING, metadata=about)
+    return field(default=MISSING, metadata={"allowed": allowed, "ok": ok, "needed": needed})
 
 
-def _whole(explained: str, least: int, most: int, **needed: Any) -> Any:
-    return _key(explained, f"{least} to {most:,}", lambda n: least <= n <= most, **needed)
+def _whole(least: int, most: int, **needed: Any) -> Any:
+    return _key(f"{least} to {most:,}", lambda n: least <= n <= most, **needed)
 
 
-def _fraction(explained: str, **needed: Any) -> Any:
-    return _key(explained, "at least 0, below 1", lambda share: 0 <= share < 1, **needed)
+def _fraction(**needed: Any) -> Any:
+    return _key("at least 0, below 1", lambda share: 0 <= share < 1, **needed)
 
 
-def _choice(explained: str, choices: str, **needed: Any) -> Any:
+def _choice(choices: str, **needed: Any) -> Any:
     words = choices.split()
     allowed = f"{', '.join(words[:-1])} or {words[-1]}"
-    return _key(explained, allowed, lambda value: value in words, **needed)
+    return _key(allowed, lambda value: value in words, **needed)
 
 
-def _folder(explained: str, allowed: str) -> Any:
-    return _key(
-        explained, allowed, lambda path: path is None or (path != "" and Path(path).is_dir())
-    )
+def _folder(allowed: str) -> Any:
+    return _key(allowed, lambda path: path is None or (path != "" and Path(path).is_dir()))
 
 
 @dataclass
 class Config:
-    """The settings of one run; train.yaml holds their values.
+    """The settings of one run; train.yaml holds their values. `--help` shows these lines.
 
     Raises:
         UserError: if a value is out of its range, or two values do not go together.
     """
 
-    lr: float = _key("learning rate", "above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
-    hidden: int = _whole("size of the hidden state", 1, 4096)
-    iterations: int = _whole("training steps, batch_size names each", 1, 10**9)
-    batch_size: int = _whole("names per training step", 1, 100_000, online=1)
-    seed: int = _whole("moves initial weights, random examples and split", 0, 2**32 - 1)
-    log_every: int = _whole("iterations per point of the loss curve", 1, 10**6)
-    print_every: int = _whole("iterations between printed examples", 1, 10**9)
-    val_every: int = _whole("iterations between validations, in whole log_every", 1, 10**9)
-    val_fraction: float = _fraction("share of the names held out for validation")
-    test_fraction: float = _fraction("share of the names held out for the test")
-    data_dir: str | None = _folder("<Category>.txt files", "a folder; null: the names shipped")
-    resume: str | None = _folder("run to go on with, settings and all", "its folder, or null")
-    cell: str = _choice(
-        "the network: the tutorial's cell, or PyTorch's", "tutorial rnn gru lstm", online="tutorial"
-    )
-    layers: int = _whole("recurrent layers, one on the other", 1, 16, tutorial=1)
-    bidirectional: bool = _key(
-        "whether it reads backwards, too", "true or false", lambda _: True, tutorial=False
-    )
-    embedding: int = _whole("a letter's learned vector; 0: its one-hot row", 0, 4096, tutorial=0)
-    pooling: str = _choice("what is judged: the last state, or all", "last all", tutorial="last")
-    dropout: float = _fraction("of what is judged; of letter vectors a fifth of it", tutorial=0)
-    recurrent_dropout: float = _fraction("of the weights from state to state", tutorial=0)
-    ngrams: int = _whole("letters of context in n-grams beside it; 0: none", 0, 6, online=0)
-    sampling: str = _choice(
-        "of names: a category first, or passes over all", "balanced natural", online="balanced"
-    )
-    optimizer: str = _choice("what takes the steps", "sgd adamw", online="sgd")
-    schedule: str = _choice(
-        "of lr; cosine: up to it, then down to 0", "constant cosine", online="constant"
-    )
-    weight_decay: float = _fraction("of the optimizer", online=0)
-    clip: float = _key(
-        "largest norm of a gradient; 0: any", "at least 0", lambda n: 0 <= n < 10**9, online=0
-    )
-    label_smoothing: float = _fraction("share of a label spread over all categories", online=0)
-    backend: str = _choice("compiled, for the tutorial's training alone", "compiled autograd")
+    lr: float = _key("above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
+    """learning rate"""
+    hidden: int = _whole(1, 4096)
+    """size of the hidden state"""
+    iterations: int = _whole(1, 10**9)
+    """training steps, batch_size names each"""
+    batch_size: int = _whole(1, 100_000, online=1)
+    """names per training step"""
+    seed: int = _whole(0, 2**32 - 1)
+    """moves initial weights, random examples and split"""
+    log_every: int = _whole(1, 10**6)
+    """iterations per point of the loss curve"""
+    print_every: int = _whole(1, 10**9)
+    """iterations between printed examples"""
+    val_every: int = _whole(1, 10**9)
+    """iterations between validations and checkpoints, in whole log_every"""
+    val_fraction: float = _fraction()
+    """share of the names held out for validation"""
+    test_fraction: float = _fraction()
+    """share of the names held out for the test"""
+    data_dir: str | None = _folder("a folder; null: the names shipped")
+    """<Category>.txt files, one name a line"""
+    resume: str | None = _folder("a run's folder, or null")
+    """run to go on with, settings and all"""
+    cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
+    """the network: the tutorial's hand-written cell, or PyTorch's own"""
+    layers: int = _whole(1, 16, tutorial=1)
+    """recurrent layers, one on the other"""
+    bidirectional: bool = _key("true or false", lambda _: True, tutorial=False)
+    """whether it reads backwards, too"""
+    embedding: int = _whole(0, 4096, tutorial=0)
+    """size of a letter's learned vector; 0: its one-hot row"""
+    pooling: str = _choice("last all", tutorial="last")
+    """what is judged: the last state, or all of them"""
+    dropout: float = _fraction(tutorial=0)
+    """of what is judged; a fifth of it of learned letter vectors"""
+    recurrent_dropout: float = _fraction(tutorial=0)
+    """of the weights from state to state"""
+    ngrams: int = _whole(0, 6, online=0)
+    """letters of context in the n-grams beside the network; 0: none"""
+    sampling: str = _choice("balanced natural", online="balanced")
+    """how names are drawn: balanced, a category first; natural, passes over distinct names"""
+    optimizer: str = _choice("sgd adamw", online="sgd")
+    """what takes the steps"""
+    schedule: str = _choice("constant cosine", online="constant")
+    """of the learning rate; cosine: up to it, then down to 0"""
+    weight_decay: float = _fraction(online=0)
+    """of the optimizer"""
+    clip: float = _key("at least 0", lambda norm: 0 <= norm < inf, online=0)
+    """largest norm of a gradient; 0: any"""
+    label_smoothing: float = _fraction(online=0)
+    """share of a label spread over all categories"""
+    backend: str = _choice("compiled autograd")
+    """compiled: fast, for the tutorial's training alone; autograd: for anything"""
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
 
@@ -261,10 +277,8 @@ def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
         had, asked = saved.get(key), settings[key]
         grows = key == "iterations" and saved.get("schedule") == "constant" and asked >= had
         if had != asked and not grows:
-            raise UserError(
-                f"{key}={asked}: the run in {folder} has {key}={had}. A run goes on with the "
-                "settings it has; iterations can be raised, if its schedule is constant"
-            )
+            why = "only iterations can be raised, if the schedule is constant"
+            raise UserError(f"{key}={asked}: the run in {folder} has {key}={had}; {why}")
     return saved | ({"iterations": settings["iterations"]} if "iterations" in typed else {})
 
 
@@ -279,13 +293,25 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return dict(content) if plain else None
 
 
+def meanings() -> dict[str, str]:
+    """Return the line under each key of Config."""
+    source: Any = ast.parse(inspect.getsource(Config))
+    pairs = pairwise(source.body[0].body)
+    return {key.target.id: line.value.value for key, line in pairs if _is_key(key, line)}
+
+
+def _is_key(key: ast.stmt, line: ast.stmt) -> bool:
+    return isinstance(key, ast.AnnAssign) and isinstance(line, ast.Expr)
+
+
 def explain(_root_: DictConfig) -> str:
     """Return a line for each key and its present value, for `--help`."""
     lines = []
-    for each in (each for each in fields(Config) if each.metadata):
-        value = OmegaConf.select(_root_, each.name)
-        setting = f"{each.name}={'null' if value is None else value}"
-        lines.append(f"  {setting:<22} {each.metadata['explained']}; {each.metadata['allowed']}")
+    for key, meaning in meanings().items():
+        value = OmegaConf.select(_root_, key)
+        setting = f"{key}={'null' if value is None else value}"
+        allowed = Config.__dataclass_fields__[key].metadata["allowed"]
+        lines.append(f"  {setting:<22} {meaning}; {allowed}")
     return "\n".join(lines)
 
 

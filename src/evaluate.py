@@ -30,11 +30,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
-    about = "Evaluate a trained model on the names of its own split, or on other names."
-    parser = command.make_parser("src.evaluate", about)
+    parser = command.make_parser("src.evaluate", "Evaluate a model, on its run's names or others.")
     add: Any = parser.add_argument
-    about = "folder of <Category>.txt files (the run's)"
-    add("--data-dir", type=Path, metavar="DIR", help=about)
+    add("--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
@@ -49,17 +47,18 @@ def answer(options: argparse.Namespace) -> None:
     evaluated = evaluate(model, chosen_side(model, folder, options.split))
     report = make_report(evaluated)
     asked = {"checkpoint": str(model.path), "split": options.split}
-    asked |= {"prior": model.prior} if model.decision else {}
+    if model.decision:
+        asked["prior"] = model.prior
     print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
     print(f"prior: {asked.get('prior', 'as trained')}\n\n{as_text(report)}")
     if options.out:
-        write_bytes(options.out, json.dumps({**asked, **report}, indent=2).encode())
+        write_bytes(options.out, json.dumps(asked | report, indent=2).encode())
     if options.plot:
         from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
 
         title = f"Guesses on {SIDES[options.split]}, % of each true category"
-        answers = evaluated.targets, evaluated.guesses, evaluated.categories
-        write_bytes(options.plot, as_png(confusion_figure(*answers, title)))
+        figure = confusion_figure(evaluated.targets, evaluated.guesses, evaluated.categories, title)
+        write_bytes(options.plot, as_png(figure))
 
 
 def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
@@ -75,8 +74,7 @@ def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
     if side == "all":
         return corpus
     if fingerprint(corpus) != split["all"]:
-        why = "not the corpus of the run, or changed since: which names it trained on is not known"
-        raise UserError(f"{folder}: {why}; use --split all")
+        raise UserError(f"{folder}: not the corpus of the run, or changed since; use --split all")
     sides = split_corpus(corpus, split["val_fraction"], split["test_fraction"], split["seed"])
     names = dict(zip(("train", "val", "test"), sides, strict=True))[side]
     if fingerprint(names) != split[side]:
@@ -88,10 +86,9 @@ def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
 
 def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     """Ask the model about each distinct (name, category) pair of a corpus."""
-    pairs = [
-        (n, model.categories.index(c)) for c, names in corpus.items() for n in sorted(set(names))
-    ]
-    names, targets = [name for name, _ in pairs], np.array([target for _, target in pairs])
+    pairs = [(name, c) for c, names in corpus.items() for name in sorted(set(names))]
+    names = [name for name, _ in pairs]
+    targets = np.array([model.categories.index(category) for _, category in pairs])
     probabilities = model.probabilities(names)
     if (unanswered := probabilities[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]

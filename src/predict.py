@@ -5,7 +5,6 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 
 import argparse
 import codecs
-import io
 import json
 import sys
 import unicodedata
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from src.answer import command
-from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model, portions
+from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
 from src.answer.tables import answer_csv
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
@@ -30,13 +29,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
-    about = (
-        "Say which language surnames come from. Without NAME: one a line from a pipe, or a prompt."
-    )
+    about = "Say which language surnames come from; without NAME, those of a pipe or a prompt."
     parser = command.make_parser("src.predict", about)
     add: Any = parser.add_argument
     add("names", nargs="*", metavar="NAME")
-    add("--top-k", type=positive, default=3, metavar="K", help="categories shown of each name (3)")
+    add("--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)")
     add("--json", action="store_true", help="print JSON Lines, for programs")
     add("--explain", action="store_true", help="show the belief letter by letter")
     add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")
@@ -48,13 +45,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def positive(text: str) -> int:
-    """Return the positive whole number in `text`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
-
-
 def check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is loaded."""
     table = [options.csv, options.column, options.out]
@@ -62,10 +52,12 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--csv, --column and --out go together, without names, --json or --explain")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
+    if options.top_k < 1:
+        raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
     try:
-        io.TextIOWrapper(io.BytesIO(), options.encoding)
-    except LookupError:
-        raise UserError(f"--encoding {options.encoding}: no such encoding") from None
+        "".encode(options.encoding)
+    except LookupError as error:
+        raise UserError(f"--encoding: {error}") from None
     refuse_targets(options.out, options.plot, force=options.force)
 
 
@@ -84,27 +76,20 @@ def answer(options: argparse.Namespace) -> None:
     elif sys.stdin.isatty():
         prompt(model, options)
     else:
-        for lines in piped_lines(options.encoding):
-            for names in portions(lines, len):
-                show(model, names, options)
+        for names in piped_lines(options.encoding):
+            show(model, names, options)
             sys.stdout.flush()
 
 
 def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
     """Answer a person, name by name, until `quit` or the end of the input."""
-    while True:
-        try:
-            name = input("Input: ").strip()
-        except (EOFError, KeyboardInterrupt):
-            print()
-            return
-        except UnicodeDecodeError as error:
-            print(f"not {error.encoding}; try again")
-            continue
-        if name == "quit":
-            return
-        if name:
-            show(model, [name], options)
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
+    try:
+        while (name := input("Input: ").strip()) != "quit":
+            if name:
+                show(model, [name], options)
+    except (EOFError, KeyboardInterrupt):
+        print()
 
 
 def piped_lines(encoding: str) -> Iterator[list[str]]:
@@ -115,62 +100,52 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
         while content := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr] # buffered
             *lines, begun = (begun + decoder.decode(content)).split("\n")
             yield [line.removesuffix("\r") for line in lines]
-        begun += decoder.decode(b"", final=True)
+        if begun := begun + decoder.decode(b"", final=True):
+            yield [begun.removesuffix("\r")]
     except UnicodeError:
         raise UserError(f"standard input: not {encoding}; name its --encoding") from None
-    if begun:
-        yield [begun.removesuffix("\r")]
 
 
 def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> None:
     """Print the answers to some names."""
     if options.explain:
         for name in names:
-            folded, beliefs = model.beliefs(name)
-            prefixes = [folded[:end] for end in range(1, len(folded) + 1)]
+            prefixes, beliefs = model.beliefs(name)
             answers = model.best(beliefs, options.top_k)
             if options.json:
-                steps = as_json(model, prefixes, answers, "prefix")
-                print(json.dumps({"name": name, "prefixes": list(steps)}))
+                steps = [as_json(model, "prefix", *s) for s in zip(prefixes, answers, strict=True)]
+                print(json.dumps({"name": name, "prefixes": steps}))
             else:
-                print(printable(name) if folded else f"{printable(name)}  {model.reason(name)}")
-                print_table(model, prefixes, answers, indent="  ")
+                print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
+                print_table(model, [f"  {prefix}" for prefix in prefixes], answers)
         return
     answers = model.best(model.probabilities(names), options.top_k)
     if options.json:
-        for line in as_json(model, names, answers, "name"):
-            print(json.dumps(line))
+        for name, answer in zip(names, answers, strict=True):
+            print(json.dumps(as_json(model, "name", name, answer)))
     else:
         print_table(model, names, answers)
 
 
-def as_json(
-    model: TrainedModel, names: list[str], answers: list[Answer], key: str
-) -> Iterator[dict[str, Any]]:
-    """Yield answers as objects of plain values."""
-    for name, answer in zip(names, answers, strict=True):
-        said = [{"category": c, "probability": p} for c, p in answer]
-        yield {key: name, "predictions": said} | ({} if said else {"reason": model.reason(name)})
+def as_json(model: TrainedModel, key: str, name: str, answer: Answer) -> dict[str, Any]:
+    """Return an answer as plain values, the name under `key`."""
+    said = [{"category": c, "probability": p} for c, p in answer]
+    return {key: name, "predictions": said} | ({} if said else {"reason": model.reason(name)})
 
 
-def print_table(
-    model: TrainedModel, names: list[str], answers: list[Answer], indent: str = ""
-) -> None:
+def print_table(model: TrainedModel, names: list[str], answers: list[Answer]) -> None:
     """Print a line for each name, in columns."""
-    labels = [indent + printable(name) for name in names]
-    widths = [columns_of(label) for label in labels]
-    for name, label, width, answer in zip(names, labels, widths, answers, strict=True):
+    labels = list(map(printable, names))
+    width = min(max(map(columns_of, labels), default=0), WIDEST)
+    for name, label, answer in zip(names, labels, answers, strict=True):
         cells = "".join(f"  {category:<12} {probability:.3f}" for category, probability in answer)
-        gap = " " * (min(max(widths), WIDEST) - width)
-        print(label + gap + (cells or f"  {model.reason(name)}"))
+        print(label + " " * (width - columns_of(label)) + (cells or f"  {model.reason(name)}"))
 
 
 def columns_of(text: str) -> int:
     """Return how many columns of a terminal `text` takes."""
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
-    )
+    letters = [c for c in text if not unicodedata.combining(c)]
+    return len(letters) + sum(unicodedata.east_asian_width(c) in "WF" for c in letters)
 
 
 def printable(name: str) -> str:
@@ -180,12 +155,12 @@ def printable(name: str) -> str:
 
 def plot(model: TrainedModel, name: str, file: Path) -> None:
     """Draw how the belief about one name moves, letter by letter."""
-    folded, beliefs = model.beliefs(name)
-    if not 1 <= len(folded) <= LONGEST_PLOT:
-        raise UserError(f"--plot: {len(folded)} letters; 1 to {LONGEST_PLOT} can be drawn")
+    prefixes, beliefs = model.beliefs(name)
+    if not 1 <= len(prefixes) <= LONGEST_PLOT:
+        raise UserError(f"--plot: {len(prefixes)} letters; 1 to {LONGEST_PLOT} can be drawn")
     from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
-    write_bytes(file, as_png(belief_figure(folded, beliefs.numpy(), model.categories)))
+    write_bytes(file, as_png(belief_figure(prefixes[-1], beliefs.numpy(), model.categories)))
 
 
 if __name__ == "__main__":

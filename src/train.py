@@ -64,7 +64,6 @@ def train(config: Config, folder: Path) -> float | None:
     from lightning.pytorch import Trainer
 
     from src.data.datamodule import NamesDataModule
-    from src.data.letters import ALPHABET
     from src.models.classifier import NameClassifier, OnlineClassifier
     from src.models.decision import fit_decision
     from src.run.callbacks import Checkpoint, Interruption, Progress, WholeCheckpointIO
@@ -78,7 +77,7 @@ def train(config: Config, folder: Path) -> float | None:
         data = NamesDataModule(**config.pick(DATA), **every, together=config.together)
         torch.manual_seed(config.seed)
         shares = None if config.online else data.shares()
-        names = {"alphabet": ALPHABET, "categories": data.categories, "shares": shares}
+        names = {"alphabet": data.alphabet, "categories": data.categories, "shares": shares}
         network, training = names | config.pick(NETWORK), config.pick(TRAINING) | every
         if config.online:
             model: NameClassifier = OnlineClassifier(config.backend, network=network, **training)
@@ -140,12 +139,9 @@ def command() -> int:
                 raise
             status = ended.code
         except Exception as error:
-            theirs = (
-                isinstance(error, HydraException | UserError | OSError)
-                or not HydraConfig.initialized()
-            )
-            if EVERYTHING or not theirs:  # a bug
-                raise
+            mendable = isinstance(error, HydraException | UserError | OSError)
+            if EVERYTHING or (HydraConfig.initialized() and not mendable):
+                raise  # a bug
             print(message(error), file=sys.stderr)
             status = 1
         if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from src.config import ARGUMENTS, FLAT, REFUSED, Config, typed, words
+from src.config import ARGUMENTS, FLAT, REFUSED, Config, meanings, typed, words
 from src.errors import UserError
 from tests.conftest import ROOT, run_train, settings
 
@@ -257,7 +257,7 @@ def test_help_documents_every_key() -> None:
     for each in fields(Config):
         if each.metadata:
             assert f"\n  {each.name}=" in ran.stdout
-            assert each.metadata["explained"] in ran.stdout
+            assert meanings()[each.name] in ran.stdout
     assert "hidden=77 " in ran.stdout
     assert (
         "experiment: best, capacity, learning_rate, pytorch_tutorial_2024, search, tutorial"

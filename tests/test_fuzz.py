@@ -45,7 +45,7 @@ from src.data.letters import (
 from src.data.sampler import Iterations, RandomExamples
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
-from src.models.networks import make_network
+from src.models.networks import Network
 from tests.conftest import TRIED, settings
 from tests.test_answer import GRU, NETWORK, make_checkpoint
 
@@ -479,7 +479,7 @@ ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
 @cache
 def small_model() -> TrainedModel:
     torch.manual_seed(0)
-    network = make_network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
+    network = Network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
     return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, {})
 
 

@@ -11,7 +11,6 @@ from src.models.networks import (
     Network,
     RecurrentNetwork,
     TutorialNetwork,
-    make_network,
 )
 from src.models.ngrams import LetterNgrams
 from src.models.rnn import read_name
@@ -116,9 +115,7 @@ def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def make_mixture(counted: bool = True) -> Network:
     shape: dict[str, Any] = {"bidirectional": True, "embedding": 4, "pooling": "all"}
-    network = make_network(
-        ALPHABET, ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
-    )
+    network = Network(ALPHABET, ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape)
     assert network.ngrams is not None
     if counted:
         network.ngrams.count(*batch_of(NAMES))
@@ -156,7 +153,7 @@ def test_in_training_the_network_answers_alone_under_the_shares() -> None:
 
 
 def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
-    network = Network(make("rnn"), None, [1 / 3] * 3).eval()
+    network = Network(ALPHABET, ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
     batch = batch_of(NAMES)
     torch.testing.assert_close(
         network(batch.letters, batch.lengths), network.recurrent(batch.letters, batch.lengths)
@@ -164,7 +161,7 @@ def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> N
 
 
 def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
-    network = make_network(ALPHABET, ["A", "B", "C"], None, "tutorial", 8).eval()
+    network = Network(ALPHABET, ["A", "B", "C"], None, "tutorial", 8).eval()
     batch = batch_of(NAMES)
     together = network(batch.letters, batch.lengths)
     assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
@@ -181,7 +178,7 @@ def test_a_networks_weights_are_the_same_with_ngrams_beside_it(
     together = []
     for ngrams in (0, 2):
         torch.manual_seed(0)
-        network = make_network(ALPHABET, ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
+        network = Network(ALPHABET, ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
         if network.ngrams is not None:
             network.ngrams.fit(NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]}), SHARES, 0)
         together.append((network.recurrent.state_dict(), torch.rand(1)))

@@ -1,10 +1,10 @@
 """How the argparse programs, predict and evaluate, begin and end."""
 
-import argparse
 import gc
 import os
 import signal
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,38 +15,31 @@ from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS
 from src.run.files import open_streams
 
-SIGNALS = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
-"""What ends a program without a word, and would leave what it was writing; where they exist."""
-
 
 def run_program(main: Callable[[], None]) -> None:
     """Run a program's main function so that signals end it in order."""
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for name in SIGNALS:
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    for each in signal.Signals:  # these would end it at once, and leave what it was writing
+        if each.name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
+            signal.signal(each, lambda number, _: sys.exit(128 + number))
     main()
     gc.freeze()  # or Python looks through all of torch before it ends
 
 
-def make_parser(name: str, description: str) -> argparse.ArgumentParser:
+def make_parser(name: str, description: str) -> ArgumentParser:
     """Return the parser of a program that asks a model, under a prior."""
-    parser = argparse.ArgumentParser(prog=f"python -m {name}", description=description)
+    parser = ArgumentParser(prog=f"python -m {name}", description=description)
     add: Any = parser.add_argument
-    about = "a .ckpt or a run's folder (newest run)"
-    add("--checkpoint", type=Path, metavar="PATH", help=about)
-    about = "how common the categories are taken to be. uniform: all equally; corpus: as in the "
-    about += "run's corpus; tempered: between the two, where macro F1 is best (tempered)"
+    add("--checkpoint", type=Path, metavar="PATH", help="a .ckpt or a run's folder (newest run)")
+    about = "how common categories are: uniform, as in the run's corpus, or in between (tempered)"
     add("--prior", choices=PRIORS, default=DEFAULT_PRIOR, help=about)
     add("--force", action="store_true", help="replace files that exist")
     return parser
 
 
 def run_command(
-    parser: argparse.ArgumentParser,
-    work: Callable[[argparse.Namespace], None],
-    arguments: list[str] | None,
+    parser: ArgumentParser, work: Callable[[Namespace], None], arguments: list[str] | None
 ) -> None:
     """Do the work; end with one line and exit status 2 if something is the user's to mend."""
     open_streams()

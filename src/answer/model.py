@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, T, blocks, encode, fold_name, pack
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
-from src.models.networks import make_network
+from src.models.networks import Network
 from src.run.files import FILE, FINISHED, STOPPED, read_checkpoint, read_metrics
 
 OUTPUTS = Path("outputs")
@@ -20,11 +20,6 @@ AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
 LETTERS_AT_ONCE = 1_000_000
 """Letters of them, as they are read."""
-
-SPLIT: dict[str, Any] = {"data_dir": str | None, "seed": int}
-SPLIT |= dict.fromkeys(("val_fraction", "test_fraction"), int | float)
-SPLIT |= dict.fromkeys(("all", "train", "val", "test"), str)
-"""What a checkpoint holds of the split; see NamesDataModule.state_dict."""
 
 Answer = list[tuple[str, float]]
 """The likeliest categories and their probabilities; none for a name that has no answer."""
@@ -52,11 +47,9 @@ class TrainedModel:
         to infinity.
         """
         encoded = [encode(fold_name(name)) for name in names]
-        readable = torch.tensor([0 < len(name) <= LONGEST for name in encoded])
+        readable = [i for i, name in enumerate(encoded) if 0 < len(name) <= LONGEST]
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
-        if readable.any():
-            asked = [name for name, answered in zip(encoded, readable, strict=True) if answered]
-            probabilities[readable] = self._ask(asked)
+        probabilities[readable] = self._ask([encoded[i] for i in readable])
         return probabilities
 
     def reason(self, name: str) -> str:
@@ -66,17 +59,19 @@ class TrainedModel:
             return f"longer than {LONGEST} letters"
         return "too long for this model" if folded else "no letters I know"
 
-    def beliefs(self, name: str) -> tuple[str, Tensor]:
-        """Return the folded name and the probabilities after each of its letters [L, C]."""
+    def beliefs(self, name: str) -> tuple[list[str], Tensor]:
+        """Return the beginnings of the folded name, and the probabilities for each [L, C].
+
+        A name without letters, or one that is too long, has none.
+        """
         folded = fold_name(name)
-        if not 0 < len(folded) <= LONGEST:
-            return "", torch.empty(0, len(self.categories))
-        return folded, self._ask([encode(folded[:end]) for end in range(1, len(folded) + 1)])
+        prefixes = [folded[:end] for end in range(1, len(folded) + 1) if len(folded) <= LONGEST]
+        return prefixes, self._ask([encode(prefix) for prefix in prefixes])
 
     @torch.inference_mode()
     def _ask(self, names: Sequence[bytes]) -> Tensor:
         """Return the probabilities under the prior of encoded names [B, C], block by block."""
-        answers = []
+        answers = [torch.empty(0, len(self.categories))]
         for block in blocks(names, len, AT_ONCE, MOST_CELLS // len(self.categories)):
             logp = self.network(*pack(block))
             if self.decision:
@@ -104,19 +99,16 @@ def find_checkpoint(path: Path | None) -> Path:
     """Return the checkpoint at `path`, a file or a run's folder; by default the newest run's.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is no run that has finished.
     """
     if path is None:
-        files = sorted(OUTPUTS.glob(f"**/{FILE}"), key=lambda file: file.stat().st_mtime)
-        ended = (f for f in reversed(files) if read_metrics(f.parent)[0] in (FINISHED, STOPPED))
-        if (newest := next(ended, None)) is None:
+        files = OUTPUTS.glob(f"**/{FILE}")
+        ended = [file for file in files if read_metrics(file.parent)[0] in (FINISHED, STOPPED)]
+        if not ended:
             raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
-        path = newest.parent
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"  # the weights that the run's metrics are of
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint")
-    return path
+        path = max(ended, key=lambda file: file.stat().st_mtime).parent
+    # Of a run, the weights that its metrics are of.
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
 def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
@@ -135,28 +127,19 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
         reason = " ".join(str(error).partition("Exception raised from")[0].split())
         raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
     if prior != DEFAULT_PRIOR and not model.decision:
-        raise UserError(
-            f"--prior {prior}: {path} does not say how common its categories are; without --prior "
-            "it answers as it was trained"
-        )
+        raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     return model
 
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
     categories = made_for["categories"]
-    if made_for["alphabet"] != ALPHABET or not made_for["hidden"] > 0:
-        raise ValueError("it was made for another alphabet, or of no size")
-    shares = split["val_fraction"], split["test_fraction"]
-    shown = bool(categories) and all(
-        c.isprintable() for c in (*categories, split["data_dir"] or "")
-    )
-    kinds = all(isinstance(split[key], kind) for key, kind in SPLIT.items())
-    if not (categories and shown and kinds and all(0 <= share < 1 for share in shares)):
+    if made_for["alphabet"] != ALPHABET:
+        raise ValueError("it was made for another alphabet")
+    shown = all(text.isprintable() for text in (*categories, split["data_dir"] or ""))
+    if not (shown and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
         raise ValueError("its categories are no names, or its split is none")
-    weights = {
-        name.removeprefix("network."): weight for name, weight in checkpoint["state_dict"].items()
-    }
+    weights = {name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()}
     for name, weight in weights.items():
         # Made of plain numbers: one number may be many. The n-grams check the rest of their counts.
         for part in weight.values() if isinstance(weight, dict) else [weight]:
@@ -164,9 +147,8 @@ def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> Traine
             if not plain or (part is weight and not part.is_floating_point()):
                 raise ValueError(f"its {name} is not made of finite numbers")
     with torch.device("meta"):  # sizes only: the weights come from the file
-        network = make_network(**made_for)
+        network = Network(**made_for)
     network.load_state_dict(weights, assign=True)
-    decision = None
-    if "decision" in checkpoint:
-        decision = Decision.checked(checkpoint["decision"], len(categories))
+    values = checkpoint.get("decision")
+    decision = None if values is None else Decision.checked(values, len(categories))
     return TrainedModel(path, network.eval().float(), list(categories), split, decision, prior)

@@ -3,7 +3,7 @@
 Shapes: N pairs of name and category, C categories, R weightings of the pairs.
 """
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ BINS = 15
 CONFUSED_PAIRS = 10
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -23,12 +22,12 @@ class Evaluated:
     """N distinct (name, category) pairs and what the model says of them."""
 
     names: list[str]
-    targets: Ints  # [N]
+    targets: NDArray[np.int64]  # [N]
     probabilities: Floats  # [N, C]
     categories: list[str]  # C
 
     @property
-    def guesses(self) -> Ints:
+    def guesses(self) -> NDArray[np.int64]:
         """The likeliest category of each name [N]."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
@@ -42,72 +41,67 @@ def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:
     n = weights.sum(axis=1)
     right = guesses == targets
     classes = np.arange(len(evaluated.categories))
-    support = weights @ (targets[:, None] == classes)  # [R, C]
-    guessed = weights @ (guesses[:, None] == classes)
-    hits = weights @ ((targets[:, None] == classes) & right[:, None])
+    is_it, said_it = targets[:, None] == classes, guesses[:, None] == classes  # [N, C]
+    support, guessed, hits = weights @ is_it, weights @ said_it, weights @ (is_it & said_it)
     likelihood = p[np.arange(len(targets)), targets]
-    rank = (p > likelihood[:, None]).sum(axis=1)  # of the true category, from 0
     confidence = p.max(axis=1)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (confidence - right)[:, None] * (bins[:, None] == np.arange(BINS))  # [N, bins]
     return {
         "accuracy": weights @ right / n,
-        "balanced_accuracy": mean_where(hits, support, support > 0),
-        "macro_f1": mean_where(2 * hits, support + guessed, support + guessed > 0),
-        "top3_accuracy": weights @ (rank < 3) / n,
+        "balanced_accuracy": mean_ratio(hits, support),
+        "macro_f1": mean_ratio(2 * hits, support + guessed),
+        "top3_accuracy": weights @ ((p > likelihood[:, None]).sum(axis=1) < 3) / n,
         "log_loss": weights @ -np.log(np.maximum(likelihood, 1e-45)) / n,
         "ece": np.abs(weights @ gaps).sum(axis=1) / n,
     }
 
 
-def mean_where(above: Floats, below: Floats, there: NDArray[np.bool_]) -> Floats:
-    """Return the mean along each row of above / below [R, C], over what is there."""
-    ratios = np.divide(above, below, out=np.zeros_like(above), where=there)
-    return np.asarray(ratios.sum(axis=1) / there.sum(axis=1))
+def mean_ratio(above: Floats, below: Floats) -> Floats:
+    """Return the mean along each row of above / below, counts [R, C], where below is not 0."""
+    return np.asarray((above / below.clip(min=1)).sum(axis=1) / (below > 0).sum(axis=1))
 
 
 def make_report(evaluated: Evaluated) -> dict[str, Any]:
     """Return all there is to say, as plain values."""
-    n, value = len(evaluated.names), scores(evaluated, np.ones((1, len(evaluated.names))))
+    n = len(evaluated.names)
     rng = np.random.default_rng(0)
     drawn = [
         scores(evaluated, rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES // 10).astype(float))
         for _ in range(10)  # in ten parts, for the memory
     ]
     report: dict[str, Any] = {"pairs": n}
-    for name, numbers in value.items():
+    for name, (value,) in scores(evaluated, np.ones((1, n))).items():
         low, high = np.quantile([part[name] for part in drawn], [0.025, 0.975])
-        report[name] = {"value": float(numbers[0]), "low": float(low), "high": float(high)}
-    most = Counter(evaluated.targets.tolist()).most_common(1)[0]
+        report[name] = {"value": float(value), "low": float(low), "high": float(high)}
     report["ceiling"] = len(set(evaluated.names)) / n
-    report["majority"] = {"category": evaluated.categories[most[0]], "accuracy": most[1] / n}
     report["categories"] = category_rows(evaluated)
+    most = max(report["categories"], key=lambda row: row["support"])
+    report["majority"] = {"category": most["category"], "accuracy": most["support"] / n}
     report["confused"] = confused_pairs(evaluated)
     return report
 
 
 def category_rows(evaluated: Evaluated) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and support of each category; None where undefined."""
-    rows: list[dict[str, Any]] = []
+    rows = []
+    guesses = evaluated.guesses
     for i, category in enumerate(evaluated.categories):
-        is_it, said_it = evaluated.targets == i, evaluated.guesses == i
+        is_it, said_it = evaluated.targets == i, guesses == i
         hits, support, guessed = (int(x.sum()) for x in (is_it & said_it, is_it, said_it))
-        parts = {"precision": (hits, guessed), "recall": (hits, support)}
-        parts["f1"] = 2 * hits, support + guessed
-        ratios = {name: above / below if below else None for name, (above, below) in parts.items()}
+        whole = {"precision": guessed, "recall": support, "f1": (guessed + support) / 2}
+        ratios = {name: hits / count if count else None for name, count in whole.items()}
         rows.append({"category": category, **ratios, "support": support})
     return rows
 
 
 def confused_pairs(evaluated: Evaluated) -> list[dict[str, Any]]:
     """Return the most frequent mistakes, each with its three surest examples."""
-    wrong = np.flatnonzero(evaluated.guesses != evaluated.targets)
-    surest_first = wrong[np.argsort(-evaluated.probabilities[wrong].max(axis=1), kind="stable")]
-    mistakes: dict[tuple[str, str], list[str]] = {}
-    for i in surest_first:
-        pair = evaluated.targets[i], evaluated.guesses[i]
-        target, guess = (evaluated.categories[each] for each in pair)
-        mistakes.setdefault((target, guess), []).append(evaluated.names[i])
+    categories, targets, guesses = evaluated.categories, evaluated.targets, evaluated.guesses
+    mistakes: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for i in np.argsort(-evaluated.probabilities.max(axis=1), kind="stable"):  # the surest first
+        if guesses[i] != targets[i]:
+            mistakes[categories[targets[i]], categories[guesses[i]]].append(evaluated.names[i])
     most = sorted(mistakes.items(), key=lambda item: -len(item[1]))[:CONFUSED_PAIRS]
     return [
         {"category": target, "guess": guess, "count": len(names), "examples": names[:3]}
@@ -124,20 +118,18 @@ def as_text(report: dict[str, Any]) -> str:
     majority = report["majority"]
     blind = 1 / sum(row["support"] > 0 for row in report["categories"])
     lines += [
-        "",
-        f"{report['pairs']:,} pairs of name and category. No model can guess more than "
+        f"\n{report['pairs']:,} pairs of name and category. No model can guess more than "
         f"{report['ceiling']:.1%} of them right,",
         f"because some names have several categories. Always guessing {majority['category']} "
         f"gives accuracy {majority['accuracy']:.4f},",
-        f"balanced accuracy {blind:.4f}.",
-        "",
+        f"balanced accuracy {blind:.4f}.\n",
         f"{'':<20}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}",
     ]
     for row in report["categories"]:
         ratios = [row[key] for key in ("precision", "recall", "f1")]
         cells = "".join(f"{'–' if x is None else format(x, '.3f'):>10}" for x in ratios)
         lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}")
-    lines += ["", "most frequent mistakes"]
+    lines.append("\nmost frequent mistakes")
     for row in report["confused"]:
         pair = f"{row['category']} taken for {row['guess']}"
         lines.append(f"{row['count']:>5}  {pair:<32}{', '.join(row['examples'])}")

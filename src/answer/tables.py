@@ -22,8 +22,8 @@ def answer_csv(
     Raises:
         UserError: naming file and line, if that cannot be done; `out` is then left as it was.
     """
-    numbers = range(1, top_k + 1)
-    added = [f"{what}_{i}" for i in numbers for what in ("category", "probability")] + ["reason"]
+    added = [f"{what}_{i + 1}" for i in range(top_k) for what in ("category", "probability")]
+    added.append("reason")
     with (
         source.open("rb") as file,
         TextIOWrapper(file, without_mark(encoding), newline="") as rows_in,
@@ -40,10 +40,8 @@ def answer_csv(
         for chunk in portions(rows, lambda row: len(row[at])):
             probabilities = model.probabilities([row[at] for row in chunk])
             for row, answer in zip(chunk, model.best(probabilities, top_k), strict=True):
-                if answer:
-                    row += [cell for c, p in answer for cell in (c, f"{p:.6f}")] + [""]
-                else:
-                    row += [""] * (len(added) - 1) + [model.reason(row[at])]
+                row += [cell for c, p in answer for cell in (c, f"{p:.6f}")] or [""] * 2 * top_k
+                row.append("" if answer else model.reason(row[at]))
             writer.writerows(chunk)
             if file.seekable():  # a pipe has no position
                 bar.update(file.tell() - bar.n)
@@ -58,21 +56,17 @@ def checked_rows(rows_in: TextIOWrapper, source: Path, column: str) -> Iterator[
     reader = csv.reader(rows_in, strict=True)
     try:
         header = next(reader, [])
-        if column not in header:
+        if (count := header.count(column)) != 1:
+            found = f"has {count} columns" if count else "no column"
             columns = ", ".join(map(repr, header)) or "none"
-            raise UserError(f"{source}: no column {column!r}; it has: {columns}")
-        if header.count(column) > 1:
-            raise UserError(f"{source}: has {header.count(column)} columns {column!r}")
+            raise UserError(f"{source}: {found} {column!r}; it has: {columns}")
         yield header
         for row in reader:
             if row and len(row) != len(header):
-                fields = f"{len(row)} fields; the header has {len(header)}"
-                raise UserError(f"{source}:{reader.line_num}: {fields}")
+                raise csv.Error(f"{len(row)} fields; the header has {len(header)}")
             yield row or [""] * len(header)  # an empty line is a row of empty fields
     except UnicodeError:
-        raise UserError(
-            f"{source}: not {rows_in.encoding.removesuffix('-sig')} after line {reader.line_num}; "
-            "name its --encoding"
-        ) from None
+        wrong = f"not {rows_in.encoding.removesuffix('-sig')} after line {reader.line_num}"
+        raise UserError(f"{source}: {wrong}; name its --encoding") from None
     except csv.Error as error:
         raise UserError(f"{source}:{reader.line_num}: {error}") from None

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.corpus import NAMES, Corpus, read_corpus
-from src.data.letters import MOST_CELLS, Batch, blocks, encode, one_hot, pack
+from src.data.letters import ALPHABET, MOST_CELLS, Batch, blocks, encode, one_hot, pack
 from src.data.sampler import Iterations, Passes, RandomExamples
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
@@ -108,7 +108,7 @@ class NamesDataModule(LightningDataModule):
         folder = NAMES if data_dir is None else Path(data_dir)
         corpus = read_corpus(folder)
         train, val, test = split_corpus(corpus, val_fraction, test_fraction, seed)
-        self.categories = list(corpus)
+        self.alphabet, self.categories = ALPHABET, list(corpus)
         self.train, self.val, self.test = NamesDataset(train), NamesDataset(val), NamesDataset(test)
         self.distinct = NamesDataset({category: sorted(set(train[category])) for category in train})
         """The distinct pairs of a name and a category to train on."""

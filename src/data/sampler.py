@@ -38,12 +38,8 @@ class RandomExamples:
             self._rng.seed(self._seed)
             self._position = 0
         while self._position < start:
-            skipped = min(start - self._position, 100_000)
-            self._draw(skipped)
-            self._position += skipped
-        lines = self._draw(count)
-        self._position = start + count
-        return lines
+            self._draw(min(start - self._position, 100_000))
+        return self._draw(count)
 
     def _draw(self, count: int) -> list[int]:
         randrange, counts, first = self._rng.randrange, self._counts, self._first
@@ -51,6 +47,7 @@ class RandomExamples:
         for _ in range(count):
             category = randrange(len(counts))
             lines.append(first[category] + randrange(counts[category]))
+        self._position += count
         return lines
 
 

@@ -3,26 +3,23 @@
 import math
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import SGD, AdamW, lr_scheduler
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
 from src.data.letters import Batch
 from src.errors import UserError
 from src.models.decision import PRIORS, Decision
-from src.models.networks import make_network
+from src.models.networks import Network
 from src.models.online_sgd import OnlineSGD
 from src.models.rnn import RNN, read_name
-
-WARM_UP = 0.05
-"""Of all iterations, in which a cosine schedule comes up to the learning rate."""
 
 
 class DivergenceError(UserError):
@@ -39,8 +36,7 @@ class BalancedAccuracy(MulticlassRecall):
     def compute(self) -> Tensor:
         """Return the mean recall, a scalar."""
         tp, _, _, fn = self._final_state()
-        support = tp + fn
-        return (tp[support > 0] / support[support > 0]).mean()
+        return (tp / (tp + fn)).nanmean()  # 0 / 0, a category without names, is NaN
 
 
 class NameClassifier(LightningModule):
@@ -50,7 +46,7 @@ class NameClassifier(LightningModule):
     checkpoint, so that it can be used without the corpus.
 
     Args:
-        network: the arguments of `make_network`.
+        network: the arguments of `Network`.
         lr: learning rate, the highest of the schedule.
         iterations: of the whole run; then the training ends.
         log_every: iterations per point of the loss curve.
@@ -77,7 +73,7 @@ class NameClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = make_network(**network)
+        self.network = Network(**network)
         self.iteration = 0
         """Iterations done so far."""
         self.history: list[tuple[int, dict[str, float]]] = []
@@ -96,28 +92,25 @@ class NameClassifier(LightningModule):
         # BalancedAccuracy shares no computation with the others.
         self.scores = MetricCollection(metrics, compute_groups=False)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch) -> Any:
         """Return the log-probabilities of the categories [B, C] for a batch of names."""
-        log_probabilities: Tensor = self.network(batch.letters, batch.lengths)
-        return log_probabilities
+        return self.network(batch.letters, batch.lengths)
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and its schedule if the learning rate changes."""
-        h = self.hparams
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        how = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
-        sgd = h["optimizer"] == "sgd"
-        optimizer = SGD(weights, **how) if sgd else AdamW(weights, **how, betas=(0.9, 0.99))
-        if h["schedule"] == "constant":
+        kind = SGD if self.hparams["optimizer"] == "sgd" else partial(AdamW, betas=(0.9, 0.99))
+        optimizer = kind(weights, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
+        if self.hparams["schedule"] == "constant":
             return optimizer
 
         def factor(iteration: int) -> float:
-            up = (iteration + 1) / max(1, WARM_UP * h["iterations"])
-            down = (1 + math.cos(math.pi * iteration / h["iterations"])) / 2
+            up = (iteration + 1) / max(1, 0.05 * self.hparams["iterations"])
+            down = (1 + math.cos(math.pi * iteration / self.hparams["iterations"])) / 2
             return float(min(1.0, up) * down)
 
-        schedule = {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        schedule = lr_scheduler.LambdaLR(optimizer, factor)
+        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
     def on_train_start(self) -> None:
         """Tell the loggers, which are new, what was logged before the run was taken up."""
@@ -145,8 +138,7 @@ class NameClassifier(LightningModule):
         # Each process counts by its names: DDP then takes the gradient's mean over the processes.
         sums = n * torch.stack((loss.detach(), loss.new_tensor(1)))
         whole, names = self.trainer.strategy.reduce(sums)  # their means over all processes
-        shown = (whole / names).reshape(1)
-        return {"loss": n / names * loss, "losses": shown, "guesses": guess}
+        return {"loss": n / names * loss, "losses": (whole / names).reshape(1), "guesses": guess}
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Take the losses of the batch's iterations to the curve.
@@ -163,14 +155,13 @@ class NameClassifier(LightningModule):
         if whole or self.iteration >= self.hparams["iterations"]:
             if not all(weight.isfinite().all() for weight in self.network.parameters()):
                 raise self._diverged(self.iteration)  # the last step went wrong, after its loss
-            self._record({"train/loss": torch.cat(self._losses).double().mean()})
+            self._record({"train/loss": torch.cat(self._losses).double().mean().item()})
         if whole:
             self._losses.clear()
 
     def on_train_epoch_end(self) -> None:
         """End after the last iteration."""
-        if self.iteration >= self.hparams["iterations"]:
-            self.trainer.should_stop = True
+        self.trainer.should_stop |= self.iteration >= self.hparams["iterations"]
 
     def _diverged(self, iteration: int) -> DivergenceError:
         when = f"the loss is no longer finite at iteration {iteration:,}"
@@ -188,33 +179,25 @@ class NameClassifier(LightningModule):
     test_step = validation_step
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of all validation names."""
-        self._finish("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of all test names."""
-        self._finish("test")
-
-    def _finish(self, stage: str) -> None:
+        """Log the scores of all names of the stage, validation or test."""
+        stage = "test" if self.trainer.testing else "val"
         scores = {"loss": self.loss.compute(), **self.scores.compute()}
-        values = {f"{stage}/{name}": value for name, value in scores.items()}
+        values = {f"{stage}/{name}": float(value) for name, value in scores.items()}
         self.loss.reset()
         self.scores.reset()
-        if self.trainer.sanity_checking:
-            return
-        if self.trainer.state.fn == "fit":
-            self.log_dict(values, logger=False)  # for the checkpoints
-            self._record(values)
-        else:  # Lightning returns what it logs itself, at the step that is told
-            self.log_dict({**values, "step": float(self.iteration)})
-            self.history.append((self.iteration, {tag: float(values[tag]) for tag in values}))
+        fits = self.trainer.state.fn == "fit"
+        # Lightning takes them to its checkpoints, and after a fit to the loggers, at this step.
+        self.log_dict({**values, "step": float(self.iteration)}, logger=not fits)
+        if not self.trainer.sanity_checking:
+            self._record(values, tell=fits)
 
-    def _record(self, values: dict[str, Tensor]) -> None:
+    on_test_epoch_end = on_validation_epoch_end
+
+    def _record(self, values: dict[str, float], tell: bool = True) -> None:
         """Log over iterations; Lightning itself would log over batches."""
-        numbers = {name: float(value) for name, value in values.items()}
-        self.history.append((self.iteration, numbers))
-        for logger in self.loggers:
-            logger.log_metrics(numbers, step=self.iteration)
+        self.history.append((self.iteration, values))
+        for logger in self.loggers if tell else []:
+            logger.log_metrics(values, step=self.iteration)
 
     def curve(self, tag: str) -> list[tuple[int, float]]:
         """Return what was logged under a tag: iteration and value."""
@@ -227,21 +210,17 @@ class NameClassifier(LightningModule):
     @torch.inference_mode()
     def log_probabilities(self, batches: Iterable[Batch]) -> Tensor:
         """Return the log-probabilities [N, C] of all names of some batches."""
-        return torch.cat(
-            [self(Batch(*(part.to(self.device) for part in b))).cpu() for b in batches]
-        )
+        there = (self.transfer_batch_to_device(batch, self.device, 0) for batch in batches)
+        return torch.cat([self(batch).cpu() for batch in there])
 
     def score_priors(self, stage: str, logp: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the scores under each prior of names with log-probabilities [N, C]."""
         assert self.decision is not None
-        scores: dict[str, float] = {}
+        scores: dict[str, Tensor] = {}
         for prior in PRIORS:
-            self.scores.update(self.decision.log_probabilities(logp, prior), targets)
-            values = self.scores.compute()
-            self.scores.reset()
-            del values["top3_accuracy"]
-            scores |= {f"{stage}/{prior}/{name}": float(value) for name, value in values.items()}
-        return scores
+            metrics = self.scores.clone(prefix=f"{stage}/{prior}/")
+            scores |= metrics(self.decision.log_probabilities(logp, prior), targets)
+        return {name: float(value) for name, value in scores.items() if "top3" not in name}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what goes with the weights: where the run is, and its curves.
@@ -250,23 +229,20 @@ class NameClassifier(LightningModule):
         a run taken up amid an epoch would be validated where the whole run is not.
         """
         del checkpoint["loops"]
-        checkpoint["iteration"] = self.iteration
-        checkpoint["history"] = self.history
-        checkpoint["losses"] = self._losses
+        checkpoint.update(iteration=self.iteration, history=self.history, losses=self._losses)
         if self.decision is not None:
             checkpoint["decision"] = asdict(self.decision)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the run where the checkpoint was written."""
-        every = {"train": self.hparams["log_every"], "val": self.hparams["val_every"]}
+        every = {"train/loss": self.hparams["log_every"], "val/loss": self.hparams["val_every"]}
 
-        def stays(iteration: int, tag: str) -> bool:  # no point that the whole run has not
-            stage = tag.partition("/")[0]
+        def stays(iteration: int, values: dict[str, float]) -> bool:  # the whole run has it, too
             ended = iteration >= self.hparams["iterations"]
-            return stage in every and (ended or iteration % every[stage] == 0)
+            return any(tag in values and (ended or iteration % n == 0) for tag, n in every.items())
 
         self.iteration = int(checkpoint["iteration"])
-        self.history = [(int(i), dict(v)) for i, v in checkpoint["history"] if stays(i, min(v))]
+        self.history = [(int(i), dict(v)) for i, v in checkpoint["history"] if stays(i, v)]
         self._losses = [losses.float() for losses in checkpoint["losses"]]
 
 
@@ -281,9 +257,7 @@ class OnlineClassifier(NameClassifier):
 
     def __init__(self, backend: str = "compiled", **others: Any) -> None:
         super().__init__(**others)
-        self.save_hyperparameters()
         self.automatic_optimization = False  # a step for each name of the batch, in turn
-        self.criterion = nn.NLLLoss()
 
     @property
     def rnn(self) -> RNN:
@@ -292,9 +266,9 @@ class OnlineClassifier(NameClassifier):
 
     def configure_optimizers(self) -> SGD:
         """Return plain SGD."""
-        lr = self.hparams["lr"]
-        compiled = self.hparams["backend"] == "compiled"
-        return OnlineSGD(self.rnn, lr) if compiled else SGD(self.rnn.parameters(), lr)
+        if self.hparams["backend"] == "compiled":
+            return OnlineSGD(self.rnn, self.hparams["lr"])
+        return SGD(self.rnn.parameters(), self.hparams["lr"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Train on each name of the batch; return its loss and guess [B], before its step."""
@@ -302,10 +276,10 @@ class OnlineClassifier(NameClassifier):
         if self.hparams["backend"] == "compiled":
             losses, guesses = optimizer.step(batch=batch)
             return {"losses": losses, "guesses": guesses}
-        steps = []
+        steps, criterion = [], nn.NLLLoss()
         for name, category in batch.examples():  # one-hot [L, 1, 57], index [1]
             output = read_name(self.rnn, name)  # [1, C]
-            loss = self.criterion(output, category)
+            loss = criterion(output, category)
             optimizer.zero_grad()
             self.manual_backward(loss)
             optimizer.step()

@@ -12,7 +12,7 @@ equally common; 1 for `corpus`, as common as in the corpus; between the two for 
 Shapes: N names, C categories.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import exp, fsum, log
 from typing import Any
 
@@ -22,10 +22,6 @@ from torch import Tensor
 
 PRIORS = ("uniform", "corpus", "tempered")
 DEFAULT_PRIOR = "tempered"
-
-FITTED_TEMPERATURES = 0.2, 5.0
-ALLOWED_TEMPERATURES = 0.05, 20.0
-STRENGTHS = [i / 20 for i in range(21)]
 
 
 @dataclass(frozen=True)
@@ -48,13 +44,12 @@ class Decision:
             ValueError: if they describe none for so many categories, and likewise TypeError.
         """
         decision = cls(**values)
+        good = 0.05 <= decision.temperature <= 20 and 0 <= decision.strength <= 1
         for shares in (decision.trained_prior, decision.corpus_prior):
-            whole = len(shares) == n_categories and abs(fsum(shares) - 1) < 1e-4
-            if not (isinstance(shares, list) and whole and min(shares) > 0):
-                raise ValueError("its decision holds no shares of its categories")
-        low, high = ALLOWED_TEMPERATURES
-        if not (low <= decision.temperature <= high and 0 <= decision.strength <= 1):
-            raise ValueError("its decision is out of range")
+            good &= isinstance(shares, list) and len(shares) == n_categories and min(shares) > 0
+            good &= abs(fsum(shares) - 1) < 1e-4
+        if not good:
+            raise ValueError("its decision is out of range, or for other categories")
         return decision
 
     def log_probabilities(self, logp: Tensor, prior: str) -> Tensor:
@@ -77,7 +72,8 @@ def fit_decision(
 ) -> Decision:
     """Return the decision that suits names the network was not trained on, such as validation's.
 
-    The temperature is the one of the least negative log-likelihood under the corpus's prior. The
+    The temperature, from 0.2 to 5, is the one of the least negative log-likelihood under the
+    corpus's prior. The
     strength is then the one of the highest macro F1, the lowest of equals. That F1 is averaged over
     five neighbouring strengths, because a few names guessed otherwise move it by chance.
 
@@ -87,24 +83,22 @@ def fit_decision(
         trained_prior: see Decision; all above 0.
         corpus_prior: likewise.
     """
-    decision = Decision(trained_prior, corpus_prior)
-    precise = logp.double()
 
     def loss(log_temperature: float) -> float:
-        at = replace(decision, temperature=exp(log_temperature))
-        return F.nll_loss(at.log_probabilities(precise, "corpus"), targets).item()
+        decision = Decision(trained_prior, corpus_prior, exp(log_temperature))
+        return F.nll_loss(decision.log_probabilities(logp.double(), "corpus"), targets).item()
 
     # Golden-section search: the loss is convex in 1 / T, so it has one valley, in log T as well.
-    low, high = map(log, FITTED_TEMPERATURES)
+    low, high = log(0.2), log(5)
     while high - low > 1e-4:
         step = (5**0.5 - 1) / 2 * (high - low)
         if loss(high - step) <= loss(low + step):
             high = low + step
         else:
             low = high - step
-    decision = replace(decision, temperature=exp((low + high) / 2))
+    temperature = exp((low + high) / 2)
 
-    tempered = [replace(decision, strength=strength) for strength in STRENGTHS]
+    tempered = [Decision(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
     guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
     scores = smoothed([macro_f1(each, targets, logp.shape[1]) for each in guesses])
     return tempered[scores.index(max(scores))]

@@ -68,16 +68,12 @@ class RecurrentNetwork(nn.Module):
         if not (1 <= layers <= 16 and 0 <= dropout < 1 and 0 <= recurrent_dropout < 1):
             raise ValueError(f"layers={layers} or a dropout is out of range")
         self.pooling = pooling
-        self.dropout = dropout
-        self.recurrent_dropout = recurrent_dropout
+        self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         vectors = torch.randn(n_letters, embedding) if embedding else torch.eye(n_letters)
         self.letters = nn.Parameter(vectors, requires_grad=bool(embedding))  # [n_letters, E]
+        between = dropout if layers > 1 else 0.0
         self.rnn = CELLS[cell](
-            vectors.shape[1],
-            hidden,
-            layers,
-            dropout=dropout if layers > 1 else 0.0,
-            bidirectional=bidirectional,
+            vectors.shape[1], hidden, layers, dropout=between, bidirectional=bidirectional
         )
         n_states = hidden * (1 + bidirectional)
         self.output = nn.Linear(n_states * (2 if pooling == "all" else 1), n_categories)
@@ -96,20 +92,15 @@ class RecurrentNetwork(nn.Module):
             if name.startswith("weight_hh")
         }
         states, last = functional_call(self.rnn, weights, (packed,))
-        features = self._all(states, lengths) if self.pooling == "all" else self._last(last)
-        scores: Tensor = self.output(F.dropout(features, self.dropout, self.training))
-        return scores.log_softmax(dim=1)
-
-    def _all(self, states: nn.utils.rnn.PackedSequence, lengths: Tensor) -> Tensor:
-        padded, _ = pad_packed_sequence(states)  # [L, B, F / 2]
-        inside = torch.arange(len(padded), device=lengths.device)[:, None] < lengths  # [L, B]
-        highest = padded.masked_fill(~inside[:, :, None], -torch.inf).amax(dim=0)
-        return torch.cat((highest, padded.sum(dim=0) / lengths[:, None]), dim=1)  # [B, F]
-
-    def _last(self, last: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-        hidden = last[0] if isinstance(last, tuple) else last  # an LSTM has a cell state, too
-        directions = 2 if self.rnn.bidirectional else 1
-        return torch.cat(tuple(hidden[-directions:]), dim=1)  # [B, F]
+        if self.pooling == "all":
+            padded, _ = pad_packed_sequence(states)  # [L, B, F / 2]
+            highest = padded.masked_fill((steps >= lengths)[:, :, None], -torch.inf).amax(dim=0)
+            parts = [highest, padded.sum(dim=0) / lengths[:, None]]
+        else:
+            hidden = last[0] if isinstance(last, tuple) else last  # an LSTM has a cell state, too
+            parts = list(hidden[-2:] if self.rnn.bidirectional else hidden[-1:])
+        features = F.dropout(torch.cat(parts, dim=1), self.dropout, self.training)  # [B, F]
+        return F.log_softmax(self.output(features), dim=1)
 
 
 class Network(nn.Module):
@@ -120,20 +111,34 @@ class Network(nn.Module):
     training it answers alone.
 
     Args:
-        recurrent: gives log-probabilities [B, C].
-        ngrams: gives scores [B, C]; None: there are none.
+        alphabet: the letters, in index order.
+        categories: the names of the categories, in index order.
         shares: of the categories in training, C of them; None: the network's answer is left as
             it is, as in the tutorial.
+        cell: `tutorial`, or one of `CELLS`.
+        hidden: size of the hidden state.
+        ngrams: letters of the longest context of the letter n-grams; 0: there are none.
+        recurrent: the other arguments of `RecurrentNetwork`.
     """
 
     def __init__(
-        self, recurrent: nn.Module, ngrams: LetterNgrams | None, shares: list[float] | None
+        self,
+        alphabet: str,
+        categories: list[str],
+        shares: list[float] | None,
+        cell: str,
+        hidden: int,
+        ngrams: int = 0,
+        **recurrent: Any,
     ) -> None:
         super().__init__()
-        self.recurrent = recurrent
-        self.ngrams = ngrams and ngrams.requires_grad_(False)
-        self.register_buffer("log_shares", torch.tensor(shares).log() if shares else None)
-        self.log_shares: Tensor | None
+        n_letters, n_categories = len(alphabet), len(categories)
+        if cell == "tutorial":
+            self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
+        else:
+            self.recurrent = RecurrentNetwork(n_letters, n_categories, cell, hidden, **recurrent)
+        self.ngrams = LetterNgrams(alphabet, n_categories, ngrams) if ngrams else None
+        self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
@@ -142,33 +147,3 @@ class Network(nn.Module):
             beside = self.ngrams(letters, lengths).log_softmax(dim=1)
             scores = (1 - NGRAM_SHARE) * scores + NGRAM_SHARE * beside
         return scores if self.log_shares is None else (scores + self.log_shares).log_softmax(dim=1)
-
-
-def make_network(
-    alphabet: str,
-    categories: list[str],
-    shares: list[float] | None,
-    cell: str,
-    hidden: int,
-    ngrams: int = 0,
-    **recurrent: Any,
-) -> Network:
-    """Return an untrained network.
-
-    Args:
-        alphabet: the letters, in index order.
-        categories: the names of the categories, in index order.
-        shares: of the categories in training; None: see Network.
-        cell: `tutorial`, or one of `CELLS`.
-        hidden: size of the hidden state.
-        ngrams: letters of the longest context of the letter n-grams; 0: none.
-        recurrent: the other arguments of `RecurrentNetwork`.
-    """
-    sizes = len(alphabet), len(categories)
-    network = (
-        TutorialNetwork(*sizes, hidden)
-        if cell == "tutorial"
-        else RecurrentNetwork(*sizes, cell, hidden, **recurrent)
-    )
-    beside = LetterNgrams(alphabet, len(categories), ngrams) if ngrams else None
-    return Network(network, beside, shares)

@@ -22,14 +22,13 @@ Shapes: B names of a batch, S their symbols with the marks, C categories, K long
 N distinct grams (runs of 0 … K + 1 symbols) of the training names.
 """
 
-import math
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.letters import Batch
+from src.data.letters import MOST_CELLS
 from src.errors import UserError
 
 LR, STEPS, NAMES = 0.1, 225, 512
@@ -43,15 +42,6 @@ _NONE = torch.iinfo(torch.int64).max
 _STATE = {"grams": torch.int64, "categories": torch.int16, "counts": torch.int32}
 
 
-class Names(Protocol):
-    """N distinct pairs of name and category."""
-
-    def __len__(self) -> int: ...
-
-    def __getitems__(self, lines: Any) -> Batch:
-        """Return some of them."""
-
-
 class LetterNgrams(nn.Module):
     """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
 
@@ -61,31 +51,30 @@ class LetterNgrams(nn.Module):
         order: K, the most letters that a letter is predicted from.
     """
 
-    symbols: Tensor  # int64 [letters of the alphabet], from 1: a key tells its gram's length
-    grams: Tensor  # int64 [N + 1]: keys, sorted; the last is _NONE
-    counts: Tensor  # int32 [N + 1, C]; the last row is zeros, for every gram that was not counted
-
     def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
         super().__init__()
         distinct = list(dict.fromkeys(letter.lower() for letter in alphabet))
-        self._symbols = [1 + distinct.index(letter.lower()) for letter in alphabet]
+        symbols = [1 + distinct.index(letter.lower()) for letter in alphabet]
         self._start, self._end = len(distinct) + 1, len(distinct) + 2
         self._base = len(distinct) + 3  # a key is a gram's symbols, read as a number to this base
-        too_many = n_categories > 2**15 or not 0 <= order <= 6
-        if too_many or self._base ** (order + 1) * n_categories > _NONE:
+        if n_categories > 2**15 or not 0 <= order <= 6:
             raise UserError(f"ngrams={order}: too many for {n_categories:,} categories")
-        self._n_keys = self._base ** (order + 1)
         self.n_categories, self.order = n_categories, order
         sizes = (2, order + 1, 1, n_categories)  # 2: forward, backward; the 1: all symbols
-        self.log_strength = nn.Parameter(torch.full(sizes, math.log(8)))  # log β
-        self.log_pooled_strength = nn.Parameter(torch.full((*sizes[:3], 1), math.log(8)))  # log δ
+        self.log_strength = nn.Parameter(torch.full(sizes, 8.0).log())  # log β
+        self.log_pooled_strength = nn.Parameter(torch.full((*sizes[:3], 1), 8.0).log())  # log δ
         self.own_share = nn.Parameter(torch.full(sizes, 1.5))  # logit of μ
         self.weight = nn.Parameter(torch.full((2, 1, n_categories), 0.4))
         self.bias = nn.Parameter(torch.zeros(n_categories))
-        no_counts = torch.zeros(1, n_categories, dtype=torch.int32)
-        self.register_buffer("symbols", torch.tensor(self._symbols), persistent=False)
-        self.register_buffer("grams", torch.tensor([_NONE]), persistent=False)
-        self.register_buffer("counts", no_counts, persistent=False)
+        self.requires_grad_(False)  # but in `fit`
+        # On the CPU even where the parameters are made on `meta`: the tables are numbers at once.
+        # symbols [letters of the alphabet], int64 from 1: a key tells its gram's length
+        # grams [N + 1], int64: keys, sorted; the last is _NONE
+        # counts [N + 1, C], int32; the last row is zeros, for every gram that was not counted
+        no_counts = torch.zeros(1, n_categories, dtype=torch.int32, device="cpu")
+        self.symbols: Tensor = nn.Buffer(torch.tensor(symbols, device="cpu"), persistent=False)
+        self.grams: Tensor = nn.Buffer(torch.tensor([_NONE], device="cpu"), persistent=False)
+        self.counts: Tensor = nn.Buffer(no_counts, persistent=False)
 
     def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
         """Count the grams of the training names, in place of whatever was counted before.
@@ -95,17 +84,16 @@ class LetterNgrams(nn.Module):
             lengths: int64 letters of each name [B], all at least 1.
             categories: int64 category of each name [B]; no pair of name and category twice.
         """
-        symbols, name, before, left = self._spell(letters, lengths)
-        grams = self._grams(symbols, before, left)  # [K + 2, S]
+        grams, name, _, _ = self._spell(letters, lengths)  # [K + 2, S], [S]
         pairs = (grams * self.n_categories + categories[name])[grams != _NONE]
         pairs, counts = torch.unique(pairs, return_counts=True)
         self._tabulate(pairs // self.n_categories, pairs % self.n_categories, counts)
 
-    def fit(self, names: Names, shares: list[float], seed: int) -> None:
+    def fit(self, names: Any, shares: list[float], seed: int) -> None:
         """Count the grams of training names, then learn how far to trust the counts.
 
         Args:
-            names: to count and to learn from.
+            names: a NamesDataset to count and to learn from, as `count` demands.
             shares: of the categories in training, C of them.
             seed: of the names that each step is taken on.
         """
@@ -115,8 +103,9 @@ class LetterNgrams(nn.Module):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         log_shares = torch.tensor(shares).log()
         rng = torch.Generator().manual_seed(seed)
+        size = min(NAMES, 1 + MOST_CELLS // (32 * self.n_categories))  # fewer of many categories
         for _ in range(STEPS):
-            batch = names.__getitems__(torch.randint(len(names), (NAMES,), generator=rng))
+            batch = names.__getitems__(torch.randint(len(names), (size,), generator=rng))
             scores = self(batch.letters, batch.lengths, leave_out=batch.categories)
             loss = F.cross_entropy(scores + log_shares, batch.categories)
             optimizer.zero_grad()
@@ -137,53 +126,41 @@ class LetterNgrams(nn.Module):
         Returns:
             The logits under a uniform prior [B, C].
         """
-        symbols, name, before, left = self._spell(letters, lengths)
-        grams = self._grams(symbols, before, left)  # [K + 2, S]
+        grams, name, before, left = self._spell(letters, lengths)  # [K + 2, S], [S]
         rows = torch.searchsorted(self.grams, grams)
         rows = torch.where(self.grams[rows] == grams, rows, len(self.grams) - 1)
         counts = self.counts[rows].to(self.bias.dtype)  # [K + 2, S, C]
         if leave_out is not None:
             own = F.one_hot(leave_out, self.n_categories)[name].to(counts.dtype)  # [S, C]
-            counts = (counts - self._times(rows, name).unsqueeze(-1) * own).clamp(min=0)
+            places = name * len(self.grams) + rows  # of a gram in a name: one number
+            _, kinds, times = torch.unique(places, return_inverse=True, return_counts=True)
+            counts = (counts - times[kinds].unsqueeze(-1) * own).clamp(min=0)
         evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [S, C]
         return self.bias.expand(len(lengths), -1).index_add(0, name, evidence)
 
     def _spell(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Lay the names end to end, each between its marks.
 
+        The empty gram begins at every place but a name's first: once for each symbol that is x.
+
         Returns:
-            The symbols, the name that each belongs to, the symbols of that name before it, and
-            those left from it on: int64, each [S].
+            The key of the gram of 0 … K + 1 symbols that begins at each place [K + 2, S]; the name
+            that each place belongs to, the symbols of that name before it, and those left from it
+            on, each [S]; all int64.
         """
-        n_symbols = len(letters) + 2 * len(lengths)
         sizes = lengths + 2
-        name = torch.arange(len(lengths), device=lengths.device)
-        name = name.repeat_interleave(sizes, output_size=n_symbols)
         ends = sizes.cumsum(0)
-        place = torch.arange(n_symbols, device=lengths.device)
+        place = torch.arange(len(letters) + 2 * len(lengths), device=lengths.device)
+        name = torch.searchsorted(ends, place, right=True)
         before, left = place - (ends - sizes)[name], ends[name] - place
         symbols = torch.where(before == 0, self._start, self._end)
-        within = (before > 0) & (left > 1)
-        return symbols.masked_scatter(within, self.symbols[letters.long()]), name, before, left
-
-    def _grams(self, symbols: Tensor, before: Tensor, left: Tensor) -> Tensor:
-        """Return the key of the gram of 0 … K + 1 symbols that begins at each place [K + 2, S].
-
-        The empty gram begins at every place but a name's first: once for each symbol that is x.
-        """
+        symbols = symbols.masked_scatter((before > 0) & (left > 1), self.symbols[letters.long()])
         key = torch.zeros_like(symbols)
         grams = [key.masked_fill(before == 0, _NONE)]
         for k in range(self.order + 1):
             key = key * self._base + symbols.roll(-k)
             grams.append(key.masked_fill(left <= k, _NONE))
-        return torch.stack(grams)
-
-    def _times(self, rows: Tensor, name: Tensor) -> Tensor:
-        """Return how often the gram at each place is in its own name [K + 2, S]."""
-        pairs = name * len(self.grams) + rows
-        times: Tensor
-        _, inverse, times = torch.unique(pairs, return_inverse=True, return_counts=True)
-        return times[inverse]
+        return torch.stack(grams), name, before, left
 
     def _log_probability(self, counts: Tensor, before: Tensor, left: Tensor) -> Tensor:
         """Predict every symbol: counts [K + 2, S, C] → log p, forward and backward [2, S, C].
@@ -207,23 +184,21 @@ class LetterNgrams(nn.Module):
         return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
 
     def _tabulate(self, grams: Tensor, categories: Tensor, counts: Tensor) -> None:
-        """Build the tables on the parameters' device; of a module made on `meta`, all of them."""
-        device = self.bias.device
+        """Build the tables from numbers on any device."""
         grams, rows = torch.unique_consecutive(grams, return_inverse=True)
         if len(grams) * self.n_categories > MOST_COUNTS:
             what = f"{len(grams):,} runs of letters in {self.n_categories:,} categories"
             raise UserError(f"ngrams={self.order}: {what} are too many to count; use a smaller one")
         table = self.counts.new_zeros(len(grams) + 1, self.n_categories, device=grams.device)
         table[rows, categories.long()] = counts.to(table.dtype)
-        self.grams = torch.cat((grams, grams.new_tensor([_NONE]))).to(device)
-        self.counts = table.to(device)
-        self.symbols = torch.tensor(self._symbols, device=device)
+        self.grams = torch.cat((grams, grams.new_tensor([_NONE]))).to(self.symbols.device)
+        self.counts = table.to(self.symbols.device)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the counts that are not zero, for the state_dict: gram, category, count [each]."""
         rows, categories = self.counts.nonzero(as_tuple=True)
-        state = (self.grams[rows], categories, self.counts[rows, categories])
-        return {key: part.to(_STATE[key]) for key, part in zip(_STATE, state, strict=True)}
+        counts = self.counts[rows, categories]
+        return {"grams": self.grams[rows], "categories": categories.short(), "counts": counts}
 
     def set_extra_state(self, state: Any) -> None:
         """Take the counts of `get_extra_state`.
@@ -231,14 +206,13 @@ class LetterNgrams(nn.Module):
         Raises:
             ValueError: if they are not the counts of such a model, or likewise another error.
         """
-        highest = self._n_keys - 1, self.n_categories - 1, torch.iinfo(torch.int32).max
-        for (key, dtype), high in zip(_STATE.items(), highest, strict=True):
-            part = state[key]
-            if (part.dtype, part.shape) != (dtype, state["counts"].shape[:1]):
-                raise ValueError(f"letter counts: {key} are no list of {dtype}")
-            if bool(((part < 0) | (part > high)).any()):
-                raise ValueError(f"letter counts: {key} out of range")
-        grams, categories, counts = (state[key] for key in _STATE)
-        if bool(((grams * self.n_categories + categories).diff() <= 0).any()):
+        highest = {"grams": self._base ** (self.order + 1) - 1, "categories": self.n_categories - 1}
+        for key, dtype in _STATE.items():
+            part, high = state[key], highest.get(key, torch.iinfo(dtype).max)
+            is_list = part.dtype == dtype and part.shape == state["counts"].shape[:1]
+            if not is_list or bool(((part < 0) | (part > high)).any()):
+                raise ValueError(f"letter counts: {key} out of range, or no list of {dtype}")
+        pairs = state["grams"] * self.n_categories + state["categories"]
+        if bool((pairs.diff() <= 0).any()):
             raise ValueError("letter counts: not sorted")
-        self._tabulate(grams, categories, counts)
+        self._tabulate(**state)

@@ -17,7 +17,6 @@ All g_t are computed before any weight moves, as autograd does.
 Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -147,10 +146,7 @@ def _train_on_names(
         _add_scaled(o, one, B[x[last]])
         _add_product(o, U, h[last])
 
-        guess = 0  # the first of the largest, like argmax
-        for k in range(1, n_out):
-            if o[k] > o[guess]:
-                guess = k
+        guess = o.argmax()  # the first of the largest
         highest, y_score, total = o[guess], o[y], np.float32(0)
         for k in range(n_out):
             o[k] = np.exp(o[k] - highest)
@@ -170,8 +166,7 @@ def _train_on_names(
         _add_outer(U, -lr, o.reshape(1, n_out), h[last : last + 1])
         _add_scaled(B[x[last]], -lr, o)
         _add_scaled(b, -lr, o)
-        if last > 1:  # h_0 = 0 adds nothing to ∂W
-            _add_outer(W, -lr, g[2 : last + 1], h[1:last])
+        _add_outer(W, -lr, g[2 : last + 1], h[1:last])  # h_0 = 0 adds nothing to ∂W
         for t in range(1, last + 1):
             _add_scaled(A[x[t - 1]], -lr, g[t])
             _add_scaled(a, -lr, g[t])
@@ -186,21 +181,11 @@ def compiled_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     Returns:
         The loss [B] and the guessed category [B] of each name, before its step.
     """
-    losses = np.empty(len(batch.lengths), np.float32)
-    guesses = np.empty(len(batch.lengths), np.int64)
-    _train_on_names(
-        rnn.i2h.weight.detach().numpy(),  # shares the parameter's memory
-        rnn.i2h.bias.detach().numpy(),
-        rnn.i2o.weight.detach().numpy(),
-        rnn.i2o.bias.detach().numpy(),
-        batch.letters.numpy(),
-        batch.lengths.numpy(),
-        batch.categories.numpy(),
-        np.float32(lr),
-        losses,
-        guesses,
-    )
-    return torch.from_numpy(losses), torch.from_numpy(guesses)
+    losses = torch.empty(len(batch.lengths), dtype=torch.float32)
+    guesses = torch.empty_like(batch.lengths)
+    arrays = [part.detach().numpy() for part in (*rnn.parameters(), *batch)]  # in the same memory
+    _train_on_names(*arrays, np.float32(lr), losses.numpy(), guesses.numpy())
+    return losses, guesses
 
 
 class OnlineSGD(torch.optim.SGD):
@@ -216,9 +201,7 @@ class OnlineSGD(torch.optim.SGD):
         letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
         compiled_steps(rnn, Batch(letter, one, one - 1), 0.0)
 
-    def step(  # type: ignore[override] # gives what the names gave, where others give a loss
-        self, closure: Callable[[], Any] | None = None, *, batch: Batch
-    ) -> tuple[Tensor, Tensor]:
+    def step(self, closure: Any = None, *, batch: Batch) -> Any:  # type: ignore[override] # needs a batch
         """Train on `batch`; return each name's loss [B] and guess [B] before its step.
 
         `closure` is what Lightning passes to every optimizer; nothing is left for it to do.

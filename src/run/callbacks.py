@@ -10,14 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch import Callback, Trainer, callbacks, plugins
 from tqdm import tqdm
 
 from src.data.letters import Batch, decode
-from src.run.files import SCORE, VERSION, read_checkpoint, written_whole
-from src.run.process import WISH, Wish
+from src.run import files, process
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ class Progress(Callback):
         """Trained on since the trainer started."""
         self.seconds = 0.0
         """Spent drawing them and training on them; no validation, no checkpoint."""
-        self._since: float | None = None
+        self._since = 0.0
         self._bar = tqdm(disable=True)
 
     @property
@@ -49,13 +46,11 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the bar, if the output is a terminal."""
         self.started = True
+        names = self.names_per_iteration
+        total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
+        hidden = None if trainer.is_global_zero else True  # None: unless this is a terminal
         self._bar = tqdm(
-            total=round(pl_module.hparams["iterations"] * self.names_per_iteration),
-            initial=round(pl_module.iteration * self.names_per_iteration),
-            unit=" names",
-            unit_scale=True,
-            disable=None if trainer.is_global_zero else True,
-            leave=False,
+            total=total, initial=done, unit=" names", unit_scale=True, disable=hidden, leave=False
         )
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -65,49 +60,39 @@ class Progress(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Print the examples that are due, move the bar."""
+        """Print the examples that are due, move the bar and the clock."""
         losses, done = outputs["losses"], pl_module.iteration  # without this batch
         for row in range(-(done + 1) % self.print_every, len(losses), self.print_every):
             if row < len(batch.lengths) and losses[row].isfinite():
                 self._print(pl_module.hparams, done + row + 1, outputs, batch, row)
-        self.names += len(losses) * self.names_per_iteration
-        shown = {"loss": f"{float(losses.double().mean()):.3f}"}
-        if SCORE in trainer.callback_metrics:
-            shown["val balanced accuracy"] = f"{float(trainer.callback_metrics[SCORE]):.3f}"
+        shown = {"loss": float(losses.double().mean())}
+        if files.SCORE in trainer.callback_metrics:
+            shown["val balanced accuracy"] = float(trainer.callback_metrics[files.SCORE])
         self._bar.set_postfix(shown, refresh=False)
-        self._bar.update(len(losses) * self.names_per_iteration)
+        names = len(losses) * self.names_per_iteration
+        self._bar.update(names)
+        self.names += names
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
 
     def _print(self, hparams: Any, iteration: int, outputs: Any, batch: Batch, row: int) -> None:
         categories, share = hparams["network"]["categories"], iteration / hparams["iterations"]
         letters = torch.split(batch.letters, batch.lengths.tolist())[row]
-        loss, guess = outputs["losses"][row], int(outputs["guesses"][row])
-        category = int(batch.categories[row])
-        verdict = "CORRECT" if guess == category else f"WRONG ({categories[category]})"
-        said = f"{decode(bytes(letters.tolist()))} / {categories[guess]}  {verdict}"
+        guess, right = categories[outputs["guesses"][row]], categories[batch.categories[row]]
+        verdict = "CORRECT" if guess == right else f"WRONG ({right})"
+        said = f"{decode(bytes(letters.tolist()))} / {guess}  {verdict}"
         with tqdm.external_write_mode():  # above the bar
-            log.info(f"{iteration:>9}  {share:>4.0%}  {loss:.4f}  {said}")
-
-    def on_validation_start(self, *_: Any) -> None:
-        """Stop the clock."""
-        if self._since is not None:
-            self.seconds += time.perf_counter() - self._since
-            self._since = None
-
-    def on_train_epoch_end(self, *_: Any) -> None:
-        """Stop the clock, if no validation did."""
-        self.on_validation_start()
+            log.info(f"{iteration:>9}  {share:>4.0%}  {outputs['losses'][row]:.4f}  {said}")
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Take the bar away."""
         self._bar.close()
 
-    def on_exception(self, *_: Any) -> None:
-        """Likewise."""
-        self.on_validation_start()
-        self._bar.close()
+    on_exception = teardown
 
 
-class WholeCheckpointIO(TorchCheckpointIO):
+class WholeCheckpointIO(plugins.TorchCheckpointIO):
     """Reads and writes checkpoints as this program does.
 
     Lightning's own writing stages a file in the temporary folder, which may be on another disk;
@@ -118,16 +103,15 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Write the checkpoint beside the previous one, then put it in its place."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # as torch hides what is wrong with a file
-        torch.save({**checkpoint, "version": VERSION}, content)
-        with written_whole(Path(path), "wb") as file:
-            file.write(content.getbuffer())
+        torch.save({**checkpoint, "version": files.VERSION}, content)
+        files.write_bytes(Path(path), content.getvalue())
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint onto the CPU."""
-        return read_checkpoint(Path(path))
+        return files.read_checkpoint(Path(path))
 
 
-class Checkpoint(ModelCheckpoint):
+class Checkpoint(callbacks.ModelCheckpoint):
     """A file that is written at validations: the last one's, or the one of the highest `monitor`.
 
     Of another checkpoint's state it takes the score alone: Lightning's own would hold paths, delete
@@ -135,28 +119,21 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, file: Path, monitor: str | None = None) -> None:
-        # The best is saved first, after the validation, so that last.ckpt knows of its score.
-        when = {"save_on_train_epoch_end": False if monitor else None}
-        how: Any = {"mode": "max", "enable_version_counter": False, **when}
-        super().__init__(file.parent, file.stem, monitor, **how)
+        super().__init__(file.parent, file.stem, monitor, mode="max", enable_version_counter=False)
         self.file = file
 
     def state_dict(self) -> dict[str, Any]:
         """Return the score of the file."""
-        score = self.best_model_score
-        return {} if score is None else {"score": float(score)}
+        return {} if self.best_model_score is None else {"score": float(self.best_model_score)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the score, if the file is still there."""
-        if "score" not in state_dict:
-            return
-        if not self.file.is_file():
+        if "score" in state_dict and not self.file.is_file():
             log.info(f"{self.file}: is gone; the best weights from here on are kept")
-            return
-        path = self.format_checkpoint_name({})
-        self.best_model_score = self.kth_value = torch.tensor(float(state_dict["score"]))
-        self.best_model_path = self.kth_best_model_path = path
-        self.best_k_models = {path: self.kth_value}
+        elif "score" in state_dict:
+            self.best_model_score = self.kth_value = torch.tensor(float(state_dict["score"]))
+            self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
+            self.best_k_models = {self.best_model_path: self.kth_value}
 
 
 class Interruption(Callback):
@@ -175,12 +152,12 @@ class Interruption(Callback):
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Await signals, already while the kernel is compiled: the compiler cannot take them."""
-        WISH.awaited = stage == "fit"
+        process.WISH.awaited = stage == "fit"
 
     def on_train_start(self, *_: Any) -> None:
         """Take the signals back from Lightning, which would end without a checkpoint."""
-        if isinstance(signal.getsignal(signal.SIGINT), Wish):
-            WISH.listen()
+        if isinstance(signal.getsignal(signal.SIGINT), process.Wish):
+            process.WISH.listen()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """End if that is wished, in all processes of the run together.
@@ -188,16 +165,13 @@ class Interruption(Callback):
         Raises:
             KeyboardInterrupt: then.
         """
-        orphaned = self._parent is not None and os.getppid() != self._parent
-        wished = bool(WISH.signum) or orphaned
+        wished = process.WISH.signum != 0 or self._parent not in (None, os.getppid())
         if trainer.strategy.reduce_boolean_decision(wished, all=False):
             trainer.save_checkpoint(self.file)
             raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """From now on a signal ends at once."""
-        WISH.awaited = False
+        process.WISH.awaited = False
 
-    def on_exception(self, *_: Any) -> None:
-        """Likewise."""
-        WISH.awaited = False
+    on_exception = teardown

@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -85,8 +84,6 @@ def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
             yield out
             out.flush()
             os.fsync(out.fileno())
-        if file.exists():
-            shutil.copymode(file, beside)
         beside.replace(file)
     except UnicodeEncodeError as error:
         letter = error.object[error.start]

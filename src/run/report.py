@@ -1,21 +1,18 @@
 """What a run leaves behind: its pictures and numbers in the folder and the loggers, a table."""
 
-import io
 import logging
 import shlex
 import time
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from PIL import Image
+from matplotlib.image import imread
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
@@ -23,10 +20,8 @@ from src.config import FLAT, HYPERPARAMETERS, SETTINGS, Config, typed
 from src.errors import UserError
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.decision import PRIORS
-from src.run import files
+from src.run import files, pictures
 from src.run.callbacks import Progress
-from src.run.files import Metrics
-from src.run.pictures import as_png, confusion_figure, loss_figure
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +42,7 @@ class Report:
     progress: Progress
     resumes: bool
     """Whether it begins with a checkpoint."""
-    beyond: Metrics = field(default_factory=dict)
+    beyond: files.Metrics = field(default_factory=dict)
     """Scores that are points of no curve."""
     start: float = field(default_factory=time.perf_counter)
 
@@ -66,17 +61,15 @@ class Report:
         return self
 
     @property
-    def metrics(self) -> Metrics:
+    def metrics(self) -> files.Metrics:
         """The numbers so far."""
-        return {
-            **self.model.final_scores(),
-            **self.beyond,
-            "iterations": self.model.iteration,
-            "seconds": time.perf_counter() - self.start,
-            "names_per_second": self.progress.names_per_second,
-        }
+        seconds, speed = time.perf_counter() - self.start, self.progress.names_per_second
+        told = {"iterations": self.model.iteration, "seconds": seconds, "names_per_second": speed}
+        return {**self.model.final_scores(), **self.beyond, **told}
 
-    def finish(self, logp: Tensor, targets: Tensor, categories: list[str], side: str) -> Metrics:
+    def finish(
+        self, logp: Tensor, targets: Tensor, categories: list[str], side: str
+    ) -> files.Metrics:
         """Report a run that came to its end, in order; return its numbers.
 
         Args:
@@ -88,10 +81,10 @@ class Report:
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
-        answers = np.asarray(targets), np.asarray(logp.argmax(dim=1)), categories
         title = f"Guesses on the {side} names, % of each true category"
-        picture = as_png(confusion_figure(*answers, title))
-        files.write_bytes(self.folder / "confusion_matrix.png", picture)
+        answers = targets.numpy(), logp.argmax(dim=1).numpy(), categories
+        picture = self.folder / "confusion_matrix.png"
+        files.write_bytes(picture, pictures.as_png(pictures.confusion_figure(*answers, title)))
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_end(self.config.pick(HYPERPARAMETERS), metrics, picture)
@@ -115,16 +108,20 @@ class Report:
                 raise SystemExit(1) from error
             return
         if curve := self.model.curve("train/loss"):
-            files.write_bytes(self.folder / "loss.png", as_png(loss_figure(curve)))
+            picture = pictures.as_png(pictures.loss_figure(curve))
+            files.write_bytes(self.folder / "loss.png", picture)
+        for logger in self.trainer.loggers:  # the next run of this process is another
+            if isinstance(logger, TensorBoard):
+                logger.experiment.close()
+            elif isinstance(logger, WandbLogger):
+                logger.experiment.finish()
         if isinstance(error, DivergenceError):
             files.write_metrics(self.folder, files.DIVERGED, self.metrics)
         if interrupted:
             files.write_metrics(self.folder, files.INTERRUPTED, self.metrics)
             self._say("Interrupted")
-        close(self.trainer.loggers)
-        if interrupted:
             raise KeyboardInterrupt from None
-        if isinstance(error, UserError | OSError) or not isinstance(error, Exception):
+        if error is None or isinstance(error, UserError | OSError):
             return
         if self.resumes and not self.progress.started:
             raise UserError(f"{self.folder}: cannot be taken up: {first_line(error)}") from error
@@ -141,22 +138,19 @@ class Report:
 class TensorBoard(TensorBoardLogger):
     """Lightning's, writing all of a run into one file: Lightning closes it after fit and test."""
 
-    def save(self) -> None:
+    def save(self, status: str = "") -> None:
         """Flush; the settings are in config.yaml."""
         self.experiment.flush()
 
-    def finalize(self, status: str) -> None:
-        """Likewise."""
-        self.save()
+    finalize = save
 
-    def log_end(self, settings: Mapping[str, Any], metrics: Metrics, confusion: bytes) -> None:
+    def log_end(self, settings: dict[str, Any], metrics: files.Metrics, picture: Path) -> None:
         """Show the confusion matrix, and make the run's row of the HParams tab."""
-        image = np.asarray(Image.open(io.BytesIO(confusion)).convert("RGB"))
         at = int(metrics["iterations"])
-        self.experiment.add_image("confusion_matrix", image, at, dataformats="HWC")
+        self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
         # The row's metrics are points already logged; log_hyperparams would log them once more.
         scalars = {name: value for name, value in metrics.items() if name.count("/") == 1}
-        for each in hparams(dict(settings), scalars):  # type: ignore[no-untyped-call] # untyped
+        for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # untyped
             self.experiment.file_writer.add_summary(each)
 
 
@@ -176,20 +170,10 @@ def make_loggers(config: Config, folder: Path) -> list[Logger]:
             folder_too = {"save_dir": folder} if description.get("save_dir", "") is None else {}
             made.append(instantiate(description, **folder_too))
             _ = made[-1].experiment  # some of the arguments are only looked at now
-            if not isinstance(made[-1], TensorBoard):  # which is told at the end
-                made[-1].log_hyperparams(config.pick(HYPERPARAMETERS))
+            made[-1].log_hyperparams(config.pick(HYPERPARAMETERS))
         except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"logger.{name}: {first_line(error.__cause__ or error)}") from None
     return made
-
-
-def close(loggers: Iterable[Logger]) -> None:
-    """End what was logged: the next run of this process is another."""
-    for logger in loggers:
-        if isinstance(logger, TensorBoard):
-            logger.experiment.close()
-        elif isinstance(logger, WandbLogger):
-            logger.experiment.finish()
 
 
 def first_line(error: BaseException) -> str:
@@ -197,22 +181,23 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def summary(metrics: Metrics, folder: Path, loggers: Iterable[Logger]) -> str:
+def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them."""
-    columns = {"validation": "val", "test": "test"}
-    columns |= {f"{prior}*": f"test/{prior}" for prior in PRIORS}
-    there = [title for title, stage in columns.items() if f"{stage}/accuracy" in metrics]
-    lines = [f"{'':20}" + "".join(f"{title:>12}" for title in there)] if there else []
-    for name in SCORES if there else ():
-        values = [metrics.get(f"{columns[title]}/{name}", "") for title in there]
-        cells = "".join(f"{value:>12.4f}" if value != "" else f"{'':12}" for value in values)
-        lines.append(f"{name.replace('_', ' '):<20}{cells}".rstrip())
-    if any(title.endswith("*") for title in there):
+    columns = {"validation": "val", "test": "test"} | {f"{p}*": f"test/{p}" for p in PRIORS}
+    stages = {title: each for title, each in columns.items() if f"{each}/accuracy" in metrics}
+    lines = []
+    if stages:
+        lines.append(" " * 20 + "".join(f"{title:>12}" for title in stages))
+        for name in SCORES:
+            tags = [f"{stage}/{name}" for stage in stages.values()]
+            cells = [f"{metrics[tag]:>12.4f}" for tag in tags if tag in metrics]
+            lines.append(f"{name.replace('_', ' '):<20}{''.join(cells)}")
+    if any(title.endswith("*") for title in stages):
         lines.append("* the test names under each --prior of predict and evaluate")
     said = "{iterations:,} iterations at {names_per_second:,.0f} names/s, {seconds:.1f} s"
     lines += ["", f"{said.format(**metrics)} after imports", f"Run          {folder}"]
     if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
-        outputs = Path("outputs")  # all runs together, if this one is among them
-        shown = outputs if outputs.resolve() in folder.resolve().parents else folder
-        lines.append(f"TensorBoard  tensorboard --logdir {shlex.quote(str(shown))}")
+        among = Path("outputs").resolve() in folder.resolve().parents  # then all runs together
+        shown = "outputs" if among else str(folder)
+        lines.append(f"TensorBoard  tensorboard --logdir {shlex.quote(shown)}")
     return "\n".join(lines)

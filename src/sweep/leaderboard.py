@@ -1,7 +1,7 @@
 """The leaderboard: runs gathered, ranked by validation, as a table and as CSV."""
 
 import csv
-from collections import defaultdict
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -74,11 +74,12 @@ def ranked(runs: Sequence[Run]) -> list[Row]:
     Settings of which a run failed come after those that never fail, and those without a score
     last. The test has no say.
     """
-    groups: dict[tuple[tuple[str, str], ...], list[Run]] = defaultdict(list)
     repeated = {"seed"} & set(swept_keys(runs))
+    gathered: dict[str, Row] = {}
     for run in runs:
-        groups[tuple(each for each in run.settings.items() if each[0] not in repeated)].append(run)
-    rows = [Row(dict(settings), members) for settings, members in groups.items()]
+        settings = {key: value for key, value in run.settings.items() if key not in repeated}
+        gathered.setdefault(str(settings), Row(settings, [])).runs.append(run)
+    rows = gathered.values()
     return sorted(rows, key=lambda row: (row.score is None, bool(row.failures), -(row.score or 0)))
 
 
@@ -87,61 +88,61 @@ def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     metrics = [metric for metric in SHOWN if any(row.values(metric) for row in rows)]
     lines = [["", *keys, *(SHOWN[metric] for metric in metrics), "seconds", "run"]]
     for rank, row in enumerate(rows, start=1):
-        settings = [_short(row.settings.get(key, "")) for key in keys]
-        failed = " ".join(run.number for run in row.runs if run.failed)
-        reason = f"failed: {failed} ({row.failures[0]})" if failed else ""
-        finished = " ".join(run.number for run in row.runs if not run.failed)
-        scores = [_spread(row.values(metric), ".3f") for metric in metrics]
-        scores.append(_spread(row.values("seconds"), ".1f"))
-        said = ", ".join(filter(None, (finished, reason)))
-        number = "" if row.score is None else str(rank)
-        lines.append([number, *settings, *(scores if finished else []), said])
+        line = ["" if row.score is None else str(rank)]
+        line += [short(row.settings.get(key, "")) for key in keys]
+        said = " ".join(run.number for run in row.runs if not run.failed)
+        if said:
+            line += [spread(row.values(metric), ".3f") for metric in metrics]
+            line.append(spread(row.values("seconds"), ".1f"))
+        if row.failures:
+            said += ", failed: " if said else "failed: "
+            said += " ".join(run.number for run in row.runs if run.failed)
+            said += f" ({row.failures[0]})"
+        lines.append([*line, said])
     # The last cell of a line may be of any length.
     columns = zip_longest(*(line[:-1] for line in lines), fillvalue="")
     widths = [max(map(len, column)) for column in columns]
     return ["  ".join(map(str.ljust, line, [*widths, 0])).rstrip() for line in lines]
 
 
-def _short(value: str) -> str:
+def number(text: str) -> float:
+    """Return what orders a value: itself, if it is a number; others keep their order, after."""
     try:
-        return f"{float(value):.4g}" if "." in value else value
+        return float(text)
     except ValueError:
-        return value
+        return math.inf
 
 
-def _spread(values: Sequence[float], digits: str) -> str:
-    spread = f" ± {stdev(values):{digits}}" if len(values) > 1 else ""
-    return f"{mean(values):{digits}}{spread}" if values else ""
+def short(value: str) -> str:
+    """Return a value with four digits that count, if it is a number with a point."""
+    return f"{number(value):.4g}" if "." in value and number(value) < math.inf else value
+
+
+def spread(values: Sequence[float], digits: str) -> str:
+    """Return the mean, and the standard deviation of several values; nothing if there are none."""
+    deviation = f" ± {stdev(values):{digits}}" if len(values) > 1 else ""
+    return f"{mean(values):{digits}}{deviation}" if values else ""
 
 
 def write_csvs(folder: Path, rows: Sequence[Row]) -> None:
     """Write leaderboard.csv, a line a row, and runs.csv, a line a run."""
-    runs = [run for row in rows for run in row.runs]
-    settings = list(dict.fromkeys(key for run in runs for key in run.settings))
-    metrics = list(dict.fromkeys(name for run in runs for name in run.metrics))
-    metrics = [name for name in metrics if name not in settings]  # `iterations` is both
-    lines: list[dict[str, Any]] = []
+    lines = []
     for rank, row in enumerate(rows, start=1):
-        line: dict[str, Any] = {"rank": "" if row.score is None else rank}
-        line |= {key: row.settings.get(key, "") for key in settings}
-        for name in metrics:
+        line: dict[str, Any] = {"rank": "" if row.score is None else rank, **row.settings}
+        for name in dict.fromkeys(name for run in row.runs for name in run.metrics):
             values = row.values(name)
-            line[name] = mean(values) if values else ""
-            line[f"{name}_std"] = stdev(values) if len(values) > 1 else ""
+            line.setdefault(name, mean(values))  # `iterations` may be a setting, too
+            if len(values) > 1:
+                line[f"{name}_std"] = stdev(values)
         line |= {"runs": len(row.runs), "failed": len(row.failures)}
         line["reason"] = "; ".join(dict.fromkeys(row.failures))
         line["folders"] = " ".join(run.name for run in row.runs)
         lines.append(line)
-    _write_csv(folder / "leaderboard.csv", lines)
-    told = [{"run": r.name, **r.settings, **r.metrics, "failed": r.failed} for r in runs]
-    order = ["run", *settings, *metrics, "failed"]
-    _write_csv(folder / "runs.csv", [{key: run.get(key, "") for key in order} for run in told])
-
-
-def _write_csv(file: Path, lines: Sequence[dict[str, Any]]) -> None:
-    """Write lines of equal keys; columns without any value are left out."""
-    columns = [key for key in lines[0] if any(line[key] != "" for line in lines)]
-    with written_whole(file, "w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+    told = [run for row in rows for run in row.runs]
+    runs = [{"run": r.name, **r.settings, **r.metrics, "failed": r.failed} for r in told]
+    for name, content in {"leaderboard.csv": lines, "runs.csv": runs}.items():
+        columns = dict.fromkeys(column for line in content for column in line)
+        with written_whole(folder / name, "w", encoding="utf-8", newline="") as out:
+            writer = csv.DictWriter(out, list(columns), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(content)

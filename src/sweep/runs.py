@@ -13,18 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from src.config import FLAT, Config, read_settings, typed
 from src.errors import UserError
 from src.run import files
-from src.sweep.leaderboard import Row, Run, ranked, swept_keys, table, write_csvs
+from src.sweep.leaderboard import Run, ranked, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
 
-WORST = 0.0
-"""The score of a failed run: a search is to keep away from there."""
+TRAIN = ("python", "-m", "src.train")
 RAN = "overrides.json"
 """In a run's folder: the overrides that it ran with."""
 OTHERS = (files.FILE, "events.out.tfevents.*", "hparams.yaml", "metrics.csv", "*.png")
@@ -74,11 +70,11 @@ def run_of_sweep(
             print(f"\t#{number} : failed: {reason}", flush=True)
             with suppress(UserError):  # a full disk, again
                 status, numbers, _ = files.read_metrics(folder)
-                status = status if status == files.DIVERGED else files.FAILED
-                files.write_metrics(folder, status, numbers, reason)
+                failed = files.DIVERGED if status == files.DIVERGED else files.FAILED
+                files.write_metrics(folder, failed, numbers, reason)
             if not isinstance(error, UserError | OSError):
                 raise  # a bug: it is shown where it is
-            return WORST
+            return 0.0  # a search is to keep away from there
     shown = "done" if score is None else f"validation balanced accuracy {score:.4f}"
     print(f"\t#{number} : {shown}, {seconds:.1f} s", flush=True)
     return score
@@ -98,9 +94,9 @@ def read_runs(sweep: Path) -> list[Run]:
 
 def _typed_in(file: Path) -> dict[str, str]:
     try:
-        said = OverridesParser.create().parse_overrides(json.loads(file.read_text("utf-8")))
-        return {each.get_key_element(): each.get_value_element_as_str() for each in said}
-    except (OSError, ValueError, TypeError, AttributeError, HydraException, RecursionError):
+        words = [word.partition("=") for word in json.loads(file.read_text("utf-8"))]
+        return {key: value for key, _, value in words}
+    except Exception:  # whatever its content provokes
         return {}
 
 
@@ -119,7 +115,14 @@ def finish_sweep(folder: Path, status: int) -> int:
     if runs:
         rows = ranked(runs)
         keys = [key for key in swept_keys(runs) if key != "seed"]
-        print("\n".join(["", *table(rows, keys), "", *directions(folder, rows)]), flush=True)
+        print("\n".join(["", *table(rows, keys), ""]))
+        if rows[0].score is not None:
+            best = rows[0].settings
+            words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
+            words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
+            print(f"Best settings  {shlex.join([*TRAIN, *words])}")
+        print(f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png")
+        print(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}", flush=True)
         try:
             write_csvs(folder, rows)
             files.write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
@@ -132,20 +135,5 @@ def finish_sweep(folder: Path, status: int) -> int:
         print(f"Runs failed: {failed} of {len(runs)}")
     if failed or (runs and status) or status > 128:
         words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-        again = shlex.join(["python", "-m", "src.train", *words])
-        print(f"To go on       {again} {typed('hydra.sweep.dir', folder)}")
+        print(f"To go on       {shlex.join([*TRAIN, *words])} {typed('hydra.sweep.dir', folder)}")
     return status or int(failed > 0)
-
-
-def directions(folder: Path, rows: Sequence[Row]) -> list[str]:
-    """Return what to do next: run the best settings, open the files, start TensorBoard."""
-    lines = [
-        f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png",
-        f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}",
-    ]
-    if rows[0].score is None:
-        return lines
-    best = rows[0].settings
-    words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
-    words += ["hydra.mode=RUN"] if "experiment" in best else []  # a recipe may ask for a sweep
-    return [f"Best settings  {shlex.join(['python', '-m', 'src.train', *words])}", *lines]
