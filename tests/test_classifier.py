@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping
 
 from src.data.datamodule import NamesDataModule
 from src.data.letters import ALPHABET, Batch
@@ -204,6 +205,13 @@ def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: in
     assert [iteration for iteration, _ in model.curve("train/loss")] == [5, 10, 15, 20, 25, 30]
     assert [iteration for iteration, _ in model.curve("val/loss")][-3:] == [10, 20, 30]
     assert {f"val/{name}" for name in SCORES} <= trainer.callback_metrics.keys()
+
+
+def test_a_stopping_callback_is_heard(corpus_dir: Path) -> None:
+    model, data = any_model("online", corpus_dir)
+    stopping = EarlyStopping("val/loss", stopping_threshold=99.0)  # after the first validation
+    plain_trainer(num_sanity_val_steps=0, callbacks=[stopping]).fit(model, data)
+    assert (model.iteration, len(model.curve("val/loss"))) == (10, 1)
 
 
 def test_lightnings_check_before_the_training_is_no_point_of_a_curve(corpus_dir: Path) -> None:
