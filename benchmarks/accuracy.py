@@ -89,7 +89,7 @@ def letter_ngrams(seed: int) -> tuple[Answers, float]:
     data = split(seed)
     start = time.perf_counter()
     ngrams = LetterNgrams(ALPHABET, len(data.categories), ORDER).eval()
-    ngrams.fit(data.distinct, data.shares(), seed)
+    ngrams.fit(data.distinct, data.corpus_shares(), seed)
     log_shares = torch.tensor(data.shares()).log()
 
     @torch.inference_mode()

@@ -84,7 +84,7 @@ def train(config: Config, folder: Path) -> float | None:
         else:
             model = NameClassifier(network, **training)
         if model.network.ngrams is not None and not resumes:
-            model.network.ngrams.fit(data.distinct, data.shares(), config.seed)
+            model.network.ngrams.fit(data.distinct, data.corpus_shares(), config.seed)
 
         progress = Progress(config.print_every, data.order.names_per_iteration)
         checkpoints = [Checkpoint(best, files.SCORE)] if len(data.val) else []

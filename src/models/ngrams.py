@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from src.data.letters import MOST_CELLS
 from src.errors import UserError
 
-LR, STEPS, NAMES = 0.1, 225, 512
+LR, STEPS, NAMES = 0.1, 900, 128
 """How the weights are learned: Adam's highest rate, its steps, the names of a step."""
 MOST_COUNTS = 2**27
 """Grams × categories that are counted, half a GiB of them."""
@@ -94,8 +94,8 @@ class LetterNgrams(nn.Module):
 
         Args:
             names: a NamesDataset to count and to learn from, as `count` demands.
-            shares: of the categories in training, C of them.
-            seed: of the names that each step is taken on.
+            shares: of the categories among these names, C of them.
+            seed: of the order of names that the steps are taken on.
         """
         self.count(*names.__getitems__(range(len(names))))
         self.requires_grad_(True)
@@ -104,8 +104,10 @@ class LetterNgrams(nn.Module):
         log_shares = torch.tensor(shares).log()
         rng = torch.Generator().manual_seed(seed)
         size = min(NAMES, 1 + MOST_CELLS // (32 * self.n_categories))  # fewer of many categories
-        for _ in range(STEPS):
-            batch = names.__getitems__(torch.randint(len(names), (size,), generator=rng))
+        n_passes = 1 + STEPS * size // len(names)
+        passes = torch.cat([torch.randperm(len(names), generator=rng) for _ in range(n_passes)])
+        for lines in torch.split(passes[: STEPS * size], size):
+            batch = names.__getitems__(lines)
             scores = self(batch.letters, batch.lengths, leave_out=batch.categories)
             loss = F.cross_entropy(scores + log_shares, batch.categories)
             optimizer.zero_grad()
