@@ -344,6 +344,6 @@ for name, resolver in {
     "either": lambda one, other: one or other,
     "unless": lambda one, other: None if one else other,
 }.items():
-    OmegaConf.register_new_resolver(name, resolver, replace=True)  # type: ignore[arg-type]
+    OmegaConf.register_new_resolver(name, resolver, replace=True)  # type: ignore[arg-type] # they differ
 # Two runs never share a folder, were they started in the same millisecond.
 OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)

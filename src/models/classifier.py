@@ -251,7 +251,7 @@ class OnlineClassifier(NameClassifier):
 
     Args:
         backend: `autograd` for the tutorial's own lines; `compiled`, see `online_sgd`, takes the
-            same steps fifty times as fast.
+            same steps, many times as fast.
         others: those of NameClassifier.
     """
 
