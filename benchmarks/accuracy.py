@@ -2,17 +2,20 @@
 
     python -m benchmarks.accuracy [TABLE.md]
 
-Prints a Markdown table: mean ± standard deviation over the split seeds 0, 1 and 2, each distinct
+Prints Markdown tables: mean ± standard deviation over the split seeds 0, 1 and 2, each distinct
 pair of name and category counted once. Every model gets the same split. `seconds` are of training
-alone for the peers, of the whole command for this project. Writes the table to a file, too.
+alone for the peers, of the whole command for this project. A second table has the accuracy on the
+test names written in other ways. Writes both to a file, too.
 """
 
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +26,9 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
-from src.answer.model import find_checkpoint, load_model
+from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.letters import ALPHABET, decode
+from src.data.letters import ALPHABET, ASCII
 from src.models.decision import PRIORS, fit_decision
 from src.models.ngrams import LetterNgrams
 
@@ -64,9 +67,9 @@ def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
 
 def texts(names: NamesDataset) -> list[str]:
     """Return the names of a side as text."""
-    letters, ends = bytes(names.letters.tolist()), names.lengths.cumsum(0).tolist()
+    text, ends = ASCII.unpack(names.letters), names.lengths.cumsum(0).tolist()
     lengths = names.lengths.tolist()
-    return [decode(letters[end - length : end]) for end, length in zip(ends, lengths, strict=True)]
+    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 def logistic_regression(seed: int) -> tuple[Answers, float]:
@@ -89,7 +92,7 @@ def letter_ngrams(seed: int) -> tuple[Answers, float]:
     data = split(seed)
     start = time.perf_counter()
     ngrams = LetterNgrams(ALPHABET, len(data.categories), ORDER).eval()
-    ngrams.fit(data.distinct, data.corpus_shares(), seed)
+    ngrams.fit(data.once, data.corpus_shares(), seed)
     log_shares = torch.tensor(data.shares()).log()
 
     @torch.inference_mode()
@@ -113,15 +116,21 @@ def plain_tutorial(seed: int) -> tuple[Answers, float]:
     return {"as trained": pytorch_tutorial.log_probabilities(network, data)}, seconds
 
 
+@cache
+def trained(words: tuple[str, ...], seed: int) -> tuple[TrainedModel, float]:
+    """Run src.train; return its model and the seconds it took."""
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder, "run")
+        seconds, _ = run_module("src.train", *words, f"seed={seed}", f"hydra.run.dir={run}")
+        return load_model(find_checkpoint(run)), seconds
+
+
 def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Answers, float]]:
     """Return what asks a run of src.train, under the priors; by default as it was trained."""
 
     def run(seed: int) -> tuple[Answers, float]:
         names = texts(split(seed).test)
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder, "run")
-            seconds, _ = run_module("src.train", *words, f"seed={seed}", f"hydra.run.dir={run}")
-            model = load_model(find_checkpoint(run))
+        model, seconds = trained(words, seed)
         models = {prior: replace(model, prior=prior) for prior in priors}
         models = models or {"as trained": replace(model, decision=None)}
         answers = {
@@ -144,17 +153,41 @@ MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
 }
 
 
+WRITINGS: dict[str, Callable[[str], str]] = {
+    "as it stands": str,
+    "in capitals": str.upper,
+    "in lower case": str.lower,
+    "with a comma behind": "{},".format,
+    "with a dot behind": "{}.".format,
+    "with a blank behind": "{} ".format,
+    "in straight quotes": '"{}"'.format,
+    "in curly quotes": "“{}”".format,
+    "in single quotes": "'{}'".format,
+    "with hyphens for blanks": lambda name: name.replace(" ", "-"),
+}
+
+
+def accuracy_of(words: tuple[str, ...], write: Callable[[str], str], seed: int) -> float:
+    """Return the share of test names that a run of src.train knows when they are written so."""
+    test = split(seed).test
+    probabilities = trained(words, seed)[0].probabilities(list(map(write, texts(test))))
+    return float((probabilities.argmax(dim=1) == test.categories).float().mean())
+
+
 def cell(values: list[float]) -> str:
     """Return mean ± standard deviation."""
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
-def main() -> None:
-    """Print the table, row by row; write it where the command line says."""
-    torch.set_num_threads(1)
+def row(*cells: str) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def by_model() -> Iterator[str]:
+    """Yield the lines of the table of models."""
     titles = ["model", "prior of the decision", *COLUMNS, "seconds"]
-    lines = [f"| {' | '.join(titles)} |", "|" + "---|" * len(titles)]
-    print("\n".join(lines))
+    yield from (row(*titles), "|" + "---|" * len(titles))
     for name, measure in MODELS.items():
         results = [measure(seed) for seed in SEEDS]
         seconds = statistics.mean(spent for _, spent in results)
@@ -165,8 +198,25 @@ def main() -> None:
             ]
             cells = [cell(list(column)) for column in zip(*rows, strict=True)]
             ends = (name, f"{seconds:.0f}") if number == 0 else ("", "")
-            lines.append(f"| {' | '.join([ends[0], prior, *cells, ends[1]])} |")
-            print(lines[-1], flush=True)
+            yield row(ends[0], prior, *cells, ends[1])
+
+
+def by_writing() -> Iterator[str]:
+    """Yield the lines of the table of ways to write a name: accuracy, under the default prior."""
+    models: dict[str, tuple[str, ...]] = {"default": (), "`experiment=best`": ("experiment=best",)}
+    yield from (row("the test names, each", *models), "|" + "---|" * (1 + len(models)))
+    for name, write in WRITINGS.items():
+        rights = [[accuracy_of(words, write, s) for s in SEEDS] for words in models.values()]
+        yield row(name, *map(cell, rights))
+
+
+def main() -> None:
+    """Print the tables, row by row; write them where the command line says."""
+    torch.set_num_threads(1)
+    lines = []
+    for line in chain(by_model(), [""], by_writing()):
+        print(line, flush=True)
+        lines.append(line)
     if sys.argv[1:]:
         Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

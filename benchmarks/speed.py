@@ -34,7 +34,9 @@ def train(folder: Path, *overrides: str) -> tuple[float, float, dict[str, float]
 
 def first_names(count: int) -> tuple[torch.Tensor, RNN]:
     """Train on the tutorial's first names with the compiled backend: losses, and the network."""
-    data = NamesDataModule(None, 0, 0, SEED, count, count, count, together=count)
+    data = NamesDataModule(
+        None, 0, 0, SEED, count, count, count, together=count, letters="tutorial"
+    )
     torch.manual_seed(SEED)
     rnn = RNN(57, HIDDEN, len(data.categories))
     (batch,) = data.train_dataloader()

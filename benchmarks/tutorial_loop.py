@@ -1,16 +1,19 @@
 """The tutorial as its readers type it in: a plain loop, one name at a time, autograd.
 
-    python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000] [hidden=128]
+    python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000] [hidden=128] [FOLDER]
 
-Shares no code with src/: it is what src/ is compared with. Reads ASCII names from data/names.
-RESULT.pt holds every name's loss, the weights after the first 2,000 names and the names/s.
+Shares no code with src/: it is what src/ is compared with. Reads the files of FOLDER, data/names
+by default, as the tutorial does. RESULT.pt holds every name's loss, the weights after the first
+2,000 names and the names/s.
 """
 
 import random
 import string
 import sys
 import time
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 LETTERS = string.ascii_letters + " .,;'"
 HIDDEN, LEARNING_RATE, SEED = 128, 0.005, 0
 SNAPSHOT = 2000
+DEFAULTS = ["100000", str(HIDDEN), "data/names"]
 
 
 class RNN(nn.Module):
@@ -44,18 +48,17 @@ def name_to_tensor(name: str) -> Tensor:
     return tensor
 
 
-def main() -> None:
-    """Train, and write what there is to compare."""
-    result = sys.argv[1]
-    iterations = int(sys.argv[2]) if len(sys.argv) > 2 else 100_000
-    hidden_size = int(sys.argv[3]) if len(sys.argv) > 3 else HIDDEN
-    torch.set_num_threads(1)  # with more it is slower: the matrices are small
+def to_ascii(line: str) -> str:
+    """Return a line without accents, and without whatever is then no letter."""
+    parts = unicodedata.normalize("NFD", line)
+    return "".join(c for c in parts if unicodedata.category(c) != "Mn" and c in LETTERS)
 
-    files = sorted(Path("data/names").glob("*.txt"))
-    lines = [
-        ["".join(c for c in line if c in LETTERS) for line in file.read_text("utf-8").splitlines()]
-        for file in files
-    ]
+
+def train(folder: Path, iterations: int, hidden_size: int) -> dict[str, Any]:
+    """Train on the names of a folder; return what there is to compare."""
+    torch.set_num_threads(1)  # with more it is slower: the matrices are small
+    files = sorted(folder.glob("*.txt"))
+    lines = [[to_ascii(line) for line in f.read_text("utf-8").strip().split("\n")] for f in files]
     torch.manual_seed(SEED)
     rnn = RNN(len(LETTERS), hidden_size, len(files))
     criterion = nn.NLLLoss()
@@ -83,9 +86,13 @@ def main() -> None:
         if iteration == SNAPSHOT:
             weights = {name: weight.clone() for name, weight in rnn.state_dict().items()}
     seconds = time.perf_counter() - start
-    torch.save(
-        {"losses": losses, "weights": weights, "names_per_second": iterations / seconds}, result
-    )
+    return {"losses": losses, "weights": weights, "names_per_second": iterations / seconds}
+
+
+def main() -> None:
+    """Train, and write what there is to compare."""
+    result, iterations, hidden, folder, *_ = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 2 :]]
+    torch.save(train(Path(folder), int(iterations), int(hidden)), result)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,8 @@ class Config:
     """share of the names held out for the test"""
     data_dir: str | None = _folder("a folder; null: the names shipped")
     """<Category>.txt files, one name a line"""
+    letters: str = _choice("ascii tutorial corpus")
+    """symbols that are read: 57, with names spelled in them; corpus: those of the names"""
     resume: str | None = _folder("a run's folder, or null")
     """run to go on with, settings and all"""
     cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
@@ -213,7 +215,8 @@ FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "
 """All that makes a run."""
 HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
 """What can change a result."""
-DATA = "data_dir val_fraction test_fraction seed iterations log_every batch_size sampling".split()
+DATA = ["data_dir", "letters", "val_fraction", "test_fraction"]
+DATA += ["seed", "iterations", "log_every", "batch_size", "sampling"]
 NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
 TRAINING = "lr iterations log_every seed optimizer schedule weight_decay label_smoothing".split()
 

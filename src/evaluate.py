@@ -68,7 +68,7 @@ def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
         UserError: if they are not, or the model does not know a category.
     """
     split = model.split
-    corpus = read_corpus(folder)
+    corpus = read_corpus(folder, model.letters.kind)
     if unknown := sorted(set(corpus) - set(model.categories)):
         raise UserError(f"{folder}: the model knows no category {', '.join(unknown)}")
     if side == "all":
@@ -86,7 +86,11 @@ def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
 
 def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     """Ask the model about each distinct (name, category) pair of a corpus."""
-    pairs = [(name, c) for c, names in corpus.items() for name in sorted(set(names))]
+    pairs = [
+        (name, c)
+        for c, names in corpus.items()
+        for name in sorted({*map(model.letters.read, names)})
+    ]
     names = [name for name, _ in pairs]
     targets = np.array([model.categories.index(category) for _, category in pairs])
     probabilities = model.probabilities(names)

@@ -77,14 +77,14 @@ def train(config: Config, folder: Path) -> float | None:
         data = NamesDataModule(**config.pick(DATA), **every, together=config.together)
         torch.manual_seed(config.seed)
         shares = None if config.online else data.shares()
-        names = {"alphabet": data.alphabet, "categories": data.categories, "shares": shares}
+        names = {"letters": data.letters._asdict(), "categories": data.categories, "shares": shares}
         network, training = names | config.pick(NETWORK), config.pick(TRAINING) | every
         if config.online:
             model: NameClassifier = OnlineClassifier(config.backend, network=network, **training)
         else:
             model = NameClassifier(network, **training)
         if model.network.ngrams is not None and not resumes:
-            model.network.ngrams.fit(data.distinct, data.corpus_shares(), config.seed)
+            model.network.ngrams.fit(data.once, data.corpus_shares(), config.seed)
 
         progress = Progress(config.print_every, data.order.names_per_iteration)
         checkpoints = [Checkpoint(best, files.SCORE)] if len(data.val) else []

@@ -22,10 +22,11 @@ from src.answer.model import (
     load_model,
     portions,
 )
-from src.data.letters import ALPHABET, LONGEST, name_to_tensor
+from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, name_to_tensor
 from src.errors import UserError
 from src.models.networks import Network
 from src.models.rnn import RNN, read_name
+from src.run.files import VERSION
 
 Captured = pytest.CaptureFixture[str]
 
@@ -38,7 +39,7 @@ DECISION = {
 
 
 NETWORK: dict[str, Any] = {
-    **{"alphabet": ALPHABET, "categories": ["A", "B", "C"], "shares": None},
+    **{"letters": ASCII._asdict(), "categories": ["A", "B", "C"], "shares": None},
     **{"cell": "tutorial", "hidden": 16, "ngrams": 0},
 }
 GRU: dict[str, Any] = NETWORK | {
@@ -52,7 +53,7 @@ def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
     torch.manual_seed(0)
     weights = Network(**network).state_dict()
     return {
-        "version": 2,
+        "version": VERSION,
         "hyper_parameters": {"network": network, "lr": 0.005},
         "state_dict": {f"network.{name}": weight for name, weight in weights.items()},
         "NamesDataModule": {
@@ -325,7 +326,7 @@ def test_another_type_of_file(
     "content",
     [
         *(torch.zeros(()), torch.zeros(3), [1, 2], [], None, 5, "version", {}, {1: 2}),
-        *({"version": 2}, {"version": torch.ones(3), "NamesDataModule": {}}),
+        *({"version": VERSION}, {"version": torch.ones(3), "NamesDataModule": {}}),
         *({"state_dict": {}, "epoch": 3, "pytorch-lightning_version": "2.6"}, {2: {}, (): ()}),
     ],
     ids=str,
@@ -338,7 +339,11 @@ def test_a_checkpoint_of_anything_else(tmp_path: Path, capsys: Captured, content
 def test_a_checkpoint_of_an_older_version(tmp_path: Path, capsys: Captured) -> None:
     first = make_checkpoint()
     del first["version"]
-    first["hyper_parameters"] = {"categories": ["A", "B", "C"], "alphabet": ALPHABET, "hidden": 16}
+    first["hyper_parameters"] = {
+        "categories": ["A", "B", "C"],
+        "letters": ASCII._asdict(),
+        "hidden": 16,
+    }
     first["state_dict"] = {
         name.replace("network.recurrent.", ""): weight
         for name, weight in first["state_dict"].items()
@@ -375,7 +380,12 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("state_dict", {}, None, [], {5: torch.zeros(3)}),
         *each("NamesDataModule", {}, None, [], "seed"),
         *each(f"{MADE_FOR} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
-        *each(f"{MADE_FOR} alphabet", "", None, 57, ["a"], ALPHABET[::-1]),
+        *each(f"{MADE_FOR} letters", None, 57, [], {"symbols": None}, {"more": 1}),
+        *each(f"{MADE_FOR} letters kind", "latin", None, [], "corpus"),
+        *each(f"{MADE_FOR} letters symbols", "", None, 57, ["a"], ALPHABET[::-1]),
+        *each(f"{MADE_FOR} letters style", "bold", None, []),
+        *each(f"{MADE_FOR} letters", Letters("corpus", "a" * 56 + OTHER)._asdict()),
+        *each(f"{MADE_FOR} letters", Letters("corpus", "\x1b" + ALPHABET[:55] + OTHER)._asdict()),
         *each(f"{MADE_FOR} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
         *each(f"{MADE_FOR} cell", "mlp", "gru", None, []),
         *each(f"{MADE_FOR} shares", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),

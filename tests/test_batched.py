@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.letters import ALPHABET, Batch
+from src.data.letters import ASCII, Batch
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.rnn import RNN, read_name
 from tests.test_classifier import fit, plain_trainer, weights
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings(
 
 def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
     torch.manual_seed(0)
-    names = {"alphabet": ALPHABET, "categories": ["A", "B", "C"], "shares": [0.5, 0.3, 0.2]}
+    names = {"letters": ASCII._asdict(), "categories": ["A", "B", "C"], "shares": [0.5, 0.3, 0.2]}
     arguments: dict[str, Any] = {"iterations": 100, "log_every": 1, "lr": 0.1}
     return NameClassifier(
         {**names, "cell": "rnn", "hidden": 5, **(network or {})}, **arguments | changes

@@ -8,7 +8,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from src.data.datamodule import NamesDataModule
-from src.data.letters import ALPHABET, Batch
+from src.data.letters import ASCII, Batch
 from src.models.classifier import (
     BalancedAccuracy,
     DivergenceError,
@@ -26,7 +26,7 @@ SCORES = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"}
 
 def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> OnlineClassifier:
     torch.manual_seed(0)
-    network = {"alphabet": ALPHABET, "categories": categories, "shares": None}
+    network = {"letters": ASCII._asdict(), "categories": categories, "shares": None}
     arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **others}
     return OnlineClassifier(
         network={**network, "cell": "tutorial", "hidden": 16}, lr=lr, **arguments
@@ -58,7 +58,7 @@ def tutorial_losses(rnn: RNN, batch: Batch, lr: float) -> list[float]:
     """Train on each name by the tutorial's own lines; return the losses before the steps."""
     losses = []
     optimizer = torch.optim.SGD(rnn.parameters(), lr)
-    for name, category in batch.examples():
+    for name, category in batch.examples(57):
         loss = F.nll_loss(read_name(rnn, name), category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
@@ -190,7 +190,7 @@ def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataM
         data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes)
         return make_model(data.categories, **sizes), data
     data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes, batch_size=7, sampling="natural")
-    names = {"alphabet": ALPHABET, "categories": data.categories, "shares": data.shares()}
+    names = {"letters": ASCII._asdict(), "categories": data.categories, "shares": data.shares()}
     torch.manual_seed(0)
     return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **sizes), data
 

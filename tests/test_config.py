@@ -31,6 +31,7 @@ def test_defaults_are_the_tutorials() -> None:
         "val_fraction": 0.1,
         "test_fraction": 0.1,
         "data_dir": None,
+        "letters": "ascii",
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
         **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
         **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 0},

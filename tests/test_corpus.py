@@ -50,11 +50,15 @@ def test_bad_folders(tmp_path: Path) -> None:
         (b"Jones\rM\xfcller\r", r"Bad\.txt:2: not UTF-8"),
         (b"", r"Bad\.txt: holds no names"),
         (b"\n \r\n", r"Bad\.txt: holds no names"),
-        (b"Jones\n\n123\n", r"Bad\.txt:3: '123' has no letter"),
-        (b"Jones\n.;\n", r"Bad\.txt:2: '\.;' has no letter"),
-        (b"Jones\rLee\tChinese\r", r"Bad\.txt:2: 'Lee\\tChinese' is no name"),
-        (b"Jo\x00nes\n", r"Bad\.txt:1: .* is no name; .* no tabs or other control"),
-        (b"x" * 201, r"Bad\.txt:1: 'xxx.*xxx' is no name; at most 200 letters"),
+        (b"Jones\n\n123\n", r": 1 lines are no names: .*\n  .*Bad\.txt:3: '123'$"),
+        (b"Jones\n.;\n", r"at least one letter that letters=ascii reads.*\n.*Bad\.txt:2: '\.;'$"),
+        (b"Jones\rLee\tChinese\r", r"no tab or other control.*\n.*Bad\.txt:2: 'Lee\\tChinese'$"),
+        (b"Jo\x00nes\n", r"Bad\.txt:1: 'Jo\\x00nes'$"),
+        (b"\n\n" + b"x" * 201, r"at most 200, .*\n  .*Bad\.txt:3: 'x{40}'$"),
+        (
+            b"1\n2\nLee\n3\n4\n5\n6",
+            r": 6 lines are no names(.*\n){4}.*:5: '4'\n.*:6: '5'$",
+        ),
     ],
 )
 def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
@@ -77,3 +81,20 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
     (tmp_path / "Bad.txt").mkdir()
     with pytest.raises(OSError, match=r"Is a directory: '.*Bad\.txt'"):
         read_corpus(tmp_path)
+
+
+def test_letters_of_another_script(tmp_path: Path) -> None:
+    (tmp_path / "Russian.txt").write_text("Иванов\nПетров\n", encoding="utf-8")
+    (tmp_path / "English.txt").write_text("Smith\n")
+    with pytest.raises(UserError, match=r": 2 lines are no names: .*; letters=corpus reads any"):
+        read_corpus(tmp_path, "tutorial")
+    assert read_corpus(tmp_path)["Russian"] == ["Ivanov", "Petrov"]
+    assert read_corpus(tmp_path, "corpus")["Russian"] == ["Иванов", "Петров"]
+
+
+def test_the_tutorials_reading(tmp_path: Path) -> None:
+    """Its whole text stripped, split at line ends; blanks at a line's end stay."""
+    (tmp_path / "A.txt").write_bytes("\r\n  Strauß \r\nWałęsa\t\nŚlusàrski  \r Ong \n\n".encode())
+    (tmp_path / "B.txt").write_text("Smith ")
+    corpus = read_corpus(tmp_path, "tutorial")
+    assert corpus == {"A": ["Strau ", "Waesa", "Slusarski  ", " Ong"], "B": ["Smith"]}

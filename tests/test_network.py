@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from src.data.datamodule import NamesDataset
-from src.data.letters import ALPHABET, Batch, encode, pack
+from src.data.letters import ASCII, Batch
 from src.models.networks import (
     NGRAM_SHARE,
     Network,
@@ -20,7 +20,7 @@ SHARES = [0.5, 0.3, 0.2]
 
 
 def batch_of(names: list[str]) -> Batch:
-    letters, lengths = pack([encode(name) for name in names])
+    letters, lengths = ASCII.pack(names)
     return Batch(letters, lengths, torch.arange(len(names)) % 3)
 
 
@@ -31,7 +31,7 @@ def make(cell: str, **changes: Any) -> RecurrentNetwork:
 
 def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
     """Read a single name with PyTorch's layer itself: no padding, no packing."""
-    states, _ = network.rnn(network.letters[list(encode(name))])  # [L, F]
+    states, _ = network.rnn(network.letters[ASCII.pack([name])[0].tolist()])  # [L, F]
     if network.pooling == "all":
         features = torch.cat((states.max(dim=0).values, states.mean(dim=0)))
     elif network.rnn.bidirectional:
@@ -98,7 +98,7 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
     together = [weight.grad for weight in network.parameters()]
     network.zero_grad()
     for name, category in zip(NAMES, batch.categories, strict=True):
-        one_hot = F.one_hot(torch.tensor(list(encode(name))), 57).float().unsqueeze(1)
+        one_hot = F.one_hot(torch.tensor(ASCII.pack([name])[0].tolist()), 57).float().unsqueeze(1)
         loss = -read_name(network.rnn, one_hot)[0, category] / len(NAMES)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     for mine, weight in zip(together, network.parameters(), strict=True):
@@ -115,7 +115,9 @@ def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 
 def make_mixture(counted: bool = True) -> Network:
     shape: dict[str, Any] = {"bidirectional": True, "embedding": 4, "pooling": "all"}
-    network = Network(ALPHABET, ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape)
+    network = Network(
+        ASCII._asdict(), ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
+    )
     assert network.ngrams is not None
     if counted:
         network.ngrams.count(*batch_of(NAMES))
@@ -153,7 +155,7 @@ def test_in_training_the_network_answers_alone_under_the_shares() -> None:
 
 
 def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
-    network = Network(ALPHABET, ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
+    network = Network(ASCII._asdict(), ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
     batch = batch_of(NAMES)
     torch.testing.assert_close(
         network(batch.letters, batch.lengths), network.recurrent(batch.letters, batch.lengths)
@@ -161,7 +163,7 @@ def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> N
 
 
 def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
-    network = Network(ALPHABET, ["A", "B", "C"], None, "tutorial", 8).eval()
+    network = Network(ASCII._asdict(), ["A", "B", "C"], None, "tutorial", 8).eval()
     batch = batch_of(NAMES)
     together = network(batch.letters, batch.lengths)
     assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
@@ -178,7 +180,7 @@ def test_a_networks_weights_are_the_same_with_ngrams_beside_it(
     together = []
     for ngrams in (0, 2):
         torch.manual_seed(0)
-        network = Network(ALPHABET, ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
+        network = Network(ASCII._asdict(), ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
         if network.ngrams is not None:
             network.ngrams.fit(NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]}), SHARES, 0)
         together.append((network.recurrent.state_dict(), torch.rand(1)))

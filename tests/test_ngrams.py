@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.data.datamodule import NamesDataset
-from src.data.letters import ALPHABET, encode, pack
+from src.data.letters import ALPHABET, ASCII, Letters
 from src.errors import UserError
 from src.models.ngrams import LetterNgrams
 
@@ -29,7 +29,7 @@ def random_pairs(seed: int, n: int = 60) -> Pairs:
 
 
 def tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-    letters, lengths = pack([encode(name) for name, _ in pairs])
+    letters, lengths = ASCII.pack([name for name, _ in pairs])
     return letters, lengths, torch.tensor([category for _, category in pairs])
 
 
@@ -181,8 +181,9 @@ def test_a_change_of_dtype_keeps_the_counts() -> None:
 def test_the_state_of_a_large_corpus_is_small() -> None:
     rng = random.Random(0)
     ngrams = LetterNgrams(ALPHABET, 18, 4)
-    names = [bytes(rng.choices(range(26), range(26, 0, -1), k=8)) for _ in range(14_000)]
-    letters, lengths = pack(names)  # random: more distinct grams than in real names
+    abc = ALPHABET[:26]
+    names = ["".join(rng.choices(abc, range(26, 0, -1), k=8)) for _ in range(14_000)]
+    letters, lengths = ASCII.pack(names)  # random: more distinct grams than in real names
     ngrams.count(letters, lengths, torch.arange(14_000) % 18)
     file = io.BytesIO()
     torch.save(ngrams.state_dict(), file)
@@ -202,13 +203,15 @@ def damaged(state: dict[str, Tensor], **parts: Any) -> dict[str, Any]:
 def test_a_malformed_state_is_refused() -> None:
     ngrams = make_ngrams(random_pairs(seed=9))
     state = ngrams.get_extra_state()
-    grams, categories, counts = state["grams"], state["categories"], state["counts"]
-    largest = 35**5
+    keys, rows, categories, counts = (state[k] for k in ("keys", "rows", "categories", "counts"))
     for wrong in (
-        *(None, {}, 3, [grams, categories, counts]),
+        *(None, {}, 3, [keys, rows, categories, counts]),
         {key: part for key, part in state.items() if key != "counts"},
-        damaged(state, grams=grams.tolist()),
-        damaged(state, grams=grams.int()),
+        damaged(state, keys=keys.tolist()),
+        damaged(state, keys=keys.int()),
+        damaged(state, keys=keys.unsqueeze(1)),
+        damaged(state, keys=keys[:0]),
+        damaged(state, rows=rows.long()),
         damaged(state, categories=categories.long()),
         damaged(state, counts=counts.float()),
         damaged(state, counts=counts.unsqueeze(1)),
@@ -220,18 +223,38 @@ def test_a_malformed_state_is_refused() -> None:
         with pytest.raises(REFUSALS):
             ngrams.load_state_dict({**ngrams.state_dict(), "_extra_state": wrong})
     for wrong, why in (
-        (damaged(state, grams=grams - 1), "grams out of range"),
-        (damaged(state, grams=grams + largest), "grams out of range"),
+        (damaged(state, keys=keys + 1), "keys not sorted, or of no gram"),
+        (damaged(state, keys=keys.flip(0)), "keys not sorted, or of no gram"),
+        (damaged(state, keys=keys * 35), "keys not sorted, or of no gram"),  # from a later gram
+        (damaged(state, keys=keys[:-1]), "rows out of range"),
+        (damaged(state, rows=rows - 1), "rows out of range"),
         (damaged(state, categories=categories - 1), "categories out of range"),
         (damaged(state, categories=categories + C - 1), "categories out of range"),
         (damaged(state, counts=-counts), "counts out of range"),
-        (damaged(state, grams=grams.flip(0)), "not sorted"),
-        ({key: part.repeat_interleave(2) for key, part in state.items()}, "not sorted"),
+        (damaged(state, rows=rows.flip(0)), "not sorted"),
+        (
+            {k: p if k == "keys" else p.repeat_interleave(2) for k, p in state.items()},
+            "not sorted",
+        ),
     ):
         with pytest.raises(ValueError, match=why):
             ngrams.set_extra_state(wrong)
     new = ngrams.get_extra_state()  # the refused ones left nothing behind
     assert all(torch.equal(new[key], part) for key, part in state.items())
+
+
+def test_thousands_of_symbols() -> None:
+    """As many as make a gram's symbols, read as one number, too large for 64 bits."""
+    alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
+    rng = random.Random(0)
+    pairs = [("".join(rng.choices(alphabet, k=4)), rng.randrange(C)) for _ in range(50)]
+    letters = Letters("corpus", alphabet)
+    ngrams = LetterNgrams(alphabet, C, 6)
+    categories = torch.tensor([category for _, category in pairs])
+    ngrams.count(*letters.pack([name for name, _ in pairs]), categories)
+    assert ngrams(*letters.pack([name for name, _ in pairs])).argmax(1).equal(categories)
+    total = ngrams.get_extra_state()["counts"].sum().item()
+    assert total == 50 * (5 + 6 + 5 + 4 + 3 + 2 + 1)  # grams of 0 … 6 of 6 symbols, and none of 7
 
 
 @pytest.mark.parametrize(("n_categories", "order"), [(18, -1), (18, 7), (2**33, 6)])
@@ -244,8 +267,8 @@ def test_a_table_of_counts_too_large_for_memory_is_refused_before_it_is_made(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rng = random.Random(0)
-    names = [bytes(rng.choices(range(26), k=6)) for _ in range(3_000)]
-    letters, lengths = pack(names)
+    names = ["".join(rng.choices(ALPHABET[:26], k=6)) for _ in range(3_000)]
+    letters, lengths = ASCII.pack(names)
     ngrams = LetterNgrams(ALPHABET, 30_000, 4)
     message = r"ngrams=4: [\d,]+ runs of letters in 30,000 categories are too many to count"
     monkeypatch.setattr(Tensor, "new_zeros", None)  # what would make it

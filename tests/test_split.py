@@ -3,6 +3,7 @@ from hashlib import sha256
 import pytest
 
 from src.data.corpus import NAMES, read_corpus
+from src.data.letters import same_name
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
 
@@ -71,6 +72,20 @@ def test_nothing_held_out_is_the_whole_corpus(shipped: dict[str, list[str]]) -> 
     assert train == shipped
     assert not any(val.values())
     assert not any(test.values())
+
+
+def test_a_name_is_on_one_side_however_it_is_written() -> None:
+    plain = [f"{a}{b}{c}n" for a in "BDGK" for b in "aeiou" for c in "lmr"]
+    written = [f(name) for name in plain for f in (str.upper, str, lambda n: f"{n[:2]} {n[2:]}")]
+    corpus = {"A": written, "B": [f"x{name}" for name in plain]}
+    sides = split_corpus(corpus, 0.2, 0.2, seed=0)
+    seen = [{same_name(name) for name in side["A"]} for side in sides]
+    assert [len(keys) for keys in seen] == [36, 12, 12]
+    assert [len(side["A"]) for side in sides] == [108, 36, 36]  # every spelling goes along
+    assert len(seen[0] | seen[1] | seen[2]) == 60
+    # What chooses is the first spelling in sorted order: the capitals.
+    ranked = sorted(plain, key=lambda name: rank(0, name.upper()))
+    assert seen[2] == set(map(same_name, ranked[:12]))
 
 
 def test_small_categories() -> None:

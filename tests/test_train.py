@@ -13,7 +13,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.answer.model import load_model
 from src.data.datamodule import NamesDataModule
-from src.data.letters import ALPHABET
+from src.data.letters import ALPHABET, Letters
 from src.errors import UserError
 from src.models.rnn import RNN, read_name
 from src.run.files import read_metrics
@@ -150,7 +150,7 @@ def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
     checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 250
     network = checkpoint["hyper_parameters"]["network"]
-    assert network["alphabet"] == ALPHABET
+    assert network["letters"] == Letters(style="capitalised")._asdict()
     assert network["categories"][:2] == ["Arabic", "Chinese"]
     assert len(network["categories"]) == 18
     assert load_model(finished[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (1, 18)
@@ -214,7 +214,7 @@ def test_the_batched_recipes(tmp_path: Path, recipe: str) -> None:
         (["data_dir=one"], "data_dir={}/one: holds one category only, Only.txt; needs two"),
         (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
         (["data_dir=blank"], "{}/blank/Bad.txt: holds no names; delete the file"),
-        (["data_dir=digits"], "{}/digits/Bad.txt:2: '123' has no letter to read"),
+        (["data_dir=digits"], "{}/digits: 1 lines are no names: at least one letter"),
         (["trainer=gpu", "backend=autograd", "batch_size=2"], "trainer: "),
         (["trainer.profiler=none"], "trainer: When passing string value for the `profiler`"),
         (["logger.tensorboard._target_=os.nothing"], "logger.tensorboard: "),

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, T, blocks, encode, fold_name, pack
+from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, T, blocks
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
 from src.models.networks import Network
@@ -30,7 +30,7 @@ class TrainedModel:
     """What a checkpoint holds to answer and to be evaluated."""
 
     path: Path
-    network: nn.Module
+    network: Network
     categories: list[str]
     split: dict[str, Any]
     """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
@@ -39,41 +39,47 @@ class TrainedModel:
     prior: str = DEFAULT_PRIOR
     """How common the categories are taken to be, one of PRIORS."""
 
+    @property
+    def letters(self) -> Letters:
+        """How it reads names."""
+        return self.network.letters
+
     def probabilities(self, names: Sequence[str]) -> Tensor:
         """Return each category's probability for each name [B, C], as float32.
 
-        A name that cannot be answered has a row of NaN: one without a letter of the alphabet, one
+        A name that cannot be answered has a row of NaN: one without a letter that it reads, one
         that is too long, and one on which the hidden state, which nothing keeps in bounds, runs off
         to infinity.
         """
-        encoded = [encode(fold_name(name)) for name in names]
-        readable = [i for i, name in enumerate(encoded) if 0 < len(name) <= LONGEST]
+        read = [self.letters.read(name) for name in names]
+        readable = [i for i, name in enumerate(read) if 0 < len(name) <= LONGEST]
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
-        probabilities[readable] = self._ask([encoded[i] for i in readable])
+        probabilities[readable] = self._ask([read[i] for i in readable])
         return probabilities
 
     def reason(self, name: str) -> str:
         """Return why a name has no answer."""
-        folded = fold_name(name)
-        if len(folded) > LONGEST:
+        read = self.letters.read(name)
+        if len(read) > LONGEST:
             return f"longer than {LONGEST} letters"
-        return "too long for this model" if folded else "no letters I know"
+        return "too long for this model" if read else "no letters I know"
 
     def beliefs(self, name: str) -> tuple[list[str], Tensor]:
-        """Return the beginnings of the folded name, and the probabilities for each [L, C].
+        """Return the beginnings of the name as it is read, and the probabilities for each [L, C].
 
         A name without letters, or one that is too long, has none.
         """
-        folded = fold_name(name)
-        prefixes = [folded[:end] for end in range(1, len(folded) + 1) if len(folded) <= LONGEST]
-        return prefixes, self._ask([encode(prefix) for prefix in prefixes])
+        read = self.letters.read(name)
+        prefixes = [read[:end] for end in range(1, len(read) + 1) if len(read) <= LONGEST]
+        return prefixes, self._ask(prefixes)
 
     @torch.inference_mode()
-    def _ask(self, names: Sequence[bytes]) -> Tensor:
-        """Return the probabilities under the prior of encoded names [B, C], block by block."""
+    def _ask(self, names: Sequence[str]) -> Tensor:
+        """Return the probabilities under the prior of names that were read [B, C], in blocks."""
         answers = [torch.empty(0, len(self.categories))]
-        for block in blocks(names, len, AT_ONCE, MOST_CELLS // len(self.categories)):
-            logp = self.network(*pack(block))
+        width = len(self.letters.symbols) + len(self.categories)
+        for block in blocks(names, len, AT_ONCE, MOST_CELLS // width):
+            logp = self.network(*self.letters.pack(block))
             if self.decision:
                 logp = self.decision.log_probabilities(logp, self.prior)
             answers.append(logp.exp())
@@ -134,8 +140,13 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
     categories = made_for["categories"]
-    if made_for["alphabet"] != ALPHABET:
-        raise ValueError("it was made for another alphabet")
+    letters = Letters(**made_for["letters"])
+    learned = letters.symbols.rstrip(OTHER) + OTHER
+    known = {"ascii": ALPHABET, "tutorial": ALPHABET, "corpus": learned}[letters.kind]
+    if letters.symbols != known or letters.style not in ("", *STYLES):
+        raise ValueError("its letters are none that this program reads")
+    if len(set(known)) < len(known) or not known.isprintable():
+        raise ValueError("its letters repeat, or cannot be shown")
     shown = all(text.isprintable() for text in (*categories, split["data_dir"] or ""))
     if not (shown and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
         raise ValueError("its categories are no names, or its split is none")

@@ -4,27 +4,31 @@ A corpus is a folder of `<Category>.txt` files, UTF-8, one name a line. In memor
 dictionary from category, in sorted order, to the folded names of its lines, in file order.
 """
 
-import unicodedata
+import re
 from functools import lru_cache
 from pathlib import Path
 
-from src.data.letters import LONGEST, fold_name
+from src.data.letters import LONGEST, fold
 from src.errors import UserError
 
 Corpus = dict[str, list[str]]
 
 NAMES = Path(__file__).parents[2] / "data/names"
 """The corpus as shipped."""
+SHOWN = 5
+"""Of the lines that are no names, at most."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What no list of names has in a line: the file is something else, a table perhaps."""
 
 
-def read_corpus(folder: Path) -> Corpus:
-    """Read every `<Category>.txt` of `folder`.
+def read_corpus(folder: Path, kind: str = "ascii") -> Corpus:
+    """Read every `<Category>.txt` of `folder`, the names folded to letters of a kind.
 
-    Blank lines, blanks around a name and carriage returns are ignored.
+    Blank lines, a byte-order mark and the kind of line ends do not matter.
 
     Raises:
         UserError: if the folder is missing or holds fewer than two categories, or a file is
-            not UTF-8, empty, or has a line without any letter.
+            not UTF-8, is empty, or has lines that are no names.
         OSError: if a file cannot be read.
     """
     if not folder.is_dir():
@@ -38,30 +42,40 @@ def read_corpus(folder: Path) -> Corpus:
     for path in files:
         if not path.stem.isprintable():
             raise UserError(f"data_dir={folder}: {path.name!r} is no name that can be shown")
-    states = ((path, path.stat()) for path in sorted(files, key=lambda path: path.stem))
-    return {path.stem: [*_names_in(path, it.st_size, it.st_mtime_ns)] for path, it in states}
+    corpus, bad = {}, []
+    for path in sorted(files, key=lambda path: path.stem):
+        names, no_names = _names_in(path, kind, path.stat().st_size, path.stat().st_mtime_ns)
+        corpus[path.stem] = list(names)
+        bad += [f"{path}:{number}: {line[:40]!r}" for number, line in no_names]
+    if bad:
+        what = f"{len(bad):,} lines are no names: at least one letter that letters={kind} reads, at"
+        what += f" most {LONGEST}, no tab or other control character"
+        what += "; letters=corpus reads any script" if kind == "tutorial" else ""
+        raise UserError("\n  ".join([f"{folder}: {what}", *bad[:SHOWN]]))
+    for category, names in corpus.items():
+        if not names:
+            path = folder / f"{category}.txt"
+            raise UserError(f"{path}: holds no names; delete the file or add one name a line")
+    return corpus
 
 
 @lru_cache(maxsize=1024)  # the runs of a sweep read the same files
-def _names_in(path: Path, _size: int, _modified: int) -> list[str]:
+def _names_in(
+    path: Path, kind: str, _size: int, _modified: int
+) -> tuple[list[str], list[tuple[int, str]]]:
+    """Return the folded names of a file, and the lines that are none, with their numbers."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")  # a byte-order mark is no letter
+        text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         number = len((error.object[: error.start] + b"x").splitlines())
         raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
-    names = []
-    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
-    for number, line in enumerate(map(str.strip, lines), start=1):
-        if not line:
-            continue
-        name = fold_name(line)
-        if not name:
-            raise UserError(f"{path}:{number}: {line[:40]!r} has no letter to read")
-        control = not line.isprintable() and any(unicodedata.category(c) == "Cc" for c in line)
-        if len(line) > LONGEST or control:
-            what = f"at most {LONGEST} letters a line, no tabs or other control characters"
-            raise UserError(f"{path}:{number}: {line[:40]!r} is no name; {what}")
-        names.append(name)
-    if not names:
-        raise UserError(f"{path}: holds no names; delete the file or add one name a line")
-    return names
+    names, bad = [], []
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    body = text.strip()  # as the tutorial does, whose fold leaves the blanks at a line's end
+    first = 1 + text[: text.index(body)].count("\n")
+    for number, line in enumerate(body.split("\n"), start=first):
+        if line.strip():
+            name = fold(line, kind)
+            is_name = name and len(line) <= LONGEST and not _CONTROL.search(line.strip())
+            names.append(name) if is_name else bad.append((number, line))
+    return names, bad

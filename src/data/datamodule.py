@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.corpus import NAMES, Corpus, read_corpus
-from src.data.letters import ALPHABET, MOST_CELLS, Batch, blocks, encode, one_hot, pack
+from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, one_hot, same_name
 from src.data.sampler import Iterations, Passes, RandomExamples
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
@@ -20,15 +20,15 @@ EVAL_BATCH = 1024
 
 
 class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The lines of a corpus, numbered through, a byte a letter.
+    """The lines of a corpus, written in its letters and numbered through, a byte a letter.
 
-    An item is the tutorial's pair: the one-hot name [L, 1, 57] and its category [1], int64.
+    An item is the tutorial's pair: the one-hot name [L, 1, S] and its category [1], int64.
     A data loader takes many at once, as a compact `Batch`.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
-        names = [encode(name) for lines in corpus.values() for name in lines]
-        self.letters, self.lengths = pack(names)
+    def __init__(self, corpus: Corpus, letters: Letters = ASCII) -> None:
+        self.letters, self.lengths = letters.pack([n for names in corpus.values() for n in names])
+        self.n_symbols = len(letters.symbols)
         self.starts = self.lengths.cumsum(0) - self.lengths
         counts = torch.tensor([len(lines) for lines in corpus.values()])
         self.categories = torch.arange(len(counts)).repeat_interleave(counts)
@@ -40,7 +40,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
         start, length = self.starts[line], self.lengths[line]
         letters = self.letters[start : start + length]
-        return one_hot(letters).unsqueeze(1), self.categories[line].reshape(1)
+        return one_hot(letters, self.n_symbols).unsqueeze(1), self.categories[line].reshape(1)
 
     def __getitems__(self, lines: Sequence[int]) -> Batch:
         """Return many lines at once; PyTorch's data loader asks for them so."""
@@ -53,7 +53,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def loader(self, batch_sampler: Any = None, most: int = MOST_CELLS) -> DataLoader[Any]:
         """Return the lines as `Batch`es: the sampler's, or all in order, in blocks to score."""
-        letters = MOST_CELLS // self.n_categories
+        letters = MOST_CELLS // (self.n_symbols + self.n_categories)
         length = self.lengths.tolist().__getitem__
         order = batch_sampler or Blocks(blocks(range(len(self)), length, most, letters))
         return DataLoader(self, batch_sampler=order, collate_fn=_as_it_is)
@@ -86,6 +86,7 @@ class NamesDataModule(LightningDataModule):
             take more than one.
         sampling: `balanced`, random examples; `natural`, passes over the distinct pairs of a name
             and a category.
+        letters: `ascii`, `tutorial` or `corpus`: the symbols of the names; see `fold`.
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -103,26 +104,35 @@ class NamesDataModule(LightningDataModule):
         batch_size: int = 1,
         together: int = 1,
         sampling: str = "balanced",
+        letters: str = "ascii",
     ) -> None:
         super().__init__()
         folder = NAMES if data_dir is None else Path(data_dir)
-        corpus = read_corpus(folder)
-        train, val, test = split_corpus(corpus, val_fraction, test_fraction, seed)
-        self.alphabet, self.categories = ALPHABET, list(corpus)
-        self.train, self.val, self.test = NamesDataset(train), NamesDataset(val), NamesDataset(test)
-        self.distinct = NamesDataset({category: sorted(set(train[category])) for category in train})
-        """The distinct pairs of a name and a category to train on."""
+        corpus = read_corpus(folder, letters)
+        sides = split_corpus(corpus, val_fraction, test_fraction, seed)
+        self.categories = list(corpus)
+        self.letters = Letters.learned(letters, {n for names in sides[0].values() for n in names})
+        """How names are written, learned from the names to train on."""
+        write = self.letters.write
+        lines = {c: [*map(write, names)] for c, names in sides[0].items()}
+        distinct, val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides)
+        once = {c: [*{same_name(n): n for n in names}.values()] for c, names in distinct.items()}
+        self.train, self.val, self.test, self.distinct, self.once = (
+            NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once)
+        )
+        """What to train on, validate and test; and of the first, the distinct pairs of a spelling
+        and a category, and those with one spelling of a name."""
         self._natural = sampling == "natural"
-        counts = [len(lines) for lines in train.values()]
+        counts = [len(names) for names in lines.values()]
         self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed)
         if self._natural:
             self.order = Passes(self.distinct.lengths.tolist(), batch_size, seed)
         self._batches = Iterations(
             self.order, batch_size, iterations, val_every, log_every, together, self._place
         )
-        sides = {"all": corpus, "train": train, "val": val, "test": test}
         how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
-        prints = {side: fingerprint(names) for side, names in sides.items()}
+        named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)
+        prints = {side: fingerprint(names) for side, names in named}
         self._split = {"data_dir": data_dir and str(folder.absolute()), **how, **prints}
 
     def _place(self) -> tuple[int, int, int]:

@@ -1,104 +1,217 @@
-"""Text ↔ letters ↔ tensors: names are folded to the alphabet; a letter is an index below 57.
+"""Text ↔ letters ↔ tensors: names as people write them, in the symbols that a network reads.
 
-Shapes: L letters of a name, B names of a batch.
+Shapes: L letters of a name, B names of a batch, S symbols that there are.
 """
 
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import anyascii
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 _PUNCTUATION = " .,;'"
-ALPHABET = string.ascii_lowercase + string.ascii_uppercase + _PUNCTUATION
+ALPHABET = string.ascii_letters + _PUNCTUATION
+OTHER = "\N{REPLACEMENT CHARACTER}"
+"""Stands for every symbol that `letters=corpus` does not know; never part of a name."""
+MOST_SYMBOLS = 32_000
 
 LONGEST = 200
 """Letters of the longest name that is read; a longer one is a list without line breaks."""
-MOST_CELLS = 2**20
-"""Letters × categories that are scored at once: enough for speed, few enough for memory."""
-
-_TO_INDEX = bytes.maketrans(ALPHABET.encode(), bytes(range(len(ALPHABET))))
-_ASCII_OUTSIDE = bytes(set(range(128)) - set(ALPHABET.encode()))
-_TO_LETTER = bytes.maketrans(bytes(range(len(ALPHABET))), ALPHABET.encode())
-
+MOST_CELLS = 2**21
+"""Letters × (symbols + categories) scored at once: enough for speed, few enough for memory."""
 
 T = TypeVar("T")
 
 
-def fold(text: str) -> str:
-    """Return `text` in letters of the alphabet: `Ślusàrski` → `Slusarski`, `Иванов` → `Ivanov`.
+def fold(text: str, kind: str = "ascii") -> str:
+    """Return the name in `text`, in the symbols of `kind`; empty if no letter is left.
 
-    Accents are dropped (NFD, without the combining marks); a letter that is no accented Latin
-    letter is spelled with Latin ones; whatever is then outside the alphabet is dropped. The
-    result is empty if nothing is left.
+    tutorial: accents are dropped, and whatever is then outside the alphabet.
+
+    ascii: likewise, but letters that are no accented Latin ones are spelled with such (`Weiß` →
+    `Weiss`, `कुमार` → `kumar`); hyphens, tabs and line breaks are blanks; every sign like an
+    apostrophe is one. Quotes and punctuation around the name go.
+
+    corpus: as ascii, but letters and their marks stay, of any script, in NFC.
     """
-    if text.isascii():  # nothing to take apart or to spell: five times faster
-        return text.encode().translate(None, _ASCII_OUTSIDE).decode()
-    return "".join(map(_fold_letter, unicodedata.normalize("NFC", text)))
-
-
-def fold_name(text: str) -> str:
-    """Return the name in `text`, folded, without blanks around it; empty if it has no letter."""
-    folded = fold(text).strip()
-    return folded if folded.strip(_PUNCTUATION) else ""
+    if kind == "tutorial":
+        name = "".join(c for c in unicodedata.normalize("NFD", text) if c in ALPHABET)
+        return name if name.strip(_PUNCTUATION) else ""
+    if text.isascii():  # five times faster
+        name = text.translate(_ASCII)
+    else:
+        text = unicodedata.normalize("NFC", text)
+        name = unicodedata.normalize("NFC", "".join([_symbols(c, kind) for c in text]))
+        # Я is spelled Ya: capitals are to stay capitals. ß is none, and stands among them.
+        capitals = text.replace("ß", "ẞ").isupper() and sum(map(str.isupper, text)) > 1
+        name = name.upper() if kind == "ascii" and capitals else name
+    name = " ".join(name.split())
+    bare = name.strip(_PUNCTUATION)
+    if not any(map(str.isalpha, bare)):
+        return ""
+    before, _, after = name.partition(bare)
+    n_before, n_after = before.count("'"), after.count("'")
+    return "'" * (n_before > n_after) + bare + "'" * (n_after > n_before)  # `'t Hooft`
 
 
 @cache
-def _fold_letter(letter: str) -> str:
-    base = "".join(
-        c for c in unicodedata.normalize("NFD", letter) if unicodedata.category(c) != "Mn"
-    )
-    if not all(c in ALPHABET for c in base):
-        base = anyascii.anyascii(letter)
-    return "".join(c for c in base if c in ALPHABET)
+def _symbols(letter: str, kind: str) -> str:
+    """Return what stands for a letter or sign of a text in NFC; nothing if it is dropped."""
+    category, spelled = unicodedata.category(letter), anyascii.anyascii(letter)
+    if category[0] in "LM" and not (category == "Lm" and spelled in ("'", "`")):
+        if kind == "corpus":
+            return letter
+        parts = unicodedata.normalize("NFD", letter)
+        base = "".join(c for c in parts if not unicodedata.category(c).startswith("M"))
+        if base and all(c in ALPHABET for c in base):
+            return base
+        # By its combining class a mark is a vowel sign, which is spelled; an accent or a point
+        # of Hebrew or Arabic, which may be there or not, is dropped.
+        if category[0] == "M" and unicodedata.combining(letter) not in (0, *range(84, 200)):
+            return ""
+        spelled = "".join(filter(str.isalpha, spelled))  # ь is no apostrophe
+        return spelled if letter.lower() != letter.upper() else spelled.lower()
+    if letter.isspace() or (spelled == "-" and letter != "·"):
+        return " "
+    if spelled in ("'", "`"):
+        return "'"
+    return "".join(c for c in spelled if c in ".,;") if category[0] == "P" else ""
 
 
-def encode(folded: str) -> bytes:
-    """Return the letter indices of a folded name, a byte each: `Jones` → `23 0e 0d 04 12`."""
-    return folded.encode("ascii").translate(_TO_INDEX)
+_ASCII = {code: _symbols(chr(code), "ascii") for code in range(128)}
 
 
-def decode(letters: bytes) -> str:
-    """Return the folded name whose letter indices are `letters`."""
-    return letters.translate(_TO_LETTER).decode("ascii")
+def same_name(name: str) -> str:
+    """Return the key of a folded name, equal for `O'Neill`, `ONEILL` and `o neill`."""
+    return name.casefold().translate(_NO_PUNCTUATION)
+
+
+_NO_PUNCTUATION = dict.fromkeys(map(ord, _PUNCTUATION))
+
+
+def _capitalised(name: str) -> str:
+    lower = name.lower()
+    first = next((i for i, c in enumerate(lower) if c != c.upper()), 0)
+    return lower[:first] + lower[first : first + 1].title() + lower[first + 1 :]
+
+
+STYLES: dict[str, Callable[[str], str]] = {
+    "lower": str.lower,
+    "upper": str.upper,
+    "capitalised": _capitalised,
+}
+
+
+class Letters(NamedTuple):
+    """The symbols that a network reads, and how names become such: plain values."""
+
+    kind: str = "ascii"
+    """`ascii`, `tutorial` or `corpus`; see `fold`."""
+    symbols: str = ALPHABET
+    """The symbols, in index order."""
+    style: str = ""
+    """One of STYLES: how a name in one case only is written; empty: as it is."""
+    always: bool = False
+    """Whether names in both cases are written so, too."""
+
+    @classmethod
+    def learned(cls, kind: str, names: Iterable[str]) -> "Letters":
+        """Return the letters of a kind, with the case and the symbols of distinct folded names."""
+        if kind == "tutorial":
+            return cls(kind)
+        names = list(names)
+        cased = [n for n in names if sum(c.islower() or c.isupper() for c in n) > 1]
+        counts = {style: sum(n == write(n) for n in cased) for style, write in STYLES.items()}
+        style = max(counts, key=counts.__getitem__) if any(counts.values()) else ""
+        always = style in ("lower", "upper") and counts[style] >= 0.99 * len(cased)
+        letters = cls(kind, ALPHABET, style, always)
+        if kind == "ascii":
+            return letters
+        seen = Counter("".join(map(letters.write, names))).most_common(MOST_SYMBOLS)
+        return letters._replace(symbols="".join(sorted(c for c, n in seen if n > 1)) + OTHER)
+
+    def write(self, name: str) -> str:
+        """Return a folded name in the case of the training names."""
+        if self.style and (self.always or name in (name.lower(), name.upper())):
+            return STYLES[self.style](name)
+        return name
+
+    def read(self, text: str) -> str:
+        """Return the name in `text` as the network reads it; empty if it has no letter."""
+        return self.write(fold(text, self.kind))
+
+    def pack(self, names: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Lay names that were read end to end.
+
+        Returns:
+            Letter indices [sum of lengths], uint8, or int16 where there are more than 255 symbols;
+            and int64 lengths [B].
+
+        Raises:
+            ValueError: if a letter is none of the symbols.
+        """
+        codes = np.frombuffer("".join(names).encode("utf-32-le"), np.uint32)
+        letters = _indices(self.symbols)[codes]
+        if len(letters) and letters.max() >= len(self.symbols):
+            raise ValueError(f"not a name in {self.kind} letters")
+        return torch.from_numpy(letters), torch.tensor([len(name) for name in names]).long()
+
+    def unpack(self, letters: Iterable[int]) -> str:
+        """Return the name whose letter indices are `letters`."""
+        return "".join(self.symbols[letter] for letter in letters)
+
+
+ASCII = Letters()
+"""The 57 symbols, names in whatever case they are."""
+
+
+def letter_dtype(n_symbols: int) -> torch.dtype:
+    """Return the type of letter indices."""
+    return torch.uint8 if n_symbols <= 255 else torch.int16
+
+
+@cache
+def _indices(symbols: str) -> NDArray[Any]:
+    """Return the index of each code point."""
+    others = symbols.find(OTHER) % (len(symbols) + 1)  # without OTHER: no index at all
+    dtype = np.uint8 if len(symbols) <= 255 else np.int16
+    table = np.full(0x110000, others, dtype)
+    table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
+    return table
 
 
 class Batch(NamedTuple):
     """B names with their categories, compact: letters are bytes and lie end to end."""
 
     letters: Tensor
-    """uint8 [sum of lengths]: letter indices."""
+    """uint8, or int16 [sum of lengths]: letter indices; see `Letters.pack`."""
     lengths: Tensor
     """int64 [B]: letters in each name, all at least 1."""
     categories: Tensor
     """int64 [B]: index of each name's category."""
 
-    def examples(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each name as the tutorial has it: one-hot [L, 1, 57], and its category [1]."""
-        names = torch.split(one_hot(self.letters).unsqueeze(1), self.lengths.tolist())
+    def examples(self, n_symbols: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each name as the tutorial has it: one-hot [L, 1, S], and its category [1]."""
+        names = torch.split(one_hot(self.letters, n_symbols).unsqueeze(1), self.lengths.tolist())
         return zip(names, torch.split(self.categories, 1), strict=True)
 
 
-def pack(names: Sequence[bytes]) -> tuple[Tensor, Tensor]:
-    """Lay encoded names end to end: → letters uint8 [sum of lengths], lengths int64 [B]."""
-    letters = np.frombuffer(b"".join(names), dtype=np.uint8).copy()
-    return torch.from_numpy(letters), torch.tensor([len(name) for name in names], dtype=torch.int64)
+def one_hot(letters: Tensor, n_symbols: int = len(ALPHABET)) -> Tensor:
+    """Letter indices, any shape [...] → float32 one-hot rows [..., S]."""
+    return F.one_hot(letters.long(), n_symbols).float()
 
 
-def one_hot(letters: Tensor) -> Tensor:
-    """Letter indices, any shape [...] → float32 one-hot rows [..., 57]."""
-    return F.one_hot(letters.long(), len(ALPHABET)).float()
-
-
-def name_to_tensor(folded: str) -> Tensor:
-    """A folded name → its one-hot tensor [L, 1, 57]; the 1 is the batch."""
-    return one_hot(torch.frombuffer(bytearray(encode(folded)), dtype=torch.uint8)).unsqueeze(1)
+def name_to_tensor(name: str, letters: Letters = ASCII) -> Tensor:
+    """A name that was read → its one-hot tensor [L, 1, S]; the 1 is the batch."""
+    return one_hot(letters.pack([name])[0], len(letters.symbols)).unsqueeze(1)
 
 
 def blocks(

@@ -3,6 +3,7 @@
 from hashlib import sha256
 
 from src.data.corpus import Corpus
+from src.data.letters import same_name
 from src.errors import UserError
 
 
@@ -17,23 +18,29 @@ def split_corpus(
 ) -> tuple[Corpus, Corpus, Corpus]:
     """Hold out distinct names: → the training lines, the validation names, the test names.
 
-    A held-out name takes every line that has it along, whatever the category, so no name is on
-    two sides. The held-out sides hold each (name, category) pair once.
+    A held-out name takes every line that has it along, whatever the category and however it is
+    cased, spaced or punctuated (`same_name`), so no name is on two sides. The held-out sides hold
+    each pair of a spelling and a category once.
 
     Stratified: the fractions are of each category's distinct names; a name of several categories
     counts in the rarest of them. A category keeps at least one name of its own for training, and
-    gives at least one to each held-out side if it has three. Which names: those whose SHA-256
-    together with the seed sorts first, so the choice depends on nothing but seed and names.
+    gives at least one to each held-out side if it has three. Which names: those whose first
+    spelling has, together with the seed, the lowest SHA-256, so the choice depends on nothing but
+    seed and names.
 
     Raises:
         UserError: if the corpus is too small for these fractions.
     """
-    distinct = {category: set(names) for category, names in corpus.items()}
+    key_of = {name: same_name(name) for names in corpus.values() for name in names}
+    first: dict[str, str] = {}
+    for name in sorted(key_of):
+        first.setdefault(key_of[name], name)
+    distinct = {category: {key_of[name] for name in names} for category, names in corpus.items()}
     val: set[str] = set()
     test: set[str] = set()
     seen: set[str] = set()
     for category in sorted(corpus, key=lambda category: (len(distinct[category]), category)):
-        names = sorted(distinct[category] - seen, key=lambda name: _rank(name, seed))
+        names = sorted(distinct[category] - seen, key=lambda key: _rank(first[key], seed))
         seen.update(names)
         n_test = _share(test_fraction, len(names), at_most=len(names) - 1)
         n_val = _share(val_fraction, len(names), at_most=len(names) - 1 - n_test)
@@ -45,12 +52,15 @@ def split_corpus(
             key = f"{key}_fraction"
             raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
     held_out = val | test
-    train = {c: [name for name in names if name not in held_out] for c, names in corpus.items()}
+    train = {c: [n for n in names if key_of[n] not in held_out] for c, names in corpus.items()}
     if empty := [category for category, names in train.items() if not names]:
         why = "every name is held out, as a name of other categories too"
         raise UserError(f"{empty[0]}: {why}; lower val_fraction and test_fraction")
-    val_names = {category: sorted(names & val) for category, names in distinct.items()}
-    return train, val_names, {c: sorted(names & test) for c, names in distinct.items()}
+
+    def spellings(side: set[str]) -> Corpus:
+        return {c: sorted({n for n in names if key_of[n] in side}) for c, names in corpus.items()}
+
+    return train, spellings(val), spellings(test)
 
 
 def _rank(name: str, seed: int) -> bytes:

@@ -276,8 +276,8 @@ class OnlineClassifier(NameClassifier):
         if self.hparams["backend"] == "compiled":
             losses, guesses = optimizer.step(batch=batch)
             return {"losses": losses, "guesses": guesses}
-        steps, criterion = [], nn.NLLLoss()
-        for name, category in batch.examples():  # one-hot [L, 1, 57], index [1]
+        steps, criterion, n_symbols = [], nn.NLLLoss(), len(self.network.letters.symbols)
+        for name, category in batch.examples(n_symbols):  # one-hot [L, 1, S], index [1]
             output = read_name(self.rnn, name)  # [1, C]
             loss = criterion(output, category)
             optimizer.zero_grad()

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from src.data.letters import Letters, letter_dtype
 from src.models.ngrams import LetterNgrams
 from src.models.rnn import RNN, read_names
 
 CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 NGRAM_SHARE = 0.6
 """Of the letter n-grams in the answer; anything from 0.5 to 0.7 is as good."""
 
@@ -35,7 +37,7 @@ class RecurrentNetwork(nn.Module):
     """PyTorch's own recurrent layers, and a linear layer on what they make of a name.
 
     Args:
-        n_letters: size of the alphabet.
+        n_letters: symbols that there are, S.
         n_categories: the outputs.
         cell: `rnn`, `gru` or `lstm`.
         hidden: size of the hidden state, in each direction.
@@ -69,19 +71,31 @@ class RecurrentNetwork(nn.Module):
             raise ValueError(f"layers={layers} or a dropout is out of range")
         self.pooling = pooling
         self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
-        vectors = torch.randn(n_letters, embedding) if embedding else torch.eye(n_letters)
-        self.letters = nn.Parameter(vectors, requires_grad=bool(embedding))  # [n_letters, E]
+        self.letter_dropout = dropout / 5 if embedding else 0.0
+        looked_up = not embedding and letter_dtype(n_letters) != torch.uint8
+        n_gates = GATES[cell] * hidden
+        if embedding:
+            vectors = torch.randn(n_letters, embedding)
+        elif looked_up:  # a one-hot row selects a column of the first weights: these are columns
+            vectors = torch.empty(n_letters, n_gates * (1 + bidirectional)).uniform_(-1, 1)
+            vectors /= hidden**0.5
+        else:
+            vectors = torch.eye(n_letters)
+        self.letters = nn.Parameter(vectors, bool(embedding or looked_up))  # [S, E]
         between = dropout if layers > 1 else 0.0
         self.rnn = CELLS[cell](
             vectors.shape[1], hidden, layers, dropout=between, bidirectional=bidirectional
         )
+        if looked_up:  # and are handed on as they are, each direction's own
+            ones = torch.split(torch.eye(vectors.shape[1]), n_gates)
+            for name, one in zip(("weight_ih_l0", "weight_ih_l0_reverse"), ones, strict=False):
+                setattr(self.rnn, name, nn.Parameter(one.clone(), requires_grad=False))
         n_states = hidden * (1 + bidirectional)
         self.output = nn.Linear(n_states * (2 if pooling == "all" else 1), n_categories)
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
-        learned = self.letters.requires_grad
-        vectors = F.dropout(self.letters, self.dropout / 5, self.training and learned)
+        vectors = F.dropout(self.letters, self.letter_dropout, self.training)
         steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
         places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
         padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
@@ -111,7 +125,7 @@ class Network(nn.Module):
     training it answers alone.
 
     Args:
-        alphabet: the letters, in index order.
+        letters: what the names are written in, the fields of `Letters`.
         categories: the names of the categories, in index order.
         shares: of the categories in training, C of them; None: the network's answer is left as
             it is, as in the tutorial.
@@ -123,7 +137,7 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        alphabet: str,
+        letters: dict[str, Any],
         categories: list[str],
         shares: list[float] | None,
         cell: str,
@@ -132,12 +146,13 @@ class Network(nn.Module):
         **recurrent: Any,
     ) -> None:
         super().__init__()
-        n_letters, n_categories = len(alphabet), len(categories)
+        self.letters = Letters(**letters)
+        n_letters, n_categories = len(self.letters.symbols), len(categories)
         if cell == "tutorial":
             self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
         else:
             self.recurrent = RecurrentNetwork(n_letters, n_categories, cell, hidden, **recurrent)
-        self.ngrams = LetterNgrams(alphabet, n_categories, ngrams) if ngrams else None
+        self.ngrams = LetterNgrams(self.letters.symbols, n_categories, ngrams) if ngrams else None
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:

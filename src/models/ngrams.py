@@ -19,7 +19,7 @@ Counted: n. Learned, a name never on its own counts: the strengths β > 0 and δ
 well — and b for each category.
 
 Shapes: B names of a batch, S their symbols with the marks, C categories, K longest context,
-N distinct grams (runs of 0 … K + 1 symbols) of the training names.
+N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty one first.
 """
 
 from typing import Any
@@ -37,26 +37,26 @@ MOST_COUNTS = 2**27
 """Grams × categories that are counted, half a GiB of them."""
 
 _NONE = torch.iinfo(torch.int64).max
-"""The key of a gram that would reach beyond its name; above all others."""
+"""Above the keys of all grams."""
 
-_STATE = {"grams": torch.int64, "categories": torch.int16, "counts": torch.int32}
+_STATE = {"rows": torch.int32, "categories": torch.int16, "counts": torch.int32}
 
 
 class LetterNgrams(nn.Module):
     """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
 
     Args:
-        alphabet: the letters, in index order; upper and lower case are one.
+        alphabet: the symbols of names, in index order; upper and lower case are one.
         n_categories: C.
         order: K, the most letters that a letter is predicted from.
     """
 
     def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
         super().__init__()
-        distinct = list(dict.fromkeys(letter.lower() for letter in alphabet))
-        symbols = [1 + distinct.index(letter.lower()) for letter in alphabet]
-        self._start, self._end = len(distinct) + 1, len(distinct) + 2
-        self._base = len(distinct) + 3  # a key is a gram's symbols, read as a number to this base
+        numbers: dict[str, int] = {}
+        symbols = [numbers.setdefault(c.lower(), 1 + len(numbers)) for c in alphabet]
+        self._start, self._end = len(numbers) + 1, len(numbers) + 2
+        self._base = len(numbers) + 3
         if n_categories > 2**15 or not 0 <= order <= 6:
             raise UserError(f"ngrams={order}: too many for {n_categories:,} categories")
         self.n_categories, self.order = n_categories, order
@@ -68,8 +68,10 @@ class LetterNgrams(nn.Module):
         self.bias = nn.Parameter(torch.zeros(n_categories))
         self.requires_grad_(False)  # but in `fit`
         # On the CPU even where the parameters are made on `meta`: the tables are numbers at once.
-        # symbols [letters of the alphabet], int64 from 1: a key tells its gram's length
-        # grams [N + 1], int64: keys, sorted; the last is _NONE
+        # symbols [S], int64 from 1
+        # grams [N + 1], int64: sorted keys, 0 for the empty gram, else the row of the gram without
+        #     its last symbol · base + that symbol; so a gram's row is behind its beginnings'. The
+        #     last is _NONE
         # counts [N + 1, C], int32; the last row is zeros, for every gram that was not counted
         no_counts = torch.zeros(1, n_categories, dtype=torch.int32, device="cpu")
         self.symbols: Tensor = nn.Buffer(torch.tensor(symbols, device="cpu"), persistent=False)
@@ -80,14 +82,24 @@ class LetterNgrams(nn.Module):
         """Count the grams of the training names, in place of whatever was counted before.
 
         Args:
-            letters: uint8 letter indices of all names, end to end [sum of lengths].
+            letters: letter indices of all names, end to end [sum of lengths].
             lengths: int64 letters of each name [B], all at least 1.
             categories: int64 category of each name [B]; no pair of name and category twice.
         """
-        grams, name, _, _ = self._spell(letters, lengths)  # [K + 2, S], [S]
-        pairs = (grams * self.n_categories + categories[name])[grams != _NONE]
-        pairs, counts = torch.unique(pairs, return_counts=True)
-        self._tabulate(pairs // self.n_categories, pairs % self.n_categories, counts)
+        symbols, name, before, left = self._spell(letters, lengths)  # [S] each
+        keys, rows = [torch.zeros(1, dtype=torch.int64)], torch.zeros_like(name)
+        pairs = [categories[name[before > 0]]]  # row · C + category, of each gram that stands
+        for k in range(self.order + 1):
+            within = left > k
+            there, row = torch.unique(
+                (rows * self._base + symbols.roll(-k))[within], return_inverse=True
+            )
+            rows = rows.masked_scatter(within, row + sum(map(len, keys)))
+            pairs.append(rows[within] * self.n_categories + categories[name[within]])
+            keys.append(there)
+        kinds, counts = torch.unique(torch.cat(pairs), return_counts=True)
+        rows, categories = kinds // self.n_categories, kinds % self.n_categories
+        self._tabulate(torch.cat(keys), rows, categories, counts)
 
     def fit(self, names: Any, shares: list[float], seed: int) -> None:
         """Count the grams of training names, then learn how far to trust the counts.
@@ -103,7 +115,7 @@ class LetterNgrams(nn.Module):
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
         log_shares = torch.tensor(shares).log()
         rng = torch.Generator().manual_seed(seed)
-        size = min(NAMES, 1 + MOST_CELLS // (32 * self.n_categories))  # fewer of many categories
+        size = min(NAMES, 1 + MOST_CELLS // (64 * self.n_categories))  # fewer of many categories
         n_passes = 1 + STEPS * size // len(names)
         passes = torch.cat([torch.randperm(len(names), generator=rng) for _ in range(n_passes)])
         for lines in torch.split(passes[: STEPS * size], size):
@@ -120,7 +132,7 @@ class LetterNgrams(nn.Module):
         """Compare a batch of names with every category.
 
         Args:
-            letters: uint8 letter indices of all names, end to end [sum of lengths].
+            letters: letter indices of all names, end to end [sum of lengths].
             lengths: int64 letters of each name [B], all at least 1.
             leave_out: int64 [B]; in training, the category that counted each name: the name's own
                 grams are left out of that category's counts.
@@ -128,9 +140,16 @@ class LetterNgrams(nn.Module):
         Returns:
             The logits under a uniform prior [B, C].
         """
-        grams, name, before, left = self._spell(letters, lengths)  # [K + 2, S], [S]
-        rows = torch.searchsorted(self.grams, grams)
-        rows = torch.where(self.grams[rows] == grams, rows, len(self.grams) - 1)
+        symbols, name, before, left = self._spell(letters, lengths)  # [S] each
+        none = len(self.grams) - 1
+        row = torch.zeros_like(name)  # of the gram of k symbols that begins at each place
+        found = [torch.where(before > 0, row, none)]  # the empty one: once for each x
+        for k in range(self.order + 1):
+            key = row * self._base + symbols.roll(-k)
+            row = torch.searchsorted(self.grams, key)
+            row = torch.where((left > k) & (self.grams[row] == key), row, none)
+            found.append(row)
+        rows = torch.stack(found)  # [K + 2, S]
         counts = self.counts[rows].to(self.bias.dtype)  # [K + 2, S, C]
         if leave_out is not None:
             own = F.one_hot(leave_out, self.n_categories)[name].to(counts.dtype)  # [S, C]
@@ -143,12 +162,9 @@ class LetterNgrams(nn.Module):
     def _spell(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Lay the names end to end, each between its marks.
 
-        The empty gram begins at every place but a name's first: once for each symbol that is x.
-
         Returns:
-            The key of the gram of 0 … K + 1 symbols that begins at each place [K + 2, S]; the name
-            that each place belongs to, the symbols of that name before it, and those left from it
-            on, each [S]; all int64.
+            The symbol at each place; the name that the place belongs to, the symbols of that name
+            before it, and those left from it on; all int64 [S].
         """
         sizes = lengths + 2
         ends = sizes.cumsum(0)
@@ -157,12 +173,7 @@ class LetterNgrams(nn.Module):
         before, left = place - (ends - sizes)[name], ends[name] - place
         symbols = torch.where(before == 0, self._start, self._end)
         symbols = symbols.masked_scatter((before > 0) & (left > 1), self.symbols[letters.long()])
-        key = torch.zeros_like(symbols)
-        grams = [key.masked_fill(before == 0, _NONE)]
-        for k in range(self.order + 1):
-            key = key * self._base + symbols.roll(-k)
-            grams.append(key.masked_fill(left <= k, _NONE))
-        return torch.stack(grams), name, before, left
+        return symbols, name, before, left
 
     def _log_probability(self, counts: Tensor, before: Tensor, left: Tensor) -> Tensor:
         """Predict every symbol: counts [K + 2, S, C] → log p, forward and backward [2, S, C].
@@ -185,22 +196,22 @@ class LetterNgrams(nn.Module):
         predicted = torch.stack((before > 0, left > 1)).unsqueeze(-1)
         return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
 
-    def _tabulate(self, grams: Tensor, categories: Tensor, counts: Tensor) -> None:
+    def _tabulate(self, keys: Tensor, rows: Tensor, categories: Tensor, counts: Tensor) -> None:
         """Build the tables from numbers on any device."""
-        grams, rows = torch.unique_consecutive(grams, return_inverse=True)
-        if len(grams) * self.n_categories > MOST_COUNTS:
-            what = f"{len(grams):,} runs of letters in {self.n_categories:,} categories"
+        if len(keys) * self.n_categories > MOST_COUNTS:
+            what = f"{len(keys):,} runs of letters in {self.n_categories:,} categories"
             raise UserError(f"ngrams={self.order}: {what} are too many to count; use a smaller one")
-        table = self.counts.new_zeros(len(grams) + 1, self.n_categories, device=grams.device)
+        table = self.counts.new_zeros(len(keys) + 1, self.n_categories, device=keys.device)
         table[rows, categories.long()] = counts.to(table.dtype)
-        self.grams = torch.cat((grams, grams.new_tensor([_NONE]))).to(self.symbols.device)
+        self.grams = torch.cat((keys, keys.new_tensor([_NONE]))).to(self.symbols.device)
         self.counts = table.to(self.symbols.device)
 
     def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the counts that are not zero, for the state_dict: gram, category, count [each]."""
+        """Return the grams' keys [N], and for each count above 0 its row, category and number."""
         rows, categories = self.counts.nonzero(as_tuple=True)
-        counts = self.counts[rows, categories]
-        return {"grams": self.grams[rows], "categories": categories.short(), "counts": counts}
+        parts = rows, categories, self.counts[rows, categories]
+        state = {key: part.to(_STATE[key]) for key, part in zip(_STATE, parts, strict=True)}
+        return {"keys": self.grams[:-1], **state}
 
     def set_extra_state(self, state: Any) -> None:
         """Take the counts of `get_extra_state`.
@@ -208,13 +219,21 @@ class LetterNgrams(nn.Module):
         Raises:
             ValueError: if they are not the counts of such a model, or likewise another error.
         """
-        highest = {"grams": self._base ** (self.order + 1) - 1, "categories": self.n_categories - 1}
+        keys = state["keys"]
+        if keys.dtype != torch.int64 or keys.dim() != 1:
+            raise ValueError("letter counts: keys are no list of int64")
+        beginnings = keys // self._base
+        if bool((keys[:1] != 0).any() | (keys.diff() <= 0).any()) or bool(
+            (beginnings[1:] >= torch.arange(1, max(1, len(keys)), device=keys.device)).any()
+        ):
+            raise ValueError("letter counts: keys not sorted, or of no gram")
+        highest = {"rows": len(keys) - 1, "categories": self.n_categories - 1}
         for key, dtype in _STATE.items():
             part, high = state[key], highest.get(key, torch.iinfo(dtype).max)
             is_list = part.dtype == dtype and part.shape == state["counts"].shape[:1]
             if not is_list or bool(((part < 0) | (part > high)).any()):
                 raise ValueError(f"letter counts: {key} out of range, or no list of {dtype}")
-        pairs = state["grams"] * self.n_categories + state["categories"]
+        pairs = state["rows"].long() * self.n_categories + state["categories"]
         if bool((pairs.diff() <= 0).any()):
             raise ValueError("letter counts: not sorted")
         self._tabulate(**state)

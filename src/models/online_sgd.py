@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.letters import Batch
+from src.data.letters import Batch, letter_dtype
 from src.models.rnn import RNN
 
 Floats = NDArray[np.float32]
@@ -114,7 +114,7 @@ def _train_on_names(
     i2h_bias: Floats,  # [H]
     i2o_weight: Floats,  # [C, I + H]
     i2o_bias: Floats,  # [C]
-    letters: NDArray[np.uint8],  # [sum of lengths]
+    letters: NDArray[Any],  # uint8 or int16 [sum of lengths]
     lengths: Ints,  # [B]
     categories: Ints,  # [B]
     lr: np.float32,
@@ -198,7 +198,8 @@ class OnlineSGD(torch.optim.SGD):
         super().__init__(rnn.parameters(), lr)
         self._rnn = rnn
         # A step of length zero: has the kernel compiled now, not in the middle of training.
-        letter, one = torch.zeros(1, dtype=torch.uint8), torch.ones(1, dtype=torch.int64)
+        n_symbols = rnn.i2h.in_features - rnn.hidden_size
+        letter, one = torch.zeros(1, dtype=letter_dtype(n_symbols)), torch.ones(1).long()
         compiled_steps(rnn, Batch(letter, one, one - 1), 0.0)
 
     def step(self, closure: Any = None, *, batch: Batch) -> Any:  # type: ignore[override] # needs a batch

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, callbacks, plugins
 from tqdm import tqdm
 
-from src.data.letters import Batch, decode
+from src.data.letters import Batch
 from src.run import files, process
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class Progress(Callback):
         losses, done = outputs["losses"], pl_module.iteration  # without this batch
         for row in range(-(done + 1) % self.print_every, len(losses), self.print_every):
             if row < len(batch.lengths) and losses[row].isfinite():
-                self._print(pl_module.hparams, done + row + 1, outputs, batch, row)
+                self._print(pl_module, done + row + 1, outputs, batch, row)
         shown = {"loss": float(losses.double().mean())}
         if files.SCORE in trainer.callback_metrics:
             shown["val balanced accuracy"] = float(trainer.callback_metrics[files.SCORE])
@@ -76,12 +76,13 @@ class Progress(Callback):
         self.seconds += now - self._since
         self._since = now
 
-    def _print(self, hparams: Any, iteration: int, outputs: Any, batch: Batch, row: int) -> None:
-        categories, share = hparams["network"]["categories"], iteration / hparams["iterations"]
+    def _print(self, model: Any, iteration: int, outputs: Any, batch: Batch, row: int) -> None:
+        categories = model.hparams["network"]["categories"]
+        share = iteration / model.hparams["iterations"]
         letters = torch.split(batch.letters, batch.lengths.tolist())[row]
         guess, right = categories[outputs["guesses"][row]], categories[batch.categories[row]]
         verdict = "CORRECT" if guess == right else f"WRONG ({right})"
-        said = f"{decode(bytes(letters.tolist()))} / {guess}  {verdict}"
+        said = f"{model.network.letters.unpack(letters)} / {guess}  {verdict}"
         with tqdm.external_write_mode():  # above the bar
             log.info(f"{iteration:>9}  {share:>4.0%}  {outputs['losses'][row]:.4f}  {said}")
 
