@@ -2,13 +2,14 @@
 
     python -m benchmarks.speed [iterations=100000]
 
-Prints the speed of the training loop alone, the whole command's wall time and peak memory, and
-how far losses and weights are from the plain loop's.
+Prints the speed of the training loop alone, the whole command's wall time and peak memory, how far
+losses and weights are from the plain loop's, and what clipping costs.
 """
 
 import json
 import sys
 import tempfile
+import time
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,11 +20,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from benchmarks.measure import run_module
 from benchmarks.tutorial_loop import HIDDEN, LEARNING_RATE, SEED, SNAPSHOT
 from src.data.datamodule import NamesDataModule
+from src.data.letters import Batch
 from src.models.online_sgd import compiled_steps
 from src.models.rnn import RNN
 
 RUNS = 3
 CURVE = 20_000  # iterations over which the loss curves are compared
+CLIP, CLIPPED, PAIRS = 500.0, 5000, 100
+"""The default clip, and how its cost is measured: on so many names, so often."""
 
 
 def train(folder: Path, *overrides: str) -> tuple[float, float, dict[str, float]]:
@@ -32,21 +36,40 @@ def train(folder: Path, *overrides: str) -> tuple[float, float, dict[str, float]
     return seconds, memory, json.loads((folder / "metrics.json").read_text())
 
 
-def first_names(count: int) -> tuple[torch.Tensor, RNN]:
-    """Train on the tutorial's first names with the compiled backend: losses, and the network."""
+def first_names(count: int) -> tuple[Batch, int]:
+    """Return the tutorial's first names, and the number of categories."""
     data = NamesDataModule(
         None, 0, 0, SEED, count, count, count, together=count, letters="tutorial"
     )
-    torch.manual_seed(SEED)
-    rnn = RNN(57, HIDDEN, len(data.categories))
     (batch,) = data.train_dataloader()
-    losses, _ = compiled_steps(rnn, batch, LEARNING_RATE)
-    return losses, rnn
+    return batch, len(data.categories)
+
+
+def kernel(batch: Batch, n_categories: int, clip: float = 0.0) -> tuple[float, torch.Tensor, RNN]:
+    """Train a network with the compiled backend: processor time, losses, and the network."""
+    torch.manual_seed(SEED)
+    rnn = RNN(57, HIDDEN, n_categories)
+    start = time.process_time()
+    losses, _ = compiled_steps(rnn, batch, LEARNING_RATE, clip)
+    return time.process_time() - start, losses, rnn
+
+
+def clipping() -> None:
+    """Print what a clip that no gradient reaches costs: the median of pairs, the first in turn."""
+    names = first_names(CLIPPED)
+    kernel(*names)
+    ratios = []
+    for pair in range(PAIRS):
+        order = (0.0, CLIP) if pair % 2 else (CLIP, 0.0)
+        seconds = {clip: kernel(*names, clip)[0] for clip in order}
+        ratios.append(seconds[CLIP] / seconds[0.0])
+    ratio = f"{median(ratios):.3f}×"
+    print(f"{f'kernel with clip={CLIP:g} / clip=0':<40}{ratio:>12}  (target: at most 1.03×)")
 
 
 def parity(plain: dict[str, Any], tutorial: Path) -> None:
     """Print the largest differences from the plain loop's losses, weights and loss curve."""
-    losses, rnn = first_names(SNAPSHOT)
+    _, losses, rnn = kernel(*first_names(SNAPSHOT))
     loss_gap = (losses - torch.tensor(plain["losses"][:SNAPSHOT])).abs().max().item()
     weights = rnn.state_dict()
     weight_gap = max((weights[k] - v).abs().max().item() for k, v in plain["weights"].items())
@@ -97,6 +120,8 @@ def main() -> None:
         compare("peak memory, MiB", plain_memory, memory, ",.0f", "at most 1,024 MiB")
         print()
         parity(plain, folder / "tutorial")
+        print()
+        clipping()
 
 
 if __name__ == "__main__":

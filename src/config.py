@@ -136,7 +136,7 @@ class Config:
     """of the learning rate; cosine: up to it, then down to 0"""
     weight_decay: float = _fraction(online=0)
     """of the optimizer"""
-    clip: float = _key("at least 0", lambda norm: 0 <= norm < inf, online=0)
+    clip: float = _key("at least 0", lambda norm: 0 <= norm < inf)
     """largest norm of a gradient; 0: any"""
     label_smoothing: float = _fraction(online=0)
     """share of a label spread over all categories"""

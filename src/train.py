@@ -80,7 +80,8 @@ def train(config: Config, folder: Path) -> float | None:
         names = {"letters": data.letters._asdict(), "categories": data.categories, "shares": shares}
         network, training = names | config.pick(NETWORK), config.pick(TRAINING) | every
         if config.online:
-            model: NameClassifier = OnlineClassifier(config.backend, network=network, **training)
+            training |= {"backend": config.backend, "clip": config.clip}
+            model: NameClassifier = OnlineClassifier(network=network, **training)
         else:
             model = NameClassifier(network, **training)
         if model.network.ngrams is not None and not resumes:
@@ -93,7 +94,7 @@ def train(config: Config, folder: Path) -> float | None:
                 max_epochs=-1,  # the model ends it
                 callbacks=[progress, Interruption(last), *checkpoints, Checkpoint(last)],
                 plugins=[WholeCheckpointIO()],
-                gradient_clip_val=config.clip or None,
+                gradient_clip_val=None if config.online else config.clip or None,
                 use_distributed_sampler=False,  # ours shares the names out
                 num_sanity_val_steps=0,
                 logger=False,  # made by the report

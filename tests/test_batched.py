@@ -166,7 +166,9 @@ def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 500, "log_every": 10, "val_every": 100}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
     model = make({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
-    with pytest.raises(DivergenceError, match=r"lr=50\.0: the loss is no longer finite at iterat"):
+    with pytest.raises(
+        DivergenceError, match=r"lr=50\.0 clip=0: the loss is no longer finite at iterat"
+    ):
         fit(model, data)
 
 

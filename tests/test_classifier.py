@@ -54,7 +54,7 @@ def weights(model: NameClassifier) -> torch.Tensor:
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
-def tutorial_losses(rnn: RNN, batch: Batch, lr: float) -> list[float]:
+def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) -> list[float]:
     """Train on each name by the tutorial's own lines; return the losses before the steps."""
     losses = []
     optimizer = torch.optim.SGD(rnn.parameters(), lr)
@@ -62,6 +62,7 @@ def tutorial_losses(rnn: RNN, batch: Batch, lr: float) -> list[float]:
         loss = F.nll_loss(read_name(rnn, name), category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        torch.nn.utils.clip_grad_norm_(rnn.parameters(), clip)
         optimizer.step()
         losses.append(loss.item())
     return losses
@@ -147,14 +148,17 @@ def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None
         assert values == pytest.approx(same_values, abs=1e-5)
 
 
-def test_training_is_the_tutorials(corpus_dir: Path) -> None:
+@pytest.mark.parametrize("clip", [500.0, 0.5])
+@pytest.mark.parametrize("backend", ["compiled", "autograd"])
+def test_training_is_the_tutorials(corpus_dir: Path, backend: str, clip: float) -> None:
+    """With a clip that no gradient reaches, and with one that nearly all exceed."""
     data = make_data(corpus_dir)
-    model = make_model(data.categories)
+    model = make_model(data.categories, backend=backend, clip=clip)
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     fit(model, data)
     batch = data.train.__getitems__(data.order.take(0, 300))
-    losses = tutorial_losses(rnn, batch, lr=0.05)
+    losses = tutorial_losses(rnn, batch, 0.05, clip)
     for mine, expected in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
     means = torch.tensor(losses).reshape(6, 50).mean(dim=1).tolist()
@@ -163,13 +167,21 @@ def test_training_is_the_tutorials(corpus_dir: Path) -> None:
     assert [loss for _, loss in curve] == pytest.approx(means, abs=1e-5)
 
 
-def test_divergence_names_lr_and_iteration(corpus_dir: Path) -> None:
+def test_divergence_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
-    model = make_model(data.categories, lr=1e6)
-    twin = make_model(data.categories, lr=1e6)
+    model = make_model(data.categories, lr=1e6, clip=0)
+    twin = make_model(data.categories)
     losses = tutorial_losses(twin.rnn, data.train.__getitems__(data.order.take(0, 50)), lr=1e6)
     first_bad = torch.tensor(losses).isfinite().tolist().index(False) + 1
-    with pytest.raises(DivergenceError, match=rf"lr=1000000\.0: .* at iteration {first_bad};"):
+    said = rf"lr=1000000\.0 clip=0: .* at iteration {first_bad}; try a lower lr or clip=500$"
+    with pytest.raises(DivergenceError, match=said):
+        fit(model, data)
+
+
+def test_divergence_with_a_clip_asks_for_less(corpus_dir: Path) -> None:
+    data = make_data(corpus_dir)
+    model = make_model(data.categories, lr=1e12)
+    with pytest.raises(DivergenceError, match=r" clip=500: .*; try a lower lr or clip$"):
         fit(model, data)
 
 

@@ -34,7 +34,7 @@ def test_defaults_are_the_tutorials() -> None:
         "letters": "ascii",
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
         **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
-        **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 0},
+        **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 500},
         **{"weight_decay": 0, "label_smoothing": 0, "backend": "compiled"},
     }
     quiet = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
@@ -76,7 +76,8 @@ def test_every_recipe_composes_and_is_tested() -> None:
 
 def test_the_tutorial_recipe_holds_nothing_out() -> None:
     tutorial = settings("experiment=tutorial")
-    assert (tutorial.val_fraction, tutorial.test_fraction) == (0, 0)
+    assert (tutorial.val_fraction, tutorial.test_fraction, tutorial.clip) == (0, 0, 0)
+    assert tutorial.online
     assert settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from src.data.datamodule import NamesDataModule
 from src.data.letters import Batch
 from src.models.online_sgd import OnlineSGD, compiled_steps
 from src.models.rnn import RNN, read_name
@@ -39,24 +40,62 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
             torch.testing.assert_close(old - weight.detach(), gradient, atol=2e-6, rtol=1e-5)
 
 
-def test_steps_are_those_of_torch_sgd() -> None:
+@pytest.mark.parametrize("hidden", [1, 13, 128])
+@pytest.mark.parametrize(
+    ("clip", "clipped"), [(0.0, "none"), (99.0, "none"), (1.3, "some"), (0.1, "all")]
+)
+def test_steps_are_those_of_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
     torch.manual_seed(0)
-    rnn, reference = RNN(57, 13, 4), RNN(57, 13, 4)
+    rnn, reference = RNN(57, hidden, 4), RNN(57, hidden, 4)
     reference.load_state_dict(rnn.state_dict())
     batch = random_batch([5, 1, 19, 2, 7, 3] * 10, 4)
-    losses, guesses = compiled_steps(rnn, batch, 0.05)
+    batch = batch._replace(letters=batch.letters % 3)  # names of which letters come twice
+    losses, guesses = compiled_steps(rnn, batch, 0.05, clip)
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
+    norms = []
     for i, (name, category) in enumerate(batch.examples(57)):
         output = read_name(reference, name)
         loss = F.nll_loss(output, category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        norms.append(torch.nn.utils.clip_grad_norm_(reference.parameters(), clip or torch.inf))
         optimizer.step()
         assert losses[i].item() == pytest.approx(loss.item(), abs=1e-5)
         assert guesses[i] == output.argmax()
     for weight, expected in zip(rnn.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
+    share = (torch.stack(norms) > (clip or torch.inf)).float().mean().item()
+    assert {"none": share == 0, "some": 0.1 < share < 0.9, "all": share > 0.9}[clipped], share
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_at_home_the_default_clip_changes_no_bit(seed: int) -> None:
+    data = NamesDataModule(
+        seed=seed, iterations=4000, log_every=4000, val_every=4000, together=4000
+    )
+    (batch,) = data.train_dataloader()
+    trained = []
+    for clip in (0.0, 500.0):
+        torch.manual_seed(seed)
+        rnn = RNN(57, 128, 18)
+        trained.append([*compiled_steps(rnn, batch, 0.005, clip), *rnn.parameters()])
+    for free, clipped in zip(*trained, strict=True):
+        assert torch.equal(free, clipped)
+
+
+def test_a_clip_of_a_gradient_beyond_all_bounds() -> None:
+    """Its square is too large for 32 bits; its norm is not."""
+    torch.manual_seed(0)
+    rnn, batch = RNN(57, 8, 3), random_batch([3], 3)
+    with torch.no_grad():
+        rnn.i2h.weight *= 1e15
+    _, guesses = compiled_steps(rnn, batch, 0.0)
+    batch = batch._replace(categories=(guesses + 1) % 3)  # wrong
+    before = torch.cat([weight.detach().flatten().clone() for weight in rnn.parameters()]).double()
+    compiled_steps(rnn, batch, 1e20, 0.01)
+    after = torch.cat([weight.detach().flatten() for weight in rnn.parameters()]).double()
+    assert (after - before).norm().item() == pytest.approx(1e18, rel=1e-3)
 
 
 def test_infinity_is_seen() -> None:
@@ -79,10 +118,10 @@ def test_the_optimizer_steps_at_its_present_learning_rate() -> None:
     rnn, twin = RNN(57, 8, 3), RNN(57, 8, 3)
     twin.load_state_dict(rnn.state_dict())
     batch = random_batch([4, 6], 3)
-    optimizer = OnlineSGD(rnn, 0.1)
+    optimizer = OnlineSGD(rnn, 0.1, clip=0.5)
     optimizer.param_groups[0]["lr"] *= 0.5
     losses, guesses = optimizer.step(batch=batch)
-    expected_losses, expected_guesses = compiled_steps(twin, batch, 0.05)
+    expected_losses, expected_guesses = compiled_steps(twin, batch, 0.05, 0.5)
     assert torch.equal(losses, expected_losses)
     assert torch.equal(guesses, expected_guesses)
     assert torch.equal(rnn.i2h.weight, twin.i2h.weight)

@@ -247,10 +247,26 @@ def test_bad_input(
     assert not list(run.glob("checkpoints"))
 
 
+@pytest.mark.parametrize(
+    "words", [["backend=compiled"], ["backend=autograd"], ["backend=autograd", "batch_size=4"]]
+)
+def test_a_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, words: list[str]) -> None:
+    """By the step of a single name, or by Lightning for a batch: one step is lr times clip long."""
+    words = [*words, "hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
+    words += ["val_fraction=0", "test_fraction=0"]
+    weights = []
+    for name, step in {"none": ["lr=1e-30"], "clipped": ["lr=0.5", "clip=0.01"]}.items():
+        train(settings(*words, *step), tmp_path / name)
+        saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
+        parts = [part.flatten() for part in saved["state_dict"].values()]
+        weights.append(torch.cat(parts).double())
+    assert (weights[1] - weights[0]).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+
+
 def test_divergence_leaves_the_last_validations_weights_and_the_curve(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
-    words = ("hidden=16", "lr=0.2", "iterations=5000", "log_every=100", "val_every=200")
-    with pytest.raises(UserError, match=r"lr=0\.2: the loss is no longer finite") as caught:
+    words = ("hidden=16", "lr=0.2", "clip=0", "iterations=5000", "log_every=100", "val_every=200")
+    with pytest.raises(UserError, match=r"lr=0\.2 clip=0: the loss is no longer finite") as caught:
         train(settings(*words), tmp_path)
     (iteration,) = re.findall(r"iteration ([\d,]+);", str(caught.value))
     done = int(iteration.replace(",", "")) - 1

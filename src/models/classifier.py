@@ -164,8 +164,9 @@ class NameClassifier(LightningModule):
         self.trainer.should_stop |= self.iteration >= self.hparams["iterations"]
 
     def _diverged(self, iteration: int) -> DivergenceError:
-        when = f"the loss is no longer finite at iteration {iteration:,}"
-        return DivergenceError(f"lr={self.hparams['lr']}: {when}; try a lower lr")
+        lr, clip = self.hparams["lr"], self.hparams.get("clip", self.trainer.gradient_clip_val) or 0
+        when = f"lr={lr} clip={clip:g}: the loss is no longer finite at iteration {iteration:,}"
+        return DivergenceError(f"{when}; try a lower lr or clip{'' if clip else '=500'}")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch."""
@@ -252,10 +253,11 @@ class OnlineClassifier(NameClassifier):
     Args:
         backend: `autograd` for the tutorial's own lines; `compiled`, see `online_sgd`, takes the
             same steps, many times as fast.
+        clip: largest norm of a name's gradient, a longer one is shortened to it; 0: any.
         others: those of NameClassifier.
     """
 
-    def __init__(self, backend: str = "compiled", **others: Any) -> None:
+    def __init__(self, backend: str = "compiled", clip: float = 500.0, **others: Any) -> None:
         super().__init__(**others)
         self.automatic_optimization = False  # a step for each name of the batch, in turn
 
@@ -267,7 +269,7 @@ class OnlineClassifier(NameClassifier):
     def configure_optimizers(self) -> SGD:
         """Return plain SGD."""
         if self.hparams["backend"] == "compiled":
-            return OnlineSGD(self.rnn, self.hparams["lr"])
+            return OnlineSGD(self.rnn, self.hparams["lr"], self.hparams["clip"])
         return SGD(self.rnn.parameters(), self.hparams["lr"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -282,6 +284,8 @@ class OnlineClassifier(NameClassifier):
             loss = criterion(output, category)
             optimizer.zero_grad()
             self.manual_backward(loss)
+            if clip := self.hparams["clip"]:
+                nn.utils.clip_grad_norm_(self.rnn.parameters(), clip)
             optimizer.step()
             steps.append((loss.detach(), output.argmax()))
         losses, guesses = map(torch.stack, zip(*steps, strict=True))

@@ -14,6 +14,12 @@ that multiply the hidden state. The last hidden state h_T is never read. With th
 
 All g_t are computed before any weight moves, as autograd does.
 
+The norm of all of it, which `clip` bounds, comes from products of vectors alone, and no more than
+from their lengths if these say that it is small enough:
+
+    |∂|² = |δ|² (2 + |h_{T-1}|²) + Σ_{s,t} g_s·g_t (1 + [x_s = x_t] + h_{s-1}·h_{t-1})
+         ≤ |δ|² (2 + |h_{T-1}|²) + Σ |g_t|² (2 (T - 1) + Σ |h_t|²)
+
 Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
 """
 
@@ -109,6 +115,27 @@ def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
 
 
 @_compile
+def _product(x: Floats, y: Floats) -> float:
+    """Return x·y of x [n] and y [n], in 64 bits, in which no product is too large."""
+    s = 0.0
+    for i in range(len(x)):
+        s += np.float64(x[i]) * np.float64(y[i])
+    return s
+
+
+@_compile
+def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[np.uint8]) -> float:
+    """Return |∂|² of a name x [T] from its errors δ [C], its g [T, H] and its states h [T, H]."""
+    h_last = h[len(x) - 1]
+    total: float = _product(delta, delta) * (2 + _product(h_last, h_last))
+    for t in range(1, len(x)):
+        for s in range(1, t + 1):
+            each = 1 + (x[s - 1] == x[t - 1]) + _product(h[s - 1], h[t - 1])
+            total += _product(g[s], g[t]) * each * (1 if s == t else 2)
+    return total
+
+
+@_compile
 def _train_on_names(
     i2h_weight: Floats,  # [H, I + H], changed in place like the three below
     i2h_bias: Floats,  # [H]
@@ -118,6 +145,7 @@ def _train_on_names(
     lengths: Ints,  # [B]
     categories: Ints,  # [B]
     lr: np.float32,
+    clip: np.float32,  # 0: none
     losses: Floats,  # [B], written, like guesses; returned instead, Ctrl-C would break the return
     guesses: Ints,  # [B]
 ) -> None:
@@ -163,20 +191,33 @@ def _train_on_names(
             g[t - 1] = 0
             _add_combination(g[t - 1], g[t], W)
 
-        _add_outer(U, -lr, o.reshape(1, n_out), h[last : last + 1])
-        _add_scaled(B[x[last]], -lr, o)
-        _add_scaled(b, -lr, o)
-        _add_outer(W, -lr, g[2 : last + 1], h[1:last])  # h_0 = 0 adds nothing to ∂W
+        step = lr
+        if clip:
+            all_g = all_h = 0.0
+            for t in range(1, last + 1):
+                all_g += _product(g[t], g[t])
+                all_h += _product(h[t - 1], h[t - 1])
+            bound = _product(o, o) * (2 + _product(h[last], h[last])) + all_g * (2 * last + all_h)
+            if bound > clip * clip:
+                norm = np.sqrt(_square_norm(o, g, h, x)) + 1e-6  # as clip_grad_norm_ has it
+                step *= np.float32(min(1.0, clip / norm))
+
+        _add_outer(U, -step, o.reshape(1, n_out), h[last : last + 1])
+        _add_scaled(B[x[last]], -step, o)
+        _add_scaled(b, -step, o)
+        _add_outer(W, -step, g[2 : last + 1], h[1:last])  # h_0 = 0 adds nothing to ∂W
         for t in range(1, last + 1):
-            _add_scaled(A[x[t - 1]], -lr, g[t])
-            _add_scaled(a, -lr, g[t])
+            _add_scaled(A[x[t - 1]], -step, g[t])
+            _add_scaled(a, -step, g[t])
 
     i2h_weight[:, :n_in], i2h_weight[:, n_in:] = A.T, W
     i2o_weight[:, :n_in], i2o_weight[:, n_in:] = B.T, U
 
 
-def compiled_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
+def compiled_steps(rnn: RNN, batch: Batch, lr: float, clip: float = 0.0) -> tuple[Tensor, Tensor]:
     """Take one SGD step per name of `batch`, in order, on the weights themselves; CPU only.
+
+    A gradient longer than `clip` is shortened to it, unless that is 0.
 
     Returns:
         The loss [B] and the guessed category [B] of each name, before its step.
@@ -184,7 +225,7 @@ def compiled_steps(rnn: RNN, batch: Batch, lr: float) -> tuple[Tensor, Tensor]:
     losses = torch.empty(len(batch.lengths), dtype=torch.float32)
     guesses = torch.empty_like(batch.lengths)
     arrays = [part.detach().numpy() for part in (*rnn.parameters(), *batch)]  # in the same memory
-    _train_on_names(*arrays, np.float32(lr), losses.numpy(), guesses.numpy())
+    _train_on_names(*arrays, np.float32(lr), np.float32(clip), losses.numpy(), guesses.numpy())
     return losses, guesses
 
 
@@ -192,11 +233,12 @@ class OnlineSGD(torch.optim.SGD):
     """Plain SGD whose `step` trains on a whole batch, one name after the other.
 
     To Lightning it is an optimizer like any other: steps are counted, checkpoints hold its state.
+    Each name's gradient is shortened to the norm `clip`, as `clip_grad_norm_` does it; 0: never.
     """
 
-    def __init__(self, rnn: RNN, lr: float) -> None:
+    def __init__(self, rnn: RNN, lr: float, clip: float = 0.0) -> None:
         super().__init__(rnn.parameters(), lr)
-        self._rnn = rnn
+        self._rnn, self._clip = rnn, clip
         # A step of length zero: has the kernel compiled now, not in the middle of training.
         n_symbols = rnn.i2h.in_features - rnn.hidden_size
         letter, one = torch.zeros(1, dtype=letter_dtype(n_symbols)), torch.ones(1).long()
@@ -207,4 +249,4 @@ class OnlineSGD(torch.optim.SGD):
 
         `closure` is what Lightning passes to every optimizer; nothing is left for it to do.
         """
-        return compiled_steps(self._rnn, batch, self.param_groups[0]["lr"])
+        return compiled_steps(self._rnn, batch, self.param_groups[0]["lr"], self._clip)
