@@ -49,7 +49,7 @@ def answer(options: argparse.Namespace) -> None:
     asked = {"checkpoint": str(model.path), "split": options.split}
     if model.decision:
         asked["prior"] = model.prior
-    print(f"model: {model.path}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
+    print(f"model: {model.about}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
     print(f"prior: {asked.get('prior', 'as trained')}\n\n{as_text(report)}")
     if options.out:
         write_bytes(options.out, json.dumps(asked | report, indent=2).encode())

@@ -6,20 +6,24 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 import argparse
 import codecs
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from src.answer import command
 from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
-from src.answer.tables import answer_csv
+from src.answer.tables import answer_csv, check_decoded
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
 
 LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
+ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.?)")  # what an arrow key sends, or a colour
+HEADERS = "name names surname surnames last_name lastname family_name full_name nachname nom"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,18 +42,23 @@ def make_parser() -> argparse.ArgumentParser:
     add("--explain", action="store_true", help="show the belief letter by letter")
     add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")
     add = parser.add_argument_group("files").add_argument
-    add("--csv", type=Path, metavar="IN.csv", help="answer a column of a CSV file")
-    add("--column", help="the column that holds the names")
-    add("--out", type=Path, metavar="OUT.csv", help="the file to write")
+    add("--csv", type=Path, metavar="IN.csv", help="answer a column of a CSV file; -: of a pipe")
+    add("--column", help="that holds the names: as in the header, or its number from 1 (the only)")
+    about = "between cells; tab: a tab (comma, semicolon, tab or |, whichever the header has)"
+    add("--delimiter", type=lambda text: {"tab": "\t", "\\t": "\t"}.get(text, text), help=about)
+    add("--out", type=Path, metavar="OUT.csv", help="the file to write; -: the standard output")
     add("--encoding", default="utf-8", help="of IN.csv, OUT.csv and pipes (utf-8)")
     return parser
 
 
 def check(options: argparse.Namespace) -> None:
     """Refuse options that do not go together, before anything is loaded."""
-    table = [options.csv, options.column, options.out]
-    if any(table) and (not all(table) or options.names or options.json or options.explain):
-        raise UserError("--csv, --column and --out go together, without names, --json or --explain")
+    table = [options.csv, options.out, options.column, options.delimiter]
+    others = options.names or options.json or options.explain
+    if table != [None] * 4 and (others or None in table[:2]):
+        raise UserError("--csv and --out go together, without names, --json or --explain")
+    if not re.fullmatch(r'[^"\r\n]', options.delimiter or ","):
+        raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
     if options.top_k < 1:
@@ -65,10 +74,12 @@ def answer(options: argparse.Namespace) -> None:
     """Answer where the options say."""
     check(options)
     model = load_model(find_checkpoint(options.checkpoint), options.prior)
-    print(f"model: {model.path}", file=sys.stderr)
+    print(f"model: {model.about}", file=sys.stderr)
     options.top_k = min(options.top_k, len(model.categories))
+    if options.json:  # is UTF-8; a lone surrogate is written \udcff, which is JSON
+        sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
     if options.csv:
-        answer_csv(model, options.csv, options.out, options.column, options.top_k, options.encoding)
+        answer_csv(model, options)
     elif options.names:
         show(model, options.names, options)
         if options.plot:
@@ -84,8 +95,13 @@ def answer(options: argparse.Namespace) -> None:
 def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
     """Answer a person, name by name, until `quit` or the end of the input."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
+    with suppress(ImportError):
+        import readline  # from now on input() edits lines; Windows has a way of its own
+
+        readline.parse_and_bind(r'"\e[": skip-csi-sequence')  # keys that it does not know
+    print("quit or Ctrl-D ends it", file=sys.stderr)
     try:
-        while (name := input("Input: ").strip()) != "quit":
+        while (name := ESCAPE.sub("", input("Input: ")).strip()) != "quit":
             if name:
                 show(model, [name], options)
     except (EOFError, KeyboardInterrupt):
@@ -94,14 +110,18 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
 
 def piped_lines(encoding: str) -> Iterator[list[str]]:
     """Yield the lines of standard input, as many as have come, as soon as they come."""
-    decoder = codecs.getincrementaldecoder(without_mark(encoding))()
-    begun = ""  # a line whose end has not come yet
+    decoder = codecs.getincrementaldecoder(without_mark(encoding))("surrogateescape")
+    number, begun, content = 0, "", b"?"  # a line whose end has not come yet
     try:
-        while content := sys.stdin.buffer.read1(1 << 16):  # type: ignore[union-attr] # buffered
-            *lines, begun = (begun + decoder.decode(content)).split("\n")
+        while content:
+            content = sys.stdin.buffer.read1(1 << 16)  # type: ignore[union-attr] # buffered
+            *lines, begun = (begun + decoder.decode(content, final=not content)).split("\n")
+            lines += [begun] if begun and not content else []
+            for number, line in enumerate(lines, number + 1):  # noqa: B020
+                check_decoded(line, "standard input", number, encoding)
+                if number == 1 and line.strip().casefold().replace(" ", "_") in HEADERS.split():
+                    print(f"{line.strip()!r} looks like a header; it is answered", file=sys.stderr)
             yield [line.removesuffix("\r") for line in lines]
-        if begun := begun + decoder.decode(b"", final=True):
-            yield [begun.removesuffix("\r")]
     except UnicodeError:
         raise UserError(f"standard input: not {encoding}; name its --encoding") from None
 
@@ -114,7 +134,7 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
             answers = model.best(beliefs, options.top_k)
             if options.json:
                 steps = [as_json(model, "prefix", *s) for s in zip(prefixes, answers, strict=True)]
-                print(json.dumps({"name": name, "prefixes": steps}))
+                print(json.dumps({"name": name, "prefixes": steps}, ensure_ascii=False))
             else:
                 print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
                 print_table(model, [f"  {prefix}" for prefix in prefixes], answers)
@@ -122,7 +142,7 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
     answers = model.best(model.probabilities(names), options.top_k)
     if options.json:
         for name, answer in zip(names, answers, strict=True):
-            print(json.dumps(as_json(model, "name", name, answer)))
+            print(json.dumps(as_json(model, "name", name, answer), ensure_ascii=False))
     else:
         print_table(model, names, answers)
 

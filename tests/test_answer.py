@@ -1,3 +1,4 @@
+import json
 import os
 import pickle
 import random
@@ -26,7 +27,7 @@ from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, name_to_t
 from src.errors import UserError
 from src.models.networks import Network
 from src.models.rnn import RNN, read_name
-from src.run.files import VERSION
+from src.run.files import SCORE, VERSION
 
 Captured = pytest.CaptureFixture[str]
 
@@ -46,6 +47,8 @@ GRU: dict[str, Any] = NETWORK | {
     **{"shares": [1 / 3] * 3, "cell": "gru", "hidden": 8, "layers": 1, "bidirectional": True},
     **{"embedding": 4, "pooling": "last", "dropout": 0.5, "recurrent_dropout": 0.0},
 }
+ABOUT = "cell=tutorial letters=ascii, 1,200 iterations, validation balanced accuracy 0.625"
+"""What is said of a checkpoint of NETWORK."""
 
 
 def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
@@ -60,6 +63,8 @@ def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
             **{"data_dir": None, "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1},
             **{"all": "", "train": "", "val": "", "test": ""},
         },
+        "iteration": 1200,
+        "history": [(600, {SCORE: 0.5}), (1200, {"train/loss": 1.0}), (1200, {SCORE: 0.625})],
     }
 
 
@@ -177,6 +182,35 @@ def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     assert find_checkpoint(None) == newest
     assert find_checkpoint(Path("outputs/2026-01-03/a")).parts[2] == "a"
     assert find_checkpoint(newest) == newest
+
+
+def test_the_best_run_of_a_sweep_is_found(tmp_path: Path) -> None:
+    scores: dict[str, dict[str, Any]] = {
+        "0": {"status": "finished", SCORE: 0.4, "test/accuracy": 0.9},
+        "1-lr_0.1": {"status": "finished", SCORE: 0.6},
+        "2": {"status": "stopped", SCORE: 0.5},
+        "3": {"status": "diverged", SCORE: 0.8},
+        "4": {"status": "finished"},
+        "5": {"status": "interrupted", SCORE: 0.7},
+    }
+    for run, content in scores.items():
+        write_checkpoint(tmp_path / run / "checkpoints/last.ckpt")
+        (tmp_path / run / "metrics.json").write_text(json.dumps(content))
+    os.utime(tmp_path / "1-lr_0.1/metrics.json", (1, 1))  # not the newest
+    assert find_checkpoint(tmp_path) == tmp_path / "1-lr_0.1/checkpoints/last.ckpt"
+    assert find_checkpoint(tmp_path / "4") == tmp_path / "4/checkpoints/last.ckpt"
+    for run in ("0", "1-lr_0.1", "2"):
+        (tmp_path / run / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=f"no finished run with a {SCORE} in {tmp_path}/"):
+        find_checkpoint(tmp_path)
+
+
+def test_what_is_said_of_a_model(tmp_path: Path) -> None:
+    assert load_model(write_checkpoint(tmp_path / "a.ckpt")).about == f"{tmp_path}/a.ckpt, {ABOUT}"
+    history = [(5, {"train/loss": 1.0})]  # nothing was held out
+    torch.save(make_checkpoint(GRU) | {"iteration": 5, "history": history}, tmp_path / "b.ckpt")
+    about = f"{tmp_path}/b.ckpt, cell=gru letters=ascii, 5 iterations"
+    assert load_model(tmp_path / "b.ckpt").about == about
 
 
 @pytest.mark.parametrize(
@@ -399,6 +433,8 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("NamesDataModule data_dir", 5),
         *each("decision", {}, [], DECISION | {"more": 1}),
         *each("decision corpus_prior", [0.5, 0.5], None, [torch.nan] * 3),
+        *each("iteration", None, "5", [], torch.zeros(3)),
+        *each("history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]),
         *each("decision temperature", 0.0, -1.0, torch.nan, 10**400, "1", None),
     ],
 )

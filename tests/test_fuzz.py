@@ -8,6 +8,7 @@ import random
 import re
 import shlex
 import unicodedata
+from argparse import Namespace
 from collections.abc import Callable
 from functools import cache, wraps
 from hashlib import sha256
@@ -480,6 +481,8 @@ def test_a_shell_and_hydra_read_a_typed_folder_as_it_is(path: str) -> None:
 # Answers
 
 CATEGORIES = ["A", 'B, "b"', "Ç"]
+ANSWER = '(A|"B, ""b"""|Ç)D[01][.][0-9]{6}'  # D: the delimiter
+NO_ANSWER = "(no letters I know|longer than 200 letters)"
 ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
 
 
@@ -490,32 +493,38 @@ def small_model() -> TrainedModel:
     return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, {})
 
 
-def check_answers(folder: Path, content: bytes, encoding: str) -> None:
+def check_answers(folder: Path, content: bytes, encoding: str, delimiter: str) -> None:
     """Check the answers to the first column of a table against those name by name."""
     source, out = folder / "in.csv", folder / "out.csv"
+    asked = Namespace(csv=source, out=out, encoding=encoding, delimiter=delimiter, top_k=2)
     source.write_bytes(content)
     out.write_text("precious")
     try:
-        text = content.decode("utf-8-sig" if encoding == "utf-8" else encoding)
-        header, *rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [row or [""] * len(header) for row in rows]
+        text = content.decode(encoding)
+        lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
+        header, *rows = csv.reader(lines, delimiter=delimiter, strict=True)
         good = header.count(header[0]) == 1 and not set(header) & set(ADDED)
-        good = good and all(len(row) == len(header) for row in rows)
+        good = good and all(len(row) in (0, len(header)) for row in rows)
     except (UnicodeError, csv.Error, ValueError):
         good = False
         header = ["name"]
+    asked.column = header[0]
     if not good:
         with pytest.raises(UserError, match=f"^{re.escape(str(source))}:"):
-            answer_csv(small_model(), source, out, header[0], 2, encoding)
+            answer_csv(small_model(), asked)
         assert out.read_text() == "precious"
         assert len(list(folder.iterdir())) == 2
         return
-    answer_csv(small_model(), source, out, header[0], 2, encoding)
+    answer_csv(small_model(), asked)
     with out.open(encoding=encoding, newline="") as file:
-        header_out, *rows_out = csv.reader(file, strict=True)
+        written = file.read()
+    cells = f"D{ANSWER}D{ANSWER}D|DDDDD{NO_ANSWER}".replace("D", delimiter)
+    assert re.sub(cells, "", written.replace(delimiter + delimiter.join(ADDED), "", 1)) == text
+    lines = io.StringIO(written.removeprefix("\ufeff"), newline="")
+    header_out, *rows_out = csv.reader(lines, delimiter=delimiter, strict=True)
     assert header_out == header + ADDED
     assert [row[: len(header)] for row in rows_out] == rows
-    for row in rows_out:
+    for row in filter(None, rows_out):
         answers = dict(zip(row[len(header) : -1 : 2], row[len(header) + 1 : -1 : 2], strict=True))
         if not 0 < len(fold(row[0])) <= LONGEST:
             reason = "longer than 200 letters" if fold(row[0]) else "no letters I know"
@@ -525,9 +534,9 @@ def check_answers(folder: Path, content: bytes, encoding: str) -> None:
         known = dict(zip(CATEGORIES, alone, strict=True))
         assert row[-1] == ""
         assert len(answers) == 2
-        written = [float(probability) for probability in answers.values()]
-        assert written == pytest.approx([known[category] for category in answers], abs=2e-6)
-        assert written == pytest.approx(sorted(alone)[:0:-1], abs=2e-6)
+        said = [float(probability) for probability in answers.values()]
+        assert said == pytest.approx([known[category] for category in answers], abs=2e-6)
+        assert said == pytest.approx(sorted(alone)[:0:-1], abs=2e-6)
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -543,14 +552,21 @@ dialects = st.sampled_from(
 )
 
 
-@tried(1500, table=tables, dialect=dialects, encoding=st.sampled_from(["utf-8", "utf-16"]))
+@tried(
+    1500,
+    table=tables,
+    dialect=dialects,
+    encoding=st.sampled_from(["utf-8", "utf-16"]),
+    delimiter=st.sampled_from(",;\t"),
+)
 def test_a_table_keeps_its_cells_and_gets_answers(
-    table: list[list[str]], dialect: tuple[str, Any], encoding: str
+    table: list[list[str]], dialect: tuple[str, Any], encoding: str, delimiter: str
 ) -> None:
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator=dialect[0], quoting=dialect[1]).writerows(table)
+    end, quoting = dialect
+    csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(table)
     with TemporaryDirectory() as folder:
-        check_answers(Path(folder), text.getvalue().encode(encoding), encoding)
+        check_answers(Path(folder), text.getvalue().encode(encoding), encoding, delimiter)
 
 
 @tried(
@@ -563,7 +579,7 @@ def test_a_table_keeps_its_cells_and_gets_answers(
 )
 def test_any_file_is_answered_or_refused_as_a_table(begin: bytes, content: bytes) -> None:
     with TemporaryDirectory() as folder:
-        check_answers(Path(folder), begin + content, "utf-8")
+        check_answers(Path(folder), begin + content, "utf-8", ",")
 
 
 # Checkpoints

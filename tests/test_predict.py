@@ -1,3 +1,4 @@
+import codecs
 import csv
 import errno
 import fcntl
@@ -20,9 +21,11 @@ import torch
 from src import predict
 from src.answer.model import AT_ONCE, load_model
 from tests.conftest import ROOT
-from tests.test_answer import DECISION, GRU, make_checkpoint, write_checkpoint
+from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint, write_checkpoint
 
 Captured = pytest.CaptureFixture[str]
+
+MODEL = f"model: a.ckpt, {ABOUT}\n"
 
 
 @pytest.fixture
@@ -57,7 +60,7 @@ def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
 def test_names(here: Path, capsys: Captured) -> None:
     assert ask("--top-k=2", "O'Neill", "Иванов", "王", "123") == 0
     printed, told = capsys.readouterr()
-    assert told == "model: a.ckpt\n"
+    assert told == MODEL
     lines = printed.splitlines()
     expected = load_model(here / "a.ckpt").probabilities(["O'Neill"])[0].sort(descending=True)
     first = f"{expected.values[0]:.3f}"
@@ -80,8 +83,11 @@ def test_top_k(here: Path, capsys: Captured) -> None:
 
 
 def test_json(here: Path, capsys: Captured) -> None:
-    assert ask("--json", "Müller", "1") == 0
-    müller, one = map(json.loads, capsys.readouterr().out.splitlines())
+    assert ask("--json", "Müller", "1", "\udcff") == 0
+    printed = capsys.readouterr().out
+    müller, one, lone = map(json.loads, printed.splitlines())
+    assert '{"name": "Müller", ' in printed
+    assert lone["name"] == "\udcff"
     expected = load_model(here / "a.ckpt").probabilities(["Müller"])[0]
     assert müller["name"] == "Müller"
     given = {answer["category"]: answer["probability"] for answer in müller["predictions"]}
@@ -122,13 +128,27 @@ def test_a_pipe(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -
     pipe(monkeypatch, b"")
     assert ask() == 0
     assert capsys.readouterr().out == ""
-    pipe(monkeypatch, b"M\xfcller\n")
-    assert refused(capsys).endswith("standard input: not utf-8; name its --encoding")
+    pipe(monkeypatch, b"Lee\n\nJones\nM\xfcller\nO\xdf\n")
+    assert refused(capsys).endswith("standard input:4: not utf-8; name its --encoding")
     pipe(monkeypatch, b"Jones\n")
     assert refused(capsys, "--encoding=utf-16").endswith("not utf-16; name its --encoding")
     pipe(monkeypatch, b"M\xfcller\n")
     assert ask("--encoding=latin-1") == 0
     assert capsys.readouterr().out.startswith("Müller")
+
+
+@pytest.mark.parametrize(
+    "first", ["surname", "Last_Name\r", "last name", "\ufeffNACHNAME", "Name "]
+)
+def test_a_header_in_a_pipe_is_pointed_out(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    for content, hints in ((f"{first}\nsurname", 1), (first, 1), (f"Jones\n{first}\n", 0)):
+        pipe(monkeypatch, content.encode())
+        assert ask() == 0
+        printed, told = capsys.readouterr()
+        assert told.count("looks like a header; it is answered") == hints
+        assert len(printed.splitlines()) == len(content.splitlines())  # it may be a name
 
 
 def test_a_prior_moves_every_answer(
@@ -193,7 +213,8 @@ def answer_csv(here: Path, capsys: Captured, content: bytes, *arguments: str) ->
     assert ask("--csv=in.csv", "--column=surname", "--out=out.csv", "--force", *arguments) == 0
     assert capsys.readouterr().out == ""
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv", "out.csv"}
-    encoding = next((a.split("=")[1] for a in arguments if a.startswith("--encoding")), "utf-8")
+    said = (word.split("=")[1] for word in arguments if word.startswith("--encoding"))
+    encoding = next(said, "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8")
     with (here / "out.csv").open(encoding=encoding, newline="") as file:
         return list(csv.reader(file))
 
@@ -207,14 +228,114 @@ def test_csv(here: Path, capsys: Captured, encoding: str) -> None:
     assert [row[:3] for row in rows] == [
         ["1", "Müller", "a, b"],
         ["2", "123", ""],
-        ["", "", ""],
+        [],
         ["3", "O'\nNeill", "x"],
     ]
     model = load_model(here / "a.ckpt")
     for row in (rows[0], rows[3]):
         ((first, second),) = model.best(model.probabilities([row[1]]), 2)
         assert row[3:] == [first[0], f"{first[1]:.6f}", second[0], f"{second[1]:.6f}", ""]
-    assert rows[1][3:] == rows[2][3:] == ["", "", "", "", "no letters I know"]
+    assert rows[1][3:] == ["", "", "", "", "no letters I know"]
+    marked = (here / "out.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    assert marked == (encoding == "utf-8-sig")  # Excel reads UTF-8 by its mark
+
+
+ADDED = "category_1 probability_1 reason".split()
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "words", "text"),
+    [
+        (",", [], 'id,surname,note\n1,Lee,"a; b"\n\n2,"Le,e",5" wide\n'),
+        (";", [], 'id;surname;"a,b,c"\r\n1;"Lee";"say ""so"""\r\n\r\n2;Jones;'),
+        ("\t", [], 'x;y\t"surname"\tnote\r1\t"O\'\nNeill"\t\r'),
+        ("|", [], "surname|a,b,c,d\nLee|\n"),  # fewer fields, but the column is there
+        (";", [], "sep=;\r\nid,x;surname,y;surname\r\n1;2;Lee\r\n"),
+        (",", [], '"SEP=,"\nid,surname\n1,Lee\n'),
+        ("|", ["--delimiter=|"], "sep=;\nid|surname\n;|Lee\n"),
+        (":", ["--delimiter=:"], "id:surname\na,b,c:Lee\n"),
+        ("\t", ["--delimiter=tab"], "a,b\tsurname\n,\tLee\n"),
+        ("\t", ["--delimiter=\\t"], "a,b\tsurname\n,\tLee\n"),
+    ],
+)
+def test_a_file_is_kept_as_it_is(
+    here: Path, capsys: Captured, delimiter: str, words: list[str], text: str
+) -> None:
+    """Quotes, blank lines, line ends, what Excel writes first; only cells are added."""
+    answer_csv(here, capsys, f"\ufeff{text}".encode(), "--top-k=1", *words)
+    kept, more = [], []
+    for line in (here / "out.csv").read_bytes().decode().splitlines(keepends=True):
+        cells = line.rstrip("\r\n").split(delimiter)
+        if cells[-3:] == ADDED or (len(cells) > 3 and cells[-3] in "ABC"):
+            more.append(cells[-3:])
+            line = delimiter.join(cells[:-3]) + line[len(line.rstrip("\r\n")) :]
+        kept.append(line)
+    assert "".join(kept) == f"\ufeff{text}"
+    assert more[0] == ADDED
+    assert len(more) == 1 + sum(name in text for name in ("Lee", "Le,e", "Jones", "O'"))
+    model = load_model(here / "a.ckpt")
+    names = [name for name in ("Le,e", "Lee", "Jones", "O'\nNeill") if name in text]
+    expected = {a[0][0] for a in model.best(model.probabilities(names), 1)}
+    assert {cells[0] for cells in more[1:]} == expected
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        ("id,Surname", ["--column=Surname"]),
+        ("SURNAME,surname", ["--column=surname"]),
+        ("id, SurName ", ["--column=surname"]),
+        ("id,STRASSE", ["--column= Straße"]),
+        ("id,surname", ["--column=2"]),
+        ("2,1", ["--column=1"]),  # a name goes before a number
+        ("surname,surname", ["--column=2"]),
+        ('id,""', ["--column="]),
+    ],
+)
+def test_a_column_by_name_or_number(
+    here: Path, capsys: Captured, header: str, words: list[str]
+) -> None:
+    (here / "in.csv").write_text(f"{header}\n7,Lee\n", encoding="utf-8")
+    assert ask("--csv=in.csv", "--out=-", "--top-k=1", *words) == 0
+    answered = capsys.readouterr().out.splitlines()[1].split(",")
+    model = load_model(here / "a.ckpt")
+    (((category, probability),),) = model.best(model.probabilities(["Lee"]), 1)
+    assert answered == ["7", "Lee", category, f"{probability:.6f}", ""]
+
+
+def test_a_table_through_pipes(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The only column need not be named."""
+    limit = csv.field_size_limit()
+    pipe(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode())
+    assert ask("--csv=-", "--out=-", "--top-k=1") == 0
+    printed = capsys.readouterr().out
+    pipe(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode("latin-1"))
+    assert ask("--csv=-", "--out=out.csv", "--top-k=1", "--encoding=latin-1") == 0
+    assert (here / "out.csv").read_bytes() == printed.encode("latin-1")
+    header, row, blank = printed.splitlines(keepends=True)
+    assert (header, row[:7], blank) == (f"Wer,{','.join(ADDED)}\r\n", "Müller,", "\r\n")
+    pipe(monkeypatch, b"a\nLee\n\nM\xfcller\n")
+    line = refused(capsys, "--csv=-", "--out=-")
+    assert line.endswith("standard input:4: not utf-8; name its --encoding")
+    assert csv.field_size_limit() == limit  # of the whole process
+
+
+def test_a_category_is_no_formula(here: Path, capsys: Captured) -> None:
+    """A spreadsheet that opens the answers must not run what the checkpoint says."""
+    names = ["=1+1", "@SUM(1)", '+1;"x"', "-2", "x=1"]
+    torch.save(make_checkpoint(NETWORK | {"categories": names}), here / "a.ckpt")
+    (here / "in.csv").write_text("id;surname\n=7;Jones\n")
+    assert ask("--csv=in.csv", "--column=2", "--out=out.csv", "--top-k=5") == 0
+    with (here / "out.csv").open(newline="") as file:
+        _, row = csv.reader(file, delimiter=";")
+    assert row[:2] == ["=7", "Jones"]  # the user's own
+    assert sorted(row[2:-1:2]) == sorted(["'=1+1", "'@SUM(1)", '\'+1;"x"', "'-2", "x=1"])
+    capsys.readouterr()
+    assert ask("--json", "Jones", "--top-k=5") == 0
+    said = json.loads(capsys.readouterr().out)["predictions"]
+    assert sorted(answer["category"] for answer in said) == sorted(names)
 
 
 def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
@@ -231,13 +352,19 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"name\nJones\n", "in.csv: no column 'surname'; it has: 'name'"),
-        (b"", "in.csv: no column 'surname'; it has: none"),
+        (
+            *(b"name,x\nJones,1\n",),
+            *("in.csv: has no column 'surname'; --column is a name or number of: 'name', 'x'",),
+        ),
+        (b"", "in.csv: has no column 'surname'; --column is a name or number of: none"),
         (b"surname,x\nJones,1\nLee\n", "in.csv:3: 1 fields; the header has 2"),
         (b"surname\nJones,1\n", "in.csv:2: 2 fields; the header has 1"),
-        (b"surname\nM\xfcller\n", "in.csv: not utf-8 after line"),
-        (b"surname\n" + b"x" * 200_000, "in.csv:2: field larger than field limit"),
-        (b'surname,x\n1,"Jones\n2,Lee\n', "in.csv:3: unexpected end of data"),
+        (b"surname\nLee\n\nM\xfcller\n" + 9999 * b"Lee\n", "in.csv:4: not utf-8; name its --enc"),
+        (b'surname\n"a\r\n\xff"\n', "in.csv:3: not utf-8; name its --encoding"),
+        (b'surname,x\n1,"Jones\n2,Lee\n', "in.csv:2: unexpected end of data"),
+        (b'surname,x\nLee,"\n"\nJones\n', "in.csv:4: 1 fields; the header has 2"),
+        (b"sep=;\nsurname;x\nJones\n", "in.csv:3: 1 fields; the header has 2"),
+        (b"Surname,SURNAME\nJones,Lee\n", "in.csv: has 2 columns 'surname'"),
         (b"surname,surname\nJones,Lee\n", "in.csv: has 2 columns 'surname'"),
         (b"surname,reason\nJones,1\n", "in.csv: already has the column reason"),
     ],
@@ -250,8 +377,10 @@ def test_bad_csv(here: Path, capsys: Captured, content: bytes, message: str) -> 
 
 
 def test_csv_with_a_cell_of_any_length(here: Path, capsys: Captured) -> None:
-    cells = ["x" * 131_000, "x" * 201, "x" * 200, "1" * 131_000, "Lee" + "-" * 131_000]
-    _, *rows = answer_csv(here, capsys, "\n".join(["surname", *cells]).encode(), "--top-k=1")
+    cells = ["x" * 3_000_000, "x" * 201, "x" * 200, "1" * 131_000, "Lee" + "-" * 140_000]
+    (here / "in.csv").write_text("\n".join(["surname", *cells]))
+    assert ask("--csv=in.csv", "--out=out.csv", "--top-k=1") == 0
+    rows = [line.split(",") for line in (here / "out.csv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == cells
     assert [row[3] for row in rows] == [
         *("longer than 200 letters", "longer than 200 letters", "", "no letters I know", ""),
@@ -300,7 +429,11 @@ def test_a_full_disk_leaves_nothing(
     "arguments",
     [
         ["--csv=in.csv"],
+        ["--out=out.csv"],
         ["--column=x", "Jones"],
+        ["--delimiter=x", "Jones"],
+        ["--csv=in.csv", "--out=o.csv", "--delimiter=ab"],
+        ["--csv=in.csv", "--out=o.csv", '--delimiter="'],
         ["--csv=in.csv", "--column=x", "--out=o.csv", "Jones"],
         ["--csv=in.csv", "--column=x", "--out=o.csv", "--json"],
         ["--encoding=klingon", "Jones"],
@@ -317,10 +450,23 @@ def test_the_prompt(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatc
         pipe(monkeypatch, typed)
         monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
         assert ask() == 0
-        printed = capsys.readouterr().out
+        printed, told = capsys.readouterr()
+        assert told == f"{MODEL}quit or Ctrl-D ends it\n"
         assert printed.count("Input: ") == prompts
         assert ("Jones  " in printed) == bool(typed)
         assert "Lee" not in printed
+
+
+@pytest.mark.parametrize("keys", ["[A", "[1;5D", "[15~", "[3~", "OP", "OH", "[200~", "x"])
+def test_keys_are_no_letters(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, keys: str
+) -> None:
+    """As they come where lines cannot be edited."""
+    pipe(monkeypatch, f"Jo\x1b{keys}nes\n\x1b{keys}\n\x1b{keys}quit\nLee\n".encode())
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    assert ask() == 0
+    printed = capsys.readouterr().out.replace("Input: ", "")
+    assert [line.split()[0] for line in printed.splitlines()] == ["Jones"]
 
 
 def command(*arguments: str) -> list[str]:
@@ -348,7 +494,7 @@ def test_leaving_the_prompt(here: Path) -> None:
             process.wait(5)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert told == b"model: a.ckpt\n"
+    assert told.decode() == f"{MODEL}quit or Ctrl-D ends it\n"
 
 
 def test_closed_streams(here: Path) -> None:
@@ -419,7 +565,7 @@ def test_a_reader_that_has_seen_enough(here: Path) -> None:
         check=False,
     )
     assert ran.stdout.count("\n") == 1
-    assert ran.stderr == "model: a.ckpt\n"
+    assert ran.stderr == MODEL
     code = "import sys, src.predict; print({'lightning', 'numba', 'matplotlib'} & set(sys.modules))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ran.stdout == "set()\n"
@@ -444,7 +590,7 @@ def test_a_signal_amid_a_file_leaves_nothing(here: Path) -> None:
         process.send_signal(signal.SIGUSR1)
         _, told = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGUSR1
-    assert told == "model: a.ckpt\n"
+    assert told == MODEL
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}
 
 

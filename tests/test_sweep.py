@@ -21,6 +21,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from src.answer.model import find_checkpoint
 from src.config import read_settings
 from src.errors import UserError
 from src.run.files import SCORE, lock, read_metrics
@@ -156,6 +157,13 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     assert words[:3] == ["python", "-m", "src.train"]
     config = settings(*words[3:])
     assert (config.lr, config.hidden, config.iterations) == (float(best["lr"]), 8, 200)
+
+    (command,) = (line for line in lines if line.startswith("Best run"))
+    *words, sweep = shlex.split(command.removeprefix("Best run"))
+    assert words == ["python", "-m", "src.predict", "--checkpoint"]
+    ended = [run_of(swept.folder, number) for number in range(4)]  # the last two have failed
+    run = max(ended, key=lambda run: numbers_of(run)[SCORE])
+    assert find_checkpoint(swept.cwd / sweep) == run / "checkpoints/last.ckpt"
 
 
 def test_a_run_of_a_sweep_is_the_run_alone(swept: Swept, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Lette
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
 from src.models.networks import Network
-from src.run.files import FILE, FINISHED, STOPPED, read_checkpoint, read_metrics
+from src.run.files import FILE, FINISHED, SCORE, STOPPED, read_checkpoint, read_metrics
 
 OUTPUTS = Path("outputs")
 AT_ONCE = 4096
@@ -38,6 +38,8 @@ class TrainedModel:
     """How to answer under a prior; without it the answers are the network's own."""
     prior: str = DEFAULT_PRIOR
     """How common the categories are taken to be, one of PRIORS."""
+    about: str = ""
+    """Where it is, what it is and how good, for a person."""
 
     @property
     def letters(self) -> Letters:
@@ -104,15 +106,21 @@ def portions(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]
 def find_checkpoint(path: Path | None) -> Path:
     """Return the checkpoint at `path`, a file or a run's folder; by default the newest run's.
 
+    Of a folder with runs below it, such as a sweep's, it is that of the highest validation score.
+
     Raises:
-        UserError: if there is no run that has finished.
+        UserError: if there is no run that has finished, with a score if one is looked for.
     """
-    if path is None:
-        files = OUTPUTS.glob(f"**/{FILE}")
-        ended = [file for file in files if read_metrics(file.parent)[0] in (FINISHED, STOPPED)]
-        if not ended:
-            raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
-        path = max(ended, key=lambda file: file.stat().st_mtime).parent
+    if path is None or (path.is_dir() and not (path / "checkpoints").exists()):
+        runs: dict[Path, float] = {}
+        for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
+            status, numbers, _ = read_metrics(file.parent)
+            if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
+                runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
+        if not runs:
+            wanted = f"no finished run with a {SCORE} in" if path else "no finished run under"
+            raise UserError(f"{wanted} {path or OUTPUTS}/; train one, or name a --checkpoint")
+        path = max(runs, key=lambda run: runs[run])
     # Of a run, the weights that its metrics are of.
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
@@ -139,7 +147,7 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
-    categories = made_for["categories"]
+    categories = list(made_for["categories"])
     letters = Letters(**made_for["letters"])
     learned = letters.symbols.rstrip(OTHER) + OTHER
     known = {"ascii": ALPHABET, "tutorial": ALPHABET, "corpus": learned}[letters.kind]
@@ -162,4 +170,8 @@ def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> Traine
     network.load_state_dict(weights, assign=True)
     values = checkpoint.get("decision")
     decision = None if values is None else Decision.checked(values, len(categories))
-    return TrainedModel(path, network.eval().float(), list(categories), split, decision, prior)
+    about = f"{path}, cell={made_for['cell']} letters={letters.kind}"
+    about += f", {checkpoint['iteration']:,} iterations"
+    history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
+    about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
+    return TrainedModel(path, network.eval().float(), categories, split, decision, prior, about)

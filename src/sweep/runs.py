@@ -121,6 +121,7 @@ def finish_sweep(folder: Path, status: int) -> int:
             words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
             words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
             print(f"Best settings  {shlex.join([*TRAIN, *words])}")
+            print(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
         print(f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png")
         print(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}", flush=True)
         try:
