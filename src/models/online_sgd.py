@@ -124,7 +124,7 @@ def _product(x: Floats, y: Floats) -> float:
 
 
 @_compile
-def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[np.uint8]) -> float:
+def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
     """Return |∂|² of a name x [T] from its errors δ [C], its g [T, H] and its states h [T, H]."""
     h_last = h[len(x) - 1]
     total: float = _product(delta, delta) * (2 + _product(h_last, h_last))
