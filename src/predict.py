@@ -73,6 +73,7 @@ def check(options: argparse.Namespace) -> None:
 def answer(options: argparse.Namespace) -> None:
     """Answer where the options say."""
     check(options)
+    options.told = False
     model = load_model(find_checkpoint(options.checkpoint), options.prior)
     print(f"model: {model.about}", file=sys.stderr)
     options.top_k = min(options.top_k, len(model.categories))
@@ -117,7 +118,8 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
             content = sys.stdin.buffer.read1(1 << 16)  # type: ignore[union-attr] # buffered
             *lines, begun = (begun + decoder.decode(content, final=not content)).split("\n")
             lines += [begun] if begun and not content else []
-            for number, line in enumerate(lines, number + 1):  # noqa: B020
+            for line in lines:
+                number += 1
                 check_decoded(line, "standard input", number, encoding)
                 if number == 1 and line.strip().casefold().replace(" ", "_") in HEADERS.split():
                     print(f"{line.strip()!r} looks like a header; it is answered", file=sys.stderr)
@@ -128,6 +130,11 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
 
 def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> None:
     """Print the answers to some names."""
+    one_case = (n for n in names if n.lower() != n.upper() and n in (n.lower(), n.upper()))
+    if model.letters.kind == "tutorial" and not options.told and (name := next(one_case, "")):
+        about = "is in one case, and letters=tutorial reads it so; most names it knows are in two"
+        print(f"{printable(name)} {about}", file=sys.stderr)
+        options.told = True
     if options.explain:
         for name in names:
             prefixes, beliefs = model.beliefs(name)

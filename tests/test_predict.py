@@ -20,6 +20,7 @@ import torch
 
 from src import predict
 from src.answer.model import AT_ONCE, load_model
+from src.data.letters import Letters
 from tests.conftest import ROOT
 from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint, write_checkpoint
 
@@ -34,6 +35,20 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "a.ckpt")
     return tmp_path
+
+
+def test_a_name_in_one_case_is_pointed_out_once_where_case_is_read_as_it_is(
+    here: Path, capsys: Captured
+) -> None:
+    letters = Letters("tutorial")._asdict()
+    torch.save(make_checkpoint(NETWORK | {"letters": letters}), here / "a.ckpt")
+    assert ask("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
+    told = capsys.readouterr().err.splitlines()[1:]
+    assert len(told) == 1
+    assert told[0].startswith("SMITH is in one case, and letters=tutorial reads it so")
+    write_checkpoint(here / "a.ckpt")
+    assert ask("--checkpoint=a.ckpt", "SMITH") == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def ask(*arguments: str) -> int:
