@@ -77,7 +77,7 @@ def main() -> None:
         rnn = RNN(57, 128, len(model.categories))
         weights = model.network.state_dict()
         rnn.load_state_dict({name.removeprefix("recurrent.rnn."): w for name, w in weights.items()})
-        few = [name.replace("-", "") for name in names[:ONE_BY_ONE]]
+        few = list(map(model.letters.read, names[:ONE_BY_ONE]))
         start = time.perf_counter()
         one_by_one = torch.cat([tutorial_predict(rnn, name) for name in few])
         tutorial_speed = len(few) / (time.perf_counter() - start)
