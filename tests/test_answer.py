@@ -512,3 +512,13 @@ def test_counts_that_would_grow_in_memory(tmp_path: Path, capsys: Captured) -> N
     start = time.perf_counter()
     assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "wide.ckpt")
     assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(("place", "value"), [("bidirectional", 1), ("layers", True)])
+def test_values_of_a_wrong_type_are_refused(
+    tmp_path: Path, capsys: Captured, place: str, value: object
+) -> None:
+    whole = make_checkpoint(GRU)
+    whole["hyper_parameters"]["network"] = GRU | {place: value}
+    torch.save(whole, tmp_path / "bad.ckpt")
+    assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "bad.ckpt")

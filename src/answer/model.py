@@ -168,10 +168,12 @@ def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> Traine
     with torch.device("meta"):  # sizes only: the weights come from the file
         network = Network(**made_for)
     network.load_state_dict(weights, assign=True)
+    with torch.inference_mode():  # sizes may fit, and values still be of a wrong type
+        network.eval().float()(*letters.pack([known[0]]))
     values = checkpoint.get("decision")
     decision = None if values is None else Decision.checked(values, len(categories))
     about = f"{path}, cell={made_for['cell']} letters={letters.kind}"
     about += f", {checkpoint['iteration']:,} iterations"
     history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
     about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
-    return TrainedModel(path, network.eval().float(), categories, split, decision, prior, about)
+    return TrainedModel(path, network, categories, split, decision, prior, about)
