@@ -92,16 +92,18 @@ class Config:
     """size of the hidden state"""
     iterations: int = _whole(1, 10**9)
     """training steps, batch_size names each"""
+    passes: float | None = _key("above 0, or null", lambda n: n is None or 0 < n < 10**6)
+    """in place of iterations: passes over the names"""
     batch_size: int = _whole(1, 100_000, online=1)
     """names per training step"""
     seed: int = _whole(0, 2**32 - 1)
     """moves initial weights, random examples and split"""
-    log_every: int = _whole(1, 10**6)
-    """iterations per point of the loss curve"""
-    print_every: int = _whole(1, 10**9)
-    """iterations between printed examples"""
-    val_every: int = _whole(1, 10**9)
-    """iterations between validations and checkpoints, in whole log_every"""
+    log_every: int = _whole(0, 10**6)
+    """iterations per point of the loss curve; 0: a 50th of all"""
+    print_every: int = _whole(0, 10**9)
+    """iterations between printed examples; 0: a 10th of all"""
+    val_every: int = _whole(0, 10**9)
+    """iterations between validations and checkpoints, in whole log_every; 0: a 10th of all"""
     val_fraction: float = _fraction()
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
@@ -189,16 +191,11 @@ class Config:
         return all(getattr(self, key) == value for key, value in _needed("online").items())
 
     @property
-    def epoch_size(self) -> int:
-        """Iterations from one validation to the next: `val_every`, in whole points of the curve."""
-        return -(-self.val_every // self.log_every) * self.log_every
-
-    @property
     def together(self) -> int:
         """Names trained on at once: well below a second's work, so that a wish to end is heard."""
         most = {"compiled": 10_000, "autograd": 250}[self.backend]
         work = WORK // (self.hidden * (57 + self.hidden))
-        return max(1, min(self.log_every, most, work)) if self.online else 1
+        return max(1, min(most, work)) if self.online else 1
 
     def pick(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return some keys and their values."""
@@ -216,9 +213,9 @@ FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "
 HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
 """What can change a result."""
 DATA = ["data_dir", "letters", "val_fraction", "test_fraction"]
-DATA += ["seed", "iterations", "log_every", "batch_size", "sampling"]
+DATA += "seed iterations passes log_every val_every batch_size sampling".split()
 NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
-TRAINING = "lr iterations log_every seed optimizer schedule weight_decay label_smoothing".split()
+TRAINING = "lr seed optimizer schedule weight_decay label_smoothing".split()
 
 
 def no_such_key(key: str) -> str:

@@ -54,7 +54,9 @@ def train(config: Config, folder: Path) -> float | None:
         KeyboardInterrupt: if a signal ended the run.
     """
     status, numbers, _ = files.read_metrics(folder)
-    if status == files.FINISHED and numbers.get("iterations", 0) >= config.iterations:
+    if status == files.FINISHED and (
+        config.passes or numbers.get("iterations", 0) >= config.iterations
+    ):
         log.info(f"{folder}: is finished; a larger iterations= trains on")
         return numbers.get(files.SCORE)
 
@@ -71,14 +73,13 @@ def train(config: Config, folder: Path) -> float | None:
 
     last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
     resumes = last.exists()
-    every: dict[str, Any] = {"val_every": config.epoch_size}
 
     with process.quiet():
-        data = NamesDataModule(**config.pick(DATA), **every, together=config.together)
+        data = NamesDataModule(**config.pick(DATA), together=config.together)
         torch.manual_seed(config.seed)
         shares = None if config.online else data.shares()
         names = {"letters": data.letters._asdict(), "categories": data.categories, "shares": shares}
-        network, training = names | config.pick(NETWORK), config.pick(TRAINING) | every
+        network, training = names | config.pick(NETWORK), config.pick(TRAINING) | data.every
         if config.online:
             training |= {"backend": config.backend, "clip": config.clip}
             model: NameClassifier = OnlineClassifier(network=network, **training)
@@ -87,7 +88,8 @@ def train(config: Config, folder: Path) -> float | None:
         if model.network.ngrams is not None and not resumes:
             model.network.ngrams.fit(data.once, data.corpus_shares(), config.seed)
 
-        progress = Progress(config.print_every, data.order.names_per_iteration)
+        print_every = config.print_every or -(-data.every["iterations"] // 10)
+        progress = Progress(print_every, data.order.names_per_iteration)
         checkpoints = [Checkpoint(best, files.SCORE)] if len(data.val) else []
         try:
             trainer: Any = Trainer(

@@ -481,10 +481,10 @@ def test_weights_of_another_kind_are_refused(
     tmp_path: Path, capsys: Captured, kind: torch.dtype
 ) -> None:
     """Such a network can be loaded, and fails when it is asked."""
-    for name in ("ngrams.weight", "recurrent.letters", "log_shares"):
+    for name in ("ngrams.counted.0.weight", "recurrent.letters", "log_shares"):
         whole = make_checkpoint(GRU | {"embedding": 0, "ngrams": 2})
         weight = whole["state_dict"][f"network.{name}"]
-        assert not weight.requires_grad or name == "ngrams.weight"
+        assert not weight.requires_grad or name == "ngrams.counted.0.weight"
         whole["state_dict"][f"network.{name}"] = weight.to(kind)
         torch.save(whole, tmp_path / "bad.ckpt")
         assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "bad.ckpt")
@@ -504,9 +504,9 @@ def test_weights_of_another_precision_are_read(tmp_path: Path) -> None:
 def test_counts_that_would_grow_in_memory(tmp_path: Path, capsys: Captured) -> None:
     """One number for a hundred million: they must not be counted one by one."""
     whole = make_checkpoint(GRU | {"ngrams": 2})
-    state = whole["state_dict"]["network.ngrams._extra_state"]
-    for key, part in state.items():
-        state[key] = torch.zeros(1, dtype=part.dtype).expand(10**8)
+    for state in (each for each in whole["state_dict"].values() if isinstance(each, dict)):
+        for key, part in state.items():
+            state[key] = torch.zeros(1, dtype=part.dtype).expand(10**8)
     torch.save(whole, tmp_path / "wide.ckpt")
     assert (tmp_path / "wide.ckpt").stat().st_size < 10**5
     start = time.perf_counter()

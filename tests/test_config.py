@@ -24,6 +24,7 @@ def test_defaults_are_the_tutorials() -> None:
         "lr": 0.005,
         "hidden": 128,
         "iterations": 100_000,
+        "passes": None,
         "seed": 0,
         "log_every": 1000,
         "print_every": 5000,
@@ -68,7 +69,7 @@ def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None
 
 def test_every_recipe_composes_and_is_tested() -> None:
     recipes = {path.stem for path in (ROOT / "configs/experiment").glob("*.yaml")}
-    single = {"tutorial", "best", "pytorch_tutorial_2024"}  # as in test_train.py
+    single = {"tutorial", "best", "names", "pytorch_tutorial_2024"}  # as in test_train.py
     assert recipes == single | {"learning_rate", "capacity", "search"}  # as in test_sweep.py
     for recipe in recipes:
         assert settings(f"experiment={recipe}", "lr=0.25").lr == 0.25
@@ -82,14 +83,6 @@ def test_the_tutorial_recipe_holds_nothing_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("val_every", "log_every", "epoch_size"), [(5000, 1000, 5000), (5000, 3000, 6000), (1, 7, 7)]
-)
-def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: int) -> None:
-    config = settings(f"val_every={val_every}", f"log_every={log_every}")
-    assert config.epoch_size == epoch_size
-
-
-@pytest.mark.parametrize(
     ("override", "message"),
     [
         ("lr=0", "lr=0.0: must be above 0, at most 1,000"),
@@ -99,9 +92,10 @@ def test_an_epoch_is_whole_chunks(val_every: int, log_every: int, epoch_size: in
         ("hidden=0", "hidden=0: must be 1 to 4,096"),
         ("iterations=0", "iterations=0: must be 1 to 1,000,000,000"),
         ("seed=-1", "seed=-1: must be 0 to 4,294,967,295"),
-        ("log_every=0", "log_every=0: must be 1 to 1,000,000"),
-        ("print_every=0", "print_every=0: must be 1 to 1,000,000,000"),
-        ("val_every=0", "val_every=0: must be 1 to 1,000,000,000"),
+        ("log_every=-1", "log_every=-1: must be 0 to 1,000,000"),
+        ("print_every=-1", "print_every=-1: must be 0 to 1,000,000,000"),
+        ("val_every=-1", "val_every=-1: must be 0 to 1,000,000,000"),
+        ("passes=0", "passes=0.0: must be above 0, or null"),
         ("val_fraction=1", "val_fraction=1.0: must be at least 0, below 1"),
         ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0, below 1"),
         ("data_dir=''", "must be a folder; null: the names shipped"),
@@ -262,7 +256,7 @@ def test_help_documents_every_key() -> None:
             assert meanings()[each.name] in ran.stdout
     assert "hidden=77 " in ran.stdout
     assert (
-        "experiment: best, capacity, learning_rate, pytorch_tutorial_2024, search, tutorial"
+        "experiment: best, capacity, learning_rate, names, pytorch_tutorial_2024, search, tutorial"
         in ran.stdout
     )
 

@@ -1,4 +1,6 @@
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,3 +154,24 @@ def test_the_tutorial_on_a_folder_as_its_author_has_it(tmp_path: Path) -> None:
     (batch,) = data.train_dataloader()
     losses, _ = compiled_steps(rnn, batch, 0.005)
     torch.testing.assert_close(losses, plain, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ({"val_every": 5000, "log_every": 1000}, (100_000, 1000, 5000)),
+        ({"val_every": 5000, "log_every": 3000}, (100_000, 3000, 6000)),  # whole points
+        ({"val_every": 1, "log_every": 7}, (100_000, 7, 7)),
+        ({"val_every": 0, "log_every": 0}, (100_000, 2000, 10_000)),
+        ({"val_every": 0, "log_every": 0, "iterations": 3}, (3, 1, 1)),
+    ],
+)
+def test_how_often_it_validates(asked: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    assert tuple(NamesDataModule(**asked).every.values()) == expected
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "natural"])
+def test_passes_over_the_names_that_are_drawn(sampling: str) -> None:
+    data = NamesDataModule(passes=2.5, batch_size=100, sampling=sampling, letters="tutorial")
+    of_a_pass = {"balanced": len(data.train) / 100, "natural": math.ceil(len(data.distinct) / 100)}
+    assert data.every["iterations"] == math.ceil(2.5 * of_a_pass[sampling])

@@ -5,14 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from src.data.datamodule import NamesDataset
-from src.data.letters import ASCII, Batch
-from src.models.networks import (
-    NGRAM_SHARE,
-    Network,
-    RecurrentNetwork,
-    TutorialNetwork,
-)
-from src.models.ngrams import LetterNgrams
+from src.data.letters import ASCII, OTHER, Batch, Letters
+from src.models.networks import Network, Ngrams, RecurrentNetwork, TutorialNetwork, alike_in
 from src.models.rnn import read_name
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
@@ -105,6 +99,24 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
         torch.testing.assert_close(mine, weight.grad, atol=1e-6, rtol=0)
 
 
+def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
+    symbols = "AaáÄбŐ" + OTHER
+    upper, lower = 8, 7  # behind the symbols: the cases, then three letters, and what is unknown
+    expected = [(upper, 9), (lower, 9), (lower, 9), (upper, 9), (lower, 10), (upper, 11)]
+    assert alike_in(symbols).tolist() == [*map(list, expected), [lower, 12]]
+    torch.manual_seed(0)
+    letters = Letters("corpus", symbols)
+    network = Network(letters._asdict(), ["A", "B"], None, "gru", 4, embedding=3).eval()
+    recurrent: Any = network.recurrent
+    plain = RecurrentNetwork(len(symbols), 2, "gru", 4, embedding=3).eval()
+    own = recurrent.letters.detach()
+    assert own.shape == (13, 3)
+    sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(alike_in(symbols))]
+    plain.load_state_dict({**recurrent.state_dict(), "letters": torch.stack(sums)})
+    batch = letters.pack(["Aáб", "ŐaÄ", "a" + OTHER])
+    torch.testing.assert_close(network(*batch), plain(*batch))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
 )
@@ -120,8 +132,19 @@ def make_mixture(counted: bool = True) -> Network:
     )
     assert network.ngrams is not None
     if counted:
-        network.ngrams.count(*batch_of(NAMES))
+        fit(network.ngrams)
     return network
+
+
+def fit(ngrams: Ngrams) -> None:
+    known = {c: NAMES[i::3] for i, c in enumerate("ABC")}
+    ngrams.fit(NamesDataset(known), SHARES, seed=0)
+
+
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("src.models.ngrams.STEPS", 3)
+    monkeypatch.setattr("src.models.bag.STEPS", (3, 3))
 
 
 def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
@@ -129,10 +152,26 @@ def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
     batch = batch_of([*NAMES, "Zhang"])
     mixed = network(batch.letters, batch.lengths)
     alone = network.recurrent(batch.letters, batch.lengths)
-    assert isinstance(network.ngrams, LetterNgrams)
-    beside = network.ngrams(batch.letters, batch.lengths).softmax(dim=1)
-    weighted = alone.exp() ** (1 - NGRAM_SHARE) * beside**NGRAM_SHARE * torch.tensor(SHARES)
+    assert isinstance(network.ngrams, Ngrams)
+    lower, cased = (
+        each(batch.letters, batch.lengths).softmax(1) for each in network.ngrams.counted
+    )
+    assert not torch.allclose(lower, cased)
+    found = [each.find(batch.letters, batch.lengths) for each in network.ngrams.counted]
+    bag = network.ngrams.weighed(found, len(batch.lengths)).softmax(1)
+    weighted = alone.exp() ** 0.2 * lower**0.3 * cased**0.3 * bag**0.2 * torch.tensor(SHARES)
     torch.testing.assert_close(mixed.exp(), weighted / weighted.sum(dim=1, keepdim=True))
+
+
+def test_where_there_is_no_case_one_ngram_model_counts() -> None:
+    letters = Letters("corpus", "아이우" + OTHER)
+    ngrams = Network(letters._asdict(), ["A", "B"], SHARES[:2], "gru", 4, ngrams=2).ngrams
+    assert isinstance(ngrams, Ngrams)
+    ngrams.eval().fit(NamesDataset({"A": ["아이", "이우"], "B": ["우"]}, letters), [0.6, 0.4], 0)
+    batch = letters.pack(["아이우", "우"])
+    (counted,) = ngrams.counted
+    bag = ngrams.weighed([counted.find(*batch)], 2)
+    torch.testing.assert_close(ngrams(*batch), 0.6 * counted(*batch) + 0.2 * bag)
 
 
 def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
@@ -141,10 +180,10 @@ def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
     state = network.state_dict()
     again.load_state_dict(state)
     assert torch.equal(again(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
-    counts = state["ngrams._extra_state"]
-    state["ngrams._extra_state"] = {**counts, "counts": -counts["counts"]}
+    counts = state["ngrams.counted.1._extra_state"]
+    wrong = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
     with pytest.raises(ValueError, match="letter counts: counts out of range"):
-        again.load_state_dict(state)
+        again.load_state_dict(wrong)
 
 
 def test_in_training_the_network_answers_alone_under_the_shares() -> None:
@@ -172,16 +211,13 @@ def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
     }
 
 
-def test_a_networks_weights_are_the_same_with_ngrams_beside_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_networks_weights_are_the_same_with_ngrams_beside_it() -> None:
     """N-grams draw nothing from the generator that the network and its training draw from."""
-    monkeypatch.setattr("src.models.ngrams.STEPS", 3)
     together = []
     for ngrams in (0, 2):
         torch.manual_seed(0)
         network = Network(ASCII._asdict(), ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
         if network.ngrams is not None:
-            network.ngrams.fit(NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]}), SHARES, 0)
+            fit(network.ngrams)
         together.append((network.recurrent.state_dict(), torch.rand(1)))
     torch.testing.assert_close(*together, atol=0, rtol=0)

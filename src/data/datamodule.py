@@ -1,6 +1,7 @@
 """The names as PyTorch and Lightning take them."""
 
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,15 @@ class NamesDataModule(LightningDataModule):
         test_fraction: likewise, for the test.
         seed: of the split and of the order of names.
         iterations: of the whole run.
-        log_every: iterations per point of the loss curve.
-        val_every: iterations between validations.
+        log_every: iterations per point of the loss curve; 0: a 50th of all.
+        val_every: iterations between validations, in whole points of the curve; 0: a 10th of all.
         batch_size: names of an iteration.
         together: iterations whose names lie in one batch, at most; only the tutorial's training can
             take more than one.
         sampling: `balanced`, random examples; `natural`, passes over the distinct pairs of a name
             and a category.
         letters: `ascii`, `tutorial` or `corpus`: the symbols of the names; see `fold`.
+        passes: over the names that are drawn; in place of `iterations`.
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -105,6 +107,7 @@ class NamesDataModule(LightningDataModule):
         together: int = 1,
         sampling: str = "balanced",
         letters: str = "ascii",
+        passes: float | None = None,
     ) -> None:
         super().__init__()
         folder = NAMES if data_dir is None else Path(data_dir)
@@ -127,8 +130,15 @@ class NamesDataModule(LightningDataModule):
         self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed)
         if self._natural:
             self.order = Passes(self.distinct.lengths.tolist(), batch_size, seed)
+        if passes:
+            names = len(self.distinct if self._natural else self.train)
+            iterations = ceil(passes * names / self.order.names_per_iteration)
+        log_every = log_every or ceil(iterations / 50)
+        val_every = ceil((val_every or iterations / 10) / log_every) * log_every
+        self.every = {"iterations": iterations, "log_every": log_every, "val_every": val_every}
+        """The run's length, and from one point of the loss curve and one validation to the next."""
         self._batches = Iterations(
-            self.order, batch_size, iterations, val_every, log_every, together, self._place
+            self.order, batch_size, **self.every, together=together, place=self._place
         )
         how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
         named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)

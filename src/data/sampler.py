@@ -104,8 +104,8 @@ class Iterations:
     order: RandomExamples | Passes
     size: int
     """Names of an iteration."""
-    total: int
-    """Iterations of the whole run."""
+    iterations: int
+    """Of the whole run."""
     val_every: int
     log_every: int
     together: int
@@ -115,7 +115,7 @@ class Iterations:
 
     def __iter__(self) -> Iterator[list[int]]:
         at, process, n_processes = self.place()
-        stop = min((at // self.val_every + 1) * self.val_every, self.total)
+        stop = min((at // self.val_every + 1) * self.val_every, self.iterations)
         while at < stop:
             count = min(self.together, self.log_every - at % self.log_every, stop - at)
             yield self.order.take(at * self.size, count * self.size)[process::n_processes]

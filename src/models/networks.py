@@ -3,6 +3,7 @@
 Shapes: B names of a batch, L letters of the longest, C categories, F features of a name.
 """
 
+import unicodedata
 from typing import Any
 
 import torch
@@ -12,13 +13,14 @@ from torch.func import functional_call
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from src.data.letters import Letters, letter_dtype
-from src.models.ngrams import LetterNgrams
+from src.models.bag import BagOfGrams
+from src.models.ngrams import Found, LetterNgrams
 from src.models.rnn import RNN, read_names
 
 CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
-NGRAM_SHARE = 0.6
-"""Of the letter n-grams in the answer; anything from 0.5 to 0.7 is as good."""
+SHARES = {"network": 0.2, "counted": 0.6, "weighed": 0.2}
+"""Of the network, the n-gram models together, and the bag of grams; fitted ones were no better."""
 
 
 class TutorialNetwork(nn.Module):
@@ -48,6 +50,8 @@ class RecurrentNetwork(nn.Module):
             maximum and the mean of all states.
         dropout: of a name's features and between layers; a fifth of it of the letters' vectors.
         recurrent_dropout: of the weights from state to state.
+        alike: with learned vectors, what letters share, int64 [S, K], numbered from S on: a
+            letter's vector is the sum of its own and of theirs, which helps rare ones.
 
     Raises:
         ValueError: if there are more layers than anybody wants, or a dropout is no share.
@@ -65,6 +69,7 @@ class RecurrentNetwork(nn.Module):
         pooling: str = "last",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
+        alike: Tensor | None = None,
     ) -> None:
         super().__init__()
         if not (1 <= layers <= 16 and 0 <= dropout < 1 and 0 <= recurrent_dropout < 1):
@@ -74,8 +79,13 @@ class RecurrentNetwork(nn.Module):
         self.letter_dropout = dropout / 5 if embedding else 0.0
         looked_up = not embedding and letter_dtype(n_letters) != torch.uint8
         n_gates = GATES[cell] * hidden
+        parts = (
+            torch.empty(n_letters, 0, dtype=torch.int64, device="cpu") if alike is None else alike
+        )
+        self.alike: Tensor = nn.Buffer(parts, persistent=False)
         if embedding:
-            vectors = torch.randn(n_letters, embedding)
+            n_vectors = n_letters if alike is None else int(alike.max()) + 1
+            vectors = torch.randn(n_vectors, embedding) / (1 + self.alike.shape[1]) ** 0.5
         elif looked_up:  # a one-hot row selects a column of the first weights: these are columns
             vectors = torch.empty(n_letters, n_gates * (1 + bidirectional)).uniform_(-1, 1)
             vectors /= hidden**0.5
@@ -96,6 +106,8 @@ class RecurrentNetwork(nn.Module):
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
         vectors = F.dropout(self.letters, self.letter_dropout, self.training)
+        if self.alike.shape[1]:
+            vectors = vectors[: len(self.alike)] + vectors[self.alike].sum(dim=1)  # [S, E]
         steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
         places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
         padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
@@ -115,6 +127,68 @@ class RecurrentNetwork(nn.Module):
             parts = list(hidden[-2:] if self.rnn.bidirectional else hidden[-1:])
         features = F.dropout(torch.cat(parts, dim=1), self.dropout, self.training)  # [B, F]
         return F.log_softmax(self.output(features), dim=1)
+
+
+def alike_in(symbols: str) -> Tensor:
+    """Return what each symbol shares with others, numbered from S on [S, 2].
+
+    That is its case, and the lower-case letter without its accents.
+    """
+    bare = [unicodedata.normalize("NFKD", symbol)[0].lower() for symbol in symbols]
+    numbers = {letter: n for n, letter in enumerate(dict.fromkeys(bare), start=len(symbols) + 2)}
+    pairs = [
+        (len(symbols) + (symbol != symbol.lower()), numbers[letter])
+        for symbol, letter in zip(symbols, bare, strict=True)
+    ]
+    return torch.tensor(pairs, device="cpu")
+
+
+class Ngrams(nn.Module):
+    """What stands beside the network: n-gram models, counted, and a bag of their grams, weighed.
+
+    One n-gram model takes upper and lower case as one, another as two, if the letters have case.
+
+    Args:
+        symbols: of names, in index order.
+        n_categories: C.
+        order: letters of the longest context.
+    """
+
+    def __init__(self, symbols: str, n_categories: int, order: int) -> None:
+        super().__init__()
+        both = [False, True] if symbols.lower() != symbols else [False]
+        self.counted: Any = nn.ModuleList(
+            LetterNgrams(symbols, n_categories, order, c) for c in both
+        )
+        self.weighed = BagOfGrams(n_categories, [order + 1, min(order + 1, 3)][: len(both)])
+
+    def fit(self, names: Any, shares: list[float], seed: int) -> None:
+        """Learn from training names.
+
+        Args:
+            names: a NamesDataset; no name twice in a category.
+            shares: of the categories among these names, C of them.
+            seed: of what is drawn.
+        """
+        for ngrams in self.counted:
+            ngrams.fit(names, shares, seed)
+        order = names.loader().batch_sampler  # the loader itself draws a random number
+        blocks = (self._find(*names.__getitems__(lines)[:2]) for lines in order)
+        self.weighed.fit(blocks, names.categories, torch.tensor(shares), seed)
+
+    def _find(self, letters: Tensor, lengths: Tensor) -> list[Found]:
+        return [ngrams.find(letters, lengths) for ngrams in self.counted]
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Compare names with every category: → their part of the scores under equal shares [B, C].
+
+        Letters and lengths are those of `Network.forward`.
+        """
+        found, n = self._find(letters, lengths), len(lengths)
+        parts = [g.compare(f, n) for g, f in zip(self.counted, found, strict=True)]
+        counted = SHARES["counted"] * torch.stack(parts).mean(dim=0)
+        weighed: Tensor = self.weighed(found, n)
+        return counted + SHARES["weighed"] * weighed
 
 
 class Network(nn.Module):
@@ -151,14 +225,16 @@ class Network(nn.Module):
         if cell == "tutorial":
             self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
         else:
-            self.recurrent = RecurrentNetwork(n_letters, n_categories, cell, hidden, **recurrent)
-        self.ngrams = LetterNgrams(self.letters.symbols, n_categories, ngrams) if ngrams else None
+            alike = alike_in(self.letters.symbols) if self.letters.kind == "corpus" else None
+            self.recurrent = RecurrentNetwork(
+                n_letters, n_categories, cell, hidden, **recurrent, alike=alike
+            )
+        self.ngrams = Ngrams(self.letters.symbols, n_categories, ngrams) if ngrams else None
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
         scores: Tensor = self.recurrent(letters, lengths)
         if self.ngrams is not None and not self.training:
-            beside = self.ngrams(letters, lengths).log_softmax(dim=1)
-            scores = (1 - NGRAM_SHARE) * scores + NGRAM_SHARE * beside
+            scores = SHARES["network"] * scores + self.ngrams(letters, lengths)
         return scores if self.log_shares is None else (scores + self.log_shares).log_softmax(dim=1)

@@ -1,6 +1,6 @@
 """A letter n-gram model of each category, counted, with a few hundred learned weights.
 
-A name is spelled between a start and an end mark, `^lee$`, in lower case. n_c(w) is how often the
+A name is spelled between a start and an end mark, `^lee$`. n_c(w) is how often the
 training names of category c have the letters w, n(w) the sum of n_c(w) over all categories. Read
 forward, h_k is the k symbols before a letter x and hx the two together; read backward, h_k is the
 k symbols after x, and hx stands for xh. The probability of x comes from ever longer contexts,
@@ -18,12 +18,13 @@ Counted: n. Learned, a name never on its own counts: the strengths β > 0 and δ
 0 < μ < 1 for each reading and k, the weight w for each reading — β, μ and w for each category as
 well — and b for each category.
 
-Shapes: B names of a batch, S their symbols with the marks, C categories, K longest context,
+Shapes: B names of a batch, P their symbols with the marks, C categories, K longest context,
 N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty one first.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,10 +32,10 @@ from torch import Tensor, nn
 from src.data.letters import MOST_CELLS
 from src.errors import UserError
 
-LR, STEPS, NAMES = 0.1, 900, 128
+LR, STEPS, NAMES = 0.1, 450, 128
 """How the weights are learned: Adam's highest rate, its steps, the names of a step."""
-MOST_COUNTS = 2**27
-"""Grams × categories that are counted, half a GiB of them."""
+MOST_COUNTS = 2**21
+"""Counts that are kept, of the commonest grams: 40 MB of a checkpoint."""
 
 _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
@@ -42,19 +43,36 @@ _NONE = torch.iinfo(torch.int64).max
 _STATE = {"rows": torch.int32, "categories": torch.int16, "counts": torch.int32}
 
 
+class Found(NamedTuple):
+    """The symbols of a batch of names, end to end, each name between its marks."""
+
+    name: Tensor
+    """int64 [P]: the name that a symbol belongs to."""
+    before: Tensor
+    """int64 [P]: the symbols of that name before it."""
+    left: Tensor
+    """int64 [P]: those from it on."""
+    rows: Tensor
+    """int64 [K + 2, P]: the gram of 0 … K + 1 symbols that begins there."""
+    unknown: int
+    """N, the row of all that are not known."""
+
+
 class LetterNgrams(nn.Module):
     """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
 
     Args:
-        alphabet: the symbols of names, in index order; upper and lower case are one.
+        alphabet: the symbols of names, in index order.
         n_categories: C.
         order: K, the most letters that a letter is predicted from.
+        cased: whether upper and lower case are two.
     """
 
-    def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
+    def __init__(self, alphabet: str, n_categories: int, order: int, cased: bool = False) -> None:
         super().__init__()
         numbers: dict[str, int] = {}
-        symbols = [numbers.setdefault(c.lower(), 1 + len(numbers)) for c in alphabet]
+        read = alphabet if cased else map(str.lower, alphabet)
+        symbols = [numbers.setdefault(c, 1 + len(numbers)) for c in read]
         self._start, self._end = len(numbers) + 1, len(numbers) + 2
         self._base = len(numbers) + 3
         if n_categories > 2**15 or not 0 <= order <= 6:
@@ -72,34 +90,50 @@ class LetterNgrams(nn.Module):
         # grams [N + 1], int64: sorted keys, 0 for the empty gram, else the row of the gram without
         #     its last symbol · base + that symbol; so a gram's row is behind its beginnings'. The
         #     last is _NONE
-        # counts [N + 1, C], int32; the last row is zeros, for every gram that was not counted
-        no_counts = torch.zeros(1, n_categories, dtype=torch.int32, device="cpu")
+        # starts [N + 2], int64: where the counts of each row begin among
+        # categories and counts, int32 [starts[-1]]
         self.symbols: Tensor = nn.Buffer(torch.tensor(symbols, device="cpu"), persistent=False)
-        self.grams: Tensor = nn.Buffer(torch.tensor([_NONE], device="cpu"), persistent=False)
-        self.counts: Tensor = nn.Buffer(no_counts, persistent=False)
+        for name in ("grams", "starts", "categories", "counts"):
+            self.register_buffer(name, torch.empty(0, device="cpu"), persistent=False)
+        self.grams: Tensor
+        self.starts: Tensor
+        self.categories: Tensor
+        self.counts: Tensor
+        nothing = torch.empty(0, dtype=torch.int64, device="cpu")
+        self._tabulate(nothing, nothing, nothing, nothing)
 
     def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
         """Count the grams of the training names, in place of whatever was counted before.
+
+        The shorter grams come first, of equally long ones the commoner, up to MOST_COUNTS counts.
 
         Args:
             letters: letter indices of all names, end to end [sum of lengths].
             lengths: int64 letters of each name [B], all at least 1.
             categories: int64 category of each name [B]; no pair of name and category twice.
         """
-        symbols, name, before, left = self._spell(letters, lengths)  # [S] each
-        keys, rows = [torch.zeros(1, dtype=torch.int64)], torch.zeros_like(name)
-        pairs = [categories[name[before > 0]]]  # row · C + category, of each gram that stands
+        symbols, name, before, left = self._spell(letters, lengths)  # [P] each
+        c, category = self.n_categories, categories[name]
+        rows = torch.zeros_like(name)  # of the gram that begins at each place; -1: it is not kept
+        grams, pairs = [rows.new_zeros(1)], [torch.unique(category[before > 0], return_counts=True)]
+        n_grams, room = 1, MOST_COUNTS - c
         for k in range(self.order + 1):
-            within = left > k
-            there, row = torch.unique(
-                (rows * self._base + symbols.roll(-k))[within], return_inverse=True
-            )
-            rows = rows.masked_scatter(within, row + sum(map(len, keys)))
-            pairs.append(rows[within] * self.n_categories + categories[name[within]])
-            keys.append(there)
-        kinds, counts = torch.unique(torch.cat(pairs), return_counts=True)
-        rows, categories = kinds // self.n_categories, kinds % self.n_categories
-        self._tabulate(torch.cat(keys), rows, categories, counts)
+            rows = rows.masked_fill(left <= k, -1)
+            key = (rows * self._base + symbols.roll(-k))[rows >= 0]
+            keys, gram = torch.unique(key, return_inverse=True)
+            kinds, times = torch.unique(gram * c + category[rows >= 0], return_counts=True)
+            of = kinds // c
+            often = torch.zeros_like(keys).index_add(0, of, times)
+            common = often.argsort(descending=True, stable=True)
+            fits = of.bincount()[common].cumsum(0) <= room
+            kept = torch.zeros_like(keys, dtype=torch.bool).index_fill(0, common[fits], True)
+            number = torch.where(kept, kept.cumsum(0) - 1 + n_grams, -1)
+            rows = rows.masked_scatter(rows >= 0, number[gram])
+            grams.append(keys[kept])
+            pairs.append(((number[of] * c + kinds % c)[kept[of]], times[kept[of]]))
+            n_grams, room = n_grams + len(grams[-1]), room - len(pairs[-1][0])
+        pair, counts = (torch.cat(part) for part in zip(*pairs, strict=True))
+        self._tabulate(torch.cat(grams), pair // c, pair % c, counts)
 
     def fit(self, names: Any, shares: list[float], seed: int) -> None:
         """Count the grams of training names, then learn how far to trust the counts.
@@ -109,7 +143,9 @@ class LetterNgrams(nn.Module):
             shares: of the categories among these names, C of them.
             seed: of the order of names that the steps are taken on.
         """
-        self.count(*names.__getitems__(range(len(names))))
+        everything = names.__getitems__(range(len(names)))
+        self.count(*everything)
+        owners = self._owners(*everything)
         self.requires_grad_(True)
         optimizer = torch.optim.Adam(self.parameters(), LR)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
@@ -120,7 +156,7 @@ class LetterNgrams(nn.Module):
         passes = torch.cat([torch.randperm(len(names), generator=rng) for _ in range(n_passes)])
         for lines in torch.split(passes[: STEPS * size], size):
             batch = names.__getitems__(lines)
-            scores = self(batch.letters, batch.lengths, leave_out=batch.categories)
+            scores = self(batch.letters, batch.lengths, leave_out=owners[lines])
             loss = F.cross_entropy(scores + log_shares, batch.categories)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
@@ -128,19 +164,24 @@ class LetterNgrams(nn.Module):
             schedule.step()
         self.requires_grad_(False)
 
-    def forward(self, letters: Tensor, lengths: Tensor, leave_out: Tensor | None = None) -> Tensor:
-        """Compare a batch of names with every category.
+    def _owners(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
+        """Return the categories that have each name, spelled as it is read here, bool [B, C]."""
+        symbols, ends = self.symbols[letters.long()].numpy(), lengths.cumsum(0)[:-1].numpy()
+        numbers: dict[bytes, int] = {}
+        spelled = (name.tobytes() for name in np.split(symbols, ends))
+        name = torch.tensor([numbers.setdefault(each, len(numbers)) for each in spelled])
+        owners = torch.zeros(len(numbers), self.n_categories, dtype=torch.bool)
+        owners[name, categories] = True
+        return owners[name]
+
+    def find(self, letters: Tensor, lengths: Tensor) -> Found:
+        """Find the grams of a batch of names.
 
         Args:
             letters: letter indices of all names, end to end [sum of lengths].
             lengths: int64 letters of each name [B], all at least 1.
-            leave_out: int64 [B]; in training, the category that counted each name: the name's own
-                grams are left out of that category's counts.
-
-        Returns:
-            The logits under a uniform prior [B, C].
         """
-        symbols, name, before, left = self._spell(letters, lengths)  # [S] each
+        symbols, name, before, left = self._spell(letters, lengths)  # [P] each
         none = len(self.grams) - 1
         row = torch.zeros_like(name)  # of the gram of k symbols that begins at each place
         found = [torch.where(before > 0, row, none)]  # the empty one: once for each x
@@ -149,22 +190,50 @@ class LetterNgrams(nn.Module):
             row = torch.searchsorted(self.grams, key)
             row = torch.where((left > k) & (self.grams[row] == key), row, none)
             found.append(row)
-        rows = torch.stack(found)  # [K + 2, S]
-        counts = self.counts[rows].to(self.bias.dtype)  # [K + 2, S, C]
+        return Found(name, before, left, torch.stack(found), none)
+
+    def forward(self, letters: Tensor, lengths: Tensor, leave_out: Tensor | None = None) -> Tensor:
+        """Compare a batch of names with every category: → the logits of `compare` [B, C]."""
+        return self.compare(self.find(letters, lengths), len(lengths), leave_out)
+
+    def compare(self, found: Found, n_names: int, leave_out: Tensor | None = None) -> Tensor:
+        """Compare a batch of names with every category.
+
+        Args:
+            found: the names' grams.
+            n_names: B.
+            leave_out: bool [B, C]; in training, the categories that counted each name: the name's
+                own grams are left out of their counts.
+
+        Returns:
+            The logits under a uniform prior [B, C].
+        """
+        name, before, left, rows, _ = found
+        counts = self._counts(rows)  # [K + 2, P, C]
         if leave_out is not None:
-            own = F.one_hot(leave_out, self.n_categories)[name].to(counts.dtype)  # [S, C]
+            own = leave_out[name].to(counts.dtype)  # [P, C]
             places = name * len(self.grams) + rows  # of a gram in a name: one number
             _, kinds, times = torch.unique(places, return_inverse=True, return_counts=True)
             counts = (counts - times[kinds].unsqueeze(-1) * own).clamp(min=0)
-        evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [S, C]
-        return self.bias.expand(len(lengths), -1).index_add(0, name, evidence)
+        evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [P, C]
+        return self.bias.expand(n_names, -1).index_add(0, name, evidence)
+
+    def _counts(self, rows: Tensor) -> Tensor:
+        """Return how often each category has some grams, rows [...]: → [..., C]."""
+        begins = self.starts[rows.flatten()]
+        sizes = self.starts[rows.flatten() + 1] - begins
+        place = torch.arange(len(sizes), device=rows.device).repeat_interleave(sizes)
+        shift = begins - (sizes.cumsum(0) - sizes)
+        pair = torch.arange(len(place), device=rows.device) + shift.repeat_interleave(sizes)
+        table = self.bias.new_zeros(len(sizes), self.n_categories)
+        table[place, self.categories[pair].long()] = self.counts[pair].to(table.dtype)
+        return table.reshape(*rows.shape, self.n_categories)
 
     def _spell(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Lay the names end to end, each between its marks.
 
         Returns:
-            The symbol at each place; the name that the place belongs to, the symbols of that name
-            before it, and those left from it on; all int64 [S].
+            The symbol at each place, and what `Found` has of it; all int64 [P].
         """
         sizes = lengths + 2
         ends = sizes.cumsum(0)
@@ -176,7 +245,7 @@ class LetterNgrams(nn.Module):
         return symbols, name, before, left
 
     def _log_probability(self, counts: Tensor, before: Tensor, left: Tensor) -> Tensor:
-        """Predict every symbol: counts [K + 2, S, C] → log p, forward and backward [2, S, C].
+        """Predict every symbol: counts [K + 2, P, C] → log p, forward and backward [2, P, C].
 
         The counts lie where their gram begins. Forward, that is k places before x; backward, x is
         where hx begins, and h begins one place after. `within` is whether hx lies in the name.
@@ -186,30 +255,28 @@ class LetterNgrams(nn.Module):
         p = q = counts.new_tensor(1 / (self._base - 2))  # the letters and one mark can follow
         for k in range(self.order + 1):
             context, gram = counts[k], counts[k + 1]
-            n_h = torch.stack((context.roll(k, 0), context.roll(-1, 0)))  # [2, S, C]
+            n_h = torch.stack((context.roll(k, 0), context.roll(-1, 0)))  # [2, P, C]
             n_hx = torch.stack((gram.roll(k, 0), gram))
-            within = torch.stack((before >= max(k, 1), left > max(k, 1))).unsqueeze(-1)  # [2, S, 1]
+            within = torch.stack((before >= max(k, 1), left > max(k, 1))).unsqueeze(-1)  # [2, P, 1]
             pooled_h, pooled_hx = n_h.sum(-1, keepdim=True), n_hx.sum(-1, keepdim=True)
-            q_k = (pooled_hx + delta[:, k] * q) / (pooled_h + delta[:, k])  # [2, S, 1]
+            q_k = (pooled_hx + delta[:, k] * q) / (pooled_h + delta[:, k])  # [2, P, 1]
             p_k = (n_hx + beta[:, k] * torch.lerp(q_k, p, mu[:, k])) / (n_h + beta[:, k])
             q, p = torch.where(within, q_k, q), torch.where(within, p_k, p)
         predicted = torch.stack((before > 0, left > 1)).unsqueeze(-1)
         return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
 
     def _tabulate(self, keys: Tensor, rows: Tensor, categories: Tensor, counts: Tensor) -> None:
-        """Build the tables from numbers on any device."""
-        if len(keys) * self.n_categories > MOST_COUNTS:
-            what = f"{len(keys):,} runs of letters in {self.n_categories:,} categories"
-            raise UserError(f"ngrams={self.order}: {what} are too many to count; use a smaller one")
-        table = self.counts.new_zeros(len(keys) + 1, self.n_categories, device=keys.device)
-        table[rows, categories.long()] = counts.to(table.dtype)
+        """Build the tables from numbers on any device; rows are in order."""
+        sizes = rows.long().bincount(minlength=len(keys) + 1)  # the last, of what is not known: 0
+        self.starts = F.pad(sizes.cumsum(0), (1, 0)).to(self.symbols.device)
         self.grams = torch.cat((keys, keys.new_tensor([_NONE]))).to(self.symbols.device)
-        self.counts = table.to(self.symbols.device)
+        self.categories = categories.to(self.symbols.device, torch.int32)  # gloo takes no int16
+        self.counts = counts.to(self.symbols.device, _STATE["counts"])
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the grams' keys [N], and for each count above 0 its row, category and number."""
-        rows, categories = self.counts.nonzero(as_tuple=True)
-        parts = rows, categories, self.counts[rows, categories]
+        rows = torch.arange(len(self.grams), device=self.grams.device)
+        parts = rows.repeat_interleave(self.starts.diff()), self.categories, self.counts
         state = {key: part.to(_STATE[key]) for key, part in zip(_STATE, parts, strict=True)}
         return {"keys": self.grams[:-1], **state}
 

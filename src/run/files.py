@@ -62,7 +62,7 @@ LARGEST = 1_000_000  # bytes
 Metrics = dict[str, float]
 """Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
 
-VERSION = 3
+VERSION = 4
 """Of what a checkpoint holds."""
 PART = ".part"
 """How the name of a file ends that is not complete yet."""

@@ -88,7 +88,7 @@ class Report:
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_end(self.config.pick(HYPERPARAMETERS), metrics, picture)
-        done = self.model.iteration >= self.config.iterations
+        done = self.model.iteration >= self.model.hparams["iterations"]
         files.write_metrics(self.folder, files.FINISHED if done else files.STOPPED, metrics)
         log.info(summary(metrics, self.folder, self.trainer.loggers))
         if not done:
