@@ -10,8 +10,9 @@ import numpy as np
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.answer.scores import Evaluated, as_text, make_report
-from src.data.corpus import NAMES, Corpus, read_corpus
+from src.data.corpus import Corpus, read_corpus
 from src.data.split import fingerprint, split_corpus
+from src.data.tables import NAMES
 from src.errors import UserError
 from src.run.files import refuse_targets, write_bytes
 

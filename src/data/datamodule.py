@@ -9,10 +9,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.corpus import NAMES, Corpus, read_corpus
+from src.data.corpus import Corpus, read_corpus
 from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, one_hot, same_name
 from src.data.sampler import Iterations, Passes, RandomExamples
 from src.data.split import fingerprint, split_corpus
+from src.data.tables import NAMES
 from src.errors import UserError
 
 EVAL_BATCH = 1024
