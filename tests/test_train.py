@@ -374,7 +374,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
 
     def fails() -> None:
         try:
-            train(settings(*TINY, f"data_dir={tmp_path}"), tmp_path / "other")
+            train(settings(*TINY, f"data_dir={tmp_path / 'run'}"), tmp_path / "other")
         except UserError as error:
             results.append(error)
 

@@ -4,18 +4,14 @@ In memory a corpus is a dictionary from category, in sorted order, to the folded
 in file order.
 """
 
-import logging
 import re
-from collections import Counter
-from functools import lru_cache
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.data.letters import LONGEST, fold
-from src.data.tables import Source, read_rows, stamp
+from src.data.tables import Source, read_rows
 from src.errors import UserError
-
-log = logging.getLogger(__name__)
 
 Corpus = dict[str, list[str]]
 
@@ -28,12 +24,17 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 class Names(NamedTuple):
     """What a source holds, folded."""
 
-    corpus: Corpus
-    """All its names."""
-    counts: dict[str, Counter[str]]
-    """Of each category, how many lines each name to train on counts for; empty if not said."""
     sides: dict[str, Corpus]
-    """The names of `train`, `val` and `test`, where the split is given; else empty."""
+    """The names of `train`, `val` and `test`, where the split is given; else all, as ``."""
+    counts: dict[str, Counter[str]]
+    """Of each category, the lines that each name to train on counts for; empty if not said. Then a
+    side has a name once."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """All names."""
+        first, *more = self.sides.values()
+        return {c: sum((side[c] for side in more), first[c]) for c in first}
 
 
 def read_corpus(source: Source | Path, kind: str = "ascii") -> Corpus:
@@ -51,31 +52,18 @@ def read_names(source: Source, kind: str = "ascii") -> Names:
             names.
         OSError: if a file cannot be opened.
     """
-    names, said = _read(source, kind, stamp(source))
-    for line in said:
-        log.info(line)
-    return names
-
-
-@lru_cache(maxsize=1)  # the runs of a sweep read the same files
-def _read(source: Source, kind: str, _stamp: tuple[Any, ...]) -> tuple[Names, list[str]]:
-    said: list[str] = []
-    corpus: Corpus = {}
-    counts: dict[str, Counter[str]] = {}
-    sides: dict[str, Corpus] = {}
+    found: Any = defaultdict(Counter if source.count_column else list)
     no_labels, no_names = [], []
-    for row in read_rows(source, said.append):
-        name, line = fold(row.name, kind), row.name.strip()
+    for row in read_rows(source):
+        name = fold(row.name, kind)
         if not (row.label and row.label.isprintable()):
             no_labels.append(f"{row.where}: {row.label[:40]!r}")
-        elif not name or len(row.name) > LONGEST or _CONTROL.search(line):
+        elif not name or len(row.name) > LONGEST or _CONTROL.search(row.name.strip()):
             no_names.append(f"{row.where}: {row.name[:40]!r}")
+        elif source.count_column:
+            found[row.side, row.label][name] += row.times
         else:
-            corpus.setdefault(row.label, []).append(name)
-            if row.side:
-                sides.setdefault(row.side, {}).setdefault(row.label, []).append(name)
-            if source.count_column and row.side in ("", "train"):
-                counts.setdefault(row.label, Counter())[name] += row.times
+            found[row.side, row.label].append(name)
     what = f"are no names: at least one letter that letters={kind} reads, at most {LONGEST}, no"
     what += " tab or other control character"
     what += "; letters=corpus reads any script" if kind == "tutorial" else ""
@@ -84,8 +72,10 @@ def _read(source: Source, kind: str, _stamp: tuple[Any, ...]) -> tuple[Names, li
         if bad:
             first = f"{source.path}: {len(bad):,} lines {why}"
             raise UserError("\n  ".join([first, *bad[:SHOWN]]))
-    if len(corpus) < 2:
-        raise UserError(f"{source}: holds one category only, {', '.join(corpus)}; needs two")
-    order = sorted(corpus)
-    by_side = {side: {c: names.get(c, []) for c in order} for side, names in sides.items()}
-    return Names({c: corpus[c] for c in order}, counts, by_side), said
+    categories = sorted({label for _, label in found})
+    if len(categories) < 2:
+        raise UserError(f"{source}: holds one category only, {', '.join(categories)}; needs two")
+    order = sorted({side for side, _ in found}, key=("", "train", "val", "test").index)
+    sides = {side: {c: [*found.get((side, c), ())] for c in categories} for side in order}
+    counts = {c: found.get((order[0], c), Counter()) for c in categories}
+    return Names(sides, counts if source.count_column else {})

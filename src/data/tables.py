@@ -11,8 +11,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
-from functools import lru_cache, partial
-from io import TextIOWrapper
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,21 +22,21 @@ log = logging.getLogger(__name__)
 
 NAMES = Path(__file__).parents[2] / "data/names"
 """The corpus as shipped."""
-READ = re.compile(r"(?i)(\.csv|\.tsv|\.jsonl)(\.gz)?|\.parquet")
-WORDS = {
-    "name_column": "name names surname surnames last_name lastname family_name full_name nachname "
-    "nom first_name firstname given_name forename vorname word".split(),
-    "label_column": "label labels category categories class language lang country nationality "
-    "origin gender sex".split(),
-}
-"""What such columns are called, whatever the case."""
+READ = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
+NAME_WORDS = (
+    "name names surname surnames last_name lastname family_name full_name nachname nom "
+    "first_name firstname given_name forename vorname word"
+).split()
+LABEL_WORDS = "label category class language lang country nationality origin gender sex".split()
+"""What columns are called, whatever the case."""
 SIDES = dict.fromkeys(("train", "training"), "train") | {"test": "test"}
 SIDES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 """What the sides of a split are called."""
 SAMPLE = 1000
 """Rows that are looked at to tell a column of categories, and a header."""
 LONGEST_LINE = 10**6
-UTF_8 = "not UTF-8; save the file as UTF-8"
+Cut = tuple[list[str], int, str, str]
+"""A row: its cells, the number of its first line, its text, what is between the cells."""
 
 
 class Source(NamedTuple):
@@ -65,12 +64,15 @@ class Source(NamedTuple):
             UserError: if there are two sources, or the file is of a kind that is not read.
         """
         if self.data_dir and self.data_file:
-            raise UserError(f"{self}: and data_dir={self.data_dir}; give one of them")
-        suffixes = "".join(self.path.suffixes[-2:] if self.path.suffix == ".gz" else [])
-        if self.data_file and not READ.fullmatch(suffixes or self.path.suffix):
-            sheet = self.path.suffix.lower() in (".xlsx", ".xls", ".ods")
-            how = "save it as CSV" if sheet else ".csv .tsv .jsonl, .gz or not, and .parquet are"
+            raise UserError(f"{self} data_dir={self.data_dir}: give one of them")
+        if self.data_file and not READ.search(self.data_file):
+            sheet = self.data_file.lower().endswith((".xlsx", ".xls", ".ods"))
+            how = (
+                "save it as CSV" if sheet else "what is: .csv .tsv .jsonl, also with .gz, .parquet"
+            )
             raise UserError(f"{self}: is not read; {how}")
+        if any(self[2:]) and not self.data_file:
+            raise UserError(f"{self}: has no columns; data_file= has")
 
 
 class Row(NamedTuple):
@@ -125,27 +127,19 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
         raise UserError(f"{source}: no such folder")
     every = sorted(file for depth in ("*", "*/*", "*/*/*") for file in folder.glob(depth))
     texts = [file for file in every if file.suffix.lower() == ".txt" and not file.is_dir()]
-    found = {file: file.relative_to(folder).parts for file in texts}
+    found = [("", file.relative_to(folder).parts, file) for file in texts]
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
-    found = {file: parts for file, parts in found.items() if "." not in {p[0] for p in parts}}
-    tops = {parts[0].casefold() for parts in found.values() if len(parts) > 1}
-    given = "train" in map(SIDES.get, tops) and tops <= SIDES.keys()
-    files = []
-    for file, parts in found.items():
-        side = SIDES[parts[0].casefold()] if given and len(parts) > 1 else ""
-        label = label_of(parts[bool(side)] if len(parts) > 1 + bool(side) else file.stem)
+    found = [each for each in found if "." not in {name[0] for name in each[1]}]
+    tops = {names[0].casefold() for _, names, _ in found if len(names) > 1}
+    if "train" in map(SIDES.get, tops) and tops <= SIDES.keys():
+        found = [(SIDES[n[0].casefold()], n[1:], file) for _, n, file in found if len(n) > 1]
+    files = [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
+    for _, label, file in files:
         if not (label and label.isprintable()):
             raise UserError(f"{source}: {file.name!r} is no name that can be shown")
-        files += [(side, label, file)] if side or not given else []
     if not files:
         raise UserError(f"{source}: holds no <Category>.txt files")
     return files
-
-
-def stamp(source: Source) -> tuple[Any, ...]:
-    """Return the files of a source with what changes when they do."""
-    files = [source.path] if source.data_file else [file for *_, file in text_files(source)]
-    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 @lru_cache(maxsize=10_000)
@@ -160,13 +154,13 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
         say(f"{source}: the split is as its folders are")
     for side, label, file in files:
         row = None
-        with _opened(file) as lines:
-            for number, line in enumerate(text_lines(lines, str(file)), start=1):
+        with _opened(file) as text:
+            for number, line in enumerate(text_lines(text, str(file)), start=1):
                 if line.strip():
-                    # As the tutorial does, which strips the whole text, and no other line's end.
-                    line = line.rstrip("\r\n") if row else line.lstrip().rstrip("\r\n")
                     if row:
                         yield row
+                    # As the tutorial, which strips the whole text: blanks at a line's end stay.
+                    line = (line if row else line.lstrip()).rstrip("\r\n")
                     row = Row(line, label, 1, side, str(file), number)
         if not row:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
@@ -175,86 +169,85 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
 
 def _opened(file: Path) -> Any:
     open_it: Any = gzip.open if file.suffix.lower() == ".gz" else open
-    return open_it(file, "rt", encoding="utf-8", errors="surrogateescape", newline="")
+    return open_it(file, "rt", encoding="UTF-8", errors="surrogateescape", newline="")
 
 
 def text_lines(
-    lines: TextIOWrapper, where: str, wrong: str = UTF_8, most: int = LONGEST_LINE
+    lines: Any, where: str, mend: str = "save the file as UTF-8", most: int = LONGEST_LINE
 ) -> Iterator[str]:
     """Yield the lines of a text, opened with `surrogateescape`, to the letter.
 
     Raises:
-        UserError: naming the line, if it is `wrong`, or longer than `most` letters.
+        UserError: naming the line and how to mend it, if it is not of the encoding; or if it has
+            `most` letters or more.
     """
-    for number, line in enumerate(iter(lambda: lines.readline(most), ""), start=1):
-        if len(line) == most:
-            raise UserError(f"{where}:{number}: a line of {most:,} letters or more")
-        check_decoded(line, f"{where}:{number}", wrong)
-        yield line
+    number = 0
+    try:
+        for number, line in enumerate(iter(lambda: lines.readline(most), ""), start=1):
+            if len(line) == most:
+                raise UserError(f"{where}:{number}: a line of {most:,} letters or more")
+            check_decoded(line, f"{where}:{number}", lines.encoding, mend)
+            yield line
+    except UnicodeError:  # of an encoding whose errors cannot be put off
+        wrong = f"not {lines.encoding} after line {number}"
+        raise UserError(f"{where}: {wrong}; {mend}") from None
 
 
-def check_decoded(line: str, where: str, wrong: str) -> None:
+def check_decoded(line: str, where: str, encoding: str, mend: str) -> None:
     """Refuse a line with bytes that are no text, as `surrogateescape` leaves them."""
     if not line.isascii() and re.search("[\udc80-\udcff]", line):
-        raise UserError(f"{where}: {wrong}")
+        raise UserError(f"{where}: not {encoding}; {mend}")
 
 
-class Table:
-    """The rows of a text, each a list of its cells; of a blank line the list is empty.
+def cut_rows(
+    lines: Iterable[str], where: str, delimiter: str | None, columns: Iterable[str | None]
+) -> Iterator[Cut]:
+    """Yield the rows of a text; the cells of a blank line are none.
 
     Args:
         lines: of the text, as `text_lines` yields them.
         where: the file's name.
-        delimiter: between cells; None: whichever makes the first row the best.
-        best: how good it is, so cut.
+        delimiter: between cells; None: what finds most of the columns in the first row, then most
+            columns that are called as such are, then most columns.
+        columns: by name or number.
 
     Raises:
-        UserError: naming the line, if a row is none or has not as many cells as the first.
+        UserError: naming the line, if a row is none, or has not as many cells as the first.
     """
+    number, text, width = 0, [], 0
 
-    def __init__(
-        self,
-        lines: Iterable[str],
-        where: str,
-        delimiter: str | None = None,
-        best: Callable[[list[str]], Any] = len,
-    ) -> None:
-        self.text: list[str] = []
-        """What was read since the row before, to the letter."""
-        self.number = 0
-        """Of the line that was read last."""
-        self._where = where
-        following = self._kept(lines)
-        first = next(following, "").removeprefix("\ufeff")
-        if sep := re.fullmatch(r'(?i)"?sep=([^"\r\n])"?\s*', first):  # Excel's word
-            delimiter = delimiter or sep[1]
-            first = next(following, "")
-        cut = {d: next(csv.reader([first], delimiter=d), []) for d in ",;\t|"}
-        self.delimiter = delimiter or max(cut, key=lambda d: best(cut[d]))
-        rest = chain([first], following)
-        self._reader = csv.reader(rest, delimiter=self.delimiter, strict=True)
-
-    def _kept(self, lines: Iterable[str]) -> Iterator[str]:
-        for self.number, line in enumerate(lines, start=1):
-            self.text.append(line)
+    def kept() -> Iterator[str]:
+        nonlocal number
+        for line in lines:
+            number += 1
+            text.append(line)
             yield line
 
-    @property
-    def first(self) -> int:
-        """The number of the line that the row begins in."""
-        return self.number - len(self.text) + 1
+    following = kept()
+    first = next(following, "").removeprefix("\ufeff")
+    if sep := re.fullmatch(r'(?i)"?sep=([^"\r\n])"?\s*', first):  # Excel's word
+        delimiter = delimiter or sep[1]
+        first = next(following, "")
 
-    def __iter__(self) -> Iterator[list[str]]:
-        width = 0
-        try:
-            for row in self._reader:
-                width = width or len(row)
-                if row and len(row) != width:
-                    raise csv.Error(f"{len(row)} fields; the header has {width}")
-                yield row
-                self.text.clear()
-        except csv.Error as error:
-            raise UserError(f"{self._where}:{self.first}: {error}") from None
+    def found(delimiter: str) -> tuple[int, ...]:
+        cells = next(csv.reader([first], delimiter=delimiter), [])
+        wanted = sum(bool(places(cells, column)) for column in columns)
+        return (
+            wanted,
+            sum(is_called(cell, (*NAME_WORDS, *LABEL_WORDS)) for cell in cells),
+            len(cells),
+        )
+
+    delimiter = delimiter or max(",;\t|", key=found)
+    try:
+        for cells in csv.reader(chain([first], following), delimiter=delimiter, strict=True):
+            width = width or len(cells)
+            if cells and len(cells) != width:
+                raise csv.Error(f"{len(cells)} fields; the header has {width}")
+            yield cells, number - len(text) + 1, "".join(text), delimiter
+            text.clear()
+    except csv.Error as error:
+        raise UserError(f"{where}:{number - len(text) + 1}: {error}") from None
 
 
 def places(header: list[str], column: str | None) -> list[int]:
@@ -268,117 +261,111 @@ def places(header: list[str], column: str | None) -> list[int]:
     return same or alike or [i for i in every if str(i + 1) == column]
 
 
+def place_of(column: str | None, header: list[str], where: str, key: str) -> int:
+    """Return where the header has a column.
+
+    Raises:
+        UserError: if it has none such or several, saying what `key` may be.
+    """
+    if len(at := places(header, column)) != 1:
+        asked = "" if column is None else f" {column!r}"
+        found = f"has {len(at) or 'no'} column{'s' * (len(at) > 1)}{asked}"
+        raise UserError(f"{where}: {found}; {key} is a name or number of: {shown(header)}")
+    return at[0]
+
+
+def shown(header: list[str]) -> str:
+    """Return the columns of a header, for a message."""
+    return ", ".join(map(repr, header))[:500] or "none"
+
+
 def is_called(cell: str, words: Iterable[str]) -> bool:
     """Return whether a cell is one of the words that columns are called."""
     return cell.strip().casefold().replace(" ", "_") in words
 
 
 def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
-    path, file = source.path, str(source.path)
-    kind = Path(path.stem if path.suffix.lower() == ".gz" else path).suffix.lower()
-    with nullcontext() if kind == ".parquet" else _opened(path) as text:
-        how = ""
-        if text is None:
-            rows = _parquet_rows(path)
-        elif kind == ".jsonl":
-            rows = _json_rows(text_lines(text, file), file)
+    file = str(source.path)
+    kind = file.lower().removesuffix(".gz").rpartition(".")[2]
+    with nullcontext() if kind == "parquet" else _opened(source.path) as text:
+        lines = text_lines(text, file)  # not begun if it is Parquet
+        if kind == "parquet":
+            rows = _keyed(_parquet_rows(file), dict, file)
+        elif kind == "jsonl":
+            rows = _keyed(lines, json.loads, file)
         else:
-            delimiter = "\t" if kind == ".tsv" else None
-            table = Table(text_lines(text, file), file, delimiter, partial(_found, source))
-            rows = ((table.first, row) for row in table if row)
-            how = f"cells between {table.delimiter!r}, "
-        first, sample = next(rows, (0, [])), list(islice(rows, SAMPLE))
-        header = first[1]
-        (name, label, count, split), named = _columns(source, header, sample)
-        if how and not named and any(cells[label] == header[label] for _, cells in sample):
+            delimiter = "\t" if kind == "tsv" else None
+            cut = cut_rows(lines, file, delimiter, [*filter(None, source[2:])])
+            rows = (row for row in cut if row[0])
+        first: Cut = next(rows, ([], 0, "", ""))
+        header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
+        at = _columns(source, header, [cells for cells, *_ in sample])
+        name, label, count, split = at
+        how = f"cells between {delimiter!r}, " if delimiter else ""
+        if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
             how += "no header, "
             sample.insert(0, first)
-        columns = {"name": name, "label": label, "count": count, "split": split}
-        said = (f"{key} {i + 1} {header[i]!r}" for key, i in columns.items() if i is not None)
-        say(f"{source}: {how}columns: {', '.join(said)} of {len(header)}")
-        for number, cells in chain(sample, rows):
-            n, side = 1, ""
-            if count is not None:
-                if not re.fullmatch(r"\s*[0-9]{1,9}\s*", cells[count]):
-                    what = f"count_column {cells[count][:40]!r} is no whole number below 10**9"
-                    raise UserError(f"{file}:{number}: {what}")
-                n = int(cells[count])
-            if split is not None:
-                side = SIDES.get(cells[split].strip().casefold(), "")
-                if not side:
-                    what = f"split_column {cells[split][:40]!r} is none of {' '.join(SIDES)}"
-                    raise UserError(f"{file}:{number}: {what}")
-            if n:
-                yield Row(cells[name], label_of(cells[label]), n, side, file, number)
+        keys = zip(Source._fields[2:], at, strict=True)
+        said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
+        say(f"{source}: {how}{', '.join(said)} of {len(header)}")
+        for cells, number, *_ in chain(sample, rows):
+            times = cells[count].strip() if count is not None else "1"
+            side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
+            if not (times.isdecimal() and len(times) < 10):
+                what = f"{cells[count][:40]!r} is no whole number below 1,000,000,000"
+                raise UserError(f"{file}:{number}: count_column: {what}")
+            if side is None:
+                what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
+                raise UserError(f"{file}:{number}: split_column: {what}")
+            if int(times):
+                yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
 
 
-def _found(source: Source, header: list[str]) -> tuple[int, int, int]:
-    """Return how many of a source's columns a header has, by name or by guess, and its length."""
-    given = sum(bool(places(header, column)) for column in source[2:] if column)
-    guessed = sum(any(is_called(cell, words) for cell in header) for words in WORDS.values())
-    return given, guessed, len(header)
+def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list[Any]:
+    """Return the places of name, label, count and split; None of what there is not."""
+    keys = zip(Source._fields[2:], source[2:], strict=True)
+    at: list[Any] = [c and place_of(c, header, str(source), key) for key, c in keys]
+    for which, words in enumerate((NAME_WORDS, LABEL_WORDS)):
+        found = [i for i, cell in enumerate(header) if is_called(cell, words) and i not in at]
+        if at[which] is None and len(found) == 1:
+            at[which] = found[0]
+    if len(header) == 2 and None in at[:2]:
+        kinds = [len({cells[i] for cells in (header, *sample)}) for i in range(2)]
+        if at[:2] == [None, None] and kinds[0] != kinds[1]:  # categories repeat
+            at[1] = kinds.index(min(kinds))
+        if at[:2] != [None, None]:
+            at[:2] = [1 - at[1 - i] if at[i] is None else at[i] for i in range(2)]
+    used = [i for i in at if i is not None]
+    if None in at[:2] or len(set(used)) < len(used):
+        raise UserError(
+            f"{source}: name_column= and label_column= are to be two of: {shown(header)}"
+        )
+    return at
 
 
-def _columns(
-    source: Source, header: list[str], sample: list[tuple[int, list[str]]]
-) -> tuple[list[Any], bool]:
-    """Return the places of name, label, count and split, and whether the header names any."""
-    at: dict[str, int | None] = {}
-    named = False
-    columns = ", ".join(map(repr, header))[:500] or "none"
-    for key, column in zip(source._fields[2:], source[2:], strict=True):
-        found = places(header, column) if column else []
-        if column and len(found) != 1:
-            what = f"has {len(found) or 'no'} column{'s' * (len(found) > 1)} {column!r}"
-            raise UserError(f"{source}: {what}; {key} is a name or number of: {columns}")
-        at[key] = found[0] if found else None
-        named |= any(header[i].strip().casefold() == str(column).strip().casefold() for i in found)
-    for key, words in WORDS.items():
-        found = [i for i, cell in enumerate(header) if is_called(cell, words)]
-        if at[key] is None and len(found) == 1 and found[0] not in at.values():
-            at[key], named = found[0], True
-    name, label = WORDS
-    if len(header) == 2:
-        kinds = [len({cells[i] for _, cells in sample}) for i in range(2)]
-        if at[name] is at[label] is None and kinds[0] != kinds[1]:  # labels repeat
-            at[label] = kinds.index(min(kinds))
-        for one, other in (name, label), (label, name):
-            if at[one] is None and (known := at[other]) is not None:
-                at[one] = 1 - known
-    used = [i for i in at.values() if i is not None]
-    if at[name] is None or at[label] is None or len(set(used)) < len(used):
-        raise UserError(f"{source}: say which two are {name}= and {label}=, of: {columns}")
-    return list(at.values()), named
-
-
-def _json_rows(lines: Iterable[str], file: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the keys of the first object, and each object's values of these."""
+def _keyed(items: Iterable[Any], read: Callable[[Any], Any], file: str) -> Iterator[Cut]:
+    """Yield the keys of the first object, which is its header, and then each object's values."""
     keys: list[str] = []
-    for number, line in enumerate(lines, start=1):
-        if line.strip("\ufeff \t\r\n"):
+    for number, item in enumerate(items, start=1):
+        if item != "\n":
             try:
-                row = json.loads(line.removeprefix("\ufeff"))
+                values = read(item)
                 if not keys:
-                    keys = list(row)
-                    yield number, keys
-                yield number, [_cell(row.get(key)) for key in keys]
+                    keys = list(values)
+                    yield keys, number, "", ""
+                yield [*map(_cell, map(values.get, keys))], number, "", ""
             except (ValueError, AttributeError, TypeError, RecursionError):
                 raise UserError(f"{file}:{number}: is no JSON object") from None
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the columns' names, and each row's values."""
+def _parquet_rows(file: str) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow.parquet import ParquetFile  # an extra
     except ImportError:
-        raise UserError(f"{path}: Parquet needs an extra: pip install '.[tables]'") from None
-    with ParquetFile(path) as file:
-        yield 0, file.schema_arrow.names
-        number = 0
-        for batch in file.iter_batches(SAMPLE):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                number += 1
-                yield number, [*map(_cell, row)]
+        raise UserError(f"{file}: Parquet needs an extra: pip install '.[tables]'") from None
+    with ParquetFile(file) as table:
+        for batch in table.iter_batches(SAMPLE):
+            yield from batch.to_pylist()
 
 
 def _cell(value: Any) -> str:
