@@ -23,6 +23,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from src.data.tables import Source
 from src.errors import UserError
 
 SETTINGS = "config.yaml"
@@ -78,6 +79,11 @@ def _folder(allowed: str) -> Any:
     return _key(allowed, lambda path: path is None or (path != "" and Path(path).is_dir()))
 
 
+def _column(otherwise: str) -> Any:
+    allowed = f"a column's name or number; null: {otherwise}"
+    return _key(allowed, lambda column: column is None or column.isprintable())
+
+
 @dataclass
 class Config:
     """The settings of one run; train.yaml holds their values. `--help` shows these lines.
@@ -108,8 +114,21 @@ class Config:
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
     """share of the names held out for the test"""
-    data_dir: str | None = _folder("a folder; null: the names shipped")
+    data_dir: str | None = _folder("a folder; null: the names shipped; a file is data_file's")
     """<Category>.txt files, one name a line"""
+    data_file: str | None = _key(
+        "a file; null: none; a folder is data_dir's",
+        lambda path: path is None or Path(path).is_file(),
+    )
+    """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
+    name_column: str | None = _column("found if called so, or one of two")
+    """of data_file: the names"""
+    label_column: str | None = _column("found likewise")
+    """of data_file: the categories"""
+    count_column: str | None = _column("each counts once")
+    """of data_file: the lines that a row counts for"""
+    split_column: str | None = _column("held out by the fractions")
+    """of data_file: the side of a row, train, val or test"""
     letters: str = _choice("ascii tutorial corpus")
     """symbols that are read: 57, with names spelled in them; corpus: those of the names"""
     resume: str | None = _folder("a run's folder, or null")
@@ -152,6 +171,7 @@ class Config:
             value = getattr(self, each.name)
             if each.metadata and not each.metadata["ok"](value):
                 raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+        Source(**self.pick(Source._fields)).check()
         if self.val_fraction + self.test_fraction >= 1:
             fractions = f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}"
             raise UserError(f"{fractions}: must add up to less than 1, to leave names to train on")
@@ -212,7 +232,7 @@ FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "
 """All that makes a run."""
 HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
 """What can change a result."""
-DATA = ["data_dir", "letters", "val_fraction", "test_fraction"]
+DATA = [*Source._fields, "letters", "val_fraction", "test_fraction"]
 DATA += "seed iterations passes log_every val_every batch_size sampling".split()
 NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
 TRAINING = "lr seed optimizer schedule weight_decay label_smoothing".split()
@@ -255,7 +275,7 @@ def from_hydra(cfg: DictConfig, typed: Iterable[str] = ()) -> Config:
     try:
         some = OmegaConf.masked_copy(cfg, [*FLAT, "resume", "trainer"])
         settings: Any = OmegaConf.to_container(some, resolve=True, throw_on_missing=True)
-        for key in ("data_dir", "resume"):
+        for key in ("data_dir", "data_file", "resume"):
             settings[key] = settings.get(key) and to_absolute_path(settings[key])
         if settings["resume"]:
             settings |= _resumed(settings, {word.lstrip("+").partition("=")[0] for word in typed})

@@ -10,8 +10,9 @@ import numpy as np
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.answer.scores import Evaluated, as_text, make_report
-from src.data.corpus import NAMES, Corpus, read_corpus
-from src.data.split import fingerprint, split_corpus
+from src.data.corpus import Corpus, read_names
+from src.data.split import fingerprint, split_names
+from src.data.tables import Source
 from src.errors import UserError
 from src.run.files import refuse_targets, write_bytes
 
@@ -32,7 +33,11 @@ def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
     parser = command.make_parser("src.evaluate", "Evaluate a model, on its run's names or others.")
     add: Any = parser.add_argument
-    add("--data-dir", type=Path, metavar="DIR", help="folder of <Category>.txt files (the run's)")
+    either = parser.add_mutually_exclusive_group().add_argument
+    either("--data-dir", metavar="DIR", help="folder of <Category>.txt files (the run's)")
+    either("--data-file", metavar="FILE", help="or table of names and categories")
+    for column in ("name", "label", "count", "split"):
+        add(f"--{column}-column", metavar="COLUMN", help="of the table: name or number (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
@@ -43,13 +48,13 @@ def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
     refuse_targets(options.out, options.plot, force=options.force)
     model = load_model(find_checkpoint(options.checkpoint), options.prior)
-    folder = options.data_dir or Path(model.split["data_dir"] or NAMES)
-    evaluated = evaluate(model, chosen_side(model, folder, options.split))
+    source = chosen_source(model, options)
+    evaluated = evaluate(model, chosen_side(model, source, options.split))
     report = make_report(evaluated)
     asked = {"checkpoint": str(model.path), "split": options.split}
     if model.decision:
         asked["prior"] = model.prior
-    print(f"model: {model.about}\nnames: {folder}, {options.split}: {SIDES[options.split]}")
+    print(f"model: {model.about}\nnames: {source.path}, {options.split}: {SIDES[options.split]}")
     print(f"prior: {asked.get('prior', 'as trained')}\n\n{as_text(report)}")
     if options.out:
         write_bytes(options.out, json.dumps(asked | report, indent=2).encode())
@@ -61,27 +66,36 @@ def answer(options: argparse.Namespace) -> None:
         write_bytes(options.plot, as_png(figure))
 
 
-def chosen_side(model: TrainedModel, folder: Path, side: str) -> Corpus:
+def chosen_source(model: TrainedModel, options: argparse.Namespace) -> Source:
+    """Return where the names are: the run's own source, but for what the options say."""
+    given = {key: value for key in Source._fields if (value := getattr(options, key))}
+    source = Source(**{key: model.split.get(key) for key in Source._fields})
+    if options.data_dir or options.data_file:
+        source = source._replace(data_dir=None, data_file=None)
+    return (Source() if options.data_dir else source)._replace(**given)
+
+
+def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
     """Return the names of one side of the run's split, proved to be the very same.
 
     Raises:
         UserError: if they are not, or the model does not know a category.
     """
     split = model.split
-    corpus = read_corpus(folder, model.letters.kind)
-    if unknown := sorted(set(corpus) - set(model.categories)):
-        raise UserError(f"{folder}: the model knows no category {', '.join(unknown)}")
+    names, path = read_names(source, model.letters.kind), source.path
+    if unknown := sorted(set(names.corpus) - set(model.categories)):
+        raise UserError(f"{path}: the model knows no category {', '.join(unknown)}")
     if side == "all":
-        return corpus
-    if fingerprint(corpus) != split["all"]:
-        raise UserError(f"{folder}: not the corpus of the run, or changed since; use --split all")
-    sides = split_corpus(corpus, split["val_fraction"], split["test_fraction"], split["seed"])
-    names = dict(zip(("train", "val", "test"), sides, strict=True))[side]
-    if fingerprint(names) != split[side]:
+        return names.corpus
+    if fingerprint(names.corpus) != split["all"]:
+        raise UserError(f"{path}: not the corpus of the run, or changed since; use --split all")
+    sides = split_names(names, split["val_fraction"], split["test_fraction"], split["seed"])
+    chosen = dict(zip(("train", "val", "test"), sides, strict=True))[side]
+    if fingerprint(chosen) != split[side]:
         raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
-    if not any(names.values()):
+    if not any(chosen.values()):
         raise UserError(f"--split {side}: the run held no names out for that")
-    return names
+    return chosen
 
 
 def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:

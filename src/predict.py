@@ -16,14 +16,15 @@ from typing import Any
 
 from src.answer import command
 from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
-from src.answer.tables import answer_csv, check_decoded
+from src.answer.tables import answer_csv
+from src.data.tables import NAME_WORDS, check_decoded, is_called
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
 
 LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
 ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.?)")  # what an arrow key sends, or a colour
-HEADERS = "name names surname surnames last_name lastname family_name full_name nachname nom"
+MEND = "name its --encoding"
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -120,12 +121,12 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
             lines += [begun] if begun and not content else []
             for line in lines:
                 number += 1
-                check_decoded(line, "standard input", number, encoding)
-                if number == 1 and line.strip().casefold().replace(" ", "_") in HEADERS.split():
+                check_decoded(line, f"standard input:{number}", encoding, MEND)
+                if number == 1 and is_called(line, NAME_WORDS):
                     print(f"{line.strip()!r} looks like a header; it is answered", file=sys.stderr)
             yield [line.removesuffix("\r") for line in lines]
     except UnicodeError:
-        raise UserError(f"standard input: not {encoding}; name its --encoding") from None
+        raise UserError(f"standard input: not {encoding}; {MEND}") from None
 
 
 def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> None:

@@ -14,6 +14,7 @@ from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
 from src.config import ARGUMENTS, FLAT, REFUSED, Config, meanings, typed, words
+from src.data.tables import Source
 from src.errors import UserError
 from tests.conftest import ROOT, run_train, settings
 
@@ -31,7 +32,7 @@ def test_defaults_are_the_tutorials() -> None:
         "val_every": 5000,
         "val_fraction": 0.1,
         "test_fraction": 0.1,
-        "data_dir": None,
+        **dict.fromkeys(Source._fields),
         "letters": "ascii",
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
         **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 
 from src import evaluate
 from src.answer.scores import BINS, Evaluated, make_report, scores
-from src.data.corpus import NAMES
+from src.data.tables import NAMES
 from src.train import train
 from tests.conftest import settings
 

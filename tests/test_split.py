@@ -2,9 +2,10 @@ from hashlib import sha256
 
 import pytest
 
-from src.data.corpus import NAMES, read_corpus
+from src.data.corpus import read_corpus
 from src.data.letters import same_name
 from src.data.split import fingerprint, split_corpus
+from src.data.tables import NAMES
 from src.errors import UserError
 
 

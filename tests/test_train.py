@@ -212,7 +212,7 @@ def test_the_batched_recipes(tmp_path: Path, recipe: str) -> None:
     [
         (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder; null: the names shipped"),
         (["data_dir=empty"], "data_dir={}/empty: holds no <Category>.txt files"),
-        (["data_dir=one"], "data_dir={}/one: holds one category only, Only.txt; needs two"),
+        (["data_dir=one"], "data_dir={}/one: holds one category only, Only; needs two"),
         (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
         (["data_dir=blank"], "{}/blank/Bad.txt: holds no names; delete the file"),
         (["data_dir=digits"], "{}/digits: 1 lines are no names: at least one letter"),
@@ -375,7 +375,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
 
     def fails() -> None:
         try:
-            train(settings(*TINY, f"data_dir={tmp_path}"), tmp_path / "other")
+            train(settings(*TINY, f"data_dir={tmp_path / 'run'}"), tmp_path / "other")
         except UserError as error:
             results.append(error)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, T, blocks
+from src.data.tables import Source
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
 from src.models.networks import Network
@@ -155,7 +156,8 @@ def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> Traine
         raise ValueError("its letters are none that this program reads")
     if len(set(known)) < len(known) or not known.isprintable():
         raise ValueError("its letters repeat, or cannot be shown")
-    shown = all(text.isprintable() for text in (*categories, split["data_dir"] or ""))
+    said = (split.get(key) or "" for key in Source._fields)
+    shown = all(text.isprintable() for text in (*categories, *said))
     if not (shown and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
         raise ValueError("its categories are no names, or its split is none")
     weights = {name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()}

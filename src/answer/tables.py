@@ -1,24 +1,25 @@
 """Predicting a column of a CSV file, however long it is and whatever separates its cells."""
 
 import csv
-import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import ExitStack, nullcontext
 from io import TextIOWrapper
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from src.answer.model import TrainedModel, portions
+from src.data.tables import cut_rows, place_of, text_lines
 from src.errors import UserError
 from src.run.files import written_whole
 
 STREAM = Path("-")
 """Standard input, or standard output."""
+LONGEST_CELL = 10**8
+"""Letters of a cell, or of a line."""
 
 
 def answer_csv(model: TrainedModel, options: Namespace) -> None:
@@ -51,7 +52,7 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
         tqdm(total=size, unit="B", unit_scale=True, disable=printed or None) as bar,
     ):
         # The process's. Any cell, but not all that follows a quote which is never closed.
-        later.callback(csv.field_size_limit, csv.field_size_limit(10**8))
+        later.callback(csv.field_size_limit, csv.field_size_limit(LONGEST_CELL))
         rows = checked_rows(lines, where, options.column, options.delimiter, added)
         header, delimiter = next(rows)
         cells: Any = csv.writer(Namespace(write=str), delimiter=delimiter, lineterminator="")
@@ -82,59 +83,12 @@ def checked_rows(
         UserError: naming the line, if the header has no such column or has one of those `added`,
             or a row is no row of this table.
     """
-    number, text = 0, []
-
-    def kept() -> Iterator[str]:
-        nonlocal number
-        for number, line in enumerate(lines, start=1):
-            check_decoded(line, where, number, lines.encoding)
-            text.append(line)
-            yield line
-
-    try:
-        following = kept()
-        first = next(following, "").removeprefix("\ufeff")
-        if sep := re.fullmatch(r'(?i)"?sep=([^"\r\n])"?\s*', first):  # Excel's word
-            delimiter = delimiter or sep[1]
-            first = next(following, "")
-        # Likely it is what finds the column, then what finds the most fields.
-        cut = {d: next(csv.reader([first], delimiter=d), []) for d in ",;\t|"}
-        delimiter = delimiter or max(cut, key=lambda d: (bool(places(cut[d], column)), len(cut[d])))
-        reader = csv.reader(chain([first], following), delimiter=delimiter, strict=True)
-        header = next(reader, [])
-        if len(at := places(header, column)) != 1:
-            asked = "" if column is None else f" {column!r}"
-            columns = ", ".join(map(repr, header))[:500] or "none"
-            found = f"has {len(at) or 'no'} column{'s' * (len(at) > 1)}{asked}"
-            raise UserError(f"{where}: {found}; --column is a name or number of: {columns}")
-        if taken := set(header) & set(added):
-            raise UserError(f"{where}: already has the column {min(taken)}")
-        yield "".join(text), delimiter
-        text.clear()
-        for row in reader:
-            if row and len(row) != len(header):
-                raise csv.Error(f"{len(row)} fields; the header has {len(header)}")
-            yield "".join(text), row[at[0]] if row else ""
-            text.clear()
-    except UnicodeError:  # of an encoding whose errors cannot be put off
-        wrong = f"not {lines.encoding} after line {number}"
-        raise UserError(f"{where}: {wrong}; name its --encoding") from None
-    except csv.Error as error:  # in the row that begins there
-        raise UserError(f"{where}:{number - len(text) + 1}: {error}") from None
-
-
-def check_decoded(line: str, where: str, number: int, encoding: str) -> None:
-    """Refuse a line with bytes that are no text, as `surrogateescape` leaves them."""
-    if not line.isascii() and re.search("[\udc80-\udcff]", line):
-        raise UserError(f"{where}:{number}: not {encoding}; name its --encoding")
-
-
-def places(header: list[str], column: str | None) -> list[int]:
-    """Return where a header has a column, by name, by a name like it, or by number from 1.
-
-    Without a column that is everywhere.
-    """
-    every = range(len(header))
-    same = [i for i in every if column in (None, header[i])]
-    alike = [i for i in every if header[i].strip().casefold() == str(column).strip().casefold()]
-    return same or alike or [i for i in every if str(i + 1) == column]
+    text_of = text_lines(lines, where, "name its --encoding", LONGEST_CELL)
+    rows = cut_rows(text_of, where, delimiter, [column])
+    header, _, text, delimiter = next(rows, ([], 0, "", ","))
+    place = place_of(column, header, where, "--column")
+    if taken := set(header) & set(added):
+        raise UserError(f"{where}: already has the column {min(taken)}")
+    yield text, delimiter
+    for cells, _, text, _ in rows:
+        yield text, cells[place] if cells else ""

@@ -1,81 +1,81 @@
-"""The names on disk, read and checked.
+"""The names of a folder or a table, read, folded and checked.
 
-A corpus is a folder of `<Category>.txt` files, UTF-8, one name a line. In memory it is a
-dictionary from category, in sorted order, to the folded names of its lines, in file order.
+In memory a corpus is a dictionary from category, in sorted order, to the folded names of its lines,
+in file order.
 """
 
 import re
-from functools import lru_cache
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from src.data.letters import LONGEST, fold
+from src.data.tables import Source, read_rows
 from src.errors import UserError
 
 Corpus = dict[str, list[str]]
 
-NAMES = Path(__file__).parents[2] / "data/names"
-"""The corpus as shipped."""
 SHOWN = 5
 """Of the lines that are no names, at most."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """What no list of names has in a line: the file is something else, a table perhaps."""
 
 
-def read_corpus(folder: Path, kind: str = "ascii") -> Corpus:
-    """Read every `<Category>.txt` of `folder`, the names folded to letters of a kind.
+class Names(NamedTuple):
+    """What a source holds, folded."""
+
+    sides: dict[str, Corpus]
+    """The names of `train`, `val` and `test`, where the split is given; else all, as ``."""
+    counts: dict[str, Counter[str]]
+    """Of each category, the lines that each name to train on counts for; empty if not said. Then a
+    side has a name once."""
+
+    @property
+    def corpus(self) -> Corpus:
+        """All names."""
+        first, *more = self.sides.values()
+        return {c: sum((side[c] for side in more), first[c]) for c in first}
+
+
+def read_corpus(source: Source | Path, kind: str = "ascii") -> Corpus:
+    """Return all names of a source; a path is a folder's. See `read_names`."""
+    return read_names(Source(str(source)) if isinstance(source, Path) else source, kind).corpus
+
+
+def read_names(source: Source, kind: str = "ascii") -> Names:
+    """Read the names of a source, folded to letters of a kind.
 
     Blank lines, a byte-order mark and the kind of line ends do not matter.
 
     Raises:
-        UserError: if the folder is missing or holds fewer than two categories, or a file is
-            not UTF-8, is empty, or has lines that are no names.
-        OSError: if a file cannot be read.
+        UserError: if it cannot be read, holds fewer than two categories, or lines that are no
+            names.
+        OSError: if a file cannot be opened.
     """
-    if not folder.is_dir():
-        raise UserError(f"data_dir={folder}: no such folder")
-    # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
-    files = [path for path in folder.glob("*.txt") if not path.name.startswith(".")]
-    if not files:
-        raise UserError(f"data_dir={folder}: holds no <Category>.txt files")
-    if len(files) == 1:
-        raise UserError(f"data_dir={folder}: holds one category only, {files[0].name}; needs two")
-    for path in files:
-        if not path.stem.isprintable():
-            raise UserError(f"data_dir={folder}: {path.name!r} is no name that can be shown")
-    corpus, bad = {}, []
-    for path in sorted(files, key=lambda path: path.stem):
-        names, no_names = _names_in(path, kind, path.stat().st_size, path.stat().st_mtime_ns)
-        corpus[path.stem] = list(names)
-        bad += [f"{path}:{number}: {line[:40]!r}" for number, line in no_names]
-    if bad:
-        what = f"{len(bad):,} lines are no names: at least one letter that letters={kind} reads, at"
-        what += f" most {LONGEST}, no tab or other control character"
-        what += "; letters=corpus reads any script" if kind == "tutorial" else ""
-        raise UserError("\n  ".join([f"{folder}: {what}", *bad[:SHOWN]]))
-    for category, names in corpus.items():
-        if not names:
-            path = folder / f"{category}.txt"
-            raise UserError(f"{path}: holds no names; delete the file or add one name a line")
-    return corpus
-
-
-@lru_cache(maxsize=1024)  # the runs of a sweep read the same files
-def _names_in(
-    path: Path, kind: str, _size: int, _modified: int
-) -> tuple[list[str], list[tuple[int, str]]]:
-    """Return the folded names of a file, and the lines that are none, with their numbers."""
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        number = len((error.object[: error.start] + b"x").splitlines())
-        raise UserError(f"{path}:{number}: not UTF-8; save the file as UTF-8") from None
-    names, bad = [], []
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    body = text.strip()  # as the tutorial does, whose fold leaves the blanks at a line's end
-    first = 1 + text[: text.index(body)].count("\n")
-    for number, line in enumerate(body.split("\n"), start=first):
-        if line.strip():
-            name = fold(line, kind)
-            is_name = name and len(line) <= LONGEST and not _CONTROL.search(line.strip())
-            names.append(name) if is_name else bad.append((number, line))
-    return names, bad
+    found: Any = defaultdict(Counter if source.count_column else list)
+    no_labels, no_names = [], []
+    for row in read_rows(source):
+        name = fold(row.name, kind)
+        if not (row.label and row.label.isprintable()):
+            no_labels.append(f"{row.where}: {row.label[:40]!r}")
+        elif not name or len(row.name) > LONGEST or _CONTROL.search(row.name.strip()):
+            no_names.append(f"{row.where}: {row.name[:40]!r}")
+        elif source.count_column:
+            found[row.side, row.label][name] += row.times
+        else:
+            found[row.side, row.label].append(name)
+    what = f"are no names: at least one letter that letters={kind} reads, at most {LONGEST}, no"
+    what += " tab or other control character"
+    what += "; letters=corpus reads any script" if kind == "tutorial" else ""
+    no_category = "have no category, or one with a control character"
+    for bad, why in (no_labels, no_category), (no_names, what):
+        if bad:
+            first = f"{source.path}: {len(bad):,} lines {why}"
+            raise UserError("\n  ".join([first, *bad[:SHOWN]]))
+    categories = sorted({label for _, label in found})
+    if len(categories) < 2:
+        raise UserError(f"{source}: holds one category only, {', '.join(categories)}; needs two")
+    order = sorted({side for side, _ in found}, key=("", "train", "val", "test").index)
+    sides = {side: {c: [*found.get((side, c), ())] for c in categories} for side in order}
+    counts = {c: found.get((order[0], c), Counter()) for c in categories}
+    return Names(sides, counts if source.count_column else {})

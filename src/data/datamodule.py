@@ -10,10 +10,11 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from src.data.corpus import NAMES, Corpus, read_corpus
+from src.data.corpus import Corpus, read_names
 from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, one_hot, same_name
 from src.data.sampler import Iterations, Passes, RandomExamples
-from src.data.split import fingerprint, split_corpus
+from src.data.split import fingerprint, split_names
+from src.data.tables import Source
 from src.errors import UserError
 
 EVAL_BATCH = 1024
@@ -75,7 +76,7 @@ class NamesDataModule(LightningDataModule):
     multiple of `val_every`; so a run that is taken up anywhere sees the names of the whole run.
 
     Args:
-        data_dir: the corpus; None: the one shipped.
+        data_dir: the folder of the names; None: those shipped.
         val_fraction: share of each category's names held out for validation.
         test_fraction: likewise, for the test.
         seed: of the split and of the order of names.
@@ -89,6 +90,8 @@ class NamesDataModule(LightningDataModule):
             and a category.
         letters: `ascii`, `tutorial` or `corpus`: the symbols of the names; see `fold`.
         passes: over the names that are drawn; in place of `iterations`.
+        data_file: a table of the names, instead of a folder.
+        columns: of the table, see `Source`; a name counts as many lines as `count_column` says.
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -108,11 +111,15 @@ class NamesDataModule(LightningDataModule):
         sampling: str = "balanced",
         letters: str = "ascii",
         passes: float | None = None,
+        data_file: str | Path | None = None,
+        **columns: str | None,
     ) -> None:
         super().__init__()
-        folder = NAMES if data_dir is None else Path(data_dir)
-        corpus = read_corpus(folder, letters)
-        sides = split_corpus(corpus, val_fraction, test_fraction, seed)
+        here = Path.cwd()
+        paths = (str(here / path) if path else None for path in (data_dir, data_file))
+        source = Source(*paths, **columns)
+        corpus, counted = (read := read_names(source, letters)).corpus, read.counts
+        sides = split_names(read, val_fraction, test_fraction, seed)
         self.categories = list(corpus)
         self.letters = Letters.learned(letters, {n for names in sides[0].values() for n in names})
         """How names are written, learned from the names to train on."""
@@ -125,14 +132,17 @@ class NamesDataModule(LightningDataModule):
         )
         """What to train on, validate and test; and of the first, the distinct pairs of a spelling
         and a category, and those with one spelling of a name."""
-        self._natural = sampling == "natural"
-        counts = [len(names) for names in lines.values()]
-        self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed)
-        if self._natural:
-            self.order = Passes(self.distinct.lengths.tolist(), batch_size, seed)
+        weights = [counted[c][n] for c, names in sides[0].items() for n in names if counted]
+        natural = sampling == "natural"
+        self._drawn = self.distinct if natural and not weights else self.train
+        times = torch.tensor(weights, dtype=torch.float64) if weights else None
+        counts = self._drawn.categories.bincount(times, len(lines)).long().tolist()
+        self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed, weights)
+        if natural:
+            self.order = Passes(self._drawn.lengths.tolist(), batch_size, seed, weights)
+        self._shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
         if passes:
-            names = len(self.distinct if self._natural else self.train)
-            iterations = ceil(passes * names / self.order.names_per_iteration)
+            iterations = ceil(passes * len(self._drawn) / self.order.names_per_iteration)
         log_every = log_every or ceil(iterations / 50)
         val_every = ceil((val_every or iterations / 10) / log_every) * log_every
         self.every = {"iterations": iterations, "log_every": log_every, "val_every": val_every}
@@ -143,7 +153,9 @@ class NamesDataModule(LightningDataModule):
         how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
         named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)
         prints = {side: fingerprint(names) for side, names in named}
-        self._split = {"data_dir": data_dir and str(folder.absolute()), **how, **prints}
+        if weights:
+            prints["counts"] = fingerprint({"": [*map(str, weights)]})
+        self._split = {**source._asdict(), **how, **prints}
 
     def _place(self) -> tuple[int, int, int]:
         if self.trainer is None:
@@ -161,12 +173,12 @@ class NamesDataModule(LightningDataModule):
         Raises:
             UserError: if the names or their split have changed since.
         """
-        if {**state_dict, "data_dir": None} != {**self._split, "data_dir": None}:
+        if state_dict | Source()._asdict() != self._split | Source()._asdict():
             raise UserError("the names or their split have changed since; start a new run")
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training names; each pass through them is the next epoch's."""
-        return (self.distinct if self._natural else self.train).loader(self._batches)
+        return self._drawn.loader(self._batches)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the held-out names of validation; nothing if there are none."""
@@ -180,8 +192,7 @@ class NamesDataModule(LightningDataModule):
 
     def shares(self) -> list[float]:
         """Return the categories' shares among the names as they are drawn for training."""
-        n = len(self.categories)
-        return self.corpus_shares() if self._natural else [1 / n] * n
+        return self._shares
 
     def corpus_shares(self) -> list[float]:
         """Return the categories' shares among the distinct pairs to train on."""

@@ -1,9 +1,12 @@
 """The order of the training names: reproducible, and resumable at any iteration."""
 
 import random
+from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+import numpy as np
 
 
 class RandomExamples:
@@ -14,22 +17,26 @@ class RandomExamples:
     twice as fast.
 
     Args:
-        counts: lines of each category, all at least 1. Lines are numbered through, category
-            after category.
+        counts: lines of each category, all at least 1, each as often as it counts. Lines are
+            numbered through, category after category.
         size: names of an iteration.
         seed: the seed *s*.
+        weights: how often each line counts; none: once.
     """
 
-    def __init__(self, counts: Sequence[int], size: int, seed: int) -> None:
+    def __init__(
+        self, counts: Sequence[int], size: int, seed: int, weights: Sequence[int] = ()
+    ) -> None:
         self.names_per_iteration: float = size
         self._counts = counts
         self._first = [0, *accumulate(counts)]
         self._seed = seed
         self._rng = random.Random(seed)
         self._position = 0
+        self._ends = [*accumulate(weights)]
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the line numbers of `count` examples, as if the first `start` had been drawn.
+        """Return the lines' numbers of `count` examples, as if the first `start` had been drawn.
 
         Going on from where the last call stopped costs nothing; any other start draws its way
         there, half a microsecond an example.
@@ -48,24 +55,29 @@ class RandomExamples:
             category = randrange(len(counts))
             lines.append(first[category] + randrange(counts[category]))
         self._position += count
-        return lines
+        return [bisect(self._ends, line) for line in lines] if self._ends else lines
 
 
 class Passes:
     """Passes over all of some names, in batches of names of similar length.
 
-    The order depends on nothing but seed and pass.
+    The order depends on nothing but seed and pass. With weights a pass draws as many names, each in
+    proportion to its weight: at equal steps through the lines, from a random one on.
 
     Args:
         lengths: letters of each name.
         size: names of a batch, an iteration's; the last batch of a pass is what is left.
         seed: of the order.
+        weights: how often each name counts; none: once.
     """
 
-    def __init__(self, lengths: Sequence[int], size: int, seed: int) -> None:
+    def __init__(
+        self, lengths: Sequence[int], size: int, seed: int, weights: Sequence[int] = ()
+    ) -> None:
         self._lengths = lengths
         self._size = size
         self._seed = seed
+        self._ends = np.cumsum(weights)
         self._n_batches = -(-len(lengths) // size)  # of a pass
         self.names_per_iteration = len(lengths) / self._n_batches
         self._pass = -1
@@ -81,6 +93,9 @@ class Passes:
 
     def _shuffled(self, rng: random.Random) -> list[list[int]]:
         order = list(range(len(self._lengths)))
+        if len(self._ends):
+            steps = (np.arange(len(order)) + rng.random()) * (self._ends[-1] / len(order))
+            order = np.searchsorted(self._ends[:-1], steps, side="right").tolist()
         rng.shuffle(order)
         nearby = 8 * self._size  # few enough that batches differ from pass to pass
         for start in range(0, len(order), nearby):

@@ -1,16 +1,42 @@
 """Some names are held out: which, depends on nothing but the names and the seed."""
 
+import logging
 from hashlib import sha256
 
-from src.data.corpus import Corpus
+from src.data.corpus import Corpus, Names
 from src.data.letters import same_name
 from src.errors import UserError
+
+log = logging.getLogger(__name__)
 
 
 def fingerprint(corpus: Corpus) -> str:
     """Return the SHA-256 of all categories and lines: equal only for the same corpus."""
     lines = (line for category, names in corpus.items() for line in (f"# {category}", *names))
     return sha256("\n".join(lines).encode()).hexdigest()
+
+
+def split_names(
+    names: Names, val_fraction: float, test_fraction: float, seed: int
+) -> tuple[Corpus, Corpus, Corpus]:
+    """Split as given; a side that is not given is held out of the others: see `split_corpus`.
+
+    Raises:
+        UserError: if a category has no names to train on, or too few to hold any out.
+    """
+    given = names.sides
+    lines = given.get("") or given.get("train", {})
+    if lacking := [category for category in names.corpus if not lines.get(category)]:
+        raise UserError(f"{lacking[0]}: none of its names is to train on")
+    of_val, of_test = 0 if "val" in given else val_fraction, 0 if "test" in given else test_fraction
+    train, val, test = split_corpus(lines, of_val, of_test, seed)
+    held_out = given.get("val", val), given.get("test", test)
+    val, test = ({c: sorted({*side[c]}) for c in side} for side in held_out)
+    if "" not in given:
+        keys = [{same_name(n) for c in side for n in side[c]} for side in (train, val, test)]
+        if several := sum(map(len, keys)) - len(set().union(*keys)):
+            log.info(f"{several:,} names are on two of the sides given: scores flatter by that")
+    return train, val, test
 
 
 def split_corpus(

@@ -1,0 +1,473 @@
+import gzip
+import json
+import random
+import sys
+import unicodedata
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from src import evaluate
+from src.config import message
+from src.data import tables
+from src.data.corpus import read_names
+from src.data.datamodule import NamesDataModule
+from src.data.sampler import Passes, RandomExamples
+from src.data.split import split_names
+from src.data.tables import Row, Source, read_rows
+from src.errors import UserError
+from src.train import train
+from tests.conftest import make_corpus, settings
+
+PEOPLE = "surname,country\nSmith,England\nRossi,Italy\nO'Neill,Ireland\nBianchi,Italy\n"
+
+
+def write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = content.encode() if isinstance(content, str) else content
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def rows_of(path: Path, **columns: str) -> tuple[list[tuple[str, str]], str]:
+    """Return names and categories, and what was said of the file."""
+    said: list[str] = []
+    rows = list(read_rows(Source(data_file=str(path), **columns), said.append))
+    (line,) = said
+    return [(row.name, row.label) for row in rows], line.removeprefix(f"data_file={path}: ")
+
+
+PAIRS = [("Smith", "England"), ("Rossi", "Italy"), ("O'Neill", "Ireland"), ("Bianchi", "Italy")]
+FOUND = "cells between ',', name_column=1 'surname', label_column=2 'country' of 2"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".CSV", ".csv.gz", ".csv.GZ"])
+def test_a_table_of_names(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"people{suffix}"
+    path.write_bytes(gzip.compress(PEOPLE.encode()) if "gz" in suffix.lower() else PEOPLE.encode())
+    assert rows_of(path) == (PAIRS, FOUND)
+    rows = list(read_rows(Source(data_file=str(path))))
+    assert rows[2] == Row("O'Neill", "Ireland", 1, "", str(path), 4)
+    assert rows[2].where == f"{path}:4"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "found"),
+    [
+        ("a.csv", PEOPLE.replace("\n", "\r\n"), FOUND),
+        ("a.csv", "\ufeff" + PEOPLE.replace("\n", "\n\n"), FOUND),
+        ("a.csv", PEOPLE.replace(",", ";"), FOUND.replace("','", "';'")),
+        ("a.csv", "sep=|\n" + PEOPLE.replace(",", "|"), FOUND.replace("','", "'|'")),
+        ("a.tsv", PEOPLE.replace(",", "\t"), FOUND.replace("','", r"'\t'")),
+        # A header of words that say nothing: categories repeat, names do not.
+        ("a.csv", PEOPLE.replace("surname,country", "x,y"), "cells between ',', name_column=1 'x'"),
+        # No header: its cell is a category of other lines, too.
+        ("a.csv", "".join(f"{n},{c}\n" for n, c in PAIRS[::-1]), "cells between ',', no header, "),
+        # Commas in a header that another delimiter cuts at columns known by name.
+        ("a.csv", PEOPLE.replace(",", ";").replace("country", "country, now"), "cells between ';'"),
+    ],
+)  # fmt: skip
+def test_what_is_guessed_is_said(tmp_path: Path, name: str, content: str, found: str) -> None:
+    pairs, said = rows_of(write(tmp_path / name, content))
+    assert sorted(pairs) == sorted(PAIRS)
+    assert said.startswith(found)
+
+
+@pytest.mark.parametrize(
+    ("header", "columns", "places"),
+    [
+        ("id,Last Name,Language", {}, (2, 3)),
+        ("CLASS,x,Name", {}, (3, 1)),
+        ("a,b,c", {"name_column": "B", "label_column": "3"}, (2, 3)),
+        ("name,label,label2", {"label_column": "label2"}, (1, 3)),
+    ],
+)
+def test_columns_by_name_and_by_number(
+    tmp_path: Path, header: str, columns: dict[str, str], places: tuple[int, int]
+) -> None:
+    path = write(tmp_path / "a.csv", f"{header}\nu,v,w\nx,y,z\n")
+    name, label = places
+    pairs, said = rows_of(path, **columns)
+    assert pairs == [("uvw"[name - 1], "uvw"[label - 1]), ("xyz"[name - 1], "xyz"[label - 1])]
+    assert f"name_column={name} " in said
+    assert f"label_column={label} " in said
+
+
+def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = [{"surname": name, "country": country, "n": 3} for name, country in PAIRS]
+    lines = "".join(json.dumps(each) + "\n\n" for each in objects)
+    for name in ("a.jsonl", "a.jsonl.gz"):
+        pairs, said = rows_of(write(tmp_path / name, lines))
+        assert (pairs, said) == (PAIRS, "name_column=1 'surname', label_column=2 'country' of 3")
+
+    class ParquetFile:  # as pyarrow's
+        def __init__(self, file: str) -> None:
+            assert file.endswith("a.parquet")
+
+        def __enter__(self) -> "ParquetFile":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def iter_batches(self, size: int) -> list[SimpleNamespace]:
+            assert size == tables.SAMPLE
+            parts = objects[:1], objects[1:]
+            return [SimpleNamespace(to_pylist=lambda part=part: part) for part in parts]
+
+    monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=ParquetFile))
+    path = write(tmp_path / "a.parquet", b"PAR1")
+    assert rows_of(path)[0] == PAIRS
+    counted = Source(data_file=str(path), count_column="n")
+    assert [row.times for row in read_rows(counted)] == [3] * 4
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(UserError, match=r"a\.parquet: Parquet needs an extra: pip install '\.\[t"):
+        rows_of(path)
+
+
+def test_real_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    names, countries = zip(*PAIRS, strict=True)
+    table: Any = pyarrow.table({"surname": names, "country": countries, "n": [1, 2, 3, None]})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    assert rows_of(tmp_path / "a.parquet")[0] == PAIRS
+    with pytest.raises(UserError, match=r"a\.parquet:4: count_column: '' is no whole number"):
+        rows_of(tmp_path / "a.parquet", count_column="n")
+    with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
+        rows_of(write(tmp_path / "b.parquet", b"PAR1"))
+
+
+def test_categories_of_any_script(tmp_path: Path) -> None:
+    """With spaces, accents in either normal form, any case: only those that are equal are one."""
+    labels = ["Côte d'Ivoire", " Côte d'Ivoire\t", "日本", "हिन्दी", "Male", "male"]
+    labels.append(unicodedata.normalize("NFD", labels[0]))
+    content = "".join(f"Ann\t{label}\n" for label in labels)
+    path = write(tmp_path / "a.tsv", "name\tlabel\n" + content.replace("\t\n", "\n"))
+    counts = {label: len(names) for label, names in read_names(source(path)).corpus.items()}
+    assert counts == {"Côte d'Ivoire": 3, "日本": 1, "हिन्दी": 1, "Male": 1, "male": 1}
+    assert list(counts) == sorted(counts)
+
+
+def source(path: Path, **columns: str) -> Source:
+    return Source(data_file=str(path), **columns)
+
+
+WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "columns", "answer"),
+    [
+        ("a.csv", PEOPLE, {"name_column": "no"}, "has no column 'no'; name_column is a name"),
+        ("a.csv", "name,name,label\nx,y,z\n", {"name_column": "name"}, "has 2 columns 'name'; n"),
+        ("a.csv", "name,name,label\nx,y,z\n", {}, "label_column= are to be two of: 'name', 'name'"),
+        ("a.csv", "a,b,c\nx,y,z\n", {}, "label_column= are to be two of: 'a', 'b', 'c'"),
+        ("a.csv", "a,b\nx,y\n", {}, "name_column= and label_column= are to be two of: 'a', 'b'"),
+        ("a.csv", "name\nx\n", {}, "name_column= and label_column= are to be two of: 'name'"),
+        ("a.csv", "", {}, "name_column= and label_column= are to be two of: none"),
+        ("a.csv", PEOPLE, {"name_column": "1", "label_column": "surname"}, "= are to be two of"),
+        ("a.csv", PEOPLE + "\nLee,Korea,x\n", {}, "a.csv:7: 3 fields; the header has 2"),
+        ("a.csv", PEOPLE + "Lee\n", {}, "a.csv:6: 1 fields; the header has 2"),
+        ("a.csv", PEOPLE + '"Lee', {}, "a.csv:6: unexpected end of data"),
+        ("a.csv", PEOPLE + 'Lee,"Kor', {}, "a.csv:6: unexpected end of data"),
+        ("a.csv", PEOPLE + "Lee,\n,Italy\nLi, \n", {}, ": 2 lines have no category, or one w"),
+        ("a.csv", PEOPLE + "Lee,K\x1b[31m\n", {}, "a.csv:6: 'K\\x1b[31m'"),
+        ("a.csv", PEOPLE + 'Lee,"two\nlines"\nLi,\n', {}, "a.csv:6: 'two\\nlines'\n"),
+        ("a.csv", PEOPLE + "L\x1bee,Italy\n123,Italy\n", {}, ": 2 lines are no names: at lea"),
+        ("a.csv", PEOPLE + "".join(f"{i},Italy\n" for i in range(9)), {}, "a.csv:10: '4'$"),
+        ("a.csv", "name,label\nAnn,A\nBob,A\n", {}, "holds one category only, A; needs two"),
+        ("a.csv", PEOPLE.encode() + b"M\xfcller,x\n", {}, "a.csv:6: not UTF-8; save the file"),
+        ("a.csv", PEOPLE + "x" * 2000 + ",Italy\n", {}, "a.csv:6: a line of 1,000 letters or more"),
+        ("a.csv.gz", PEOPLE, {"name_column": "no"}, "has no column 'no'"),
+        ("a.csv", WIDE, {"split_column": "n"}, "a.csv:2: split_column: '1' is none of train, "),
+        ("a.csv", WIDE.replace("test", " "), {"split_column": "side"}, "a.csv:3: split_column: ' '"),
+        *(
+            ("a.csv", WIDE.replace("2", n), {"count_column": "n"}, f"a.csv:3: count_column: '{n}' ")
+            for n in ("-1", "1.5", "", "two", "1e3", "9" * 10, "²")
+        ),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n[1]\n', {}, "a.jsonl:2: is no JSON object"),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": ', {}, "a.jsonl:2: is no JSON object"),
+        ("a.jsonl", '"name"\n', {}, "a.jsonl:1: is no JSON object"),
+        ("a.jsonl", "[" * 100_000, {}, "a.jsonl:1: "),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": "x"}\n', {}, ": 1 lines have no cate"),
+        ("a.jsonl", '{"name": ["x"], "label": "y"}\n', {}, ": 1 lines are no names"),
+        ("a.xlsx", "PK", {}, "a.xlsx: is not read; save it as CSV"),
+        ("a.ods", "PK", {}, "a.ods: is not read; save it as CSV"),
+        ("a.txt", "x", {}, "a.txt: is not read; what is: .csv .tsv .jsonl, also with .gz, .parq"),
+        ("a.zip", "PK", {}, "a.zip: is not read; what is: .csv"),
+    ],
+)  # fmt: skip
+def test_bad_tables(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    content: str | bytes,
+    columns: dict[str, str],
+    answer: str,
+) -> None:
+    monkeypatch.setattr(tables, "text_lines", partial(tables.text_lines, most=1000))
+    with pytest.raises(UserError) as refused:
+        read_names(source(write(tmp_path / name, content), **columns))
+    text = str(refused.value)
+    assert text.endswith(answer[:-1]) if answer[-1] == "$" else answer in text
+    assert text.count("\n") <= 5
+
+
+@pytest.mark.parametrize("end", [9, 30, -9])
+def test_a_file_that_is_still_being_written(tmp_path: Path, end: int) -> None:
+    content = "name,label\n" + "".join(f"{i:x}name,{i % 2}\n" for i in range(9000))
+    path = tmp_path / "a.csv.gz"
+    path.write_bytes(gzip.compress(content.encode())[:end])
+    with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
+        read_names(source(path))
+    path.write_bytes(b"no gzip at all")
+    with pytest.raises(UserError, match=r"Not a gzipped file .* is it damaged"):
+        read_names(source(path))
+
+
+def test_a_line_without_an_end_is_not_read_whole() -> None:
+    asked: list[int] = []
+
+    def readline(most: int) -> str:
+        asked.append(most)
+        return "x" * most
+
+    endless = SimpleNamespace(readline=readline, encoding="UTF-8")
+    with pytest.raises(UserError, match="endless:1: a line of 1,000,000 letters or more"):
+        next(tables.text_lines(endless, "endless"))
+    assert asked == [1_000_000]
+
+
+# Folders
+
+
+def test_folders_as_they_come(tmp_path: Path) -> None:
+    """`.TXT` too; all texts of a subfolder are one category's; what is hidden is passed over."""
+    write(tmp_path / "A.TXT", "Ann\n")
+    write(tmp_path / "B/one.txt", "Bob\n")
+    write(tmp_path / "B/deep/two.txt", "Ben\n")
+    write(tmp_path / "B.txt", "Bo\n")
+    write(tmp_path / ".git/C.txt", "Cid\n")
+    write(tmp_path / "B/.D.txt", "Dan\n")
+    write(tmp_path / "E/notes.md", "Eve\n")
+    names = read_names(Source(str(tmp_path)))
+    assert names.corpus == {"A": ["Ann"], "B": ["Ben", "Bob", "Bo"]}
+    assert list(names.sides) == [""]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_folders_that_give_the_split(tmp_path: Path, nested: bool) -> None:
+    sides = {"Training": "lmn", "dev": "op", "TEST": "qr"}
+    for side, letters in sides.items():
+        for category in "AB":
+            file = f"{category}/{side}.txt" if nested else f"{category}.txt"
+            write(tmp_path / side / file, "".join(f"{category}{n}\n" for n in letters * 2))
+    write(tmp_path / "README.txt", "Not a name")
+    names = read_names(Source(str(tmp_path)))
+    train, val, test = split_names(names, 0.5, 0.5, 0)
+    assert train == {"A": [*("Al", "Am", "An") * 2], "B": [*("Bl", "Bm", "Bn") * 2]}
+    assert val == {"A": ["Ao", "Ap"], "B": ["Bo", "Bp"]}
+    assert test == {"A": ["Aq", "Ar"], "B": ["Bq", "Br"]}
+    (tmp_path / "TEST").rename(tmp_path / "tests")  # none of the words: three categories
+    assert list(read_names(Source(str(tmp_path))).corpus) == ["README", "Training", "dev", "tests"]
+
+
+# Sides and counts
+
+
+def test_sides_as_they_are_given(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [
+        f"{a}{b},{a},{side}" for a in "AB" for b, side in zip("klmn", ["Train"] * 4, strict=True)
+    ]
+    lines += ["Ax,A,VALID", "Ax,A,dev", "Bx,B,validation", "Ak,A,test", "B K,B,Test"]
+    path = write(tmp_path / "a.csv", "name,label,fold\n" + "\n".join(lines))
+    names = read_names(source(path, split_column="fold"))
+    with caplog.at_level("INFO"):
+        train, val, test = split_names(names, 0.9, 0.9, 0)
+    assert train == {"A": ["Ak", "Al", "Am", "An"], "B": ["Bk", "Bl", "Bm", "Bn"]}
+    assert val == {"A": ["Ax"], "B": ["Bx"]}
+    assert test == {"A": ["Ak"], "B": ["B K"]}  # kept, though they are trained on
+    assert "2 names are on two of the sides given" in caplog.text
+
+    some = write(
+        tmp_path / "b.csv", path.read_text().replace("VALID", "train").replace("dev", "train")
+    )
+    some.write_text(some.read_text().replace("validation", "train"))
+    names = read_names(source(some, split_column="fold"))
+    train, val, test = split_names(names, 0.3, 0.9, 0)
+    assert {c: len(of) for c, of in val.items()} == {"A": 2, "B": 2}  # 30 % of five names each
+    assert test == {"A": ["Ak"], "B": ["B K"]}
+    assert {*train["A"], *val["A"]} == {"Ak", "Al", "Am", "An", "Ax"}
+
+    only = write(tmp_path / "c.csv", "name,label,fold\nAnn,A,train\nBob,B,test\n")
+    with pytest.raises(UserError, match=r"^B: none of its names is to train on"):
+        NamesDataModule(data_file=only, split_column="fold")
+
+
+COUNTS = {"A": {"Ann": 7, "Abe": 1, "Amy": 2}, "B": {"Bob": 1, "Ben": 4}}
+
+
+def counted(path: Path) -> Path:
+    lines = [f"{name},{label},{n - 1}" for label, of in COUNTS.items() for name, n in of.items()]
+    lines += [f"{name.upper()},{label},1" for label, of in COUNTS.items() for name in of]
+    return write(path, "name,label,n\n" + "\n".join([*lines, "Zoe,B,0", "Zed,C,0"]))
+
+
+def test_a_row_counts_as_so_many_lines(tmp_path: Path) -> None:
+    """A row that counts nothing is as if it were not there."""
+    names = read_names(source(counted(tmp_path / "a.csv"), count_column="n"))
+    written = {c: {**{n: k - 1 for n, k in of.items() if k > 1}} for c, of in COUNTS.items()}
+    expected = {c: written[c] | {n.upper(): 1 for n in of} for c, of in COUNTS.items()}
+    assert names.counts == expected
+    assert names.corpus == {c: [*of] for c, of in expected.items()}
+
+
+@pytest.mark.parametrize("sampling", ["balanced", "natural"])
+def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -> None:
+    path = counted(tmp_path / "a.csv")
+    how: dict[str, Any] = {"sampling": sampling, "count_column": "n", "iterations": 6000}
+    how |= {"batch_size": 8, "log_every": 6000, "val_every": 6000}
+    data = NamesDataModule(None, 0, 0, **how, data_file=path)
+    drawn: Counter[tuple[str, int]] = Counter()
+    for batch in data.train_dataloader():
+        runs = torch.split(batch.letters, batch.lengths.tolist())
+        names = [data.letters.unpack(run).title() for run in runs]
+        drawn.update(zip(names, batch.categories.tolist(), strict=True))
+    total = {c: sum(of.values()) for c, of in COUNTS.items()}
+    share = {
+        "balanced": {c: 1 / (2 * n) for c, n in total.items()},
+        "natural": dict.fromkeys("AB", 1 / 15),
+    }
+    for category, of in enumerate(COUNTS.values()):
+        for name, n in of.items():
+            expected = n * share[sampling]["AB"[category]]
+            found = drawn[name, category] / drawn.total()
+            assert found == pytest.approx(expected, rel=0.05), name
+    assert data.shares() == pytest.approx(
+        [10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5]
+    )
+    assert data.corpus_shares() == [5 / 8, 3 / 8]  # spellings
+
+
+def test_weighted_draws_are_those_of_lines_written_out() -> None:
+    weights = [2, 1, 3, 1, 1, 4]  # of categories with 3, 1 and 2 names
+    written = [name for name, n in enumerate(weights) for _ in range(n)]
+    draws = RandomExamples([6, 1, 5], 1, 7).take(0, 500)
+    assert RandomExamples([6, 1, 5], 1, 7, weights).take(0, 500) == [written[n] for n in draws]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_pass_in_proportion_to_weights(seed: int) -> None:
+    """Systematic sampling: each name its expected number of times, rounded up or down."""
+    rng = random.Random(seed)
+    weights = [rng.choice([1, 1, 2, 50, 1000]) for _ in range(60)]
+    passes = Passes([5] * 60, 7, seed, weights)
+    for number in range(3):
+        names = [n for i in range(9) for n in passes.take(7 * (9 * number + i), 7)]
+        times = Counter(names)
+        assert len(names) == 60
+        for name, weight in enumerate(weights):
+            assert abs(times[name] - 60 * weight / sum(weights)) < 1
+    assert Passes([5] * 60, 7, seed, weights).take(7 * 9, 7) == passes.take(7 * 9, 7)
+
+
+def test_equal_counts_are_a_pass_over_each_name(tmp_path: Path) -> None:
+    passes = Passes([3, 4, 5, 6], 4, 0, [2, 2, 2, 2])
+    assert sorted(passes.take(0, 4)) == sorted(passes.take(4, 4)) == [0, 1, 2, 3]
+
+
+# A run
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a table: the small corpus, every line once, with columns that must be named."""
+    folder = tmp_path_factory.mktemp("own")
+    names = make_corpus(folder / "names")
+    lines = {f"{n},{file.stem},2" for file in names.glob("*.txt") for n in file.read_text().split()}
+    write(folder / "own.csv", "wer,woher,n\n" + "\n".join(sorted(lines)))
+    words = ["hidden=4", "iterations=20", "log_every=10", "val_every=10", "logger=[]"]
+    words += [
+        f"data_file={folder}/own.csv",
+        "name_column=1",
+        "label_column=woher",
+        "count_column=n",
+    ]
+    train(settings(*words), folder / "run")
+    return folder
+
+
+def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = torch.load(ran / "run/checkpoints/last.ckpt", weights_only=True)
+    kept = {key: checkpoint["NamesDataModule"][key] for key in Source._fields}
+    columns = ("1", "woher", "n", None)
+    assert kept == dict(zip(Source._fields, (None, f"{ran}/own.csv", *columns), strict=True))
+    evaluate.main([f"--checkpoint={ran}/run"])
+    assert f"names: {ran}/own.csv, test: names the run never saw" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--data-dir={}/names"], "names: not the corpus of the run"),
+        (["--data-dir={}/names", "--split=all"], ""),
+        (["--data-file={}/own.csv", "--split=val"], ""),
+        (["--data-file={}/other.tsv"], "other.tsv: has no column 'woher'; label_column"),
+        (["--data-file={}/other.tsv", "--label-column=2", "--count-column=9"], "count_column is"),
+        (["--data-file={}/gone.csv"], "No such file or directory: "),
+        (["--data-file={}/own.csv", "--data-dir={}/names"], "not allowed with argument"),
+        (["--data-file={}/own.xlsx"], "save it as CSV"),
+        (["--data-dir={}/own.csv"], "own.csv: no such folder"),
+    ],
+)  # fmt: skip
+def test_other_sources(
+    ran: Path, capsys: pytest.CaptureFixture[str], words: list[str], answer: str
+) -> None:
+    write(ran / "other.tsv", "name\tlabel\nbata\tAlpha\nbita\tBeta\n")
+    words = [word.format(ran) for word in words]
+    if answer:
+        with pytest.raises(SystemExit):
+            evaluate.main([f"--checkpoint={ran}/run", *words])
+        assert answer in capsys.readouterr().err
+    else:
+        evaluate.main([f"--checkpoint={ran}/run", *words])
+        assert "accuracy" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -> None:
+    columns: Any = {"name_column": "wer", "label_column": "2", "count_column": "3"}
+    state = NamesDataModule(data_file=ran / "own.csv", **columns).state_dict()
+    moved = write(tmp_path / "moved.csv", (ran / "own.csv").read_text())
+    NamesDataModule(data_file=moved, **columns).load_state_dict(state)
+    write(moved, moved.read_text().replace(",2\n", ",3\n"))
+    with pytest.raises(UserError, match="the names or their split have changed"):
+        NamesDataModule(data_file=moved, **columns).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["data_dir=own.csv"], "own.csv: must be a folder; null: the names shipped; a file"),
+        (["data_file=names"], "names: must be a file; null: none; a folder is data_dir's"),
+        (["data_file=gone.csv"], "gone.csv: must be a file"),
+        (["data_file=own.xlsx"], "own.xlsx: is not read; save it as CSV"),
+        (["data_file=own.csv", "data_dir=names"], "names: give one of them"),
+        (["name_column=surname"], "data_dir="),
+        (["data_file=own.csv", "name_column='a\u200bb'"], "name_column=a\u200bb: must be a c"),
+    ],
+)  # fmt: skip
+def test_settings_of_a_source(
+    ran: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], answer: str
+) -> None:
+    monkeypatch.chdir(ran)
+    write(ran / "own.xlsx", "PK")
+    with pytest.raises(UserError) as refused:
+        settings(*words)
+    assert answer in message(refused.value)
