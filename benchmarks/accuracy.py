@@ -1,15 +1,17 @@
 """`make accuracy`: how good this project's models and their peers are on names never trained on.
 
-    python -m benchmarks.accuracy [TABLE.md]
+    python -m benchmarks.accuracy [--out TABLE.md]
+    python -m benchmarks.accuracy --data-dir FOLDER | --data-file FILE [--out TABLE.md]
 
 Prints Markdown tables: mean ± standard deviation over the split seeds 0, 1 and 2, each distinct
-pair of name and category counted once. Every model gets the same split. `seconds` are of training
-alone for the peers, of the whole command for this project. A second table has the accuracy on the
-test names written in other ways. Writes both to a file, too.
+pair of name and category counted once. Every model gets the same split, and the names as they stand
+in the files. `seconds` are of training alone for the peers, of the whole command for this project.
+A second table, of the shipped names, has the accuracy on the test names written in other ways.
+Writes the tables to a file, too.
 """
 
+import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,9 +30,9 @@ from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.letters import ALPHABET, ASCII
+from src.data.tables import Source, read_rows
 from src.models.decision import PRIORS, fit_decision
-from src.models.ngrams import LetterNgrams
+from src.models.networks import SHARES, Ngrams
 
 SEEDS = (0, 1, 2)
 Floats = NDArray[np.float64]
@@ -42,9 +44,20 @@ ORDER = 4
 """Letters of context in the n-grams of `experiment=best`."""
 
 
+LIST: dict[str, str] = {}
+"""Where the names are, `data_dir` or `data_file`; nothing: the names shipped."""
+
+
+def list_words() -> tuple[str, ...]:
+    """Return what `src.train` is told of the names."""
+    return tuple(f"{key}={path}" for key, path in LIST.items())
+
+
+@cache
 def split(seed: int) -> NamesDataModule:
-    """Return the corpus, split as src.train splits it."""
-    return NamesDataModule(seed=seed, sampling="natural")
+    """Return the names, split as src.train splits them."""
+    letters = "corpus" if LIST else "ascii"
+    return NamesDataModule(**LIST, seed=seed, sampling="natural", letters=letters)  # type: ignore[arg-type] # strings
 
 
 def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
@@ -65,46 +78,74 @@ def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
     return [float(right.mean()), np.mean(recalls), np.mean(f1s), sum(gaps) / len(targets)]
 
 
-def texts(names: NamesDataset) -> list[str]:
-    """Return the names of a side as text."""
-    text, ends = ASCII.unpack(names.letters), names.lengths.cumsum(0).tolist()
-    lengths = names.lengths.tolist()
-    return [text[end - length : end] for end, length in zip(ends, lengths, strict=True)]
+def texts(names: NamesDataset, seed: int) -> list[str]:
+    """Return the names of a side, each as it first stands in the files, before it is read."""
+    data, first = split(seed), first_spellings(seed)
+    read, ends = data.letters.unpack(names.letters), names.lengths.cumsum(0).tolist()
+    begins = [end - length for end, length in zip(ends, names.lengths.tolist(), strict=True)]
+    labels = [data.categories[category] for category in names.categories]
+    return [first[read[b:e], c] for b, e, c in zip(begins, ends, labels, strict=True)]
+
+
+@cache
+def first_spellings(seed: int) -> dict[tuple[str, str], str]:
+    """Return how each pair of a name, as it is read, and a category stands in the files."""
+    first: dict[tuple[str, str], str] = {}
+    letters = split(seed).letters
+    known = set(letters.symbols)
+    for row in read_rows(Source(**LIST)):
+        read = "".join(c if c in known else letters.symbols[-1] for c in letters.read(row.name))
+        first.setdefault((read, row.label), row.name.strip())
+    return first
+
+
+def decided(
+    log_probabilities: Callable[[NamesDataset], torch.Tensor], seed: int
+) -> tuple[Answers, float]:
+    """Return the answers of what was trained on natural shares, decided as src.train does."""
+    data = split(seed)
+    shares = data.corpus_shares()
+    start = time.perf_counter()
+    decision = fit_decision(log_probabilities(data.val), data.val.categories, shares, shares)
+    seconds = time.perf_counter() - start
+    logp = log_probabilities(data.test).double()
+    return {prior: decision.log_probabilities(logp, prior).numpy() for prior in PRIORS}, seconds
 
 
 def logistic_regression(seed: int) -> tuple[Answers, float]:
-    """Ask character 1–5-gram tf-idf + logistic regression, under three priors."""
+    """Ask character 1–5-gram tf-idf + logistic regression, converged."""
     data = split(seed)
+    train = texts(data.distinct, seed)
     start = time.perf_counter()
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2)
-    features = grams.fit_transform(texts(data.distinct))
-    targets = data.distinct.categories.numpy()
-    model = LogisticRegression(C=10, max_iter=300).fit(features, targets)
+    model = LogisticRegression(C=10, max_iter=2000)
+    model.fit(grams.fit_transform(train), data.distinct.categories.numpy())
     seconds = time.perf_counter() - start
-    logp = model.predict_log_proba(grams.transform(texts(data.test)))
-    log_shares = np.log(np.array(data.corpus_shares()))
-    away = {"corpus": 0.0, "uniform": 1.0, "half-way": 0.5}
-    return {prior: logp - share * log_shares for prior, share in away.items()}, seconds
+
+    def log_probabilities(names: NamesDataset) -> torch.Tensor:
+        return torch.tensor(model.predict_log_proba(grams.transform(texts(names, seed))))
+
+    answers, more = decided(log_probabilities, seed)
+    return answers, seconds + more
 
 
 def letter_ngrams(seed: int) -> tuple[Answers, float]:
-    """Ask the letter n-grams of `experiment=best` alone, fitted and decided as src.train does."""
+    """Ask the n-grams of `experiment=best` and `names` alone, fitted as src.train does."""
     data = split(seed)
     start = time.perf_counter()
-    ngrams = LetterNgrams(ALPHABET, len(data.categories), ORDER).eval()
+    ngrams = Ngrams(data.letters.symbols, len(data.categories), ORDER).eval()
     ngrams.fit(data.once, data.corpus_shares(), seed)
-    log_shares = torch.tensor(data.shares()).log()
+    seconds = time.perf_counter() - start
+    log_shares = torch.tensor(data.corpus_shares()).log()
+    whole = SHARES["counted"] + SHARES["weighed"]
 
     @torch.inference_mode()
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
         scores = torch.cat([ngrams(batch.letters, batch.lengths) for batch in names.loader()])
-        return (scores + log_shares).log_softmax(dim=1)
+        return (scores / whole + log_shares).log_softmax(dim=1)
 
-    priors = data.shares(), data.corpus_shares()
-    decision = fit_decision(log_probabilities(data.val), data.val.categories, *priors)
-    seconds = time.perf_counter() - start
-    logp = log_probabilities(data.test).double()
-    return {prior: decision.log_probabilities(logp, prior).numpy() for prior in PRIORS}, seconds
+    answers, more = decided(log_probabilities, seed)
+    return answers, seconds + more
 
 
 def plain_tutorial(seed: int) -> tuple[Answers, float]:
@@ -121,7 +162,8 @@ def trained(words: tuple[str, ...], seed: int) -> tuple[TrainedModel, float]:
     """Run src.train; return its model and the seconds it took."""
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder, "run")
-        seconds, _ = run_module("src.train", *words, f"seed={seed}", f"hydra.run.dir={run}")
+        told = *words, f"seed={seed}", f"hydra.run.dir={run}"
+        seconds, _ = run_module("src.train", *told)
         return load_model(find_checkpoint(run)), seconds
 
 
@@ -129,8 +171,8 @@ def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Ans
     """Return what asks a run of src.train, under the priors; by default as it was trained."""
 
     def run(seed: int) -> tuple[Answers, float]:
-        names = texts(split(seed).test)
-        model, seconds = trained(words, seed)
+        names = texts(split(seed).test, seed)
+        model, seconds = trained((*words, *list_words()), seed)
         models = {prior: replace(model, prior=prior) for prior in priors}
         models = models or {"as trained": replace(model, decision=None)}
         answers = {
@@ -142,6 +184,12 @@ def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Ans
     return run
 
 
+ELSEWHERE: dict[str, Callable[[int], tuple[Answers, float]]] = {
+    "1–5-gram tf-idf + logistic regression": logistic_regression,
+    "n-grams alone": letter_ngrams,
+    "`experiment=names`": ours("experiment=names", priors=PRIORS),
+}
+"""What is asked about another list than the one shipped."""
 MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
     "the tutorial's cell (`src.train`)": ours(),
     "PyTorch's present tutorial, plain loop": plain_tutorial,
@@ -170,7 +218,7 @@ WRITINGS: dict[str, Callable[[str], str]] = {
 def accuracy_of(words: tuple[str, ...], write: Callable[[str], str], seed: int) -> float:
     """Return the share of test names that a run of src.train knows when they are written so."""
     test = split(seed).test
-    probabilities = trained(words, seed)[0].probabilities(list(map(write, texts(test))))
+    probabilities = trained(words, seed)[0].probabilities(list(map(write, texts(test, seed))))
     return float((probabilities.argmax(dim=1) == test.categories).float().mean())
 
 
@@ -188,7 +236,7 @@ def by_model() -> Iterator[str]:
     """Yield the lines of the table of models."""
     titles = ["model", "prior of the decision", *COLUMNS, "seconds"]
     yield from (row(*titles), "|" + "---|" * len(titles))
-    for name, measure in MODELS.items():
+    for name, measure in (ELSEWHERE if LIST else MODELS).items():
         results = [measure(seed) for seed in SEEDS]
         seconds = statistics.mean(spent for _, spent in results)
         for number, prior in enumerate(results[0][0]):
@@ -213,12 +261,18 @@ def by_writing() -> Iterator[str]:
 def main() -> None:
     """Print the tables, row by row; write them where the command line says."""
     torch.set_num_threads(1)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
+    for option in ("--data-dir", "--data-file", "--out"):
+        parser.add_argument(option)
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    LIST.update({key: str(Path(path).absolute()) for key, path in options.items() if path})
     lines = []
-    for line in chain(by_model(), [""], by_writing()):
+    for line in by_model() if LIST else chain(by_model(), [""], by_writing()):
         print(line, flush=True)
         lines.append(line)
-    if sys.argv[1:]:
-        Path(sys.argv[1]).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if out:
+        Path(out).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
