@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,19 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import metadata, summary_v2
+from tensorboard.plugins.hparams.api_pb2 import (
+    DATA_TYPE_BOOL,
+    DATA_TYPE_FLOAT64,
+    DATA_TYPE_STRING,
+    Experiment,
+    HParamInfo,
+    MetricInfo,
+    MetricName,
+)
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from src.config import FLAT, HYPERPARAMETERS, SETTINGS, Config, typed
 from src.errors import UserError
@@ -26,6 +38,19 @@ from src.run.callbacks import Progress
 log = logging.getLogger(__name__)
 
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy")
+COLUMNS = 5
+"""Settings that TensorBoard's HParams tab shows, and metrics, before somebody chooses others."""
+METRICS = dict.fromkeys(
+    [files.SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
+    + [f"{stage}/{score}" for stage in ("val", "test") for score in SCORES]
+)
+"""Of that tab; the same for all runs, as it takes one run's word for them."""
+CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/loss"]]}}
+"""Of the Custom Scalars tab."""
+ABOUT_PRIORS = """\
+* the same names under another prior, which says how common each category is:
+  uniform, all equally; corpus, as in the corpus; tempered, in between"""
+TYPES = {bool: DATA_TYPE_BOOL, str: DATA_TYPE_STRING}
 
 
 @dataclass
@@ -85,12 +110,13 @@ class Report:
         answers = targets.numpy(), logp.argmax(dim=1).numpy(), categories
         picture = self.folder / "confusion_matrix.png"
         files.write_bytes(picture, pictures.as_png(pictures.confusion_figure(*answers, title)))
+        result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                logger.log_end(self.config.pick(HYPERPARAMETERS), metrics, picture)
+                logger.log_end(self.config, self.model.iteration, picture, result)
         done = self.model.iteration >= self.config.iterations
         files.write_metrics(self.folder, files.FINISHED if done else files.STOPPED, metrics)
-        log.info(summary(metrics, self.folder, self.trainer.loggers))
+        log.info(result)
         if not done:
             self._say("Stopped")
         return metrics
@@ -107,9 +133,7 @@ class Report:
             if interrupted or isinstance(error, UserError):
                 raise SystemExit(1) from error
             return
-        if curve := self.model.curve("train/loss"):
-            picture = pictures.as_png(pictures.loss_figure(curve))
-            files.write_bytes(self.folder / "loss.png", picture)
+        self._draw_loss("interrupted" if interrupted else "failed" if error else "", error)
         for logger in self.trainer.loggers:  # the next run of this process is another
             if isinstance(logger, TensorBoard):
                 logger.experiment.close()
@@ -128,6 +152,26 @@ class Report:
         if isinstance(error, RuntimeError | MisconfigurationException):
             raise UserError(f"the training has failed: {first_line(error)}") from error
 
+    def _draw_loss(self, ended: str, error: BaseException | None) -> None:
+        curves = {"training": self.model.curve("train/loss")}
+        if not curves["training"]:
+            return
+        if val := self.model.curve("val/loss"):
+            curves["validation"] = val
+        at, whole = self.model.iteration, self.config.iterations
+        well, n = not ended and at >= whole, len(self.model.hparams["network"]["categories"])
+        said = f"{ended or ('finished' if well else 'stopped')} at iteration {at:,}"
+        said = (
+            f"diverged, {error}" if isinstance(error, DivergenceError) else f"{said} of {whole:,}"
+        )
+        if score := self.model.final_scores().get(files.SCORE):
+            said += (
+                f"\nbalanced accuracy on validation names {score:.3f}; blind guessing {1 / n:.3f}"
+            )
+        title = " ".join(f"{key}={value}" for key, value in self.config.told.items())
+        picture = pictures.as_png(pictures.loss_figure(curves, n, title, said, well))
+        files.write_bytes(self.folder / "loss.png", picture)
+
     def _say(self, ended: str) -> None:
         text = f"{ended} at iteration {self.model.iteration:,}."
         if (self.folder / "checkpoints/last.ckpt").exists():
@@ -144,14 +188,35 @@ class TensorBoard(TensorBoardLogger):
 
     finalize = save
 
-    def log_end(self, settings: dict[str, Any], metrics: files.Metrics, picture: Path) -> None:
-        """Show the confusion matrix, and make the run's row of the HParams tab."""
-        at = int(metrics["iterations"])
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Write the settings as text, and what is to be seen on one chart."""
+        self.experiment.add_text("settings", as_code(yaml.safe_dump(params, sort_keys=False)))
+        self.experiment.add_custom_scalars(CHARTS)
+
+    def log_end(self, config: Config, at: int, picture: Path, result: str) -> None:
+        """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
-        # The row's metrics are points already logged; log_hyperparams would log them once more.
-        scalars = {name: value for name, value in metrics.items() if name.count("/") == 1}
-        for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # untyped
+        self.experiment.add_text("result", as_code(result), at)
+        settings = {k: v for k, v in config.pick(HYPERPARAMETERS).items() if v is not None}
+        shown = [key for key in config.told if key in settings][:COLUMNS]
+        hparams = [
+            HParamInfo(name=k, type=TYPES.get(type(v), DATA_TYPE_FLOAT64), differs=k in shown)
+            for k, v in settings.items()
+        ]
+        scalars = [MetricInfo(name=MetricName(tag=tag)) for tag in METRICS]
+        data = HParamsPluginData(experiment=Experiment(hparam_infos=hparams, metric_infos=scalars))
+        value: Any = {"metadata": metadata.create_summary_metadata(data)}
+        value |= {"tag": metadata.EXPERIMENT_TAG, "tensor": metadata.NULL_TENSOR}
+        for each in (
+            Summary(value=[value]),
+            summary_v2.hparams_pb(settings, trial_id=""),  # no id: a row of its own
+        ):
             self.experiment.file_writer.add_summary(each)
+
+
+def as_code(text: str) -> str:
+    """Return text as Markdown that shows it as it is."""
+    return textwrap.indent(text, "    ")
 
 
 def make_loggers(config: Config, folder: Path) -> list[Logger]:
@@ -182,22 +247,28 @@ def first_line(error: BaseException) -> str:
 
 
 def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
-    """Return the metrics as a table, the speed, where the files are and how to look at them."""
-    columns = {"validation": "val", "test": "test"} | {f"{p}*": f"test/{p}" for p in PRIORS}
-    stages = {title: each for title, each in columns.items() if f"{each}/accuracy" in metrics}
-    lines = []
-    if stages:
-        lines.append(" " * 20 + "".join(f"{title:>12}" for title in stages))
-        for name in SCORES:
-            tags = [f"{stage}/{name}" for stage in stages.values()]
-            cells = [f"{metrics[tag]:>12.4f}" for tag in tags if tag in metrics]
-            lines.append(f"{name.replace('_', ' '):<20}{''.join(cells)}")
-    if any(title.endswith("*") for title in stages):
-        lines.append("* the test names under each --prior of predict and evaluate")
+    """Return the metrics as a table, the speed, where the files are and how to look at them.
+
+    No column of the table repeats another: one prior is as the training was.
+    """
+    titles = {"val": "validation", "test": "test"} | {f"test/{p}": f"{p}*" for p in PRIORS}
+    columns: dict[str, dict[str, float]] = {}
+    for stage, title in titles.items():
+        tags = {name: f"{stage}/{name}" for name in SCORES}
+        column = {name: metrics[tag] for name, tag in tags.items() if tag in metrics}
+        if not any(column.items() <= other.items() for other in [{}, *columns.values()]):
+            columns[title] = column
+    lines = [" " * 20 + "".join(f"{title:>12}" for title in columns)] if columns else []
+    for name in SCORES if columns else ():
+        cells = [f"{column[name]:>12.4f}" for column in columns.values() if name in column]
+        lines.append(f"{name.replace('_', ' '):<20}{''.join(cells)}")
+    if any(title.endswith("*") for title in columns):
+        lines.append(ABOUT_PRIORS)
     said = "{iterations:,} iterations at {names_per_second:,.0f} names/s, {seconds:.1f} s"
-    lines += ["", f"{said.format(**metrics)} after imports", f"Run          {folder}"]
+    here = Path.cwd()
+    place = folder.relative_to(here) if here in folder.parents else folder
+    lines += ["", f"{said.format(**metrics)} after imports", f"Run          {place}"]
     if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
-        among = Path("outputs").resolve() in folder.resolve().parents  # then all runs together
-        shown = "outputs" if among else str(folder)
+        shown = "outputs" if place.parts[0] == "outputs" else str(place)  # all runs together
         lines.append(f"TensorBoard  tensorboard --logdir {shlex.quote(shown)}")
     return "\n".join(lines)

@@ -121,7 +121,7 @@ def finish_sweep(folder: Path, status: int) -> int:
             words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
             words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
             print(f"Best settings  {shlex.join([*TRAIN, *words])}")
-        print(f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png")
+        print(f"Leaderboard    {folder}/leaderboard.*")
         print(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}", flush=True)
         try:
             write_csvs(folder, rows)
