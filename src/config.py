@@ -7,7 +7,6 @@ import ast
 import inspect
 import re
 import shlex
-import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
@@ -15,6 +14,7 @@ from itertools import pairwise
 from math import inf
 from pathlib import Path
 from secrets import token_hex
+from textwrap import fill
 from typing import Any, ClassVar
 
 import yaml
@@ -344,8 +344,7 @@ def explain(_root_: DictConfig) -> str:
 
 
 def _entry(key: str, text: str) -> str:
-    key = f"{key:<21} "
-    return textwrap.fill(key + text, 80, initial_indent="  ", subsequent_indent=" " * 24)
+    return fill(f"{key:<21} {text}", 80, initial_indent="  ", subsequent_indent=" " * 24)
 
 
 def words(overrides: Iterable[str]) -> str:

@@ -126,7 +126,7 @@ def test_hidden_norm_is_that_of_the_cell_after_twenty_letters(finished: tuple[Pa
     hidden = rnn.init_hidden()
     for letter in torch.eye(57)[:20]:
         _, hidden = rnn(letter[None], hidden)
-    assert last.value == pytest.approx(float(hidden.norm()), rel=1e-5)
+    assert last.value == pytest.approx(hidden.norm().item(), rel=1e-5)
 
 
 def test_train_loss_is_the_mean_of_the_tutorials_loop(finished: tuple[Path, str]) -> None:

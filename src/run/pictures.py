@@ -2,9 +2,9 @@
 
 import io
 import math
-import textwrap
 import warnings
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 matplotlib.rcParams["text.parse_math"] = False  # a category's name may hold a $
 
 MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numbers
-MOST_NAMED = 250  # for names that a close look can read
 MOST_CATEGORIES = 400  # that it shows
+DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
 MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
 
 
@@ -45,20 +45,19 @@ def loss_figure(
     """
     figure = Figure(figsize=(7, 4.4))
     axes = figure.add_axes((0.09, 0.12, 0.88, 0.69))  # a layout engine would draw it all twice
-    lines = textwrap.wrap(title, 84, max_lines=2, placeholder=" …")
-    said: Any = {"x": 0.09, "va": "top", "size": 9}
-    figure.text(y=0.985, s="\n".join(lines), weight="bold", **said)
-    figure.text(y=0.98 - 0.035 * len(lines), s=end, color="black" if well else "firebrick", **said)
+    color, lines = "black" if well else "firebrick", wrap(title, 84, max_lines=2, placeholder=" …")
+    figure.text(0.09, 0.985, "\n".join(lines), va="top", size=9, weight="bold")
+    figure.text(0.09, 0.98 - 0.035 * len(lines), end, va="top", size=9, color=color)
     blind = math.log(n_categories)
     highest = max(loss for curve in curves.values() for _, loss in curve)
     top = min(max(highest, blind) * 1.05, MOST_BLIND * blind)
     for name, curve in curves.items():
-        label = name if highest < top or not curve else f"{name}, ends at {curve[-1][1]:.3g}"
+        label = name if highest < top else f"{name}, ends at {curve[-1][1]:.3g}"
         axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 40 else "", label=label)
     axes.axhline(blind, color="black", linestyle=":", label=f"blind guessing, ln {n_categories}")
     if not well:
         iteration, loss = next(iter(curves.values()))[-1]
-        axes.plot(iteration, min(loss, top), "x", color="firebrick", clip_on=False, zorder=3)
+        axes.plot(iteration, min(loss, top), "x", color=color, clip_on=False, zorder=3)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     above: Any = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "ncols": 3}
@@ -96,11 +95,10 @@ def confusion_figure(
     if neighbours:
         order = by_confusion(shares)
         shown, shares = shown[order], shares[np.ix_(order, order)]
-    labeled = range(0, len(shown), 1 + (len(shown) - 1) // MOST_NAMED)
-    labels = [categories[shown[i]] for i in labeled]
-    counted = [f"{name}  {support[shown[i]]:,}" for i, name in zip(labeled, labels, strict=True)]
+    labels = [categories[i] for i in shown]
+    counted = [f"{categories[i]}  {support[i]:,}" for i in shown]
     side = min(max(0.33 * len(shown) + 1, 4), 21)  # inches; and what is written around it
-    size = min(15, 65 * side / len(shown) * labeled.step)  # points
+    size = min(15, 65 * side / len(shown))  # points
     written = 0.6 + size / 110 * min(30, max(map(len, counted)))
     width, height = written + side + 0.3, written + side + 0.5
     figure = Figure(figsize=(width, height))
@@ -109,24 +107,15 @@ def confusion_figure(
     # What is rare is to be seen, too, where no numbers say it.
     colors = axes.imshow(shares, cmap="Blues", norm=PowerNorm(1 if few else 0.4, 0, 1))
     for row, column in np.argwhere(shares >= 0.01) if few else ():
-        share = shares[row, column]
-        ink = contrast(colors.to_rgba(share))
+        share, ink = shares[row, column], "white" if shares[row, column] > DARK else "black"
         axes.text(column, row, f"{100 * share:.0f}", color=ink, size=12, ha="center", va="center")
-    axes.set_xticks(labeled, labels, rotation=90, size=size)
-    axes.set_yticks(labeled, counted, size=size)
-    axes.set_xlabel("guess", size=15)
-    axes.set_ylabel("true category, names", size=15)
+    axes.set_xticks(range(len(shown)), labels, rotation=90, size=size)
+    axes.set_yticks(range(len(shown)), counted, size=size)
+    axes.set(xlabel="guess", ylabel="true category, names")
     axes.set_title(title, size=14, x=1, ha="right")
     if not few:
         figure.colorbar(colors, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
     return figure
-
-
-def contrast(color: Any) -> str:
-    """Return the ink that is read best on a colour: its contrast is 4.5 or more."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
-    luminance = float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-    return "black" if luminance > 0.179 else "white"
 
 
 def by_confusion(shares: NDArray[np.float64]) -> NDArray[np.int64]:

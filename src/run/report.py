@@ -2,10 +2,10 @@
 
 import logging
 import shlex
-import textwrap
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import yaml
@@ -15,16 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import metadata, summary_v2
-from tensorboard.plugins.hparams.api_pb2 import (
-    DATA_TYPE_BOOL,
-    DATA_TYPE_FLOAT64,
-    DATA_TYPE_STRING,
-    Experiment,
-    HParamInfo,
-    MetricInfo,
-    MetricName,
-)
+from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 
@@ -38,19 +29,15 @@ from src.run.callbacks import Progress
 log = logging.getLogger(__name__)
 
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy")
-COLUMNS = 5
-"""Settings that TensorBoard's HParams tab shows, and metrics, before somebody chooses others."""
-METRICS = dict.fromkeys(
-    [files.SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
-    + [f"{stage}/{score}" for stage in ("val", "test") for score in SCORES]
-)
-"""Of that tab; the same for all runs, as it takes one run's word for them."""
+FIRST = [files.SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
+METRICS = dict.fromkeys([*FIRST, *(f"{stage}/{s}" for stage in ("val", "test") for s in SCORES)])
+"""Of TensorBoard's HParams tab; the same for all runs, as it takes one run's word for them."""
+COLUMNS = 5  # that it shows of the settings, and of the metrics, before somebody chooses others
 CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/loss"]]}}
 """Of the Custom Scalars tab."""
-ABOUT_PRIORS = """\
-* the same names under another prior, which says how common each category is:
+ABOUT_PRIORS = """* the same names under another prior, which says how common each category is:
   uniform, all equally; corpus, as in the corpus; tempered, in between"""
-TYPES = {bool: DATA_TYPE_BOOL, str: DATA_TYPE_STRING}
+TYPES: Any = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 @dataclass
@@ -153,24 +140,20 @@ class Report:
             raise UserError(f"the training has failed: {first_line(error)}") from error
 
     def _draw_loss(self, ended: str, error: BaseException | None) -> None:
-        curves = {"training": self.model.curve("train/loss")}
-        if not curves["training"]:
+        named = {"training": "train/loss", "validation": "val/loss"}
+        curves = {name: curve for name, tag in named.items() if (curve := self.model.curve(tag))}
+        if not curves:
             return
-        if val := self.model.curve("val/loss"):
-            curves["validation"] = val
         at, whole = self.model.iteration, self.config.iterations
-        well, n = not ended and at >= whole, len(self.model.hparams["network"]["categories"])
-        said = f"{ended or ('finished' if well else 'stopped')} at iteration {at:,}"
-        said = (
-            f"diverged, {error}" if isinstance(error, DivergenceError) else f"{said} of {whole:,}"
-        )
+        n = len(self.model.hparams["network"]["categories"])
+        ended = ended or ("finished" if at >= whole else "stopped")
+        said = f"{ended} at iteration {at:,} of {whole:,}"
+        said = f"diverged, {error}" if isinstance(error, DivergenceError) else said
         if score := self.model.final_scores().get(files.SCORE):
-            said += (
-                f"\nbalanced accuracy on validation names {score:.3f}; blind guessing {1 / n:.3f}"
-            )
+            said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.config.told.items())
-        picture = pictures.as_png(pictures.loss_figure(curves, n, title, said, well))
-        files.write_bytes(self.folder / "loss.png", picture)
+        figure = pictures.loss_figure(curves, n, title, said, well=ended == "finished")
+        files.write_bytes(self.folder / "loss.png", pictures.as_png(figure))
 
     def _say(self, ended: str) -> None:
         text = f"{ended} at iteration {self.model.iteration:,}."
@@ -190,33 +173,28 @@ class TensorBoard(TensorBoardLogger):
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Write the settings as text, and what is to be seen on one chart."""
-        self.experiment.add_text("settings", as_code(yaml.safe_dump(params, sort_keys=False)))
+        text = indent(yaml.safe_dump(params, sort_keys=False), "    ")  # Markdown's way to keep it
+        self.experiment.add_text("settings", text)
         self.experiment.add_custom_scalars(CHARTS)
 
     def log_end(self, config: Config, at: int, picture: Path, result: str) -> None:
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
-        self.experiment.add_text("result", as_code(result), at)
+        self.experiment.add_text("result", indent(result, "    "), at)
         settings = {k: v for k, v in config.pick(HYPERPARAMETERS).items() if v is not None}
         shown = [key for key in config.told if key in settings][:COLUMNS]
-        hparams = [
-            HParamInfo(name=k, type=TYPES.get(type(v), DATA_TYPE_FLOAT64), differs=k in shown)
-            for k, v in settings.items()
-        ]
-        scalars = [MetricInfo(name=MetricName(tag=tag)) for tag in METRICS]
-        data = HParamsPluginData(experiment=Experiment(hparam_infos=hparams, metric_infos=scalars))
-        value: Any = {"metadata": metadata.create_summary_metadata(data)}
-        value |= {"tag": metadata.EXPERIMENT_TAG, "tensor": metadata.NULL_TENSOR}
-        for each in (
-            Summary(value=[value]),
-            summary_v2.hparams_pb(settings, trial_id=""),  # no id: a row of its own
-        ):
-            self.experiment.file_writer.add_summary(each)
-
-
-def as_code(text: str) -> str:
-    """Return text as Markdown that shows it as it is."""
-    return textwrap.indent(text, "    ")
+        experiment = api_pb2.Experiment()
+        for k, v in settings.items():
+            kind = TYPES.get(type(v), api_pb2.DATA_TYPE_FLOAT64)
+            experiment.hparam_infos.add(name=k, type=kind, differs=k in shown)
+        for tag in METRICS:
+            experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
+        about = metadata.create_summary_metadata(HParamsPluginData(experiment=experiment))
+        summary = Summary()
+        summary.value.add(tag=metadata.EXPERIMENT_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+        self.experiment.file_writer.add_summary(summary)
+        row = summary_v2.hparams_pb(settings, trial_id="")  # no id: one of its own
+        self.experiment.file_writer.add_summary(row)
 
 
 def make_loggers(config: Config, folder: Path) -> list[Logger]:

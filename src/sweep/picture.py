@@ -36,24 +36,12 @@ def _values(key: str, rows: Sequence[Row]) -> list[str]:
 
 
 def _repetitions(rows: Sequence[Row]) -> str:
-    counts = sorted({len(row.runs) for row in rows})
-    said = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
-    return f"each setting with {said} seed{'s' * (counts[-1] > 1)}"
+    counts = [len(row.runs) for row in rows]
+    return f"seeds of each setting: {' to '.join(map(str, sorted({min(counts), max(counts)})))}"
 
 
-def _label(ticks: Any, values: Sequence[str], room: float) -> None:
-    """Write values under an axis of so many inches, or beside it: those that there is room for.
-
-    Args:
-        ticks: `set_xticks` or `set_yticks`.
-        values: one at each whole number.
-        room: inches.
-    """
-    labels = [f"{number(v):.3g}" if "." in v and number(v) < math.inf else v for v in values]
-    labels = [label if len(label) < 20 else f"…{label[-18:]}" for label in labels]
-    upright = ticks.__name__ == "set_xticks" and sum(map(len, labels)) > 9 * room
-    every = 1 + int(len(labels) // (room / 0.2))  # inches a line
-    ticks(range(0, len(labels), every), labels[::every], rotation=90 if upright else 0)
+def _labels(values: Sequence[str]) -> list[str]:
+    return [f"{number(v):.3g}" if "." in v and number(v) < math.inf else v[-18:] for v in values]
 
 
 def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
@@ -71,7 +59,10 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
     if max(map(len, scores)) > 1:
         means = [mean(values) if values else math.nan for values in scores]
         axes.plot(means, color="tab:blue", marker="_", markersize=14)
-    _label(axes.set_xticks, labels, 4)
+    every = 1 + len(labels) // 20
+    ticks = _labels(labels)[::every]
+    upright = 90 if sum(map(len, ticks)) > 36 else 0  # letters that 4 inches have room for
+    axes.set_xticks(range(0, len(labels), every), ticks, rotation=upright)
     axes.set_xlabel(key)
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)
@@ -98,8 +89,9 @@ def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
         axes.text(x, y, said.strip(), ha="center", va="center", bbox=ground)
     # pale, for black letters
     image = axes.imshow(means, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
-    _label(axes.set_xticks, columns, 1.1 * len(columns))
-    _label(axes.set_yticks, lines, 0.7 * len(lines))
+    upright = 90 if max(map(len, _labels(columns))) > 9 else 0
+    axes.set_xticks(range(len(columns)), _labels(columns), rotation=upright)
+    axes.set_yticks(range(len(lines)), _labels(lines))
     axes.set(xlabel=keys[1], ylabel=keys[0])
     figure.colorbar(image, label=TITLE)
     return figure
