@@ -118,7 +118,7 @@ class Report:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         if not self.trainer.is_global_zero:  # the leading process says it
             if interrupted or isinstance(error, UserError):
-                raise SystemExit(1) from error
+                raise SystemExit(0) from error  # or Lightning kills that one at once
             return
         self._draw_loss("interrupted" if interrupted else "failed" if error else "", error)
         for logger in self.trainer.loggers:  # the next run of this process is another
