@@ -7,14 +7,15 @@ import ast
 import inspect
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 from math import inf
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from textwrap import fill
+from typing import Any, ClassVar
 
 import yaml
 from hydra.core.config_store import ConfigStore
@@ -26,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from src.data.tables import Source
 from src.errors import UserError
 
+CONFIGS = Path(__file__).parents[1] / "configs"
 SETTINGS = "config.yaml"
 """In a run's folder: its settings, plain values."""
 LARGEST = 20_000  # bytes of it
@@ -165,6 +167,7 @@ class Config:
     """compiled: fast, for the tutorial's training alone; autograd: for anything"""
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
+    given: ClassVar[Sequence[str]] = ()  # the command line's words
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -217,6 +220,14 @@ class Config:
         work = WORK // (self.hidden * (57 + self.hidden))
         return max(1, min(most, work)) if self.online else 1
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What the command line has set that can change a result, then what is always asked."""
+        words = [word.lstrip("+").partition("=") for word in self.given]
+        typed = {key: value for key, _, value in words if key in (*HYPERPARAMETERS, "experiment")}
+        asked = ("lr", "hidden", "seed", "iterations")
+        return typed | self.pick(key for key in asked if key not in typed)
+
     def pick(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return some keys and their values."""
         return {key: getattr(self, key) for key in keys}
@@ -228,6 +239,14 @@ def _needed(what: str) -> dict[str, Any]:
 
 
 KEYS = [each.name for each in fields(Config)]
+SUBJECTS = {
+    "lr": "The experiment",
+    "log_every": "What is seen of it",
+    "val_fraction": "Names, and going on",
+    "cell": "The network",
+    "sampling": "Its training",
+}
+"""Headings of `--help`, each above its first key."""
 FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "resume"]
 """All that makes a run."""
 HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
@@ -256,10 +275,11 @@ def message(error: Exception) -> str:
     if text.startswith("Config group override must be"):
         return f"{text}: trainer=cpu, logger=[tensorboard,csv], or no logger at all: logger=[]"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
+    text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)
 
 
-def from_hydra(cfg: DictConfig, typed: Iterable[str] = ()) -> Config:
+def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
     """Return the checked settings of a composed configuration; `resume`'s, if it is given.
 
     Args:
@@ -281,6 +301,7 @@ def from_hydra(cfg: DictConfig, typed: Iterable[str] = ()) -> Config:
             settings |= _resumed(settings, {word.lstrip("+").partition("=")[0] for word in typed})
         config: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), settings))
         config.logger = OmegaConf.to_container(cfg.logger) if "logger" in cfg else {}
+        config.given = tuple(typed)
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).partition("\n")[0]
         raise UserError(f"{error.full_key}: {reason}" if error.full_key else reason) from None
@@ -325,14 +346,25 @@ def _is_key(key: ast.stmt, line: ast.stmt) -> bool:
 
 
 def explain(_root_: DictConfig) -> str:
-    """Return a line for each key and its present value, for `--help`."""
+    """Return a line for each key and its present value, by subject, and the groups' options."""
     lines = []
     for key, meaning in meanings().items():
         value = OmegaConf.select(_root_, key)
-        setting = f"{key}={'null' if value is None else value}"
+        shown = (
+            "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        )
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
-        lines.append(f"  {setting:<22} {meaning}; {allowed}")
+        lines += [f"\n{SUBJECTS[key]}\n"] if key in SUBJECTS else []
+        lines.append(_entry(f"{key}={shown}", f"{meaning} ({allowed})"))
+    lines += ["\nWhole groups of settings, from configs/\n"]
+    for group in ("experiment", "trainer", "logger", "cluster"):
+        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
+        lines.append(_entry(f"{group}=", ", ".join(options)))
     return "\n".join(lines)
+
+
+def _entry(key: str, text: str) -> str:
+    return fill(f"{key:<21} {text}", 80, initial_indent="  ", subsequent_indent=" " * 24)
 
 
 def words(overrides: Iterable[str]) -> str:

@@ -41,6 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--split", choices=SIDES, default="test", help="which names (test)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    near = "with --plot: put categories beside each other that are confused"
+    add("--neighbours", action="store_true", help=near)
     return parser
 
 
@@ -62,7 +64,8 @@ def answer(options: argparse.Namespace) -> None:
         from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
 
         title = f"Guesses on {SIDES[options.split]}, % of each true category"
-        figure = confusion_figure(evaluated.targets, evaluated.guesses, evaluated.categories, title)
+        answers = evaluated.targets, evaluated.guesses, evaluated.categories
+        figure = confusion_figure(*answers, title, neighbours=options.neighbours)
         write_bytes(options.plot, as_png(figure))
 
 

@@ -15,11 +15,10 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import DATA, NETWORK, TRAINING, Config, from_hydra, message
+from src.config import CONFIGS, DATA, NETWORK, TRAINING, Config, from_hydra, message
 from src.errors import UserError
 from src.run import files, process
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 log = logging.getLogger(__name__)
 EVERYTHING = os.environ.get("HYDRA_FULL_ERROR") == "1"
 """Whether whoever started this wants tracebacks."""

@@ -1,9 +1,19 @@
 import io
+import math
+from typing import Any
 
 import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
-from src.run.pictures import as_png, belief_figure, confusion_figure, loss_figure
+from src.run.pictures import (
+    as_png,
+    belief_figure,
+    by_confusion,
+    confusion_figure,
+    loss_figure,
+)
 
 
 def test_confusion_shows_shares_of_each_true_category() -> None:
@@ -14,10 +24,48 @@ def test_confusion_shows_shares_of_each_true_category() -> None:
     assert image.get_clim() == (0, 1)
     numbers = {text.get_position(): text.get_text() for text in axes.texts}
     assert numbers == {(0, 0): "75", (1, 0): "25", (1, 2): "100"}  # the guess, from left to right
-    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [label.get_text() for label in ticks] == ["A", "B", "C"]
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("guess", "true category")
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["A", "B", "C"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("guess", "true category, names")
     assert axes.get_title() == "title"
+
+
+def test_a_row_says_how_many_names_it_stands_for() -> None:
+    targets = np.array([0] * 1200 + [1, 2])
+    axes = confusion_figure(targets, targets, ["A", "B", "C"], "title").axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["A  1,200", "B  1", "C  1"]
+
+
+def luminance(color: Any) -> float:
+    """Return the relative luminance, as WCAG 2 defines it."""
+    parts = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in color[:3]]
+    return float(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
+
+
+def test_the_numbers_can_be_read_on_every_color() -> None:
+    targets = np.repeat(np.arange(60), 60)
+    guesses = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
+    axes = confusion_figure(targets, guesses, list(map(str, range(60))), "title").axes[0]
+    shares = np.asarray(axes.images[0].get_array())
+    for text in axes.texts:
+        column, row = map(int, text.get_position())
+        color = luminance(axes.images[0].to_rgba(shares[row, column]))
+        pair = sorted((color, luminance(to_rgb(text.get_color()))))
+        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
+    assert {text.get_color() for text in axes.texts} == {"black", "white"}
+
+
+def test_what_is_confused_can_be_put_side_by_side() -> None:
+    shares = np.full((6, 6), 0.01)
+    for a, b in ((0, 3), (3, 5), (1, 4), (4, 2)):  # two families
+        shares[a, b] = shares[b, a] = 0.4
+    order = by_confusion(shares).tolist()
+    assert sorted(map(set, (order[:3], order[3:])), key=min) == [{0, 3, 5}, {1, 2, 4}]
+    targets, guesses = np.array([0, 1, 2, 3, 3]), np.array([3, 1, 2, 0, 3])
+    axes = confusion_figure(targets, guesses, list("ABCD"), "title", neighbours=True).axes[0]
+    names = [label.get_text()[0] for label in axes.get_yticklabels()]
+    assert abs(names.index("A") - names.index("D")) == 1
+    row, column = names.index("A"), names.index("D")
+    assert np.asarray(axes.images[0].get_array())[row, column] == 1
 
 
 def test_any_category_name_can_be_drawn() -> None:
@@ -25,7 +73,7 @@ def test_any_category_name_can_be_drawn() -> None:
     each = np.arange(3)
     for figure in (
         confusion_figure(each, each, names, "$"),
-        belief_figure("ab", np.random.default_rng(0).random((2, 3)), names),
+        belief_figure("ab", np.random.default_rng(0).random((2, 3)), names, "prior: corpus"),
     ):
         pixels = np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB"))
         assert pixels.std() > 1  # something is drawn
@@ -44,7 +92,27 @@ def test_of_many_categories_those_with_the_most_names_are_a_picture() -> None:
     assert 2000 < max(width, height) < 3000
 
 
-def test_the_loss_curve_is_the_losses() -> None:
-    line = loss_figure([(10, 2.0), (20, 1.5)]).axes[0].lines[0]
-    assert line.get_xdata().tolist() == [10, 20]  # type: ignore[union-attr] # arrays
-    assert line.get_ydata().tolist() == [2.0, 1.5]  # type: ignore[union-attr] # arrays
+LOSS = [(10, 2.0), (20, 1.5)]
+
+
+@pytest.mark.parametrize("val", [[], [(20, 1.75)]])
+def test_the_loss_curve_is_the_losses(val: list[tuple[int, float]]) -> None:
+    curves = {"training": LOSS} | ({"validation": val} if val else {})
+    figure = loss_figure(curves, 18, "lr=0.1", "finished", well=True)
+    *drawn, blind = figure.axes[0].lines
+    points = [np.asarray(line.get_data()).T.tolist() for line in drawn]
+    assert points == [np.array(curve).tolist() for curve in curves.values()]
+    assert np.asarray(blind.get_ydata()).tolist() == [math.log(18)] * 2
+    assert [text.get_text() for text in figure.texts] == ["lr=0.1", "finished"]
+    legend: Any = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [*curves, "blind guessing, ln 18"]
+
+
+def test_a_loss_that_explodes_leaves_the_rest_of_the_curve_to_be_seen() -> None:
+    curves = {"training": [*LOSS, (30, 3e7)]}
+    axes = loss_figure(curves, 18, "lr=9", "diverged", well=False).axes[0]
+    assert axes.get_ylim() == pytest.approx((0, 1.5 * math.log(18)))
+    (end,) = (line for line in axes.lines if line.get_marker() == "x")
+    assert np.asarray(end.get_data()).flatten().tolist() == [30, axes.get_ylim()[1]]
+    legend: Any = axes.get_legend()
+    assert legend.get_texts()[0].get_text() == "training, ends at 3e+07"

@@ -219,7 +219,7 @@ def test_odd_folder_in_the_c_locale_through_a_pipe(tmp_path: Path, ordinary: Pat
     assert ran.stdout.replace(b"\n", b"").decode().isprintable()
     (run,) = folder.glob("outputs/*/*")
     assert_equal_runs(run, ordinary)
-    assert f"Run          {run}" in ran.stdout.decode()
+    assert f"Run          {run.relative_to(folder)}" in ran.stdout.decode()
     again = run_train(f"resume={run.relative_to(folder)}", "iterations=650", cwd=folder)
     assert (again.returncode, again.stderr) == (0, "")
     assert metrics_of(run)["iterations"] == 650

@@ -13,13 +13,16 @@ import tempfile
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from tensorboard import program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.answer.model import find_checkpoint
 from src.config import read_settings
@@ -194,61 +197,100 @@ def ask(url: str, body: Any = None) -> Any:
         return json.load(answer)
 
 
-@pytest.fixture
-def tensorboard(swept: Swept) -> Iterator[str]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    where = ["--logdir", str(swept.folder), "--host", "127.0.0.1", "--port", str(port)]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", *where, "--load_fast=false"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}/data"
-    try:
-        deadline = time.monotonic() + 60
-        runs: list[str] = []
-        while len(runs) < 6:
-            assert time.monotonic() < deadline, runs
-            time.sleep(0.2)
-            try:
-                runs = ask(f"{url}/runs")
-            except OSError:
-                continue
-        yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
+def tensorboard(folder: Path) -> str:
+    """Start TensorBoard, for as long as this process lives; return where its data is."""
+    where = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
+    once = ["--reload_interval", "0", "--reload_task", "blocking"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # html5lib, which it imports, has deprecated a part of it
+        board = program.TensorBoard()
+        board.configure(["", *where, *once])
+    return f"{board.launch()}data"
 
 
-def test_tensorboard_shows_the_sweep(swept: Swept, tensorboard: str) -> None:
+def sessions(url: str) -> list[dict[str, Any]]:
+    """Return the rows of TensorBoard's HParams tab, as its page asks for them."""
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"metric": {"tag": SCORE, "group": ""}, "order": "ORDER_DESC"}]
+    body: dict[str, Any] = {"experimentName": "", "startIndex": 0, "sliceSize": 100}
+    body |= {"allowedStatuses": statuses, "colParams": columns}
+    groups = ask(f"{url}/plugin/hparams/session_groups", body)["sessionGroups"]
+    return [
+        group | {"metrics": {each["name"]["tag"]: each["value"] for each in group["metricValues"]}}
+        for group in groups
+    ]
+
+
+@pytest.mark.parametrize("first", ["0-tutorial", "9-tutorial"])  # whose word is taken, or not
+def test_a_sweep_and_a_run_without_validation_side_by_side(
+    corpus_dir: Path, tmp_path: Path, first: str
+) -> None:
+    folder, common = tmp_path / "logs", [*TINY, f"data_dir={corpus_dir}"]
+    pairs = [(lr, hidden) for lr in ("0.01", "0.05") for hidden in ("4", "8")]
+    for number, (lr, hidden) in enumerate(pairs, start=1):
+        words = f"lr={lr}", f"hidden={hidden}"
+        train(settings(*words, *common), folder / f"{number}-lr_{lr}-hidden_{hidden}")
+    train(settings("experiment=tutorial", *common), folder / first)
+    url = tensorboard(folder)
+    experiment = ask(f"{url}/plugin/hparams/experiment", {"experimentName": ""})
+    shown = [info["name"] for info in experiment["hparamInfos"] if info["differs"]]
+    assert {"lr", "hidden", "seed", "iterations"} <= set(shown)
+    assert [info["name"] for info in experiment["hparamInfos"][: len(shown)]] == shown
+    assert len(shown) <= 5  # columns, before somebody chooses others
+    metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert metrics[0] == SCORE
+    assert len(metrics) == 11
+    rows = {row["sessions"][0]["name"]: row for row in sessions(url)}
+    assert len(rows) == 5
+    assert rows[first]["metrics"].keys() == {"train/loss"}
+    for number, (lr, hidden) in enumerate(pairs, start=1):
+        row = rows[f"{number}-lr_{lr}-hidden_{hidden}"]
+        assert (row["hparams"]["lr"], row["hparams"]["hidden"]) == (float(lr), int(hidden))
+        assert row["hparams"]["bidirectional"] is False
+        assert row["metrics"].keys() == set(metrics)
+    layout = ask(f"{url}/plugin/custom_scalars/layout")
+    (chart,) = layout["category"][0]["chart"]
+    assert chart["multiline"]["tag"] == ["train/loss", "val/loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["seed=3"], ["hidden", "iterations", "lr", "seed"]),
+        (["cell=gru", "backend=autograd"], ["backend", "cell", "hidden", "lr", "seed"]),
+    ],
+)
+def test_what_was_set_is_what_hparams_show(
+    corpus_dir: Path, tmp_path: Path, words: list[str], shown: list[str]
+) -> None:
+    words = [*words, "print_every=100", "trainer.benchmark=false"]
+    config = settings(*words, "experiment=debug")
+    config.iterations, config.data_dir = 50, str(corpus_dir)
+    train(config, tmp_path)
+    torch.use_deterministic_algorithms(False)
+    log = EventAccumulator(str(tmp_path))
+    log.Reload()
+    content = log.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert sorted(info.name for info in infos if info.differs) == shown
+
+
+def test_tensorboard_shows_the_sweep(swept: Swept) -> None:
+    url = tensorboard(swept.folder)
     runs = [run_of(swept.folder, number) for number in range(6)]
-    assert {run.name for run in runs} <= set(ask(f"{tensorboard}/runs"))
+    assert {run.name for run in runs} <= set(ask(f"{url}/runs"))
     assert [len(list(run.glob("events.out.tfevents.*"))) for run in runs] == [1] * 6
     assert not list(swept.folder.glob("**/hparams.yaml"))
-    tags = ask(f"{tensorboard}/plugin/scalars/tags")
+    tags = ask(f"{url}/plugin/scalars/tags")
     assert {"train/loss", SCORE, "test/balanced_accuracy"} <= set(tags[runs[0].name])
     assert not any("uniform" in tag for tag in tags[runs[0].name])
     query = urllib.parse.urlencode({"run": runs[0].name, "tag": SCORE})
-    points = ask(f"{tensorboard}/plugin/scalars/scalars?{query}")
+    points = ask(f"{url}/plugin/scalars/scalars?{query}")
     assert [step for _, step, _ in points] == [100, 200]
     assert points[-1][2] == pytest.approx(numbers_of(runs[0])[SCORE])
 
-    columns = [{"metric": {"tag": SCORE, "group": ""}, "order": "ORDER_DESC"}]
-    body = {
-        "experimentName": "",
-        "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
-        "colParams": columns,
-        "startIndex": 0,
-        "sliceSize": 100,
-    }
-    groups = ask(f"{tensorboard}/plugin/hparams/session_groups", body)["sessionGroups"]
     shown = {
-        (group["hparams"]["lr"], group["hparams"]["seed"]): {
-            value["name"]["tag"]: value["value"] for value in group["metricValues"]
-        }
-        for group in groups
+        (row["hparams"]["lr"], row["hparams"]["seed"]): row["metrics"] for row in sessions(url)
     }
     numbers = {(0.01, 0): 0, (0.01, 1): 1, (0.2, 0): 2, (0.2, 1): 3}
     for key, number in numbers.items():

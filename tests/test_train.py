@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from src.answer.model import load_model
 from src.data.datamodule import NamesDataModule
@@ -19,13 +19,14 @@ from src.models.rnn import RNN, read_name
 from src.run.files import read_metrics
 from src.run.process import WISH
 from src.train import main, train
-from tests.conftest import make_corpus, metrics_of, run_train, settings
+from tests.conftest import ROOT, make_corpus, metrics_of, run_train, settings
 
 DECIDED = {
     f"test/{prior}/{score}"
     for prior in ("uniform", "corpus", "tempered")
     for score in ("accuracy", "balanced_accuracy", "macro_f1")
 }
+SAID = "settings/text_summary"
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
 TINY = [
     "hidden=16",
@@ -81,7 +82,7 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
 def test_metrics_json(finished: tuple[Path, str]) -> None:
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     assert set(metrics) == {
-        "train/loss",
+        *("train/loss", "train/hidden_norm"),
         *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
         *DECIDED,
         *("status", "iterations", "seconds", "names_per_second"),
@@ -98,7 +99,7 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     log = events(run)
     points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
     logged = {"train/loss"} | {f"{s}/{m}" for s in ("val", "test") for m in SCORES}
-    assert set(points) == logged
+    assert set(points) == logged | {"train/hidden_norm"}
     assert [step for step, _ in points["train/loss"]] == [50, 100, 150, 200, 250]
     for score in SCORES:
         assert [step for step, _ in points[f"val/{score}"]] == [100, 200, 250]
@@ -110,14 +111,22 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     assert image.step == 250
     assert image.width > 400
 
-    summary = log.SummaryMetadata("_hparams_/session_start_info")
-    row = HParamsPluginData.FromString(summary.plugin_data.content).session_start_info.hparams
-    assert row["lr"].number_value == 0.05
-    assert row["hidden"].number_value == 16
-    assert row["backend"].string_value == "compiled"
-    experiment = log.SummaryMetadata("_hparams_/experiment")
-    infos = HParamsPluginData.FromString(experiment.plugin_data.content).experiment.metric_infos
-    assert {info.name.tag for info in infos} == logged
+    (said,) = (bytes(each.tensor_proto.string_val[0]).decode() for each in log.Tensors(SAID))
+    assert "    lr: 0.05\n" in said
+    (layout,) = log.Tensors("custom_scalars__config__")
+    (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
+    assert [list(chart.multiline.tag) for chart in category.chart] == [["train/loss", "val/loss"]]
+
+
+def test_hidden_norm_is_that_of_the_cell_after_twenty_letters(finished: tuple[Path, str]) -> None:
+    (last,) = events(finished[0]).Scalars("train/hidden_norm")[-1:]
+    state = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    rnn = RNN(57, 16, 18)
+    rnn.load_state_dict({name.rpartition("rnn.")[2]: weight for name, weight in state.items()})
+    hidden = rnn.init_hidden()
+    for letter in torch.eye(57)[:20]:
+        _, hidden = rnn(letter[None], hidden)
+    assert last.value == pytest.approx(hidden.norm().item(), rel=1e-5)
 
 
 def test_train_loss_is_the_mean_of_the_tutorials_loop(finished: tuple[Path, str]) -> None:
@@ -167,10 +176,11 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     (accuracy,) = (line for line in lines if line.startswith("balanced accuracy"))
     shown = [float(value) for value in accuracy.split()[2:]]
-    columns = ["val", "test", "test/uniform", "test/corpus", "test/tempered"]
+    columns = ["val", "test", "test/corpus", "test/tempered"]  # test/uniform is test
     expected = [metrics[f"{column}/balanced_accuracy"] for column in columns]
     assert shown == pytest.approx(expected, abs=5e-5)
-    assert f"Run          {run}" in lines
+    assert f"Run          {run.relative_to(run.parents[2])}" in lines
+    assert max(len(line) for line in lines if not line.startswith("Run  ")) <= 80
     assert (run / "train.log").read_text() == printed
 
 
@@ -188,7 +198,8 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
     run = newest_run(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     metrics = json.loads((run / "metrics.json").read_text())
-    assert set(metrics) == {"status", "train/loss", "iterations", "seconds", "names_per_second"}
+    told = {"status", "iterations", "seconds", "names_per_second"}
+    assert set(metrics) == told | {"train/loss", "train/hidden_norm"}
     assert (run / "confusion_matrix.png").exists()
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -196,13 +207,17 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
     assert float(rows[-1]["train/loss"]) == pytest.approx(metrics["train/loss"])
 
 
-@pytest.mark.parametrize("recipe", ["best", "names", "pytorch_tutorial_2024"])
-def test_the_batched_recipes(tmp_path: Path, recipe: str) -> None:
-    words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "ngrams=2"]
+@pytest.mark.parametrize("recipe", [file.stem for file in (ROOT / "configs/experiment").iterdir()])
+def test_the_recipes(tmp_path: Path, recipe: str) -> None:
+    words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "hidden=8"]
+    batched = recipe in ("best", "names")
+    words += ["ngrams=2"] if batched else []
     words += ["passes=0.17"] if recipe == "names" else []  # 20 batches of its 113
-    train(settings(*words, "hidden=8"), tmp_path)
+    train(settings(*words), tmp_path)
+    torch.use_deterministic_algorithms(False)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["status"], metrics["iterations"]) == ("finished", 20)
+    assert ("train/lr" in metrics) == batched  # where it changes
     model = load_model(tmp_path / "checkpoints/last.ckpt")
     assert model.probabilities(["Jones"]).sum() == pytest.approx(1, abs=1e-5)
 

@@ -207,7 +207,7 @@ class NamesDataModule(LightningDataModule):
     def summary(self) -> str:
         """Return what there is to train and evaluate on, and what cannot be evaluated."""
         text = f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
-        text += f"{len(self.val):,} names to validate and {len(self.test):,} to test"
+        text += f"{len(self.val):,} names to validate, {len(self.test):,} to test"
         held_out = {*self.val.categories.tolist(), *self.test.categories.tolist()}
         kept = [c for index, c in enumerate(self.categories) if index not in held_out]
         if held_out and kept:

@@ -155,9 +155,15 @@ class NameClassifier(LightningModule):
         if whole or self.iteration >= self.hparams["iterations"]:
             if not all(weight.isfinite().all() for weight in self.network.parameters()):
                 raise self._diverged(self.iteration)  # the last step went wrong, after its loss
-            self._record({"train/loss": torch.cat(self._losses).double().mean().item()})
+            loss = torch.cat(self._losses).double().mean().item()
+            self._record({"train/loss": loss, **self.beside()})
         if whole:
             self._losses.clear()
+
+    def beside(self) -> dict[str, float]:
+        """Return what goes with a point of the loss curve: the learning rate, where it changes."""
+        constant, optimizer = self.hparams["schedule"] == "constant", self.trainer.optimizers[0]
+        return {} if constant else {"train/lr": optimizer.param_groups[0]["lr"]}
 
     def on_train_epoch_end(self) -> None:
         """End after the last iteration."""
@@ -271,6 +277,15 @@ class OnlineClassifier(NameClassifier):
         if self.hparams["backend"] == "compiled":
             return OnlineSGD(self.rnn, self.hparams["lr"], self.hparams["clip"])
         return SGD(self.rnn.parameters(), self.hparams["lr"])
+
+    @torch.no_grad()
+    def beside(self) -> dict[str, float]:
+        """Return the norm of the hidden state after 20 letters; it explodes before the loss."""
+        weight, hidden = self.rnn.i2h.weight, self.rnn.init_hidden()[0]  # [H, I + H], [H]
+        letters, recurrent = weight.T[: -len(hidden)], weight[:, -len(hidden) :]
+        for step in letters[:20] + self.rnn.i2h.bias:  # the alphabet's first
+            hidden = torch.addmv(step, recurrent, hidden)
+        return {"train/hidden_norm": hidden.norm().item()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Train on each name of the batch; return its loss and guess [B], before its step."""

@@ -18,6 +18,8 @@ from src.run import files, process
 
 log = logging.getLogger(__name__)
 
+BAR = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
+
 
 class Progress(Callback):
     """Prints the tutorial's line every `print_every` iterations; shows a bar; keeps the time.
@@ -49,9 +51,13 @@ class Progress(Callback):
         names = self.names_per_iteration
         total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
         hidden = None if trainer.is_global_zero else True  # None: unless this is a terminal
-        self._bar = tqdm(
-            total=total, initial=done, unit=" names", unit_scale=True, disable=hidden, leave=False
-        )
+        shape: Any = {
+            "unit": " names",
+            "unit_scale": True,
+            "bar_format": BAR,
+            "dynamic_ncols": True,
+        }
+        self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **shape)
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock."""
@@ -67,7 +73,7 @@ class Progress(Callback):
                 self._print(pl_module, done + row + 1, outputs, batch, row)
         shown = {"loss": float(losses.double().mean())}
         if files.SCORE in trainer.callback_metrics:
-            shown["val balanced accuracy"] = float(trainer.callback_metrics[files.SCORE])
+            shown["val"] = float(trainer.callback_metrics[files.SCORE])
         self._bar.set_postfix(shown, refresh=False)
         names = len(losses) * self.names_per_iteration
         self._bar.update(names)

@@ -1,12 +1,15 @@
 """The pictures of a run: loss curve, confusion matrix, belief letter by letter."""
 
 import io
+import math
 import warnings
 from collections.abc import Sequence
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,6 +17,8 @@ matplotlib.rcParams["text.parse_math"] = False  # a category's name may hold a $
 
 MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numbers
 MOST_CATEGORIES = 400  # that it shows
+DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
+MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
 
 
 def as_png(figure: Figure) -> bytes:
@@ -26,20 +31,48 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def loss_figure(curve: list[tuple[int, float]]) -> Figure:
-    """Draw the training loss: (iteration, mean loss of the names up to it)."""
-    figure = Figure(figsize=(7, 4))
-    axes = figure.add_axes((0.09, 0.13, 0.87, 0.83))  # a layout engine would draw it all twice
-    axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 20 else "")
-    axes.set(xlabel="iteration", ylabel="training loss", ylim=(0, None))
+def loss_figure(
+    curves: dict[str, list[tuple[int, float]]], n_categories: int, title: str, end: str, well: bool
+) -> Figure:
+    """Draw the loss over iterations, beside that of blind guessing.
+
+    Args:
+        curves: (iteration, mean loss) of each curve, under its name; the first is the training's.
+        n_categories: to guess among.
+        title: above it.
+        end: how the run ended.
+        well: whether that is as it should be.
+    """
+    figure = Figure(figsize=(7, 4.4))
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.69))  # a layout engine would draw it all twice
+    color, lines = "black" if well else "firebrick", wrap(title, 84, max_lines=2, placeholder=" …")
+    figure.text(0.09, 0.985, "\n".join(lines), va="top", size=9, weight="bold")
+    figure.text(0.09, 0.98 - 0.035 * len(lines), end, va="top", size=9, color=color)
+    blind = math.log(n_categories)
+    highest = max(loss for curve in curves.values() for _, loss in curve)
+    top = min(max(highest, blind) * 1.05, MOST_BLIND * blind)
+    for name, curve in curves.items():
+        label = name if highest < top else f"{name}, ends at {curve[-1][1]:.3g}"
+        axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 40 else "", label=label)
+    axes.axhline(blind, color="black", linestyle=":", label=f"blind guessing, ln {n_categories}")
+    if not well:
+        iteration, loss = next(iter(curves.values()))[-1]
+        axes.plot(iteration, min(loss, top), "x", color=color, clip_on=False, zorder=3)
+    axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    above: Any = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "ncols": 3}
+    axes.legend(**above, frameon=False, fontsize=9, columnspacing=1.2, handlelength=1.5)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def confusion_figure(
-    targets: NDArray[np.int64], guesses: NDArray[np.int64], categories: list[str], title: str
+    targets: NDArray[np.int64],
+    guesses: NDArray[np.int64],
+    categories: list[str],
+    title: str,
+    neighbours: bool = False,
 ) -> Figure:
     """Draw a confusion matrix, true category × guess, as per cent of each true category.
 
@@ -50,6 +83,7 @@ def confusion_figure(
         guesses: the guessed one [N].
         categories: their names, C.
         title: above it.
+        neighbours: whether categories that are confused stand beside each other.
     """
     support = np.bincount(targets, minlength=len(categories))
     shown = np.sort(np.argsort(-support, kind="stable")[:MOST_CATEGORIES])
@@ -58,27 +92,46 @@ def confusion_figure(
     counts = np.zeros((len(shown) + 1, len(shown) + 1))
     np.add.at(counts, (place[targets], place[guesses]), 1)
     shares = counts[:-1, :-1] / support[shown, None].clip(min=1)
-    side = 0.33 * min(len(shown), MOST_LABELS) + 1  # inches, and 1.8 for what is written around it
-    whole = side + 1.8
-    figure = Figure(figsize=(whole, whole))
-    axes = figure.add_axes((1.4 / whole, 1.3 / whole, side / whole, side / whole))
-    axes.imshow(shares, vmin=0, vmax=1, cmap="Blues")
-    for row, column in np.argwhere(shares >= 0.01) if len(shown) <= MOST_LABELS else ():
-        share = shares[row, column]
-        ink = "white" if share > 0.5 else "black"
-        axes.text(column, row, f"{100 * share:.0f}", color=ink, size=8, ha="center", va="center")
-    labeled = range(0, len(shown), 1 + (len(shown) - 1) // MOST_LABELS)
-    labels = [categories[shown[i]] for i in labeled]
-    axes.set_xticks(labeled, labels, rotation=90)
-    axes.set_yticks(labeled, labels)
-    axes.set(xlabel="guess", ylabel="true category", title=title)
+    if neighbours:
+        order = by_confusion(shares)
+        shown, shares = shown[order], shares[np.ix_(order, order)]
+    labels = [categories[i] for i in shown]
+    counted = [f"{categories[i]}  {support[i]:,}" for i in shown]
+    side = min(max(0.33 * len(shown) + 1, 4), 21)  # inches; and what is written around it
+    size = min(15, 65 * side / len(shown))  # points
+    written = 0.6 + size / 110 * min(30, max(map(len, counted)))
+    width, height = written + side + 0.3, written + side + 0.5
+    figure = Figure(figsize=(width, height))
+    axes = figure.add_axes((written / width, written / height, side / width, side / height))
+    few = len(shown) <= MOST_LABELS
+    # What is rare is to be seen, too, where no numbers say it.
+    colors = axes.imshow(shares, cmap="Blues", norm=PowerNorm(1 if few else 0.4, 0, 1))
+    for row, column in np.argwhere(shares >= 0.01) if few else ():
+        share, ink = shares[row, column], "white" if shares[row, column] > DARK else "black"
+        axes.text(column, row, f"{100 * share:.0f}", color=ink, size=12, ha="center", va="center")
+    axes.set_xticks(range(len(shown)), labels, rotation=90, size=size)
+    axes.set_yticks(range(len(shown)), counted, size=size)
+    axes.set(xlabel="guess", ylabel="true category, names")
+    axes.set_title(title, size=14, x=1, ha="right")
+    if not few:
+        figure.colorbar(colors, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
     return figure
 
 
+def by_confusion(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return an order of C categories in which those that are confused [C, C] are neighbours.
+
+    The order of the second eigenvector of the graph of confusions: where strong ties are short.
+    """
+    ties = shares + shares.T + 1e-3
+    _, vectors = np.linalg.eigh(np.diag(ties.sum(axis=1)) - ties)
+    return np.argsort(vectors[:, min(1, len(ties) - 1)], kind="stable")
+
+
 def belief_figure(
-    letters: Sequence[str], probabilities: NDArray[Any], categories: list[str]
+    letters: Sequence[str], probabilities: NDArray[Any], categories: list[str], prior: str
 ) -> Figure:
-    """Draw how the probabilities [L, C] move while the letters of a name are read."""
+    """Draw how the probabilities [L, C], under a prior, move while a name's letters are read."""
     size = 2 + 0.45 * len(letters), 1 + 0.3 * len(categories)
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot()
@@ -86,5 +139,5 @@ def belief_figure(
     axes.set_xticks(range(len(letters)), letters)
     axes.set_yticks(range(len(categories)), categories)
     axes.set(xlabel="letters read so far", title="".join(letters))
-    figure.colorbar(image, label="probability")
+    figure.colorbar(image, label=f"probability, {prior}")
     return figure

@@ -3,8 +3,10 @@
 import logging
 import shlex
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import yaml
@@ -13,8 +15,10 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
-from torch.utils.tensorboard.summary import hparams
 
 from src.config import FLAT, HYPERPARAMETERS, SETTINGS, Config, typed
 from src.errors import UserError
@@ -26,6 +30,15 @@ from src.run.callbacks import Progress
 log = logging.getLogger(__name__)
 
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy")
+FIRST = [files.SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
+METRICS = dict.fromkeys([*FIRST, *(f"{stage}/{s}" for stage in ("val", "test") for s in SCORES)])
+"""Of TensorBoard's HParams tab; the same for all runs, as it takes one run's word for them."""
+COLUMNS = 5  # that it shows of the settings, and of the metrics, before somebody chooses others
+CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/loss"]]}}
+"""Of the Custom Scalars tab."""
+ABOUT_PRIORS = """* the same names under another prior, which says how common each category is:
+  uniform, all equally; corpus, as in the corpus; tempered, in between"""
+TYPES: Any = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 @dataclass
@@ -46,6 +59,11 @@ class Report:
     """Scores that are points of no curve."""
     start: float = field(default_factory=time.perf_counter)
 
+    def __post_init__(self) -> None:
+        self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
+        self.settings = self.config.pick(HYPERPARAMETERS) | {"iterations": self.whole}
+        self.told = self.config.told | {"iterations": self.whole}
+
     def __enter__(self) -> "Report":
         """Note the settings; make the loggers."""
         if not self.trainer.is_global_zero:
@@ -57,7 +75,7 @@ class Report:
         settings = yaml.safe_dump(self.config.pick(FLAT), sort_keys=False)
         files.write_bytes(self.folder / SETTINGS, settings.encode())
         if not self.trainer.fast_dev_run:
-            self.trainer.loggers = make_loggers(self.config, self.folder)
+            self.trainer.loggers = make_loggers(self.config.logger, self.folder, self.settings)
         return self
 
     @property
@@ -85,12 +103,13 @@ class Report:
         answers = targets.numpy(), logp.argmax(dim=1).numpy(), categories
         picture = self.folder / "confusion_matrix.png"
         files.write_bytes(picture, pictures.as_png(pictures.confusion_figure(*answers, title)))
+        result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                logger.log_end(self.config.pick(HYPERPARAMETERS), metrics, picture)
-        done = self.model.iteration >= self.model.hparams["iterations"]
+                logger.log_end(self.settings, self.told, self.model.iteration, picture, result)
+        done = self.model.iteration >= self.whole
         files.write_metrics(self.folder, files.FINISHED if done else files.STOPPED, metrics)
-        log.info(summary(metrics, self.folder, self.trainer.loggers))
+        log.info(result)
         if not done:
             self._say("Stopped")
         return metrics
@@ -105,11 +124,9 @@ class Report:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         if not self.trainer.is_global_zero:  # the leading process says it
             if interrupted or isinstance(error, UserError):
-                raise SystemExit(1) from error
+                raise SystemExit(0) from error  # or Lightning kills that one at once
             return
-        if curve := self.model.curve("train/loss"):
-            picture = pictures.as_png(pictures.loss_figure(curve))
-            files.write_bytes(self.folder / "loss.png", picture)
+        self._draw_loss("interrupted" if interrupted else "failed" if error else "", error)
         for logger in self.trainer.loggers:  # the next run of this process is another
             if isinstance(logger, TensorBoard):
                 logger.experiment.close()
@@ -128,6 +145,22 @@ class Report:
         if isinstance(error, RuntimeError | MisconfigurationException):
             raise UserError(f"the training has failed: {first_line(error)}") from error
 
+    def _draw_loss(self, ended: str, error: BaseException | None) -> None:
+        named = {"training": "train/loss", "validation": "val/loss"}
+        curves = {name: curve for name, tag in named.items() if (curve := self.model.curve(tag))}
+        if not curves:
+            return
+        at, whole = self.model.iteration, self.whole
+        n = len(self.model.hparams["network"]["categories"])
+        ended = ended or ("finished" if at >= whole else "stopped")
+        said = f"{ended} at iteration {at:,} of {whole:,}"
+        said = f"diverged, {error}" if isinstance(error, DivergenceError) else said
+        if score := self.model.final_scores().get(files.SCORE):
+            said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
+        title = " ".join(f"{key}={value}" for key, value in self.told.items())
+        figure = pictures.loss_figure(curves, n, title, said, well=ended == "finished")
+        files.write_bytes(self.folder / "loss.png", pictures.as_png(figure))
+
     def _say(self, ended: str) -> None:
         text = f"{ended} at iteration {self.model.iteration:,}."
         if (self.folder / "checkpoints/last.ckpt").exists():
@@ -144,17 +177,37 @@ class TensorBoard(TensorBoardLogger):
 
     finalize = save
 
-    def log_end(self, settings: dict[str, Any], metrics: files.Metrics, picture: Path) -> None:
-        """Show the confusion matrix, and make the run's row of the HParams tab."""
-        at = int(metrics["iterations"])
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Write the settings as text, and what is to be seen on one chart."""
+        text = indent(yaml.safe_dump(params, sort_keys=False), "    ")  # Markdown's way to keep it
+        self.experiment.add_text("settings", text)
+        self.experiment.add_custom_scalars(CHARTS)
+
+    def log_end(
+        self, settings: dict[str, Any], told: Iterable[str], at: int, picture: Path, result: str
+    ) -> None:
+        """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
-        # The row's metrics are points already logged; log_hyperparams would log them once more.
-        scalars = {name: value for name, value in metrics.items() if name.count("/") == 1}
-        for each in hparams(settings, scalars):  # type: ignore[no-untyped-call] # untyped
-            self.experiment.file_writer.add_summary(each)
+        self.experiment.add_text("result", indent(result, "    "), at)
+        settings = {k: v for k, v in settings.items() if v is not None}
+        shown = [key for key in told if key in settings][:COLUMNS]
+        experiment = api_pb2.Experiment()
+        for k, v in settings.items():
+            kind = TYPES.get(type(v), api_pb2.DATA_TYPE_FLOAT64)
+            experiment.hparam_infos.add(name=k, type=kind, differs=k in shown)
+        for tag in METRICS:
+            experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
+        about = metadata.create_summary_metadata(HParamsPluginData(experiment=experiment))
+        summary = Summary()
+        summary.value.add(tag=metadata.EXPERIMENT_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
+        self.experiment.file_writer.add_summary(summary)
+        row = summary_v2.hparams_pb(settings, trial_id="")  # no id: one of its own
+        self.experiment.file_writer.add_summary(row)
 
 
-def make_loggers(config: Config, folder: Path) -> list[Logger]:
+def make_loggers(
+    descriptions: dict[str, Any], folder: Path, settings: dict[str, Any]
+) -> list[Logger]:
     """Return the loggers that a configuration describes, each told of the run's settings.
 
     What an earlier part of the run has logged to its folder is deleted: it is to be logged again.
@@ -165,12 +218,12 @@ def make_loggers(config: Config, folder: Path) -> list[Logger]:
     made = []
     for path in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
         path.unlink()
-    for name, description in config.logger.items():
+    for name, description in descriptions.items():
         try:
             folder_too = {"save_dir": folder} if description.get("save_dir", "") is None else {}
             made.append(instantiate(description, **folder_too))
             _ = made[-1].experiment  # some of the arguments are only looked at now
-            made[-1].log_hyperparams(config.pick(HYPERPARAMETERS))
+            made[-1].log_hyperparams(settings)
         except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"logger.{name}: {first_line(error.__cause__ or error)}") from None
     return made
@@ -182,22 +235,28 @@ def first_line(error: BaseException) -> str:
 
 
 def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
-    """Return the metrics as a table, the speed, where the files are and how to look at them."""
-    columns = {"validation": "val", "test": "test"} | {f"{p}*": f"test/{p}" for p in PRIORS}
-    stages = {title: each for title, each in columns.items() if f"{each}/accuracy" in metrics}
-    lines = []
-    if stages:
-        lines.append(" " * 20 + "".join(f"{title:>12}" for title in stages))
-        for name in SCORES:
-            tags = [f"{stage}/{name}" for stage in stages.values()]
-            cells = [f"{metrics[tag]:>12.4f}" for tag in tags if tag in metrics]
-            lines.append(f"{name.replace('_', ' '):<20}{''.join(cells)}")
-    if any(title.endswith("*") for title in stages):
-        lines.append("* the test names under each --prior of predict and evaluate")
+    """Return the metrics as a table, the speed, where the files are and how to look at them.
+
+    No column of the table repeats another: one prior is as the training was.
+    """
+    titles = {"val": "validation", "test": "test"} | {f"test/{p}": f"{p}*" for p in PRIORS}
+    columns: dict[str, dict[str, float]] = {}
+    for stage, title in titles.items():
+        tags = {name: f"{stage}/{name}" for name in SCORES}
+        column = {name: metrics[tag] for name, tag in tags.items() if tag in metrics}
+        if not any(column.items() <= other.items() for other in [{}, *columns.values()]):
+            columns[title] = column
+    lines = [" " * 20 + "".join(f"{title:>12}" for title in columns)] if columns else []
+    for name in SCORES if columns else ():
+        cells = [f"{column[name]:>12.4f}" for column in columns.values() if name in column]
+        lines.append(f"{name.replace('_', ' '):<20}{''.join(cells)}")
+    if any(title.endswith("*") for title in columns):
+        lines.append(ABOUT_PRIORS)
     said = "{iterations:,} iterations at {names_per_second:,.0f} names/s, {seconds:.1f} s"
-    lines += ["", f"{said.format(**metrics)} after imports", f"Run          {folder}"]
+    here = Path.cwd()
+    place = folder.relative_to(here) if here in folder.parents else folder
+    lines += ["", f"{said.format(**metrics)} after imports", f"Run          {place}"]
     if any(isinstance(logger, TensorBoardLogger) for logger in loggers):
-        among = Path("outputs").resolve() in folder.resolve().parents  # then all runs together
-        shown = "outputs" if among else str(folder)
+        shown = "outputs" if place.parts[0] == "outputs" else str(place)  # all runs together
         lines.append(f"TensorBoard  tensorboard --logdir {shlex.quote(shown)}")
     return "\n".join(lines)

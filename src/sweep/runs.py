@@ -122,7 +122,7 @@ def finish_sweep(folder: Path, status: int) -> int:
             words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
             print(f"Best settings  {shlex.join([*TRAIN, *words])}")
             print(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
-        print(f"Leaderboard    {folder}/leaderboard.csv, {folder}/leaderboard.png")
+        print(f"Leaderboard    {folder}/leaderboard.*")
         print(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}", flush=True)
         try:
             write_csvs(folder, rows)
