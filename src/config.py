@@ -77,8 +77,8 @@ def _choice(choices: str, **needed: Any) -> Any:
     return _key(allowed, lambda value: value in words, **needed)
 
 
-def _folder(allowed: str) -> Any:
-    return _key(allowed, lambda path: path is None or (path != "" and Path(path).is_dir()))
+def _path(allowed: str, ok: Callable[[Path], bool]) -> Any:
+    return _key(allowed, lambda path: path is None or (path != "" and ok(Path(path))))
 
 
 def _column(otherwise: str) -> Any:
@@ -116,12 +116,9 @@ class Config:
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
     """share of the names held out for the test"""
-    data_dir: str | None = _folder("a folder; null: the names shipped; a file is data_file's")
+    data_dir: str | None = _path("a folder; null: the names shipped; file: data_file", Path.is_dir)
     """<Category>.txt files, one name a line"""
-    data_file: str | None = _key(
-        "a file; null: none; a folder is data_dir's",
-        lambda path: path is None or Path(path).is_file(),
-    )
+    data_file: str | None = _path("a file; null: none; a folder is data_dir's", Path.is_file)
     """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
     name_column: str | None = _column("found if called so, or one of two")
     """of data_file: the names"""
@@ -133,7 +130,7 @@ class Config:
     """of data_file: the side of a row, train, val or test"""
     letters: str = _choice("ascii tutorial corpus")
     """symbols that are read: 57, with names spelled in them; corpus: those of the names"""
-    resume: str | None = _folder("a run's folder, or null")
+    resume: str | None = _path("a run's folder, or null", Path.is_dir)
     """run to go on with, settings and all"""
     cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
     """the network: the tutorial's hand-written cell, or PyTorch's own"""
@@ -349,13 +346,10 @@ def explain(_root_: DictConfig) -> str:
     """Return a line for each key and its present value, by subject, and the groups' options."""
     lines = []
     for key, meaning in meanings().items():
-        value = OmegaConf.select(_root_, key)
-        shown = (
-            "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        )
+        value = yaml.safe_dump(OmegaConf.select(_root_, key)).partition("\n")[0]  # as it is typed
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
         lines += [f"\n{SUBJECTS[key]}\n"] if key in SUBJECTS else []
-        lines.append(_entry(f"{key}={shown}", f"{meaning} ({allowed})"))
+        lines.append(_entry(f"{key}={value}", f"{meaning} ({allowed})"))
     lines += ["\nWhole groups of settings, from configs/\n"]
     for group in ("experiment", "trainer", "logger", "cluster"):
         options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))

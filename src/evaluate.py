@@ -103,13 +103,9 @@ def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
 
 def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     """Ask the model about each distinct (name, category) pair of a corpus."""
-    pairs = [
-        (name, c)
-        for c, names in corpus.items()
-        for name in sorted({*map(model.letters.read, names)})
-    ]
-    names = [name for name, _ in pairs]
-    targets = np.array([model.categories.index(category) for _, category in pairs])
+    read = {c: sorted({*map(model.letters.read, names)}) for c, names in corpus.items()}
+    names = [name for pairs in read.values() for name in pairs]
+    targets = np.array([model.categories.index(c) for c, pairs in read.items() for _ in pairs])
     probabilities = model.probabilities(names)
     if (unanswered := probabilities[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]

@@ -23,7 +23,6 @@ from src.run.files import refuse_targets, without_mark, write_bytes
 
 LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
-ESCAPE = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|O?.?)")  # what an arrow key sends, or a colour
 MEND = "name its --encoding"
 
 
@@ -103,7 +102,7 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
         readline.parse_and_bind(r'"\e[": skip-csi-sequence')  # keys that it does not know
     print("quit or Ctrl-D ends it", file=sys.stderr)
     try:
-        while (name := ESCAPE.sub("", input("Input: ")).strip()) != "quit":
+        while (name := input("Input: ").strip()) != "quit":
             if name:
                 show(model, [name], options)
     except (EOFError, KeyboardInterrupt):

@@ -121,13 +121,12 @@ def train(config: Config, folder: Path) -> float | None:
             logp = model.log_probabilities(shown.loader())
             if side == "test" and model.decision:
                 report.beyond = model.score_priors("test", logp, shown.categories)
-            final = report.finish(logp, shown.categories, data.categories, side)
+            final = report.finish(logp, shown.categories, side)
     return final.get(files.SCORE)
 
 
 def command() -> int:
     """Run main; write the leaderboard of a sweep, however it ends. Return the exit status."""
-    files.open_streams()
     HydraConfig.instance().cfg = None  # an earlier command's of this process
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
     status = 0

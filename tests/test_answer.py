@@ -15,15 +15,8 @@ import pytest
 import torch
 
 from src import evaluate, predict
-from src.answer.model import (
-    AT_ONCE,
-    LETTERS_AT_ONCE,
-    TrainedModel,
-    find_checkpoint,
-    load_model,
-    portions,
-)
-from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, name_to_tensor
+from src.answer.model import TrainedModel, find_checkpoint, load_model
+from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, blocks, name_to_tensor
 from src.errors import UserError
 from src.models.networks import Network
 from src.models.rnn import RNN, read_name
@@ -121,10 +114,9 @@ def test_the_longest_name_that_is_answered(model: TrainedModel) -> None:
     assert model.beliefs(longer)[1].shape == (0, 3)
 
 
-def test_portions_are_bounded_in_names_and_letters() -> None:
-    assert [len(c) for c in portions(["a"] * (2 * AT_ONCE + 1), len)] == [AT_ONCE, AT_ONCE, 1]
-    long = ["x" * (LETTERS_AT_ONCE // 2)] * 5
-    assert [len(chunk) for chunk in portions(long, len)] == [2, 2, 1]
+def test_blocks_are_bounded_in_names_and_letters() -> None:
+    assert [len(block) for block in blocks(["a"] * 9, len, 4, 100)] == [4, 4, 1]
+    assert [len(block) for block in blocks(["xxx"] * 5, len, 4, 6)] == [2, 2, 1]
 
 
 def test_best(model: TrainedModel) -> None:

@@ -187,8 +187,8 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
         (["-m", "trainer=ddp", "seed=1,2"], "trainer: a sweep's runs have one process each"),
         (["-m", "hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "Interpolation key 'nowhere' not"),
         (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
-        (["hydra.run.dir=taken/run"], "taken/run: Not a directory; choose another"),
-        (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory; choose"),
+        (["hydra.run.dir=taken/run"], "taken/run: Not a directory"),
+        (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory"),
         (
             ["hydra.run.dir=old"],
             "holds a run already; choose another, or go on with that one: resume=",

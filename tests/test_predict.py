@@ -472,18 +472,6 @@ def test_the_prompt(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatc
         assert "Lee" not in printed
 
 
-@pytest.mark.parametrize("keys", ["[A", "[1;5D", "[15~", "[3~", "OP", "OH", "[200~", "x"])
-def test_keys_are_no_letters(
-    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, keys: str
-) -> None:
-    """As they come where lines cannot be edited."""
-    pipe(monkeypatch, f"Jo\x1b{keys}nes\n\x1b{keys}\n\x1b{keys}quit\nLee\n".encode())
-    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    assert ask() == 0
-    printed = capsys.readouterr().out.replace("Input: ", "")
-    assert [line.split()[0] for line in printed.splitlines()] == ["Jones"]
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "src.predict", "--checkpoint=a.ckpt", *arguments]
 
@@ -510,25 +498,6 @@ def test_leaving_the_prompt(here: Path) -> None:
     _, told = process.communicate(timeout=60)
     assert process.returncode == 0
     assert told.decode() == f"{MODEL}quit or Ctrl-D ends it\n"
-
-
-def test_closed_streams(here: Path) -> None:
-    """A process, as its checkpoint must not be opened where a stream should be."""
-    ran = subprocess.run(
-        f"{' '.join(command('--explain', 'Jones', '--plot=a.png'))} <&- >&- 2>&-",
-        shell=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert ran.returncode == 0
-    assert matplotlib.image.imread(here / "a.png").std() > 0.01
-
-
-@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
-def test_a_closed_stream(here: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
-    monkeypatch.setattr(sys, stream, None)
-    assert ask("Jones") == 0
-    getattr(sys, stream).close()  # the program leaves that to the end of its process
 
 
 def test_a_pipe_is_answered_as_it_comes(here: Path) -> None:

@@ -415,7 +415,7 @@ def test_bad_sweeps_are_refused_before_a_run_begins(tmp_path: Path) -> None:
         "hydra/launcher=jobs": "In 'hydra/config': Could not find 'hydra/launcher/jobs'",
         "lr=interval(0.1,0.2)": "BasicSweeper does not support sweep type : INTERVAL_SWEEP",
         "hydra.sweep.dir=${nowhere} lr=0.1,0.2": "Interpolation key 'nowhere' not found",
-        "hydra.sweep.dir=full/notes lr=0.1,0.2": "full/notes: File exists; choose another folder",
+        "hydra.sweep.dir=full/notes lr=0.1,0.2": "full/notes: File exists",
         "resume=full seed=1,2": "resume: is of a single run; a sweep goes on when its command",
         "trainer=ddp lr=0.1,0.2": devices,
         "trainer.devices=2 lr=0.1,0.2": devices,

@@ -1,6 +1,6 @@
 """A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, T, blocks
+from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, blocks
 from src.data.tables import Source
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
@@ -97,11 +97,6 @@ class TrainedModel:
         likeliest = np.array(self.categories, dtype=object)[indices.numpy()].tolist()
         rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
         return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
-
-
-def portions(items: Iterable[T], length: Callable[[T], int]) -> Iterator[list[T]]:
-    """Yield what is to be asked about, as many items as should be held at once."""
-    return blocks(items, length, AT_ONCE, LETTERS_AT_ONCE)
 
 
 def find_checkpoint(path: Path | None) -> Path:

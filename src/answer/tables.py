@@ -11,7 +11,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from src.answer.model import TrainedModel, portions
+from src.answer.model import AT_ONCE, LETTERS_AT_ONCE, TrainedModel
+from src.data.letters import blocks
 from src.data.tables import cut_rows, place_of, text_lines
 from src.errors import UserError
 from src.run.files import written_whole
@@ -63,7 +64,7 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
             return f"{text}{delimiter}{cells.writerow(more)}{row[len(text) :]}" if text else row
 
         rows_out.write(longer(header, added))
-        for chunk in portions(rows, lambda row: len(row[0])):
+        for chunk in blocks(rows, lambda row: len(row[0]), AT_ONCE, LETTERS_AT_ONCE):
             answers = model.best(model.probabilities([name for _, name in chunk]), options.top_k)
             for (row, name), answer in zip(chunk, answers, strict=True):
                 more = [cell for c, p in answer for cell in (shown[c], f"{p:.6f}")]

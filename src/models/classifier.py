@@ -281,10 +281,9 @@ class OnlineClassifier(NameClassifier):
     @torch.no_grad()
     def beside(self) -> dict[str, float]:
         """Return the norm of the hidden state after 20 letters; it explodes before the loss."""
-        weight, hidden = self.rnn.i2h.weight, self.rnn.init_hidden()[0]  # [H, I + H], [H]
-        letters, recurrent = weight.T[: -len(hidden)], weight[:, -len(hidden) :]
-        for step in letters[:20] + self.rnn.i2h.bias:  # the alphabet's first
-            hidden = torch.addmv(step, recurrent, hidden)
+        hidden = self.rnn.init_hidden()  # [1, H]
+        for letter in torch.eye(20, self.rnn.i2h.in_features - hidden.shape[1]):  # the first 20
+            hidden = self.rnn.i2h(torch.cat((letter[None], hidden), dim=1))
         return {"train/hidden_norm": hidden.norm().item()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:

@@ -18,7 +18,8 @@ from src.run import files, process
 
 log = logging.getLogger(__name__)
 
-BAR = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
+SHOWN = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
+BAR: Any = {"bar_format": SHOWN, "unit": " names", "unit_scale": True, "dynamic_ncols": True}
 
 
 class Progress(Callback):
@@ -51,13 +52,7 @@ class Progress(Callback):
         names = self.names_per_iteration
         total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
         hidden = None if trainer.is_global_zero else True  # None: unless this is a terminal
-        shape: Any = {
-            "unit": " names",
-            "unit_scale": True,
-            "bar_format": BAR,
-            "dynamic_ncols": True,
-        }
-        self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **shape)
+        self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **BAR)
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Start the clock."""

@@ -5,7 +5,6 @@ import io
 import json
 import logging
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,15 +21,6 @@ from src.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def open_streams() -> None:
-    """Open the standard streams that whoever started the program has closed, onto nothing."""
-    for name in ("stdin", "stdout", "stderr"):
-        if getattr(sys, name) is None:
-            nowhere = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115 # for good
-            os.set_inheritable(nowhere.fileno(), True)  # to a sweep's workers
-            setattr(sys, name, nowhere)
-
-
 def without_mark(encoding: str) -> str:
     """Return the encoding to read with, so that UTF-8's byte-order mark is not taken for text."""
     return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
@@ -40,7 +30,7 @@ def refuse_targets(*files: Path | None, force: bool) -> None:
     """Refuse to write what should not be overwritten.
 
     Raises:
-        UserError: if a file exists and `force` is not given, or is no plain file, or stands twice.
+        UserError: if a file exists and `force` is not given, or is no plain file.
     """
     named = [file for file in files if file is not None]
     for file in named:
@@ -48,8 +38,6 @@ def refuse_targets(*files: Path | None, force: bool) -> None:
             raise UserError(f"{file}: is no plain file")
         if file.exists() and not force:
             raise UserError(f"{file}: exists; --force replaces it")
-    if len({file.resolve() for file in named}) < len(named):
-        raise UserError(f"{named[-1]}: named for two files")
 
 
 FILE = "metrics.json"

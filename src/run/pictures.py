@@ -44,7 +44,7 @@ def loss_figure(
         well: whether that is as it should be.
     """
     figure = Figure(figsize=(7, 4.4))
-    axes = figure.add_axes((0.09, 0.12, 0.88, 0.69))  # a layout engine would draw it all twice
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))  # a layout engine would draw it all twice
     color, lines = "black" if well else "firebrick", wrap(title, 84, max_lines=2, placeholder=" …")
     figure.text(0.09, 0.985, "\n".join(lines), va="top", size=9, weight="bold")
     figure.text(0.09, 0.98 - 0.035 * len(lines), end, va="top", size=9, color=color)
@@ -60,8 +60,7 @@ def loss_figure(
         axes.plot(iteration, min(loss, top), "x", color=color, clip_on=False, zorder=3)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    above: Any = {"loc": "lower left", "bbox_to_anchor": (-0.02, 0.98), "ncols": 3}
-    axes.legend(**above, frameon=False, fontsize=9, columnspacing=1.2, handlelength=1.5)
+    axes.legend(loc=(-0.02, 0.98), ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

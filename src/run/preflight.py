@@ -13,7 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from src.config import from_hydra, typed
+from src.config import from_hydra, message, typed
 from src.errors import UserError
 from src.run.files import lock
 
@@ -58,10 +58,8 @@ def refusing(config: DictConfig) -> Iterator[None]:
     try:
         HydraConfig.instance().set_config(config)  # a folder's name may hold ${hydra:…}
         yield
-    except OSError as error:
-        raise SystemExit(f"{error.filename}: {error.strerror}; choose another folder") from None
     except Exception as error:  # any other would only be a warning, too
-        raise SystemExit((str(error) or repr(error)).partition("\n")[0]) from None
+        raise SystemExit(message(error).partition("\n")[0] or repr(error)) from None
 
 
 def check_engine(config: DictConfig) -> None:

@@ -61,6 +61,7 @@ class Report:
 
     def __post_init__(self) -> None:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
+        self.categories: list[str] = self.model.hparams["network"]["categories"]
         self.settings = self.config.pick(HYPERPARAMETERS) | {"iterations": self.whole}
         self.told = self.config.told | {"iterations": self.whole}
 
@@ -75,8 +76,27 @@ class Report:
         settings = yaml.safe_dump(self.config.pick(FLAT), sort_keys=False)
         files.write_bytes(self.folder / SETTINGS, settings.encode())
         if not self.trainer.fast_dev_run:
-            self.trainer.loggers = make_loggers(self.config.logger, self.folder, self.settings)
+            self.trainer.loggers = self._make_loggers()
         return self
+
+    def _make_loggers(self) -> list[Logger]:
+        """Return the loggers that the settings describe, each told of them.
+
+        What an earlier part of the run has logged to its folder is deleted: it is to be logged
+        again.
+        """
+        made = []
+        for path in (*self.folder.glob("events.out.tfevents.*"), *self.folder.glob("metrics.csv")):
+            path.unlink()
+        for name, how in self.config.logger.items():
+            try:
+                folder_too = {"save_dir": self.folder} if how.get("save_dir", "") is None else {}
+                made.append(instantiate(how, **folder_too))
+                _ = made[-1].experiment  # some of the arguments are only looked at now
+                made[-1].log_hyperparams(self.settings)
+            except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
+                raise UserError(f"logger.{name}: {first_line(error.__cause__ or error)}") from None
+        return made
 
     @property
     def metrics(self) -> files.Metrics:
@@ -85,58 +105,58 @@ class Report:
         told = {"iterations": self.model.iteration, "seconds": seconds, "names_per_second": speed}
         return {**self.model.final_scores(), **self.beyond, **told}
 
-    def finish(
-        self, logp: Tensor, targets: Tensor, categories: list[str], side: str
-    ) -> files.Metrics:
+    def finish(self, logp: Tensor, targets: Tensor, side: str) -> files.Metrics:
         """Report a run that came to its end, in order; return its numbers.
 
         Args:
             logp: log-probabilities of the names to picture [N, C].
             targets: their true categories [N].
-            categories: C of them.
             side: of the split.
         """
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
         title = f"Guesses on the {side} names, % of each true category"
-        answers = targets.numpy(), logp.argmax(dim=1).numpy(), categories
+        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.categories
         picture = self.folder / "confusion_matrix.png"
         files.write_bytes(picture, pictures.as_png(pictures.confusion_figure(*answers, title)))
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
                 logger.log_end(self.settings, self.told, self.model.iteration, picture, result)
-        done = self.model.iteration >= self.whole
-        files.write_metrics(self.folder, files.FINISHED if done else files.STOPPED, metrics)
         log.info(result)
-        if not done:
-            self._say("Stopped")
         return metrics
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
-        """Draw the curve; note why the run ended, and say so as a line where a user can mend it.
+        """Draw the curve; note how the run ended, and say so as a line where a user can mend it.
 
         Raises:
             UserError: instead of what Lightning and torch raise.
             KeyboardInterrupt: instead of what Lightning makes of it.
         """
-        interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+        status = files.FINISHED if self.model.iteration >= self.whole else files.STOPPED
+        if error:
+            status = files.DIVERGED if isinstance(error, DivergenceError) else files.FAILED
+        if interrupted := isinstance(error, KeyboardInterrupt | SystemExit):
+            status = files.INTERRUPTED
         if not self.trainer.is_global_zero:  # the leading process says it
             if interrupted or isinstance(error, UserError):
                 raise SystemExit(0) from error  # or Lightning kills that one at once
             return
-        self._draw_loss("interrupted" if interrupted else "failed" if error else "", error)
+        self._draw_loss(status, error)
         for logger in self.trainer.loggers:  # the next run of this process is another
             if isinstance(logger, TensorBoard):
                 logger.experiment.close()
             elif isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-        if isinstance(error, DivergenceError):
-            files.write_metrics(self.folder, files.DIVERGED, self.metrics)
+        if status != files.FAILED:
+            files.write_metrics(self.folder, status, self.metrics)
+        if status in (files.STOPPED, files.INTERRUPTED):
+            said = f"{status.capitalize()} at iteration {self.model.iteration:,}."
+            if (self.folder / "checkpoints/last.ckpt").exists():
+                said += f" To go on:\npython -m src.train {typed('resume', self.folder)}"
+            log.info(said)
         if interrupted:
-            files.write_metrics(self.folder, files.INTERRUPTED, self.metrics)
-            self._say("Interrupted")
             raise KeyboardInterrupt from None
         if error is None or isinstance(error, UserError | OSError):
             return
@@ -145,27 +165,19 @@ class Report:
         if isinstance(error, RuntimeError | MisconfigurationException):
             raise UserError(f"the training has failed: {first_line(error)}") from error
 
-    def _draw_loss(self, ended: str, error: BaseException | None) -> None:
+    def _draw_loss(self, status: str, error: BaseException | None) -> None:
         named = {"training": "train/loss", "validation": "val/loss"}
         curves = {name: curve for name, tag in named.items() if (curve := self.model.curve(tag))}
         if not curves:
             return
-        at, whole = self.model.iteration, self.whole
-        n = len(self.model.hparams["network"]["categories"])
-        ended = ended or ("finished" if at >= whole else "stopped")
-        said = f"{ended} at iteration {at:,} of {whole:,}"
-        said = f"diverged, {error}" if isinstance(error, DivergenceError) else said
+        when = f" at iteration {self.model.iteration:,} of {self.whole:,}"
+        said = status + (f", {error}" if status == files.DIVERGED else when)
+        n = len(self.categories)
         if score := self.model.final_scores().get(files.SCORE):
             said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
-        figure = pictures.loss_figure(curves, n, title, said, well=ended == "finished")
+        figure = pictures.loss_figure(curves, n, title, said, well=status == files.FINISHED)
         files.write_bytes(self.folder / "loss.png", pictures.as_png(figure))
-
-    def _say(self, ended: str) -> None:
-        text = f"{ended} at iteration {self.model.iteration:,}."
-        if (self.folder / "checkpoints/last.ckpt").exists():
-            text += f" To go on:\npython -m src.train {typed('resume', self.folder)}"
-        log.info(text)
 
 
 class TensorBoard(TensorBoardLogger):
@@ -189,44 +201,19 @@ class TensorBoard(TensorBoardLogger):
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
         self.experiment.add_text("result", indent(result, "    "), at)
-        settings = {k: v for k, v in settings.items() if v is not None}
-        shown = [key for key in told if key in settings][:COLUMNS]
+        known = {key: value for key, value in settings.items() if value is not None}
+        shown = [key for key in told if key in known][:COLUMNS]
         experiment = api_pb2.Experiment()
-        for k, v in settings.items():
-            kind = TYPES.get(type(v), api_pb2.DATA_TYPE_FLOAT64)
-            experiment.hparam_infos.add(name=k, type=kind, differs=k in shown)
+        for key, value in known.items():
+            kind = TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64)
+            experiment.hparam_infos.add(name=key, type=kind, differs=key in shown)
         for tag in METRICS:
             experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
         about = metadata.create_summary_metadata(HParamsPluginData(experiment=experiment))
-        summary = Summary()
-        summary.value.add(tag=metadata.EXPERIMENT_TAG, metadata=about, tensor=metadata.NULL_TENSOR)
-        self.experiment.file_writer.add_summary(summary)
-        row = summary_v2.hparams_pb(settings, trial_id="")  # no id: one of its own
-        self.experiment.file_writer.add_summary(row)
-
-
-def make_loggers(
-    descriptions: dict[str, Any], folder: Path, settings: dict[str, Any]
-) -> list[Logger]:
-    """Return the loggers that a configuration describes, each told of the run's settings.
-
-    What an earlier part of the run has logged to its folder is deleted: it is to be logged again.
-
-    Raises:
-        UserError: if one cannot be made.
-    """
-    made = []
-    for path in (*folder.glob("events.out.tfevents.*"), *folder.glob("metrics.csv")):
-        path.unlink()
-    for name, description in descriptions.items():
-        try:
-            folder_too = {"save_dir": folder} if description.get("save_dir", "") is None else {}
-            made.append(instantiate(description, **folder_too))
-            _ = made[-1].experiment  # some of the arguments are only looked at now
-            made[-1].log_hyperparams(settings)
-        except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"logger.{name}: {first_line(error.__cause__ or error)}") from None
-    return made
+        value = {"tag": metadata.EXPERIMENT_TAG, "metadata": about, "tensor": metadata.NULL_TENSOR}
+        write = self.experiment.file_writer.add_summary
+        write(Summary(value=[value]))
+        write(summary_v2.hparams_pb(known, trial_id=""))  # no id: one of its own
 
 
 def first_line(error: BaseException) -> str:

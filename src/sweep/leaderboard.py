@@ -11,12 +11,8 @@ from typing import Any
 
 from src.run.files import SCORE, written_whole
 
-SHOWN = {
-    SCORE: "val balanced",
-    "test/balanced_accuracy": "test balanced",
-    "test/accuracy": "test accuracy",
-}
-"""Metrics of the printed table, and their titles; those that 80 columns have room for."""
+SHOWN = (SCORE, "test/balanced_accuracy", "test/accuracy")
+"""Metrics of the printed table; those that 80 columns have room for."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,8 @@ def ranked(runs: Sequence[Run]) -> list[Row]:
 def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     """Return the lines of the printed leaderboard."""
     metrics = [metric for metric in SHOWN if any(row.values(metric) for row in rows)]
-    lines = [["", *keys, *(SHOWN[metric] for metric in metrics), "seconds", "run"]]
+    titles = (metric.replace("/", " ").removesuffix("_accuracy") for metric in metrics)
+    lines = [["", *keys, *titles, "seconds", "run"]]
     for rank, row in enumerate(rows, start=1):
         line = ["" if row.score is None else str(rank)]
         line += [short(row.settings.get(key, "")) for key in keys]
@@ -112,8 +109,8 @@ def number(text: str) -> float:
 
 
 def short(value: str) -> str:
-    """Return a value with four digits that count, if it is a number with a point."""
-    return f"{number(value):.4g}" if "." in value and number(value) < math.inf else value
+    """Return a value with three digits that count, if it is a number with a point."""
+    return f"{number(value):.3g}" if "." in value and number(value) < math.inf else value
 
 
 def spread(values: Sequence[float], digits: str) -> str:

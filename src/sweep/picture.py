@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from src.run.files import SCORE
-from src.sweep.leaderboard import Row, number, spread
+from src.sweep.leaderboard import Row, number, short, spread
 
 TITLE = "validation balanced accuracy"
 
@@ -41,7 +41,7 @@ def _repetitions(rows: Sequence[Row]) -> str:
 
 
 def _labels(values: Sequence[str]) -> list[str]:
-    return [f"{number(v):.3g}" if "." in v and number(v) < math.inf else v[-18:] for v in values]
+    return [short(value)[-18:] for value in values]
 
 
 def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
