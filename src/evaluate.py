@@ -53,11 +53,9 @@ def answer(options: argparse.Namespace) -> None:
     source = chosen_source(model, options)
     evaluated = evaluate(model, chosen_side(model, source, options.split))
     report = make_report(evaluated)
-    asked = {"checkpoint": str(model.path), "split": options.split}
-    if model.decision:
-        asked["prior"] = model.prior
+    asked = {"checkpoint": str(model.path), "split": options.split, "prior": model.prior}
     print(f"model: {model.about}\nnames: {source.path}, {options.split}: {SIDES[options.split]}")
-    print(f"prior: {asked.get('prior', 'as trained')}\n\n{as_text(report)}")
+    print(f"prior: {model.prior}\n\n{as_text(report)}")
     if options.out:
         write_bytes(options.out, json.dumps(asked | report, indent=2).encode())
     if options.plot:

@@ -187,8 +187,7 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
         raise UserError(f"--plot: {len(prefixes)} letters; 1 to {LONGEST_PLOT} can be drawn")
     from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
-    prior = f"prior: {model.prior}" if model.decision else "as trained"
-    figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, prior)
+    figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)
     write_bytes(file, as_png(figure))
 
 

@@ -163,7 +163,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     )
     assert "\nprior: as trained\n\n" in capsys.readouterr().out
     trained = json.loads((tmp_path / "trained.json").read_text())
-    assert "prior" not in trained
+    assert trained["prior"] == "as trained"
     assert trained["accuracy"] == reports["uniform"]["accuracy"]
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/b.ckpt", "--prior=uniform"])

@@ -73,7 +73,7 @@ def test_any_category_name_can_be_drawn() -> None:
     each = np.arange(3)
     for figure in (
         confusion_figure(each, each, names, "$"),
-        belief_figure("ab", np.random.default_rng(0).random((2, 3)), names, "prior: corpus"),
+        belief_figure("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
     ):
         pixels = np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB"))
         assert pixels.std() > 1  # something is drawn

@@ -173,4 +173,5 @@ def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> Traine
     about += f", {checkpoint['iteration']:,} iterations"
     history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
     about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
+    prior = prior if decision else "as trained"
     return TrainedModel(path, network, categories, split, decision, prior, about)

@@ -138,5 +138,5 @@ def belief_figure(
     axes.set_xticks(range(len(letters)), letters)
     axes.set_yticks(range(len(categories)), categories)
     axes.set(xlabel="letters read so far", title="".join(letters))
-    figure.colorbar(image, label=f"probability, {prior}")
+    figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

@@ -15,10 +15,9 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from matplotlib.image import imread
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams import api_pb2, metadata, summary_v2
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
+from torch.utils.tensorboard.summary import hparams
 
 from src.config import FLAT, HYPERPARAMETERS, SETTINGS, Config, typed
 from src.errors import UserError
@@ -38,7 +37,6 @@ CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/
 """Of the Custom Scalars tab."""
 ABOUT_PRIORS = """* the same names under another prior, which says how common each category is:
   uniform, all equally; corpus, as in the corpus; tempered, in between"""
-TYPES: Any = {bool: api_pb2.DATA_TYPE_BOOL, str: api_pb2.DATA_TYPE_STRING}
 
 
 @dataclass
@@ -203,17 +201,14 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text("result", indent(result, "    "), at)
         known = {key: value for key, value in settings.items() if value is not None}
         shown = [key for key in told if key in known][:COLUMNS]
-        experiment = api_pb2.Experiment()
-        for key, value in known.items():
-            kind = TYPES.get(type(value), api_pb2.DATA_TYPE_FLOAT64)
-            experiment.hparam_infos.add(name=key, type=kind, differs=key in shown)
-        for tag in METRICS:
-            experiment.metric_infos.add(name=api_pb2.MetricName(tag=tag))
-        about = metadata.create_summary_metadata(HParamsPluginData(experiment=experiment))
-        value = {"tag": metadata.EXPERIMENT_TAG, "metadata": about, "tensor": metadata.NULL_TENSOR}
-        write = self.experiment.file_writer.add_summary
-        write(Summary(value=[value]))
-        write(summary_v2.hparams_pb(known, trial_id=""))  # no id: one of its own
+        about, *row = hparams(known, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
+        plugin = about.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin.content)
+        for info in content.experiment.hparam_infos:
+            info.differs = info.name in shown
+        plugin.content = content.SerializeToString()
+        for each in (about, *row):
+            self.experiment.file_writer.add_summary(each)
 
 
 def first_line(error: BaseException) -> str:
