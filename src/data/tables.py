@@ -10,7 +10,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -154,22 +153,24 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
         say(f"{source}: the split is as its folders are")
     for side, label, file in files:
         row = None
-        with _opened(file) as text:
-            for number, line in enumerate(text_lines(text, str(file)), start=1):
-                if line.strip():
-                    if row:
-                        yield row
-                    # As the tutorial, which strips the whole text: blanks at a line's end stay.
-                    line = (line if row else line.lstrip()).rstrip("\r\n")
-                    row = Row(line, label, 1, side, str(file), number)
+        for number, line in enumerate(_lines(file), start=1):
+            if line.strip():
+                if row:
+                    yield row
+                # As the tutorial, which strips the whole text: blanks at a line's end stay.
+                line = (line if row else line.lstrip()).rstrip("\r\n")
+                row = Row(line, label, 1, side, str(file), number)
         if not row:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
         yield row._replace(name=row.name.rstrip())
 
 
-def _opened(file: Path) -> Any:
+def _lines(file: Path) -> Iterator[str]:
     open_it: Any = gzip.open if file.suffix.lower() == ".gz" else open
-    return open_it(file, "rt", encoding="UTF-8", errors="surrogateescape", newline="")
+    how = {"encoding": "UTF-8", "errors": "surrogateescape", "newline": ""}
+    with open_it(file, "rt", **how) as text:
+        for number, line in enumerate(text_lines(text, str(file))):
+            yield line if number else line.removeprefix("\ufeff")
 
 
 def text_lines(
@@ -287,38 +288,37 @@ def is_called(cell: str, words: Iterable[str]) -> bool:
 def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     file = str(source.path)
     kind = file.lower().removesuffix(".gz").rpartition(".")[2]
-    with nullcontext() if kind == "parquet" else _opened(source.path) as text:
-        lines = text_lines(text, file)  # not begun if it is Parquet
-        if kind == "parquet":
-            rows = _keyed(_parquet_rows(file), dict, file)
-        elif kind == "jsonl":
-            rows = _keyed(lines, json.loads, file)
-        else:
-            delimiter = "\t" if kind == "tsv" else None
-            cut = cut_rows(lines, file, delimiter, [*filter(None, source[2:])])
-            rows = (row for row in cut if row[0])
-        first: Cut = next(rows, ([], 0, "", ""))
-        header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
-        at = _columns(source, header, [cells for cells, *_ in sample])
-        name, label, count, split = at
-        how = f"cells between {delimiter!r}, " if delimiter else ""
-        if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
-            how += "no header, "
-            sample.insert(0, first)
-        keys = zip(Source._fields[2:], at, strict=True)
-        said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
-        say(f"{source}: {how}{', '.join(said)} of {len(header)}")
-        for cells, number, *_ in chain(sample, rows):
-            times = cells[count].strip() if count is not None else "1"
-            side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
-            if not (times.isdecimal() and len(times) < 10):
-                what = f"{cells[count][:40]!r} is no whole number below 1,000,000,000"
-                raise UserError(f"{file}:{number}: count_column: {what}")
-            if side is None:
-                what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
-                raise UserError(f"{file}:{number}: split_column: {what}")
-            if int(times):
-                yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
+    lines = _lines(source.path)
+    if kind == "parquet":
+        rows = _keyed(_parquet_rows(file), dict, file)
+    elif kind == "jsonl":
+        rows = _keyed(lines, json.loads, file)
+    else:
+        delimiter = "\t" if kind == "tsv" else None
+        cut = cut_rows(lines, file, delimiter, [*filter(None, source[2:])])
+        rows = (row for row in cut if row[0])
+    first: Cut = next(rows, ([], 0, "", ""))
+    header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
+    at = _columns(source, header, [cells for cells, *_ in sample])
+    name, label, count, split = at
+    how = f"cells between {delimiter!r}, " if delimiter else ""
+    if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
+        how += "no header, "
+        sample.insert(0, first)
+    keys = zip(Source._fields[2:], at, strict=True)
+    said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
+    say(f"{source}: {how}{', '.join(said)} of {len(header)}")
+    for cells, number, *_ in chain(sample, rows):
+        times = cells[count].strip() if count is not None else "1"
+        side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
+        if not (times.isdecimal() and len(times) < 10):
+            what = f"{cells[count][:40]!r} is no whole number below 1,000,000,000"
+            raise UserError(f"{file}:{number}: count_column: {what}")
+        if side is None:
+            what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
+            raise UserError(f"{file}:{number}: split_column: {what}")
+        if int(times):
+            yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
 
 
 def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list[Any]:
@@ -362,7 +362,7 @@ def _parquet_rows(file: str) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow.parquet import ParquetFile  # an extra
     except ImportError:
-        raise UserError(f"{file}: Parquet needs an extra: pip install '.[tables]'") from None
+        raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
     with ParquetFile(file) as table:
         for batch in table.iter_batches(SAMPLE):
             yield from batch.to_pylist()
