@@ -34,6 +34,7 @@ def anchors(text: str) -> set[str]:
 def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("path/to/folder").mkdir(parents=True)
+    Path("people.csv").touch()
     commands = re.findall(r"^    python -m src\.train([^#\n]*)", TEXT, re.MULTILINE)
     assert len(commands) >= 24
     for command in commands:
