@@ -23,9 +23,8 @@ NAMES = Path(__file__).parents[2] / "data/names"
 """The corpus as shipped."""
 READ = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
 NAME_WORDS = (
-    "name names surname surnames last_name lastname family_name full_name nachname nom "
-    "first_name firstname given_name forename vorname word"
-).split()
+    "name names surname surnames last_name lastname family_name full_name nachname nom".split()
+)
 LABEL_WORDS = "label category class language lang country nationality origin gender sex".split()
 """What columns are called, whatever the case."""
 SIDES = dict.fromkeys(("train", "training"), "train") | {"test": "test"}
@@ -66,9 +65,7 @@ class Source(NamedTuple):
             raise UserError(f"{self} data_dir={self.data_dir}: give one of them")
         if self.data_file and not READ.search(self.data_file):
             sheet = self.data_file.lower().endswith((".xlsx", ".xls", ".ods"))
-            how = (
-                "save it as CSV" if sheet else "what is: .csv .tsv .jsonl, also with .gz, .parquet"
-            )
+            how = "save it as CSV" if sheet else ".csv .tsv .jsonl, also with .gz, .parquet are"
             raise UserError(f"{self}: is not read; {how}")
         if any(self[2:]) and not self.data_file:
             raise UserError(f"{self}: has no columns; data_file= has")
@@ -190,8 +187,7 @@ def text_lines(
             check_decoded(line, f"{where}:{number}", lines.encoding, mend)
             yield line
     except UnicodeError:  # of an encoding whose errors cannot be put off
-        wrong = f"not {lines.encoding} after line {number}"
-        raise UserError(f"{where}: {wrong}; {mend}") from None
+        raise UserError(f"{where}: not {lines.encoding} after line {number}; {mend}") from None
 
 
 def check_decoded(line: str, where: str, encoding: str, mend: str) -> None:
@@ -232,12 +228,8 @@ def cut_rows(
 
     def found(delimiter: str) -> tuple[int, ...]:
         cells = next(csv.reader([first], delimiter=delimiter), [])
-        wanted = sum(bool(places(cells, column)) for column in columns)
-        return (
-            wanted,
-            sum(is_called(cell, (*NAME_WORDS, *LABEL_WORDS)) for cell in cells),
-            len(cells),
-        )
+        called = sum(is_called(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
+        return sum(bool(places(cells, column)) for column in columns), called, len(cells)
 
     delimiter = delimiter or max(",;\t|", key=found)
     try:
@@ -292,15 +284,14 @@ def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     if kind == "parquet":
         rows = _keyed(_parquet_rows(file), dict, file)
     elif kind == "jsonl":
-        rows = _keyed(lines, json.loads, file)
+        rows = _keyed(map(str.strip, lines), json.loads, file)
     else:
-        delimiter = "\t" if kind == "tsv" else None
-        cut = cut_rows(lines, file, delimiter, [*filter(None, source[2:])])
+        given = [*filter(None, source[2:])]
+        cut = cut_rows(lines, file, "\t" if kind == "tsv" else None, given)
         rows = (row for row in cut if row[0])
     first: Cut = next(rows, ([], 0, "", ""))
     header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
-    at = _columns(source, header, [cells for cells, *_ in sample])
-    name, label, count, split = at
+    name, label, count, split = at = _columns(source, header, [cells for cells, *_ in sample])
     how = f"cells between {delimiter!r}, " if delimiter else ""
     if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
         how += "no header, "
@@ -312,8 +303,8 @@ def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
         times = cells[count].strip() if count is not None else "1"
         side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
         if not (times.isdecimal() and len(times) < 10):
-            what = f"{cells[count][:40]!r} is no whole number below 1,000,000,000"
-            raise UserError(f"{file}:{number}: count_column: {what}")
+            what = "is no whole number below 1,000,000,000"
+            raise UserError(f"{file}:{number}: count_column: {times[:40]!r} {what}")
         if side is None:
             what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
             raise UserError(f"{file}:{number}: split_column: {what}")
@@ -324,7 +315,7 @@ def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
 def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list[Any]:
     """Return the places of name, label, count and split; None of what there is not."""
     keys = zip(Source._fields[2:], source[2:], strict=True)
-    at: list[Any] = [c and place_of(c, header, str(source), key) for key, c in keys]
+    at: list[Any] = [place_of(c, header, str(source), key) if c else None for key, c in keys]
     for which, words in enumerate((NAME_WORDS, LABEL_WORDS)):
         found = [i for i, cell in enumerate(header) if is_called(cell, words) and i not in at]
         if at[which] is None and len(found) == 1:
@@ -337,9 +328,7 @@ def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list
             at[:2] = [1 - at[1 - i] if at[i] is None else at[i] for i in range(2)]
     used = [i for i in at if i is not None]
     if None in at[:2] or len(set(used)) < len(used):
-        raise UserError(
-            f"{source}: name_column= and label_column= are to be two of: {shown(header)}"
-        )
+        raise UserError(f"{source}: say which are name_column= and label_column=: {shown(header)}")
     return at
 
 
@@ -347,7 +336,7 @@ def _keyed(items: Iterable[Any], read: Callable[[Any], Any], file: str) -> Itera
     """Yield the keys of the first object, which is its header, and then each object's values."""
     keys: list[str] = []
     for number, item in enumerate(items, start=1):
-        if item != "\n":
+        if item:
             try:
                 values = read(item)
                 if not keys:
