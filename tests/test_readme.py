@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, predict
+from src import audit, evaluate, predict
 from src.data.corpus import read_corpus
 from tests.conftest import ROOT, settings
 from tests.test_corpus import COUNTS
@@ -37,6 +37,10 @@ def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.Mon
     Path("people.csv").touch()
     commands = re.findall(r"^    python -m src\.train([^#\n]*)", TEXT, re.MULTILINE)
     assert len(commands) >= 24
+    audits = re.findall(r"^    python -m src\.audit([^#\n]*)", TEXT, re.MULTILINE)
+    assert len(audits) >= 3
+    parsed = (audit.make_parser().parse_args(shlex.split(words)) for words in audits)
+    commands += [shlex.join(options.keys) for options in parsed]
     for command in commands:
         words = [word for word in shlex.split(command) if not word.startswith(("-", "resume="))]
         one = r"=(?:choice\(|interval\()?([^,\[]*),.*"  # of several values; a list is one

@@ -76,8 +76,8 @@ def fit_decision(
 
     The temperature, from 0.2 to 5, is the one of the least negative log-likelihood under the
     corpus's prior. The strength is then the lowest whose macro F1 is within TIE of the highest.
-    That F1 is averaged over five neighbouring strengths, as a few names guessed otherwise move it by
-    chance; and it is flat at its top, where a lower strength has the better balanced accuracy.
+    That F1 is averaged over five neighbouring strengths, as a few names guessed otherwise move it
+    by chance; and it is flat at its top, where a lower strength has the better balanced accuracy.
 
     Args:
         logp: the network's log-probabilities of the names [N, C].
