@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src import audit, evaluate, predict
+from src import audit, evaluate, export, predict
 from src.data.corpus import read_corpus
 from tests.conftest import ROOT, settings
 from tests.test_corpus import COUNTS
@@ -48,11 +48,11 @@ def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_questions_options_are_valid() -> None:
-    questions = re.findall(r"python -m src\.(predict|evaluate)([^#\n`]*)", TEXT)
+    questions = re.findall(r"python -m src\.(predict|evaluate|export)([^#\n`]*)", TEXT)
     assert len(questions) >= 9
+    programs = {"predict": predict, "evaluate": evaluate, "export": export}
     for module, words in questions:
-        parser = predict.make_parser() if module == "predict" else evaluate.make_parser()
-        parser.parse_args(shlex.split(words))
+        programs[module].make_parser().parse_args(shlex.split(words))
 
 
 def test_the_links_lead_somewhere() -> None:
