@@ -248,8 +248,8 @@ FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "
 """All that makes a run."""
 HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
 """What can change a result."""
-DATA = [*Source._fields, "letters", "val_fraction", "test_fraction"]
-DATA += "seed iterations passes log_every val_every batch_size sampling".split()
+CORPUS = [*Source._fields, "letters", "val_fraction", "test_fraction", "seed"]
+DATA = [*CORPUS, *"iterations passes log_every val_every batch_size sampling".split()]
 NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
 TRAINING = "lr seed optimizer schedule weight_decay label_smoothing".split()
 

@@ -17,6 +17,7 @@ from typing import Any
 from src.answer import command
 from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
 from src.answer.tables import answer_csv
+from src.data.letters import printable
 from src.data.tables import NAME_WORDS, check_decoded, is_called
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
@@ -173,11 +174,6 @@ def columns_of(text: str) -> int:
     """Return how many columns of a terminal `text` takes."""
     letters = [c for c in text if not unicodedata.combining(c)]
     return len(letters) + sum(unicodedata.east_asian_width(c) in "WF" for c in letters)
-
-
-def printable(name: str) -> str:
-    """Return a name without what would steer a terminal."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
 
 
 def plot(model: TrainedModel, name: str, file: Path) -> None:

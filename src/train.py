@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import CONFIGS, DATA, NETWORK, TRAINING, Config, from_hydra, message
+from src.config import CONFIGS, CORPUS, DATA, NETWORK, TRAINING, Config, from_hydra, message
 from src.errors import UserError
 from src.run import files, process
 
@@ -64,6 +64,7 @@ def train(config: Config, folder: Path) -> float | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
+    from src.data.audit import tell_worst
     from src.data.datamodule import NamesDataModule
     from src.models.classifier import NameClassifier, OnlineClassifier
     from src.models.decision import fit_decision
@@ -73,6 +74,9 @@ def train(config: Config, folder: Path) -> float | None:
     last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
     resumes = last.exists()
 
+    own = config.data_dir or config.data_file
+    if own and not resumes and "LOCAL_RANK" not in os.environ:
+        tell_worst(**config.pick(CORPUS) | {"seed": 0})  # or each seed of a sweep would say it
     with process.quiet():
         data = NamesDataModule(**config.pick(DATA), together=config.together)
         torch.manual_seed(config.seed)

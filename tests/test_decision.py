@@ -81,7 +81,7 @@ def random_names(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def best_strength(logp: Tensor, targets: Tensor, shares: Tensor, temperature: float) -> float:
-    """Return the strength of the highest smoothed macro F1, by trying all of them."""
+    """Return the lowest strength of a smoothed macro F1 near the highest, by trying all."""
     scores = []
     for i in range(21):
         guesses = (logp.double() / temperature + i / 20 * shares.double().log()).argmax(dim=1)
@@ -92,10 +92,10 @@ def best_strength(logp: Tensor, targets: Tensor, shares: Tensor, temperature: fl
             f1.append(right / (right + wrong / 2))
         scores.append(np.mean(f1))
     means = [np.mean([scores[min(max(i + d, 0), 20)] for d in range(-2, 3)]) for i in range(21)]
-    return int(np.round(means, 12).argmax()) / 20
+    return int(np.flatnonzero(np.array(means) >= max(means) - 0.005)[0]) / 20
 
 
-def test_the_strength_is_the_best_of_all() -> None:
+def test_the_strength_is_the_lowest_of_the_best() -> None:
     found = set()
     for seed in range(10):
         logp, targets, shares = random_names(seed)

@@ -207,12 +207,13 @@ def test_categories_are_the_names_of_files_that_can_be_shown(categories: set[str
     with TemporaryDirectory() as folder:
         for category in categories:
             Path(folder, f"{category}.txt").write_text("Lee")
-        if all(category.isprintable() for category in categories):
+        labels = {unicodedata.normalize("NFC", category).strip() for category in categories}
+        if all(label and label.isprintable() for label in labels) and len(labels) > 1:
             corpus = read_corpus(Path(folder))
-            assert list(corpus) == sorted(categories)
+            assert list(corpus) == sorted(labels)
             assert len(fingerprint(corpus)) == 64
         else:
-            with pytest.raises(UserError, match=f"^data_dir={folder}: .* is no name"):
+            with pytest.raises(UserError, match=f"^data_dir={folder}: (.* is no name|holds one)"):
                 read_corpus(Path(folder))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from src import evaluate, predict
+from src import audit, evaluate, export, predict
 from src.data.corpus import read_corpus
 from tests.conftest import ROOT, settings
 from tests.test_corpus import COUNTS
@@ -34,8 +34,13 @@ def anchors(text: str) -> set[str]:
 def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("path/to/folder").mkdir(parents=True)
+    Path("people.csv").touch()
     commands = re.findall(r"^    python -m src\.train([^#\n]*)", TEXT, re.MULTILINE)
     assert len(commands) >= 24
+    audits = re.findall(r"^    python -m src\.audit([^#\n]*)", TEXT, re.MULTILINE)
+    assert len(audits) >= 3
+    parsed = (audit.make_parser().parse_args(shlex.split(words)) for words in audits)
+    commands += [shlex.join(options.keys) for options in parsed]
     for command in commands:
         words = [word for word in shlex.split(command) if not word.startswith(("-", "resume="))]
         one = r"=(?:choice\(|interval\()?([^,\[]*),.*"  # of several values; a list is one
@@ -43,11 +48,11 @@ def test_the_commands_settings_are_valid(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_questions_options_are_valid() -> None:
-    questions = re.findall(r"python -m src\.(predict|evaluate)([^#\n`]*)", TEXT)
+    questions = re.findall(r"python -m src\.(predict|evaluate|export)([^#\n`]*)", TEXT)
     assert len(questions) >= 9
+    programs = {"predict": predict, "evaluate": evaluate, "export": export}
     for module, words in questions:
-        parser = predict.make_parser() if module == "predict" else evaluate.make_parser()
-        parser.parse_args(shlex.split(words))
+        programs[module].make_parser().parse_args(shlex.split(words))
 
 
 def test_the_links_lead_somewhere() -> None:

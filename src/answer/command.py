@@ -1,4 +1,4 @@
-"""How the argparse programs, predict and evaluate, begin and end."""
+"""How the argparse programs, all but train, begin and end."""
 
 import gc
 import os

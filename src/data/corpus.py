@@ -17,7 +17,7 @@ Corpus = dict[str, list[str]]
 
 SHOWN = 5
 """Of the lines that are no names, at most."""
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """What no list of names has in a line: the file is something else, a table perhaps."""
 
 
@@ -58,7 +58,7 @@ def read_names(source: Source, kind: str = "ascii") -> Names:
         name = fold(row.name, kind)
         if not (row.label and row.label.isprintable()):
             no_labels.append(f"{row.where}: {row.label[:40]!r}")
-        elif not name or len(row.name) > LONGEST or _CONTROL.search(row.name.strip()):
+        elif not name or len(row.name) > LONGEST or CONTROL.search(row.name.strip()):
             no_names.append(f"{row.where}: {row.name[:40]!r}")
         elif source.count_column:
             found[row.side, row.label][name] += row.times

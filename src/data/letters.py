@@ -110,6 +110,11 @@ STYLES: dict[str, Callable[[str], str]] = {
 }
 
 
+def printable(text: str) -> str:
+    """Return a text without what would steer a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 class Letters(NamedTuple):
     """The symbols that a network reads, and how names become such: plain values."""
 

@@ -10,7 +10,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
@@ -24,9 +23,8 @@ NAMES = Path(__file__).parents[2] / "data/names"
 """The corpus as shipped."""
 READ = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
 NAME_WORDS = (
-    "name names surname surnames last_name lastname family_name full_name nachname nom "
-    "first_name firstname given_name forename vorname word"
-).split()
+    "name names surname surnames last_name lastname family_name full_name nachname nom".split()
+)
 LABEL_WORDS = "label category class language lang country nationality origin gender sex".split()
 """What columns are called, whatever the case."""
 SIDES = dict.fromkeys(("train", "training"), "train") | {"test": "test"}
@@ -67,9 +65,7 @@ class Source(NamedTuple):
             raise UserError(f"{self} data_dir={self.data_dir}: give one of them")
         if self.data_file and not READ.search(self.data_file):
             sheet = self.data_file.lower().endswith((".xlsx", ".xls", ".ods"))
-            how = (
-                "save it as CSV" if sheet else "what is: .csv .tsv .jsonl, also with .gz, .parquet"
-            )
+            how = "save it as CSV" if sheet else ".csv .tsv .jsonl, also with .gz, .parquet are"
             raise UserError(f"{self}: is not read; {how}")
         if any(self[2:]) and not self.data_file:
             raise UserError(f"{self}: has no columns; data_file= has")
@@ -154,22 +150,24 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
         say(f"{source}: the split is as its folders are")
     for side, label, file in files:
         row = None
-        with _opened(file) as text:
-            for number, line in enumerate(text_lines(text, str(file)), start=1):
-                if line.strip():
-                    if row:
-                        yield row
-                    # As the tutorial, which strips the whole text: blanks at a line's end stay.
-                    line = (line if row else line.lstrip()).rstrip("\r\n")
-                    row = Row(line, label, 1, side, str(file), number)
+        for number, line in enumerate(_lines(file), start=1):
+            if line.strip():
+                if row:
+                    yield row
+                # As the tutorial, which strips the whole text: blanks at a line's end stay.
+                line = (line if row else line.lstrip()).rstrip("\r\n")
+                row = Row(line, label, 1, side, str(file), number)
         if not row:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
         yield row._replace(name=row.name.rstrip())
 
 
-def _opened(file: Path) -> Any:
+def _lines(file: Path) -> Iterator[str]:
     open_it: Any = gzip.open if file.suffix.lower() == ".gz" else open
-    return open_it(file, "rt", encoding="UTF-8", errors="surrogateescape", newline="")
+    how = {"encoding": "UTF-8", "errors": "surrogateescape", "newline": ""}
+    with open_it(file, "rt", **how) as text:
+        for number, line in enumerate(text_lines(text, str(file))):
+            yield line if number else line.removeprefix("\ufeff")
 
 
 def text_lines(
@@ -189,8 +187,7 @@ def text_lines(
             check_decoded(line, f"{where}:{number}", lines.encoding, mend)
             yield line
     except UnicodeError:  # of an encoding whose errors cannot be put off
-        wrong = f"not {lines.encoding} after line {number}"
-        raise UserError(f"{where}: {wrong}; {mend}") from None
+        raise UserError(f"{where}: not {lines.encoding} after line {number}; {mend}") from None
 
 
 def check_decoded(line: str, where: str, encoding: str, mend: str) -> None:
@@ -231,12 +228,8 @@ def cut_rows(
 
     def found(delimiter: str) -> tuple[int, ...]:
         cells = next(csv.reader([first], delimiter=delimiter), [])
-        wanted = sum(bool(places(cells, column)) for column in columns)
-        return (
-            wanted,
-            sum(is_called(cell, (*NAME_WORDS, *LABEL_WORDS)) for cell in cells),
-            len(cells),
-        )
+        called = sum(is_called(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
+        return sum(bool(places(cells, column)) for column in columns), called, len(cells)
 
     delimiter = delimiter or max(",;\t|", key=found)
     try:
@@ -287,44 +280,42 @@ def is_called(cell: str, words: Iterable[str]) -> bool:
 def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     file = str(source.path)
     kind = file.lower().removesuffix(".gz").rpartition(".")[2]
-    with nullcontext() if kind == "parquet" else _opened(source.path) as text:
-        lines = text_lines(text, file)  # not begun if it is Parquet
-        if kind == "parquet":
-            rows = _keyed(_parquet_rows(file), dict, file)
-        elif kind == "jsonl":
-            rows = _keyed(lines, json.loads, file)
-        else:
-            delimiter = "\t" if kind == "tsv" else None
-            cut = cut_rows(lines, file, delimiter, [*filter(None, source[2:])])
-            rows = (row for row in cut if row[0])
-        first: Cut = next(rows, ([], 0, "", ""))
-        header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
-        at = _columns(source, header, [cells for cells, *_ in sample])
-        name, label, count, split = at
-        how = f"cells between {delimiter!r}, " if delimiter else ""
-        if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
-            how += "no header, "
-            sample.insert(0, first)
-        keys = zip(Source._fields[2:], at, strict=True)
-        said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
-        say(f"{source}: {how}{', '.join(said)} of {len(header)}")
-        for cells, number, *_ in chain(sample, rows):
-            times = cells[count].strip() if count is not None else "1"
-            side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
-            if not (times.isdecimal() and len(times) < 10):
-                what = f"{cells[count][:40]!r} is no whole number below 1,000,000,000"
-                raise UserError(f"{file}:{number}: count_column: {what}")
-            if side is None:
-                what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
-                raise UserError(f"{file}:{number}: split_column: {what}")
-            if int(times):
-                yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
+    lines = _lines(source.path)
+    if kind == "parquet":
+        rows = _keyed(_parquet_rows(file), dict, file)
+    elif kind == "jsonl":
+        rows = _keyed(map(str.strip, lines), json.loads, file)
+    else:
+        given = [*filter(None, source[2:])]
+        cut = cut_rows(lines, file, "\t" if kind == "tsv" else None, given)
+        rows = (row for row in cut if row[0])
+    first: Cut = next(rows, ([], 0, "", ""))
+    header, delimiter, sample = first[0], first[-1], list(islice(rows, SAMPLE))
+    name, label, count, split = at = _columns(source, header, [cells for cells, *_ in sample])
+    how = f"cells between {delimiter!r}, " if delimiter else ""
+    if delimiter and header[label] in {cells[label] for cells, *_ in sample}:
+        how += "no header, "
+        sample.insert(0, first)
+    keys = zip(Source._fields[2:], at, strict=True)
+    said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
+    say(f"{source}: {how}{', '.join(said)} of {len(header)}")
+    for cells, number, *_ in chain(sample, rows):
+        times = cells[count].strip() if count is not None else "1"
+        side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
+        if not (times.isdecimal() and len(times) < 10):
+            what = "is no whole number below 1,000,000,000"
+            raise UserError(f"{file}:{number}: count_column: {times[:40]!r} {what}")
+        if side is None:
+            what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
+            raise UserError(f"{file}:{number}: split_column: {what}")
+        if int(times):
+            yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
 
 
 def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list[Any]:
     """Return the places of name, label, count and split; None of what there is not."""
     keys = zip(Source._fields[2:], source[2:], strict=True)
-    at: list[Any] = [c and place_of(c, header, str(source), key) for key, c in keys]
+    at: list[Any] = [place_of(c, header, str(source), key) if c else None for key, c in keys]
     for which, words in enumerate((NAME_WORDS, LABEL_WORDS)):
         found = [i for i, cell in enumerate(header) if is_called(cell, words) and i not in at]
         if at[which] is None and len(found) == 1:
@@ -337,9 +328,7 @@ def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list
             at[:2] = [1 - at[1 - i] if at[i] is None else at[i] for i in range(2)]
     used = [i for i in at if i is not None]
     if None in at[:2] or len(set(used)) < len(used):
-        raise UserError(
-            f"{source}: name_column= and label_column= are to be two of: {shown(header)}"
-        )
+        raise UserError(f"{source}: say which are name_column= and label_column=: {shown(header)}")
     return at
 
 
@@ -347,7 +336,7 @@ def _keyed(items: Iterable[Any], read: Callable[[Any], Any], file: str) -> Itera
     """Yield the keys of the first object, which is its header, and then each object's values."""
     keys: list[str] = []
     for number, item in enumerate(items, start=1):
-        if item != "\n":
+        if item:
             try:
                 values = read(item)
                 if not keys:
@@ -362,7 +351,7 @@ def _parquet_rows(file: str) -> Iterator[dict[str, Any]]:
     try:
         from pyarrow.parquet import ParquetFile  # an extra
     except ImportError:
-        raise UserError(f"{file}: Parquet needs an extra: pip install '.[tables]'") from None
+        raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
     with ParquetFile(file) as table:
         for batch in table.iter_batches(SAMPLE):
             yield from batch.to_pylist()

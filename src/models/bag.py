@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.ngrams import Found
+from src.models.ngrams import Found, descend
 
 LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
 """How W is learned: Adam's highest rate; passes over the names, but at least and at most so many
@@ -87,23 +87,17 @@ class BagOfGrams(nn.Module):
 
         n_steps = min(max(PASSES * n // NAMES[0], STEPS[0]), STEPS[1])
         size = min(max(PASSES * n // n_steps, NAMES[0]), NAMES[1])
+        rng = torch.Generator().manual_seed(seed)
         weight = torch.zeros(len(self.grams), len(shares), requires_grad=True)
         bias = shares.log().requires_grad_()
-        groups: Any = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
-        optimizer = torch.optim.Adam(groups, LR, betas=(0.9, 0.99), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min(1, 20 * (step + 1) / n_steps) * (1 - step / n_steps)
-        )
-        rng = torch.Generator().manual_seed(seed)
-        passes = [torch.randperm(n, generator=rng) for _ in range(1 + n_steps * size // n)]
-        for names in torch.split(torch.cat(passes)[: n_steps * size], size):
+
+        def loss(names: Tensor) -> Tensor:
             index, x, begins = _chosen(bags, names)
             x = x * (torch.rand(len(x), generator=rng) >= DROPOUT) / (1 - DROPOUT)
-            loss = F.cross_entropy(_logits((index, x, begins), weight, bias), categories[names])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-            optimizer.step()
-            schedule.step()
+            return F.cross_entropy(_logits((index, x, begins), weight, bias), categories[names])
+
+        groups: Any = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
+        descend(groups, LR, (n_steps, size, n), rng, loss)
         self.weight = weight.detach().to(_STATE["weight"])
         self.bias.data = (bias - shares.log()).detach()
 

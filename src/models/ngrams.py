@@ -22,6 +22,7 @@ Shapes: B names of a batch, P their symbols with the marks, C categories, K long
 N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty one first.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +42,33 @@ _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
 
 _STATE = {"rows": torch.int32, "categories": torch.int16, "counts": torch.int32}
+
+
+def descend(
+    groups: list[dict[str, Any]],
+    lr: float,
+    sizes: tuple[int, int, int],
+    rng: torch.Generator,
+    loss: Callable[[Tensor], Tensor],
+) -> None:
+    """Take steps of Adam on names in random order, up to a learning rate, then down to 0.
+
+    Args:
+        groups: what to learn, as optimizers are told it.
+        lr: the highest learning rate.
+        sizes: how many steps, names of each, names that there are.
+        rng: draws the order, pass after pass.
+        loss: of names, given by their numbers.
+    """
+    n_steps, size, n_names = sizes
+    optimizer = torch.optim.Adam(groups, lr, betas=(0.9, 0.99), fused=True)
+    passes = [torch.randperm(n_names, generator=rng) for _ in range(1 + n_steps * size // n_names)]
+    for step, names in enumerate(torch.split(torch.cat(passes)[: n_steps * size], size)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, 20 * (step + 1) / n_steps) * (1 - step / n_steps)
+        optimizer.zero_grad()
+        loss(names).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        optimizer.step()
 
 
 class Found(NamedTuple):
@@ -145,23 +173,17 @@ class LetterNgrams(nn.Module):
         """
         everything = names.__getitems__(range(len(names)))
         self.count(*everything)
-        owners = self._owners(*everything)
-        self.requires_grad_(True)
-        optimizer = torch.optim.Adam(self.parameters(), LR)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        log_shares = torch.tensor(shares).log()
-        rng = torch.Generator().manual_seed(seed)
-        size = min(NAMES, 1 + MOST_CELLS // (64 * self.n_categories))  # fewer of many categories
-        n_passes = 1 + STEPS * size // len(names)
-        passes = torch.cat([torch.randperm(len(names), generator=rng) for _ in range(n_passes)])
-        for lines in torch.split(passes[: STEPS * size], size):
+        owners, log_shares = self._owners(*everything), torch.tensor(shares).log()
+
+        def loss(lines: Tensor) -> Tensor:
             batch = names.__getitems__(lines)
             scores = self(batch.letters, batch.lengths, leave_out=owners[lines])
-            loss = F.cross_entropy(scores + log_shares, batch.categories)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-            optimizer.step()
-            schedule.step()
+            return F.cross_entropy(scores + log_shares, batch.categories)
+
+        self.requires_grad_(True)
+        size = min(NAMES, 1 + MOST_CELLS // (64 * self.n_categories))  # fewer of many categories
+        rng = torch.Generator().manual_seed(seed)
+        descend([{"params": list(self.parameters())}], LR, (STEPS, size, len(names)), rng, loss)
         self.requires_grad_(False)
 
     def _owners(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
@@ -287,20 +309,12 @@ class LetterNgrams(nn.Module):
             ValueError: if they are not the counts of such a model, or likewise another error.
         """
         keys = state["keys"]
-        if keys.dtype != torch.int64 or keys.dim() != 1:
-            raise ValueError("letter counts: keys are no list of int64")
-        beginnings = keys // self._base
-        if bool((keys[:1] != 0).any() | (keys.diff() <= 0).any()) or bool(
-            (beginnings[1:] >= torch.arange(1, max(1, len(keys)), device=keys.device)).any()
-        ):
-            raise ValueError("letter counts: keys not sorted, or of no gram")
         highest = {"rows": len(keys) - 1, "categories": self.n_categories - 1}
-        for key, dtype in _STATE.items():
+        for key, dtype in {"keys": torch.int64, **_STATE}.items():
             part, high = state[key], highest.get(key, torch.iinfo(dtype).max)
-            is_list = part.dtype == dtype and part.shape == state["counts"].shape[:1]
-            if not is_list or bool(((part < 0) | (part > high)).any()):
-                raise ValueError(f"letter counts: {key} out of range, or no list of {dtype}")
-        pairs = state["rows"].long() * self.n_categories + state["categories"]
-        if bool((pairs.diff() <= 0).any()):
-            raise ValueError("letter counts: not sorted")
+            one = keys if key == "keys" else state["counts"]
+            if part.dtype != dtype or part.dim() != 1 or part.shape != one.shape:
+                raise ValueError(f"letter counts: {key} is no such list of {dtype}")
+            if bool(((part < 0) | (part > high)).any() | (part.diff() < 0).any() & (key == "rows")):
+                raise ValueError(f"letter counts: {key} out of range")
         self._tabulate(**state)

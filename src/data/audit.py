@@ -1,0 +1,253 @@
+"""What is wrong with a list of names, or good to know of it, before anything is trained on it.
+
+The labels that are least believed are found by n-grams that have not seen the name. For runs g of 1
+to GRAMS symbols of a name between its marks, n_c(g) is how often the names of category c have g:
+
+    score_c = log share_c + WEIGHT Σ_g log ((n_c(g) + PRIOR q(g)) / (Σ_g n_c(g) + PRIOR))
+
+with q(g) the share of g in all categories together. In the score of its own category, each run of a
+name is counted once less.
+
+Shapes: N different runs, C categories; B pairs of a name and a category in a block, G runs of them.
+"""
+
+import logging
+import unicodedata
+from array import array
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from src.data.corpus import CONTROL, Corpus, Names
+from src.data.letters import LONGEST, Letters, fold, printable, same_name
+from src.data.split import split_names
+from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source, read_rows
+from src.errors import UserError
+
+REFUSED, WRONG, DOUBTFUL, NOTE = SEVERITIES = "refused", "wrong", "doubtful", "note"
+"""Training refuses it; what is learned is wrong; labels or scores may be; good to know."""
+SHOWN, MORE, WORST = 5, 20, 5
+"""Examples of most findings, and of those to go through; findings told before a training."""
+FEW, SHORT, MUCH, DOUBT = 10, 5, 0.1, 0.01
+"""Test names that say something of a category, letters that are hardly alike by chance, the share
+of lines that letters should leave alone, the probability of a label that is still believed."""
+GRAMS, PRIOR, WEIGHT = 3, 100.0, 0.25
+BLOCK = 10_000  # pairs
+
+log = logging.getLogger(__name__)
+_NO_NAMES = {*"n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx".split()}
+_NO_NAMES |= {"not available", "no name", *NAME_WORDS}
+_NO_LABELS = {*_NO_NAMES, *SIDES, *LABEL_WORDS, "readme", "all", "data", "other", "misc"}
+
+
+@cache  # the runs of a sweep have the same names
+def tell_worst(**how: Any) -> None:
+    """Log the worst findings of an `audit`."""
+    for each in audit(**how)["findings"][:WORST]:
+        log.warning(finding_line(each))
+
+
+def audit(
+    letters: str, val_fraction: float, test_fraction: float, seed: int, **columns: str | None
+) -> dict[str, Any]:
+    """Return all there is to say of a `Source` as a run with these settings reads and splits it.
+
+    What was `guessed`; numbers; the `findings`, the worst first, a `count` of what the `text` says
+    and `examples` each; a row for each of the `categories`; the pairs whose label is `doubted`.
+
+    Raises:
+        UserError: if the names cannot be read.
+        OSError: likewise.
+    """
+    source = Source(**columns)
+    guessed: list[str] = []
+    read: dict[str, str] = {}  # each name, as it stands → folded; nothing if it is none
+    changed: set[str] = set()
+    lines, altered = Counter[str](), Counter[str]()  # of each category
+    sides: Any = {"": {}}  # of the split as given → category → folded names, in order
+    most, files, no_names, missing = (1, ""), set(), [], []
+    for row in read_rows(source, guessed.append):
+        files.add(row.file)
+        name = row.name.strip()
+        if name not in read:
+            fits = len(name) <= LONGEST and not CONTROL.search(name)
+            folded = fold(name, letters) if fits else ""
+            read[name] = name if folded == name else folded
+            if not (name.isascii() and name.isalpha()) and _plain(folded) != _plain(name):
+                changed.add(name)
+        if not (read[name] and row.label and row.label.isprintable()):
+            no_names.append(f"{row.where}: {name[:40]!r}")
+            continue
+        if name.casefold() in _NO_NAMES:
+            missing.append(f"{row.where}: {name}")
+        lines[row.label] += row.times
+        altered[row.label] += row.times * (name in changed)
+        most = max(most, (row.times, name))
+        sides.setdefault(row.side, {}).setdefault(row.label, {})[read[name]] = None
+
+    labels, faults = sorted(lines), []
+    given = [side for side in ("train", "val", "test") if side in sides] or [""]
+    names = Names({side: {c: [*sides[side].get(c, ())] for c in labels} for side in given}, {})
+    corpus = {c: [*dict.fromkeys(of)] for c, of in names.corpus.items()}
+    split: tuple[Corpus, Corpus, Corpus] = corpus, {}, {}
+    try:
+        split = split_names(names, val_fraction, test_fraction, seed)
+    except UserError as error:
+        faults = [str(error)]
+    style = Letters.learned(letters, {n for of in split[0].values() for n in of})
+    own: dict[str, tuple[int, ...]] = {}  # each name as it is read → its categories
+    for number, of in enumerate(corpus.values()):
+        for name in dict.fromkeys(map(style.write, of)):
+            own[name] = (*own.get(name, ()), number)
+    n_pairs, total = sum(map(len, own.values())), lines.total()
+
+    findings: list[dict[str, Any]] = []
+
+    def find(severity: str, examples: Iterable[str], text: str, shown: int = SHOWN) -> None:
+        """Note a finding of as many things as there are examples, if there are any."""
+        if some := [*examples]:
+            about = {"severity": severity, "count": len(some), "text": text}
+            findings.append(about | {"examples": [*map(printable, some[:shown])]})
+
+    find(REFUSED, faults, "reason not to train on them")
+    find(REFUSED, labels if len(labels) == 1 else [], "category only; training needs two")
+    what = f"no letter, more than {LONGEST} letters, a control character, or no category"
+    find(REFUSED, no_names, f"lines are no names: {what}", MORE)
+    find(WRONG, missing, "names stand for a missing one, or are a header")
+    find(WRONG, (c for c in labels if c.casefold() in _NO_LABELS), "categories look like none")
+    alike = defaultdict(list)
+    for label in labels:
+        alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
+    twins = (" = ".join(map(repr, same)) for same in alike.values() if same[1:])
+    find(WRONG, twins, "categories are written in several ways: case, blanks, forms of letters")
+    if source.data_dir:
+        there = (path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth)))
+        over = [path.name for path in there if path.is_file() and str(path) not in files]
+        table = "; data_file= reads a table" if any(map(READ.search, over)) else ""
+        find(NOTE, over, f"files are passed over{table}")
+
+    much = altered.total() > MUCH * total
+    what = "; letters=corpus leaves any script as it is" if much and letters != "corpus" else ""
+    rewritten = (f"{name} → {read[name]}" for name in sorted(changed) if read[name])
+    find(DOUBTFUL if much else NOTE, rewritten, f"names are changed by letters={letters}{what}")
+    first: dict[str, str] = {}
+    spelled = ((first.setdefault(style.write(n), name), name) for name, n in read.items() if n)
+    merged = (f"{one} = {name}" for one, name in spelled if one != name)
+    find(NOTE, merged, "names are read like one that is spelled otherwise")
+    several = (f"{n}: {', '.join(labels[c] for c in of)}" for n, of in own.items() if of[1:])
+    ceiling = len(own) / max(1, n_pairs)
+    what = f"no model can be right on more than {ceiling:.1%} of the pairs"
+    find(DOUBTFUL, several, f"names have several categories: {what}")
+    heaviest = [f"{most[1]}: {most[0]:,} of {total:,} lines"] if most[0] > 1 else []
+    find(NOTE, heaviest, "name counts for more lines than any other")
+
+    train, val, test = keys = [
+        {c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split
+    ]
+    on = Counter(key for side in keys for key in {key for of in side.values() for key in of})
+    shared = (key for key, n in on.items() if n > 1)
+    find(DOUBTFUL, shared, "names are on several sides of the split: scores flatter")
+    few = sorted((len(test[c]), c) for c in labels if any(test.values()))
+    kept = (c for _, c in few if not (val[c] or test[c]))
+    find(DOUBTFUL, kept, "categories are too small to hold names out")
+    some = (f"{c} ({n})" for n, c in few if 0 < n < FEW)
+    find(DOUBTFUL, some, f"categories have fewer than {FEW} test names: their scores are chance")
+    long = {c: [key for key in test[c] if len(key) >= SHORT] for c in labels}
+    away = ((c, *pair) for c in labels for pair in _a_letter_away(long[c], train[c]).items())
+    near = (f"{test[c][one]}, {train[c][other]} ({c})" for c, one, other in away)
+    what = f"of {sum(map(len, long.values())):,} test names of {SHORT} letters or more"
+    find(NOTE, near, f"{what} are a letter away from a training name of their category")
+    doubted = _doubted(own, labels) if own else []
+    say = "{name}: labelled {category}, n-grams say {guess} ({probability:.2f})".format_map
+    what = f"labels have a probability below {DOUBT:.0%} to n-grams that have not seen the name"
+    find(DOUBTFUL, map(say, doubted), what, MORE)
+
+    kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
+    rows = [
+        {"category": c, "lines": lines[c], **{kind: len(of[c]) for kind, of in kinds.items()}}
+        | {"changed": altered[c] / lines[c]}
+        for c in labels
+    ]
+    numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
+    numbers |= {"symbols": len(style.symbols), "letters": sum(map(len, own))}
+    findings.sort(key=lambda each: (SEVERITIES.index(each["severity"]), -each["count"]))
+    report = {"findings": findings, "categories": rows, "doubted": doubted}
+    return {"guessed": guessed, **numbers, **report}
+
+
+def finding_line(finding: dict[str, Any]) -> str:
+    """Return a finding in a line."""
+    return "{severity:<10}{count:,} {text}".format_map(finding)
+
+
+def _plain(text: str) -> str:
+    """Return the letters, digits and marks of a text, in lower case."""
+    letters = unicodedata.normalize("NFC", text).lower()
+    return "".join(c for c in letters if c.isalnum() or unicodedata.category(c)[0] == "M")
+
+
+def _a_letter_away(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Return the names that have a letter more, less or other than one of the others, with it."""
+    like: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        for key in _gaps(name):
+            like[key] = (*like.get(key, ()), name)
+    hits = ((like[key], other) for other in others for key in _gaps(other) if key in like)
+    return {name: other for names, other in hits for name in names if name != other}
+
+
+def _gaps(name: str) -> list[str]:
+    """Return a name with a gap for a letter, anywhere; names share one that are a letter apart."""
+    gaps = [f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))]
+    return gaps + [f"{name[:i]}*{name[i:]}" for i in range(len(name) + 1)]
+
+
+def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[str, Any]]:
+    """Return the pairs whose label has less than DOUBT, the least believed first.
+
+    Each is a `name`, a `category`, and the likeliest one as `guess` with its `probability`, beside
+    whatever other categories the name has.
+
+    Args:
+        own: the categories of each name.
+        labels: what the categories are called [C].
+    """
+    pairs = [(name, c) for name, categories in own.items() for c in categories]
+    rows: dict[str, int] = {}  # of each run, where its counts are
+    runs, lengths = array("i"), []
+    for name, _ in pairs:
+        text, start = f"^{name.lower()}$", len(runs)
+        parts = [text[i : i + k] for k in range(1, GRAMS + 1) for i in range(len(text) - k + 1)]
+        runs.extend([rows.setdefault(part, len(rows)) for part in parts])
+        lengths.append(len(runs) - start)
+    y, n = torch.tensor([c for _, c in pairs]), torch.split(torch.tensor(lengths), BLOCK)
+    grams = torch.split(torch.frombuffer(runs, dtype=torch.int32), [int(b.sum()) for b in n])
+    blocks = [*zip(torch.split(y, BLOCK), n, grams, strict=True)]  # [B], [B], [G]
+    counts = torch.zeros(len(rows), len(labels))  # [N, C]
+    for mine, length, gram in blocks:
+        cell = gram.long() * len(labels) + mine.repeat_interleave(length)
+        counts.view(-1).index_add_(0, cell, torch.ones(len(cell)))
+    total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
+    logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
+    log_shares = y.bincount(minlength=len(labels)).log()
+    found = []
+    for number, (mine, length, gram) in enumerate(blocks):
+        scores = F.embedding_bag(gram, logs, length.cumsum(0) - length, mode="sum")  # [B, C]
+        place = torch.arange(len(mine))
+        at = place.repeat_interleave(length)  # [G]
+        left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - length + PRIOR)[at]
+        scores[place, mine] = torch.zeros(len(mine)).index_add_(0, at, left_out.log())
+        scores = WEIGHT * scores + log_shares
+        for i in (scores.softmax(1)[place, mine] < DOUBT).nonzero().flatten().tolist():
+            (text, label), score = pairs[number * BLOCK + i], scores[i]
+            score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
+            p, guess = score.softmax(0), int(score.argmax())
+            if p[label] < DOUBT:
+                margin = float(score[label] - score[guess])
+                found.append((margin, text, labels[label], labels[guess], float(p[guess])))
+    keys = "name", "category", "guess", "probability"
+    return [dict(zip(keys, each, strict=True)) for _, *each in sorted(found)]
