@@ -14,7 +14,7 @@ import torch
 from src import export
 from src.answer.model import TrainedModel, load_model
 from src.data.letters import ALPHABET, LONGEST, OTHER, Letters
-from src.models.decision import PRIORS
+from src.models.decision import DEFAULT_PRIOR, PRIORS
 from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint
 
 Captured = pytest.CaptureFixture[str]
@@ -176,7 +176,7 @@ def test_a_browser_answers_as_predict_does(
 ) -> None:
     for model, tried in browsed:
         assert [name for name, _ in tried["answers"]] == list(map(model.letters.read, NAMES))
-        for i, prior in enumerate(PRIORS if model.decision else [model.prior]):
+        for i, prior in enumerate(PRIORS if model.decision else [DEFAULT_PRIOR]):
             expected = load_model(model.path, prior).probabilities(NAMES).numpy()
             rows = [priors[i][0] if priors[i] else [None] * 3 for _, priors in tried["answers"]]
             given = np.array(rows, dtype=float)  # None, as JSON has it, is NaN

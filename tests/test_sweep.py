@@ -246,7 +246,7 @@ def test_a_sweep_and_a_run_without_validation_side_by_side(
     for number, (lr, hidden) in enumerate(pairs, start=1):
         row = rows[f"{number}-lr_{lr}-hidden_{hidden}"]
         assert (row["hparams"]["lr"], row["hparams"]["hidden"]) == (float(lr), int(hidden))
-        assert row["hparams"]["bidirectional"] is False
+        assert row["hparams"]["bidirectional"] == "false"
         assert row["metrics"].keys() == set(metrics)
     layout = ask(f"{url}/plugin/custom_scalars/layout")
     (chart,) = layout["category"][0]["chart"]

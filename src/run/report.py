@@ -199,7 +199,8 @@ class TensorBoard(TensorBoardLogger):
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
         self.experiment.add_text("result", indent(result, "    "), at)
-        known = {key: value for key, value in settings.items() if value is not None}
+        said = {key: str(v).lower() if isinstance(v, bool) else v for key, v in settings.items()}
+        known = {key: value for key, value in said.items() if value is not None}
         shown = [key for key in told if key in known][:COLUMNS]
         about, *row = hparams(known, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
         plugin = about.value[0].metadata.plugin_data
