@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.corpus import Corpus, read_names
-from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, one_hot, same_name
+from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, places, same_name
 from src.data.sampler import Iterations, Passes, RandomExamples
 from src.data.split import fingerprint, split_names
 from src.data.tables import Source
@@ -40,33 +40,25 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
-        start, length = self.starts[line], self.lengths[line]
-        letters = self.letters[start : start + length]
-        return one_hot(letters, self.n_symbols).unsqueeze(1), self.categories[line].reshape(1)
+        return next(self.__getitems__([line]).examples(self.n_symbols))
 
     def __getitems__(self, lines: Sequence[int]) -> Batch:
         """Return many lines at once; PyTorch's data loader asks for them so."""
         chosen = torch.as_tensor(lines, dtype=torch.int64)
         lengths = self.lengths[chosen]
-        # Each name's letters lie one after the other in both places: shift its whole run.
-        shift = self.starts[chosen] - (lengths.cumsum(0) - lengths)
-        positions = torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
-        return Batch(self.letters[positions], lengths, self.categories[chosen])
+        letters = self.letters[places(self.starts[chosen], lengths)]
+        return Batch(letters, lengths, self.categories[chosen])
 
     def loader(self, batch_sampler: Any = None, most: int = MOST_CELLS) -> DataLoader[Any]:
         """Return the lines as `Batch`es: the sampler's, or all in order, in blocks to score."""
         letters = MOST_CELLS // (self.n_symbols + self.n_categories)
         length = self.lengths.tolist().__getitem__
         order = batch_sampler or Blocks(blocks(range(len(self)), length, most, letters))
-        return DataLoader(self, batch_sampler=order, collate_fn=_as_it_is)
+        return DataLoader(self, batch_sampler=order, collate_fn=Batch._make)  # it is one already
 
 
 class Blocks(list[list[int]]):
     """A plain list has no attributes, which Lightning wants to see when it predicts."""
-
-
-def _as_it_is(batch: Any) -> Any:  # made by __getitems__ already
-    return batch
 
 
 class NamesDataModule(LightningDataModule):
