@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from src.answer.model import TrainedModel, load_model
 from src.answer.tables import answer_csv
 from src.config import Config, typed
-from src.data.corpus import Corpus, read_corpus
+from src.data.corpus import Corpus
 from src.data.datamodule import NamesDataset
 from src.data.letters import (
     ALPHABET,
@@ -46,7 +46,7 @@ from src.data.sampler import Iterations, RandomExamples
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
 from src.models.networks import Network
-from tests.conftest import TRIED, settings
+from tests.conftest import TRIED, read_corpus, settings
 from tests.test_answer import GRU, NETWORK, make_checkpoint
 
 Property = Callable[..., None]
