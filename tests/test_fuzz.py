@@ -341,8 +341,8 @@ def test_batches_hold_each_example_up_to_the_next_validation_once(
     for process in range(processes):
         order = RandomExamples(counts, size, seed)
         place = (at, process, processes)
-        how = (val_every, log_every, together, lambda place=place: place)
-        shared.append(list(Iterations(order, size, total, *how)))
+        how = (together, lambda place=place: place, total, log_every, val_every)
+        shared.append(list(Iterations(order, size, *how)))
     for parts in zip(*shared, strict=True):  # a batch, by process
         most = max(map(len, parts))
         padded = [[*part, None][:most] for part in parts]

@@ -347,10 +347,8 @@ def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -
             expected = n * share[sampling]["AB"[category]]
             found = drawn[name, category] / drawn.total()
             assert found == pytest.approx(expected, rel=0.05), name
-    assert data.shares() == pytest.approx(
-        [10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5]
-    )
-    assert data.corpus_shares() == [5 / 8, 3 / 8]  # spellings
+    assert data.shares == pytest.approx([10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5])
+    assert data.corpus_shares == [5 / 8, 3 / 8]  # spellings
 
 
 def test_weighted_draws_are_those_of_lines_written_out() -> None:

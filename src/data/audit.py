@@ -8,7 +8,7 @@ to GRAMS symbols of a name between its marks, n_c(g) is how often the names of c
 with q(g) the share of g in all categories together. In the score of its own category, each run of a
 name is counted once less.
 
-Shapes: N different runs, C categories; B pairs of a name and a category in a block, G runs of them.
+Shapes: N different runs, C categories; B pairs of a name and a category, G runs of them.
 """
 
 import logging
@@ -38,7 +38,6 @@ FEW, SHORT, MUCH, DOUBT = 10, 5, 0.1, 0.01
 """Test names that say something of a category, letters that are hardly alike by chance, the share
 of lines that letters should leave alone, the probability of a label that is still believed."""
 GRAMS, PRIOR, WEIGHT = 3, 100.0, 0.25
-BLOCK = 10_000  # pairs
 
 log = logging.getLogger(__name__)
 _NO_NAMES = {*"n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx".split()}
@@ -139,10 +138,9 @@ def audit(
     heaviest = [f"{most[1]}: {most[0]:,} of {total:,} lines"] if most[0] > 1 else []
     find(NOTE, "name that counts for more lines than any other", heaviest)
 
-    train, val, test = keys = [
-        {c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split
-    ]
-    on = Counter(key for side in keys for key in set().union(*side.values()))
+    keys = ({c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split)
+    train, val, test = sides = [*keys]
+    on = Counter(key for side in sides for key in set().union(*side.values()))
     shared = (key for key, n in on.items() if n > 1)
     find(DOUBTFUL, "names on several sides of the split: scores flatter", shared)
     few = sorted((len(test[c]), c) for c in labels if any(test.values()))
@@ -161,11 +159,11 @@ def audit(
     find(DOUBTFUL, what, map(say, doubted), MORE)
 
     kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
-    rows = [
-        {"category": c, "lines": lines[c], **{kind: len(of[c]) for kind, of in kinds.items()}}
-        | {"changed": altered[c] / lines[c]}
-        for c in labels
-    ]
+    sizes = {c: {kind: len(of[c]) for kind, of in kinds.items()} for c in labels}
+    about = {
+        c: {"category": c, "lines": lines[c], "changed": altered[c] / lines[c]} for c in labels
+    }
+    rows = [about[c] | sizes[c] for c in labels]
     numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
     numbers |= {"symbols": len(style.symbols), "letters": sum(map(len, own))}
     findings.sort(key=lambda each: (SEVERITIES.index(each["severity"]), -each["count"]))
@@ -219,30 +217,26 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
         parts = [text[i : i + k] for k in range(1, GRAMS + 1) for i in range(len(text) - k + 1)]
         runs.extend(map(rows.__getitem__, parts))
         lengths.append(len(parts))
-    y, n = torch.tensor([c for _, c in pairs]), torch.split(torch.tensor(lengths), BLOCK)
-    grams = torch.split(torch.frombuffer(runs, dtype=torch.int32), [int(b.sum()) for b in n])
-    blocks = [*zip(torch.split(y, BLOCK), n, grams, strict=True)]  # [B], [B], [G]
-    counts = torch.zeros(len(rows), len(labels))  # [N, C]
-    for mine, length, gram in blocks:
-        cell = gram.long() * len(labels) + mine.repeat_interleave(length)
-        counts.view(-1).index_add_(0, cell, torch.ones(len(cell)))
+    mine, n = torch.tensor([c for _, c in pairs]), torch.tensor(lengths)  # [B] each
+    gram = torch.frombuffer(runs, dtype=torch.int32).long()  # [G]
+    at = torch.arange(len(n)).repeat_interleave(n)  # [G]: the pair of each run
+    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(rows) * len(labels))
+    counts = counts.reshape(len(rows), len(labels)).float()  # [N, C]
     total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
-    log_shares = y.bincount(minlength=len(labels)).log()
+    scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]
+    left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - n + PRIOR)[at]
+    own_score = torch.zeros(len(n)).index_add_(0, at, left_out.log())
+    scores = scores.scatter(1, mine.unsqueeze(1), own_score.unsqueeze(1))
+    scores = WEIGHT * scores + mine.bincount(minlength=len(labels)).log()
+    believed = scores.softmax(1).gather(1, mine.unsqueeze(1)).squeeze(1)  # [B]
     found = []
-    for number, (mine, length, gram) in enumerate(blocks):
-        scores = F.embedding_bag(gram, logs, length.cumsum(0) - length, mode="sum")  # [B, C]
-        place = torch.arange(len(mine))
-        at = place.repeat_interleave(length)  # [G]
-        left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - length + PRIOR)[at]
-        scores[place, mine] = torch.zeros(len(mine)).index_add_(0, at, left_out.log())
-        scores = WEIGHT * scores + log_shares
-        for i in (scores.softmax(1)[place, mine] < DOUBT).nonzero().flatten().tolist():
-            (text, label), score = pairs[number * BLOCK + i], scores[i]
-            score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
-            p, guess = score.softmax(0), int(score.argmax())
-            if p[label] < DOUBT:
-                margin = float(score[label] - score[guess])
-                found.append((margin, text, labels[label], labels[guess], float(p[guess])))
+    for i in (believed < DOUBT).nonzero().flatten().tolist():
+        (text, label), score = pairs[i], scores[i]
+        score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
+        p, guess = score.softmax(0), int(score.argmax())
+        if p[label] < DOUBT:
+            margin = float(score[label] - score[guess])
+            found.append((margin, text, labels[label], labels[guess], float(p[guess])))
     keys = "name", "category", "guess", "probability"
     return [dict(zip(keys, each, strict=True)) for _, *each in sorted(found)]

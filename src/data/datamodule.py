@@ -110,21 +110,20 @@ class NamesDataModule(LightningDataModule):
         here = Path.cwd()
         paths = (str(here / path) if path else None for path in (data_dir, data_file))
         source = Source(*paths, **columns)
-        corpus, counted = (read := read_names(source, letters)).corpus, read.counts
-        sides = split_names(read, val_fraction, test_fraction, seed)
+        names = read_names(source, letters)
+        corpus, sides = names.corpus, split_names(names, val_fraction, test_fraction, seed)
         self.categories = list(corpus)
-        self.letters = Letters.learned(letters, {n for names in sides[0].values() for n in names})
+        self.letters = Letters.learned(letters, {n for of in sides[0].values() for n in of})
         """How names are written, learned from the names to train on."""
         write = self.letters.write
-        lines = {c: [*map(write, names)] for c, names in sides[0].items()}
+        lines = {c: [*map(write, of)] for c, of in sides[0].items()}
         distinct, val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides)
-        once = {c: [*{same_name(n): n for n in names}.values()] for c, names in distinct.items()}
-        self.train, self.val, self.test, self.distinct, self.once = (
-            NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once)
-        )
+        once = {c: [*{same_name(n): n for n in of}.values()] for c, of in distinct.items()}
+        sets = (NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once))
+        self.train, self.val, self.test, self.distinct, self.once = sets
         """What to train on, validate and test; and of the first, the distinct pairs of a spelling
         and a category, and those with one spelling of a name."""
-        weights = [counted[c][n] for c, names in sides[0].items() for n in names if counted]
+        weights = [names.counts[c][n] for c, of in sides[0].items() for n in of if names.counts]
         natural = sampling == "natural"
         self._drawn = self.distinct if natural and not weights else self.train
         times = torch.tensor(weights, dtype=torch.float64) if weights else None
@@ -132,19 +131,21 @@ class NamesDataModule(LightningDataModule):
         self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed, weights)
         if natural:
             self.order = Passes(self._drawn.lengths.tolist(), batch_size, seed, weights)
-        self._shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
+        self.shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
+        """Of the categories among the names as they are drawn for training."""
+        pairs = self.distinct.categories.bincount(minlength=len(lines)).double()
+        self.corpus_shares: list[float] = (pairs / pairs.sum()).tolist()
+        """Of the categories among the distinct pairs to train on."""
         if passes:
             iterations = ceil(passes * len(self._drawn) / self.order.names_per_iteration)
         log_every = log_every or ceil(iterations / 50)
         val_every = ceil((val_every or iterations / 10) / log_every) * log_every
         self.every = {"iterations": iterations, "log_every": log_every, "val_every": val_every}
         """The run's length, and from one point of the loss curve and one validation to the next."""
-        self._batches = Iterations(
-            self.order, batch_size, **self.every, together=together, place=self._place
-        )
+        self._batches = Iterations(self.order, batch_size, together, self._place, **self.every)
         how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
         named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)
-        prints = {side: fingerprint(names) for side, names in named}
+        prints = {side: fingerprint(of) for side, of in named}
         if weights:
             prints["counts"] = fingerprint({"": [*map(str, weights)]})
         self._split = {**source._asdict(), **how, **prints}
@@ -182,26 +183,12 @@ class NamesDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def shares(self) -> list[float]:
-        """Return the categories' shares among the names as they are drawn for training."""
-        return self._shares
-
-    def corpus_shares(self) -> list[float]:
-        """Return the categories' shares among the distinct pairs to train on."""
-        counts = self.distinct.categories.bincount(minlength=len(self.categories)).tolist()
-        return [count / sum(counts) for count in counts]
-
     def shown(self) -> tuple[str, NamesDataset]:
         """Return the names to picture, and what they are: test, else validation, else training."""
         sides = {"test": self.test, "validation": self.val, "training": self.train}
         return next((side, names) for side, names in sides.items() if len(names))
 
     def summary(self) -> str:
-        """Return what there is to train and evaluate on, and what cannot be evaluated."""
+        """Return what there is to train and evaluate on."""
         text = f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
-        text += f"{len(self.val):,} names to validate and {len(self.test):,} to test"
-        held_out = {*self.val.categories.tolist(), *self.test.categories.tolist()}
-        kept = [c for index, c in enumerate(self.categories) if index not in held_out]
-        if held_out and kept:
-            text += f"\nToo few names to hold any out, all trained on: {', '.join(kept)}"
-        return text
+        return text + f"{len(self.val):,} names to validate and {len(self.test):,} to test"

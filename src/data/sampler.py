@@ -109,14 +109,14 @@ class Iterations:
     order: RandomExamples | Passes
     size: int
     """Names of an iteration."""
-    iterations: int
-    """Of the whole run."""
-    val_every: int
-    log_every: int
     together: int
     """Iterations of a batch, at most."""
     place: Callable[[], tuple[int, int, int]]
     """Where a pass begins: the iteration, this process's number and how many there are."""
+    iterations: int
+    """Of the whole run."""
+    log_every: int
+    val_every: int
 
     def __iter__(self) -> Iterator[list[int]]:
         at, process, n_processes = self.place()
