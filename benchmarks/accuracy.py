@@ -104,7 +104,7 @@ def decided(
 ) -> tuple[Answers, float]:
     """Return the answers of what was trained on natural shares, decided as src.train does."""
     data = split(seed)
-    shares = data.corpus_shares()
+    shares = data.corpus_shares
     start = time.perf_counter()
     decision = fit_decision(log_probabilities(data.val), data.val.categories, shares, shares)
     seconds = time.perf_counter() - start
@@ -134,9 +134,9 @@ def letter_ngrams(seed: int) -> tuple[Answers, float]:
     data = split(seed)
     start = time.perf_counter()
     ngrams = Ngrams(data.letters.symbols, len(data.categories), ORDER).eval()
-    ngrams.fit(data.once, data.corpus_shares(), seed)
+    ngrams.fit(data.once, data.corpus_shares, seed)
     seconds = time.perf_counter() - start
-    log_shares = torch.tensor(data.corpus_shares()).log()
+    log_shares = torch.tensor(data.corpus_shares).log()
     whole = SHARES["counted"] + SHARES["weighed"]
 
     @torch.inference_mode()

@@ -74,22 +74,18 @@ def train(config: Config, folder: Path) -> float | None:
     last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
     resumes = last.exists()
 
-    own = config.data_dir or config.data_file
-    if own and not resumes and "LOCAL_RANK" not in os.environ:
+    if (config.data_dir or config.data_file) and not resumes and "LOCAL_RANK" not in os.environ:
         tell_worst(**config.pick(CORPUS) | {"seed": 0})  # or each seed of a sweep would say it
     with process.quiet():
         data = NamesDataModule(**config.pick(DATA), together=config.together)
         torch.manual_seed(config.seed)
-        shares = None if config.online else data.shares()
+        shares = None if config.online else data.shares
         names = {"letters": data.letters._asdict(), "categories": data.categories, "shares": shares}
-        network, training = names | config.pick(NETWORK), config.pick(TRAINING) | data.every
-        if config.online:
-            training |= {"backend": config.backend, "clip": config.clip}
-            model: NameClassifier = OnlineClassifier(network=network, **training)
-        else:
-            model = NameClassifier(network, **training)
+        kind = OnlineClassifier if config.online else NameClassifier
+        keys = [*TRAINING, "backend", "clip"] if config.online else TRAINING
+        model = kind(network=names | config.pick(NETWORK), **config.pick(keys) | data.every)
         if model.network.ngrams is not None and not resumes:
-            model.network.ngrams.fit(data.once, data.corpus_shares(), config.seed)
+            model.network.ngrams.fit(data.once, data.corpus_shares, config.seed)
 
         print_every = config.print_every or -(-data.every["iterations"] // 10)
         progress = Progress(print_every, data.order.names_per_iteration)
@@ -114,9 +110,8 @@ def train(config: Config, folder: Path) -> float | None:
             trainer.fit(model, data, ckpt_path=last if resumes else None, weights_only=True)
             model.eval()
             if len(data.val):
-                logp = model.log_probabilities(data.val.loader())
-                priors = data.shares(), data.corpus_shares()
-                model.decision = fit_decision(logp, data.val.categories, *priors)
+                logp, targets = model.log_probabilities(data.val.loader()), data.val.categories
+                model.decision = fit_decision(logp, targets, data.shares, data.corpus_shares)
             if not trainer.fast_dev_run:
                 trainer.save_checkpoint(last)
             if len(data.test):

@@ -19,6 +19,8 @@ from hydra.core.hydra_config import HydraConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.config import Config, from_hydra
+from src.data.corpus import Corpus, read_names
+from src.data.tables import Source
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +54,11 @@ def make_corpus(folder: Path) -> Path:
     for category, names in files.items():
         (folder / f"{category}.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
+
+
+def read_corpus(folder: Path, kind: str = "ascii") -> Corpus:
+    """Return all names of a folder, folded to letters of a kind."""
+    return read_names(Source(str(folder)), kind).corpus
 
 
 @pytest.fixture

@@ -147,18 +147,26 @@ def test_a_saved_bag_is_the_same_bit_for_bit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
+    ("key", "value", "why"),
     [
-        ("grams", torch.zeros(3)),
-        ("grams", torch.zeros(3, 3).long()),
-        ("idf", torch.zeros(2)),
-        ("weight", torch.zeros(3, 3)),
-        ("weight", torch.zeros(3, 2).half()),
+        ("grams", torch.zeros(3), "grams: no such table"),
+        ("grams", torch.zeros(3, 3).long(), "grams: no such table"),
+        ("idf", torch.zeros(2), "weights of grams: tables of several lengths"),
+        ("weight", torch.zeros(3, 2).half(), "weight: no such table"),
+        ("weight", torch.zeros(4, 3).half(), "weights of grams: tables of several lengths"),
     ],
 )
-def test_a_malformed_state_is_refused(key: str, value: torch.Tensor) -> None:
+def test_a_malformed_state_is_refused(key: str, value: torch.Tensor, why: str) -> None:
     bag = BagOfGrams(3, LONGEST)
     state = {"grams": torch.arange(3), "idf": torch.ones(3), "weight": torch.zeros(3, 3).half()}
     bag.set_extra_state(state)
-    with pytest.raises(ValueError, match="weights of grams:"):
+    with pytest.raises(ValueError, match=why):
         bag.set_extra_state({**state, key: value})
+
+
+def test_a_bag_of_another_precision_is_read() -> None:
+    bag, _ = make(some_names(seed=6))
+    wide = BagOfGrams(3, LONGEST)
+    wide.load_state_dict(bag.double().state_dict())
+    assert wide.weight.dtype == torch.float16
+    assert torch.equal(wide.weight, bag.half().weight)

@@ -176,7 +176,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
 def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
-    model = make({"cell": "tutorial", "hidden": 8, "shares": data.shares()}, lr=0.05, **sizes)
+    model = make({"cell": "tutorial", "hidden": 8, "shares": data.shares}, lr=0.05, **sizes)
     fit(model, data)
 
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def test_names_of_one_length_and_a_batch_of_one_name(tmp_path: Path) -> None:
     batches = list(data.train_dataloader())
     assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
     shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
-    names_of = {"categories": data.categories, "shares": data.shares()}
+    names_of = {"categories": data.categories, "shares": data.shares}
     model = make({**names_of, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes)
     trainer = fit(model, data)
     trainer.test(model, data, verbose=False)

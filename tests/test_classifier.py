@@ -202,7 +202,7 @@ def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataM
         data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes)
         return make_model(data.categories, **sizes), data
     data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes, batch_size=7, sampling="natural")
-    names = {"letters": ASCII._asdict(), "categories": data.categories, "shares": data.shares()}
+    names = {"letters": ASCII._asdict(), "categories": data.categories, "shares": data.shares}
     torch.manual_seed(0)
     return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **sizes), data
 

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from src.data.corpus import read_corpus
 from src.data.tables import NAMES
 from src.errors import UserError
+from tests.conftest import read_corpus
 
 COUNTS = {
     **{"Arabic": (2000, 108), "Chinese": (268, 246), "Czech": (519, 502), "Dutch": (297, 286)},

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_f1_score
 
-from src.models.decision import PRIORS, Decision, fit_decision, macro_f1, smoothed
+from src.models.decision import PRIORS, Decision, fit_decision
 
 
 def probabilities(decision: Decision, network: list[float], prior: str) -> list[float]:
@@ -110,19 +109,6 @@ def test_the_strength_is_the_lowest_of_the_best() -> None:
 def test_of_equal_strengths_the_first() -> None:
     logp = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
     assert fit_decision(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
-
-
-def test_smoothed() -> None:
-    assert smoothed([5.0, 0.0, 0.0, 10.0]) == [3, 4, 5, 6]
-    assert smoothed([0.1] * 3) == [0.1] * 3
-
-
-def test_macro_f1_is_torchmetrics() -> None:
-    torch.manual_seed(0)
-    for top in (2, 4, 7):  # categories 5 and 6 are neither guessed nor true, or all are
-        guesses, targets = torch.randint(top, (50,)), torch.randint(max(top - 1, 1), (50,))
-        expected = multiclass_f1_score(guesses, targets, 7, average="macro").item()
-        assert macro_f1(guesses, targets, 7) == pytest.approx(expected)
 
 
 GOOD = asdict(Decision([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))

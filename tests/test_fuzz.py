@@ -29,7 +29,7 @@ from omegaconf import OmegaConf
 from src.answer.model import TrainedModel, load_model
 from src.answer.tables import answer_csv
 from src.config import Config, typed
-from src.data.corpus import Corpus, read_corpus
+from src.data.corpus import Corpus
 from src.data.datamodule import NamesDataset
 from src.data.letters import (
     ALPHABET,
@@ -46,7 +46,7 @@ from src.data.sampler import Iterations, RandomExamples
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
 from src.models.networks import Network
-from tests.conftest import TRIED, settings
+from tests.conftest import TRIED, read_corpus, settings
 from tests.test_answer import GRU, NETWORK, make_checkpoint
 
 Property = Callable[..., None]
@@ -341,8 +341,8 @@ def test_batches_hold_each_example_up_to_the_next_validation_once(
     for process in range(processes):
         order = RandomExamples(counts, size, seed)
         place = (at, process, processes)
-        how = (val_every, log_every, together, lambda place=place: place)
-        shared.append(list(Iterations(order, size, total, *how)))
+        how = (together, lambda place=place: place, total, log_every, val_every)
+        shared.append(list(Iterations(order, size, *how)))
     for parts in zip(*shared, strict=True):  # a batch, by process
         most = max(map(len, parts))
         padded = [[*part, None][:most] for part in parts]

@@ -182,7 +182,7 @@ def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
     assert torch.equal(again(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
     counts = state["ngrams.counted.1._extra_state"]
     wrong = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
-    with pytest.raises(ValueError, match="letter counts: counts out of range"):
+    with pytest.raises(ValueError, match="letter counts: out of range"):
         again.load_state_dict(wrong)
 
 

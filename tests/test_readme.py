@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from src import audit, evaluate, export, predict
-from src.data.corpus import read_corpus
-from tests.conftest import ROOT, settings
+from tests.conftest import ROOT, read_corpus, settings
 from tests.test_corpus import COUNTS
 
 README = ROOT / "README.md"

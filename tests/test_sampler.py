@@ -65,7 +65,7 @@ def batches(
     order: RandomExamples | Passes, at: int, together: int = 1, part: tuple[int, int] = (0, 1)
 ) -> list[list[int]]:
     """Return those up to the next validation: of 100 iterations, at every 30th."""
-    return list(Iterations(order, 2, 100, 30, 8, together, lambda: (at, *part)))
+    return list(Iterations(order, 2, together, lambda: (at, *part), 100, 8, 30))
 
 
 def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> None:

@@ -2,11 +2,11 @@ from hashlib import sha256
 
 import pytest
 
-from src.data.corpus import read_corpus
 from src.data.letters import same_name
 from src.data.split import fingerprint, split_corpus
 from src.data.tables import NAMES
 from src.errors import UserError
+from tests.conftest import read_corpus
 
 
 @pytest.fixture(scope="module")

@@ -8,24 +8,26 @@ to GRAMS symbols of a name between its marks, n_c(g) is how often the names of c
 with q(g) the share of g in all categories together. In the score of its own category, each run of a
 name is counted once less.
 
-Shapes: N different runs, C categories; B pairs of a name and a category in a block, G runs of them.
+Shapes: N different runs, C categories; B pairs of a name and a category, G runs of them.
 """
 
 import logging
+import re
 import unicodedata
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
+from itertools import count
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from src.data.corpus import CONTROL, Corpus, Names
-from src.data.letters import LONGEST, Letters, fold, printable, same_name
-from src.data.split import split_names
-from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source, read_rows
+from src.data.corpus import Bad, Names, good_rows, in_order
+from src.data.letters import Letters, printable, same_name
+from src.data.split import Split, split_names
+from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source
 from src.errors import UserError
 
 REFUSED, WRONG, DOUBTFUL, NOTE = SEVERITIES = "refused", "wrong", "doubtful", "note"
@@ -36,7 +38,6 @@ FEW, SHORT, MUCH, DOUBT = 10, 5, 0.1, 0.01
 """Test names that say something of a category, letters that are hardly alike by chance, the share
 of lines that letters should leave alone, the probability of a label that is still believed."""
 GRAMS, PRIOR, WEIGHT = 3, 100.0, 0.25
-BLOCK = 10_000  # pairs
 
 log = logging.getLogger(__name__)
 _NO_NAMES = {*"n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx".split()}
@@ -63,37 +64,28 @@ def audit(
         UserError: if the names cannot be read.
         OSError: likewise.
     """
-    source = Source(**columns)
-    guessed: list[str] = []
-    read: dict[str, str] = {}  # each name, as it stands → folded; nothing if it is none
-    changed: set[str] = set()
+    source, guessed = Source(**columns), list[str]()
+    read: dict[str, str] = {}  # each name, as it stands → folded
+    changed, missing, most = set[str](), [], (1, "")
     lines, altered = Counter[str](), Counter[str]()  # of each category
-    sides: Any = {"": {}}  # of the split as given → category → folded names, in order
-    most, files, no_names, missing = (1, ""), set(), [], []
-    for row in read_rows(source, guessed.append):
-        files.add(row.file)
+    found: Any = defaultdict(dict)
+    bad: Bad = defaultdict(list)
+    for row, folded in good_rows(source, letters, bad, guessed.append):
         name = row.name.strip()
         if name not in read:
-            fits = len(name) <= LONGEST and not CONTROL.search(name)
-            folded = fold(name, letters) if fits else ""
-            read[name] = name if folded == name else folded
+            read[name] = folded
             if not (name.isascii() and name.isalpha()) and _plain(folded) != _plain(name):
                 changed.add(name)
-        if not (read[name] and row.label and row.label.isprintable()):
-            no_names.append(f"{row.where}: {name[:40]!r}")
-            continue
         if name.casefold() in _NO_NAMES:
             missing.append(f"{row.where}: {name}")
         lines[row.label] += row.times
         altered[row.label] += row.times * (name in changed)
         most = max(most, (row.times, name))
-        sides.setdefault(row.side, {}).setdefault(row.label, {})[read[name]] = None
+        found[row.side, row.label][folded] = None
 
-    labels, faults = sorted(lines), []
-    given = [side for side in ("train", "val", "test") if side in sides] or [""]
-    names = Names({side: {c: [*sides[side].get(c, ())] for c in labels} for side in given}, {})
+    names, labels, faults = Names(in_order(found), {}), sorted(lines), []
     corpus = {c: [*dict.fromkeys(of)] for c, of in names.corpus.items()}
-    split: tuple[Corpus, Corpus, Corpus] = corpus, {}, {}
+    split: Split = corpus, {}, {}
     try:
         split = split_names(names, val_fraction, test_fraction, seed)
     except UserError as error:
@@ -107,71 +99,71 @@ def audit(
 
     findings: list[dict[str, Any]] = []
 
-    def find(severity: str, examples: Iterable[str], text: str, shown: int = SHOWN) -> None:
+    def find(severity: str, text: str, examples: Iterable[str], shown: int = SHOWN) -> None:
         """Note a finding of as many things as there are examples, if there are any."""
         if some := [*examples]:
             about = {"severity": severity, "count": len(some), "text": text}
             findings.append(about | {"examples": [*map(printable, some[:shown])]})
 
-    find(REFUSED, faults, "reason not to train on them")
-    find(REFUSED, labels if len(labels) == 1 else [], "category only; training needs two")
-    what = f"no letter, more than {LONGEST} letters, a control character, or no category"
-    find(REFUSED, no_names, f"lines are no names: {what}", MORE)
-    find(WRONG, missing, "names stand for a missing one, or are a header")
-    find(WRONG, (c for c in labels if c.casefold() in _NO_LABELS), "categories look like none")
+    find(REFUSED, "reasons not to train on them", faults)
+    find(REFUSED, "categories; training needs two", labels if len(labels) == 1 else [])
+    for why, places in bad.items():
+        find(REFUSED, f"lines that {why}", places, MORE)
+    find(WRONG, "names that stand for a missing one, or are a header", missing)
+    no_labels = (c for c in labels if c.casefold() in _NO_LABELS)
+    find(WRONG, "categories that look like none", no_labels)
     alike = defaultdict(list)
     for label in labels:
         alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
     twins = (" = ".join(map(repr, same)) for same in alike.values() if same[1:])
-    find(WRONG, twins, "categories are written in several ways: case, blanks, forms of letters")
+    find(WRONG, "categories written in several ways: case, blanks, forms of letters", twins)
     if source.data_dir:
         there = (path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth)))
-        over = [path.name for path in there if path.is_file() and str(path) not in files]
+        over = [path.name for path in there if path.is_file() and path not in source.files]
         table = "; data_file= reads a table" if any(map(READ.search, over)) else ""
-        find(NOTE, over, f"files are passed over{table}")
+        find(NOTE, f"files that are passed over{table}", over)
 
     much = altered.total() > MUCH * total
     what = "; letters=corpus leaves any script as it is" if much and letters != "corpus" else ""
-    rewritten = (f"{name} → {read[name]}" for name in sorted(changed) if read[name])
-    find(DOUBTFUL if much else NOTE, rewritten, f"names are changed by letters={letters}{what}")
+    rewritten = (f"{name} → {read[name]}" for name in sorted(changed))
+    find(DOUBTFUL if much else NOTE, f"names that letters={letters} changes{what}", rewritten)
     first: dict[str, str] = {}
-    spelled = ((first.setdefault(style.write(n), name), name) for name, n in read.items() if n)
+    spelled = ((first.setdefault(style.write(folded), n), n) for n, folded in read.items())
     merged = (f"{one} = {name}" for one, name in spelled if one != name)
-    find(NOTE, merged, "names are read like one that is spelled otherwise")
+    find(NOTE, "names that are read like one spelled otherwise", merged)
     several = (f"{n}: {', '.join(labels[c] for c in of)}" for n, of in own.items() if of[1:])
     ceiling = len(own) / max(1, n_pairs)
     what = f"no model can be right on more than {ceiling:.1%} of the pairs"
-    find(DOUBTFUL, several, f"names have several categories: {what}")
+    find(DOUBTFUL, f"names of several categories: {what}", several)
     heaviest = [f"{most[1]}: {most[0]:,} of {total:,} lines"] if most[0] > 1 else []
-    find(NOTE, heaviest, "name counts for more lines than any other")
+    find(NOTE, "name that counts for more lines than any other", heaviest)
 
-    train, val, test = keys = [
-        {c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split
-    ]
-    on = Counter(key for side in keys for key in {key for of in side.values() for key in of})
+    keys = ({c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split)
+    train, val, test = sides = [*keys]
+    on = Counter(key for side in sides for key in set().union(*side.values()))
     shared = (key for key, n in on.items() if n > 1)
-    find(DOUBTFUL, shared, "names are on several sides of the split: scores flatter")
+    find(DOUBTFUL, "names on several sides of the split: scores flatter", shared)
     few = sorted((len(test[c]), c) for c in labels if any(test.values()))
     kept = (c for _, c in few if not (val[c] or test[c]))
-    find(DOUBTFUL, kept, "categories are too small to hold names out")
+    find(DOUBTFUL, "categories too small to hold names out", kept)
     some = (f"{c} ({n})" for n, c in few if 0 < n < FEW)
-    find(DOUBTFUL, some, f"categories have fewer than {FEW} test names: their scores are chance")
+    find(DOUBTFUL, f"categories with fewer than {FEW} test names: their scores are chance", some)
     long = {c: [key for key in test[c] if len(key) >= SHORT] for c in labels}
     away = ((c, *pair) for c in labels for pair in _a_letter_away(long[c], train[c]).items())
     near = (f"{test[c][one]}, {train[c][other]} ({c})" for c, one, other in away)
-    what = f"of {sum(map(len, long.values())):,} test names of {SHORT} letters or more"
-    find(NOTE, near, f"{what} are a letter away from a training name of their category")
+    what = f"of {sum(map(len, long.values())):,} with {SHORT} letters or more"
+    find(NOTE, f"test names a letter away from a training name of their category: {what}", near)
     doubted = _doubted(own, labels) if own else []
     say = "{name}: labelled {category}, n-grams say {guess} ({probability:.2f})".format_map
-    what = f"labels have a probability below {DOUBT:.0%} to n-grams that have not seen the name"
-    find(DOUBTFUL, map(say, doubted), what, MORE)
+    what = f"labels with a probability below {DOUBT:.0%}: to n-grams that have not seen the name"
+    find(DOUBTFUL, what, map(say, doubted), MORE)
 
     kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
-    rows = [
-        {"category": c, "lines": lines[c], **{kind: len(of[c]) for kind, of in kinds.items()}}
-        | {"changed": altered[c] / lines[c]}
-        for c in labels
-    ]
+    sizes = {c: {kind: len(of[c]) for kind, of in kinds.items()} for c in labels}
+    about = {
+        c: {"category": c, "lines": lines[c], "changed": altered[c] / lines[c]} for c in labels
+    }
+    rows = [about[c] | sizes[c] for c in labels]
     numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
     numbers |= {"symbols": len(style.symbols), "letters": sum(map(len, own))}
     findings.sort(key=lambda each: (SEVERITIES.index(each["severity"]), -each["count"]))
@@ -180,8 +172,9 @@ def audit(
 
 
 def finding_line(finding: dict[str, Any]) -> str:
-    """Return a finding in a line."""
-    return "{severity:<10}{count:,} {text}".format_map(finding)
+    """Return a finding in a line, the count behind what is counted."""
+    text = re.sub("(?=[:;])|$", f" ({finding['count']:,})", finding["text"], count=1)
+    return f"{finding['severity']:<10}{text}"
 
 
 def _plain(text: str) -> str:
@@ -217,37 +210,33 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
         labels: what the categories are called [C].
     """
     pairs = [(name, c) for name, categories in own.items() for c in categories]
-    rows: dict[str, int] = {}  # of each run, where its counts are
+    rows = defaultdict[str, int](count().__next__)  # of each run, where its counts are
     runs, lengths = array("i"), []
     for name, _ in pairs:
-        text, start = f"^{name.lower()}$", len(runs)
+        text = f"^{name.lower()}$"
         parts = [text[i : i + k] for k in range(1, GRAMS + 1) for i in range(len(text) - k + 1)]
-        runs.extend([rows.setdefault(part, len(rows)) for part in parts])
-        lengths.append(len(runs) - start)
-    y, n = torch.tensor([c for _, c in pairs]), torch.split(torch.tensor(lengths), BLOCK)
-    grams = torch.split(torch.frombuffer(runs, dtype=torch.int32), [int(b.sum()) for b in n])
-    blocks = [*zip(torch.split(y, BLOCK), n, grams, strict=True)]  # [B], [B], [G]
-    counts = torch.zeros(len(rows), len(labels))  # [N, C]
-    for mine, length, gram in blocks:
-        cell = gram.long() * len(labels) + mine.repeat_interleave(length)
-        counts.view(-1).index_add_(0, cell, torch.ones(len(cell)))
+        runs.extend(map(rows.__getitem__, parts))
+        lengths.append(len(parts))
+    mine, n = torch.tensor([c for _, c in pairs]), torch.tensor(lengths)  # [B] each
+    gram = torch.frombuffer(runs, dtype=torch.int32).long()  # [G]
+    at = torch.arange(len(n)).repeat_interleave(n)  # [G]: the pair of each run
+    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(rows) * len(labels))
+    counts = counts.reshape(len(rows), len(labels)).float()  # [N, C]
     total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
-    log_shares = y.bincount(minlength=len(labels)).log()
+    scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]
+    left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - n + PRIOR)[at]
+    own_score = torch.zeros(len(n)).index_add_(0, at, left_out.log())
+    scores = scores.scatter(1, mine.unsqueeze(1), own_score.unsqueeze(1))
+    scores = WEIGHT * scores + mine.bincount(minlength=len(labels)).log()
+    believed = scores.softmax(1).gather(1, mine.unsqueeze(1)).squeeze(1)  # [B]
     found = []
-    for number, (mine, length, gram) in enumerate(blocks):
-        scores = F.embedding_bag(gram, logs, length.cumsum(0) - length, mode="sum")  # [B, C]
-        place = torch.arange(len(mine))
-        at = place.repeat_interleave(length)  # [G]
-        left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - length + PRIOR)[at]
-        scores[place, mine] = torch.zeros(len(mine)).index_add_(0, at, left_out.log())
-        scores = WEIGHT * scores + log_shares
-        for i in (scores.softmax(1)[place, mine] < DOUBT).nonzero().flatten().tolist():
-            (text, label), score = pairs[number * BLOCK + i], scores[i]
-            score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
-            p, guess = score.softmax(0), int(score.argmax())
-            if p[label] < DOUBT:
-                margin = float(score[label] - score[guess])
-                found.append((margin, text, labels[label], labels[guess], float(p[guess])))
+    for i in (believed < DOUBT).nonzero().flatten().tolist():
+        (text, label), score = pairs[i], scores[i]
+        score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
+        p, guess = score.softmax(0), int(score.argmax())
+        if p[label] < DOUBT:
+            margin = float(score[label] - score[guess])
+            found.append((margin, text, labels[label], labels[guess], float(p[guess])))
     keys = "name", "category", "guess", "probability"
     return [dict(zip(keys, each, strict=True)) for _, *each in sorted(found)]

@@ -4,21 +4,27 @@ In memory a corpus is a dictionary from category, in sorted order, to the folded
 in file order.
 """
 
+import logging
 import re
 from collections import Counter, defaultdict
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from src.data.letters import LONGEST, fold
-from src.data.tables import Source, read_rows
+from src.data.tables import Row, Source, read_rows
 from src.errors import UserError
 
 Corpus = dict[str, list[str]]
+Bad = dict[str, list[str]]
+"""What is wrong with lines → where they are, and how they begin."""
 
 SHOWN = 5
 """Of the lines that are no names, at most."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """What no list of names has in a line: the file is something else, a table perhaps."""
+
+log = logging.getLogger(__name__)
 
 
 class Names(NamedTuple):
@@ -37,9 +43,24 @@ class Names(NamedTuple):
         return {c: sum((side[c] for side in more), first[c]) for c in first}
 
 
-def read_corpus(source: Source | Path, kind: str = "ascii") -> Corpus:
-    """Return all names of a source; a path is a folder's. See `read_names`."""
-    return read_names(Source(str(source)) if isinstance(source, Path) else source, kind).corpus
+@lru_cache(maxsize=4)  # the runs of a sweep read the same files
+def _read(source: Source, kind: str, _stamps: Any) -> Names:
+    found: Any = defaultdict(Counter if source.count_column else list)
+    bad: Bad = defaultdict(list)
+    for row, name in good_rows(source, kind, bad):
+        if source.count_column:
+            found[row.side, row.label][name] += row.times
+        else:
+            found[row.side, row.label].append(name)
+    for why, lines in bad.items():
+        first = f"{source.path}: {len(lines):,} lines {why}"
+        raise UserError("\n  ".join([first, *lines[:SHOWN]]))
+    sides = in_order(found)
+    first, *_ = sides
+    if len(sides[first]) < 2:
+        raise UserError(f"{source}: holds one category only, {', '.join(sides[first])}; needs two")
+    counts = {c: found.get((first, c), Counter()) for c in sides[first]}
+    return Names(sides, counts if source.count_column else {})
 
 
 def read_names(source: Source, kind: str = "ascii") -> Names:
@@ -52,30 +73,37 @@ def read_names(source: Source, kind: str = "ascii") -> Names:
             names.
         OSError: if a file cannot be opened.
     """
-    found: Any = defaultdict(Counter if source.count_column else list)
-    no_labels, no_names = [], []
-    for row in read_rows(source):
+    stats = [(file, file.stat()) for file in source.files]
+    return _read(source, kind, tuple((file, s.st_size, s.st_mtime_ns) for file, s in stats))
+
+
+def good_rows(
+    source: Source, kind: str, bad: Bad, say: Callable[[str], None] = log.info
+) -> Iterator[tuple[Row, str]]:
+    """Yield each row that is a name, and that name, folded; see `read_rows`.
+
+    Args:
+        source: where they are.
+        kind: of letters.
+        bad: is given the places of all other rows, under what is wrong with them.
+        say: is told what was guessed.
+    """
+    no_label = "have no category, or one with a control character"
+    no_name = f"are no names: at least one letter that letters={kind} reads, at most {LONGEST}, no"
+    no_name += " tab or other control character"
+    no_name += "; letters=corpus reads any script" if kind == "tutorial" else ""
+    for row in read_rows(source, say):
         name = fold(row.name, kind)
         if not (row.label and row.label.isprintable()):
-            no_labels.append(f"{row.where}: {row.label[:40]!r}")
+            bad[no_label].append(f"{row.where}: {row.label[:40]!r}")
         elif not name or len(row.name) > LONGEST or CONTROL.search(row.name.strip()):
-            no_names.append(f"{row.where}: {row.name[:40]!r}")
-        elif source.count_column:
-            found[row.side, row.label][name] += row.times
+            bad[no_name].append(f"{row.where}: {row.name[:40]!r}")
         else:
-            found[row.side, row.label].append(name)
-    what = f"are no names: at least one letter that letters={kind} reads, at most {LONGEST}, no"
-    what += " tab or other control character"
-    what += "; letters=corpus reads any script" if kind == "tutorial" else ""
-    no_category = "have no category, or one with a control character"
-    for bad, why in (no_labels, no_category), (no_names, what):
-        if bad:
-            first = f"{source.path}: {len(bad):,} lines {why}"
-            raise UserError("\n  ".join([first, *bad[:SHOWN]]))
+            yield row, name
+
+
+def in_order(found: dict[tuple[str, str], Iterable[str]]) -> dict[str, Corpus]:
+    """Return the names of each side and category as `Names` has them; at least one side."""
     categories = sorted({label for _, label in found})
-    if len(categories) < 2:
-        raise UserError(f"{source}: holds one category only, {', '.join(categories)}; needs two")
-    order = sorted({side for side, _ in found}, key=("", "train", "val", "test").index)
-    sides = {side: {c: [*found.get((side, c), ())] for c in categories} for side in order}
-    counts = {c: found.get((order[0], c), Counter()) for c in categories}
-    return Names(sides, counts if source.count_column else {})
+    order = sorted({side for side, _ in found}, key=("", "train", "val", "test").index) or [""]
+    return {side: {c: [*found.get((side, c), ())] for c in categories} for side in order}

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.corpus import Corpus, read_names
-from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, one_hot, same_name
+from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, places, same_name
 from src.data.sampler import Iterations, Passes, RandomExamples
 from src.data.split import fingerprint, split_names
 from src.data.tables import Source
@@ -40,33 +40,25 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
-        start, length = self.starts[line], self.lengths[line]
-        letters = self.letters[start : start + length]
-        return one_hot(letters, self.n_symbols).unsqueeze(1), self.categories[line].reshape(1)
+        return next(self.__getitems__([line]).examples(self.n_symbols))
 
     def __getitems__(self, lines: Sequence[int]) -> Batch:
         """Return many lines at once; PyTorch's data loader asks for them so."""
         chosen = torch.as_tensor(lines, dtype=torch.int64)
         lengths = self.lengths[chosen]
-        # Each name's letters lie one after the other in both places: shift its whole run.
-        shift = self.starts[chosen] - (lengths.cumsum(0) - lengths)
-        positions = torch.arange(int(lengths.sum())) + shift.repeat_interleave(lengths)
-        return Batch(self.letters[positions], lengths, self.categories[chosen])
+        letters = self.letters[places(self.starts[chosen], lengths)]
+        return Batch(letters, lengths, self.categories[chosen])
 
     def loader(self, batch_sampler: Any = None, most: int = MOST_CELLS) -> DataLoader[Any]:
         """Return the lines as `Batch`es: the sampler's, or all in order, in blocks to score."""
         letters = MOST_CELLS // (self.n_symbols + self.n_categories)
         length = self.lengths.tolist().__getitem__
         order = batch_sampler or Blocks(blocks(range(len(self)), length, most, letters))
-        return DataLoader(self, batch_sampler=order, collate_fn=_as_it_is)
+        return DataLoader(self, batch_sampler=order, collate_fn=Batch._make)  # it is one already
 
 
 class Blocks(list[list[int]]):
     """A plain list has no attributes, which Lightning wants to see when it predicts."""
-
-
-def _as_it_is(batch: Any) -> Any:  # made by __getitems__ already
-    return batch
 
 
 class NamesDataModule(LightningDataModule):
@@ -118,21 +110,20 @@ class NamesDataModule(LightningDataModule):
         here = Path.cwd()
         paths = (str(here / path) if path else None for path in (data_dir, data_file))
         source = Source(*paths, **columns)
-        corpus, counted = (read := read_names(source, letters)).corpus, read.counts
-        sides = split_names(read, val_fraction, test_fraction, seed)
+        names = read_names(source, letters)
+        corpus, sides = names.corpus, split_names(names, val_fraction, test_fraction, seed)
         self.categories = list(corpus)
-        self.letters = Letters.learned(letters, {n for names in sides[0].values() for n in names})
+        self.letters = Letters.learned(letters, {n for of in sides[0].values() for n in of})
         """How names are written, learned from the names to train on."""
         write = self.letters.write
-        lines = {c: [*map(write, names)] for c, names in sides[0].items()}
+        lines = {c: [*map(write, of)] for c, of in sides[0].items()}
         distinct, val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides)
-        once = {c: [*{same_name(n): n for n in names}.values()] for c, names in distinct.items()}
-        self.train, self.val, self.test, self.distinct, self.once = (
-            NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once)
-        )
+        once = {c: [*{same_name(n): n for n in of}.values()] for c, of in distinct.items()}
+        sets = (NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once))
+        self.train, self.val, self.test, self.distinct, self.once = sets
         """What to train on, validate and test; and of the first, the distinct pairs of a spelling
         and a category, and those with one spelling of a name."""
-        weights = [counted[c][n] for c, names in sides[0].items() for n in names if counted]
+        weights = [names.counts[c][n] for c, of in sides[0].items() for n in of if names.counts]
         natural = sampling == "natural"
         self._drawn = self.distinct if natural and not weights else self.train
         times = torch.tensor(weights, dtype=torch.float64) if weights else None
@@ -140,19 +131,21 @@ class NamesDataModule(LightningDataModule):
         self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed, weights)
         if natural:
             self.order = Passes(self._drawn.lengths.tolist(), batch_size, seed, weights)
-        self._shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
+        self.shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
+        """Of the categories among the names as they are drawn for training."""
+        pairs = self.distinct.categories.bincount(minlength=len(lines)).double()
+        self.corpus_shares: list[float] = (pairs / pairs.sum()).tolist()
+        """Of the categories among the distinct pairs to train on."""
         if passes:
             iterations = ceil(passes * len(self._drawn) / self.order.names_per_iteration)
         log_every = log_every or ceil(iterations / 50)
         val_every = ceil((val_every or iterations / 10) / log_every) * log_every
         self.every = {"iterations": iterations, "log_every": log_every, "val_every": val_every}
         """The run's length, and from one point of the loss curve and one validation to the next."""
-        self._batches = Iterations(
-            self.order, batch_size, **self.every, together=together, place=self._place
-        )
+        self._batches = Iterations(self.order, batch_size, together, self._place, **self.every)
         how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
         named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)
-        prints = {side: fingerprint(names) for side, names in named}
+        prints = {side: fingerprint(of) for side, of in named}
         if weights:
             prints["counts"] = fingerprint({"": [*map(str, weights)]})
         self._split = {**source._asdict(), **how, **prints}
@@ -190,26 +183,12 @@ class NamesDataModule(LightningDataModule):
 
     predict_dataloader = test_dataloader
 
-    def shares(self) -> list[float]:
-        """Return the categories' shares among the names as they are drawn for training."""
-        return self._shares
-
-    def corpus_shares(self) -> list[float]:
-        """Return the categories' shares among the distinct pairs to train on."""
-        counts = self.distinct.categories.bincount(minlength=len(self.categories)).tolist()
-        return [count / sum(counts) for count in counts]
-
     def shown(self) -> tuple[str, NamesDataset]:
         """Return the names to picture, and what they are: test, else validation, else training."""
         sides = {"test": self.test, "validation": self.val, "training": self.train}
         return next((side, names) for side, names in sides.items() if len(names))
 
     def summary(self) -> str:
-        """Return what there is to train and evaluate on, and what cannot be evaluated."""
+        """Return what there is to train and evaluate on."""
         text = f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
-        text += f"{len(self.val):,} names to validate, {len(self.test):,} to test"
-        held_out = {*self.val.categories.tolist(), *self.test.categories.tolist()}
-        kept = [c for index, c in enumerate(self.categories) if index not in held_out]
-        if held_out and kept:
-            text += f"\nToo few names to hold any out, all trained on: {', '.join(kept)}"
-        return text
+        return text + f"{len(self.val):,} names to validate, {len(self.test):,} to test"

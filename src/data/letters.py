@@ -8,7 +8,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import anyascii
 import numpy as np
@@ -70,8 +70,8 @@ def _symbols(letter: str, kind: str) -> str:
         if kind == "corpus":
             return letter
         parts = unicodedata.normalize("NFD", letter)
-        base = "".join(c for c in parts if not unicodedata.category(c).startswith("M"))
-        if base and all(c in ALPHABET for c in base):
+        base = "".join(c for c in parts if unicodedata.category(c)[0] != "M")
+        if base and {*base} <= {*ALPHABET}:
             return base
         # By its combining class a mark is a vowel sign, which is spelled; an accent or a point
         # of Hebrew or Arabic, which may be there or not, is dropped.
@@ -103,11 +103,7 @@ def _capitalised(name: str) -> str:
     return lower[:first] + lower[first : first + 1].title() + lower[first + 1 :]
 
 
-STYLES: dict[str, Callable[[str], str]] = {
-    "lower": str.lower,
-    "upper": str.upper,
-    "capitalised": _capitalised,
-}
+STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": _capitalised}
 
 
 def printable(text: str) -> str:
@@ -164,10 +160,11 @@ class Letters(NamedTuple):
             ValueError: if a letter is none of the symbols.
         """
         codes = np.frombuffer("".join(names).encode("utf-32-le"), np.uint32)
-        letters = _indices(self.symbols)[codes]
-        if len(letters) and letters.max() >= len(self.symbols):
+        letters = torch.from_numpy(_indices(self.symbols)[codes])
+        if (letters < 0).any():
             raise ValueError(f"not a name in {self.kind} letters")
-        return torch.from_numpy(letters), torch.tensor([len(name) for name in names]).long()
+        lengths = torch.tensor([*map(len, names)], dtype=torch.int64)
+        return letters.to(letter_dtype(len(self.symbols))), lengths
 
     def unpack(self, letters: Iterable[int]) -> str:
         """Return the name whose letter indices are `letters`."""
@@ -184,12 +181,10 @@ def letter_dtype(n_symbols: int) -> torch.dtype:
 
 
 @cache
-def _indices(symbols: str) -> NDArray[Any]:
-    """Return the index of each code point."""
-    others = symbols.find(OTHER) % (len(symbols) + 1)  # without OTHER: no index at all
-    dtype = np.uint8 if len(symbols) <= 255 else np.int16
-    table = np.full(0x110000, others, dtype)
-    table[[ord(symbol) for symbol in symbols]] = np.arange(len(symbols))
+def _indices(symbols: str) -> NDArray[np.int16]:
+    """Return the index of each code point; OTHER's of what is unknown, -1 without it."""
+    table = np.full(0x110000, symbols.find(OTHER), np.int16)
+    table[[*map(ord, symbols)]] = range(len(symbols))
     return table
 
 
@@ -217,6 +212,12 @@ def one_hot(letters: Tensor, n_symbols: int = len(ALPHABET)) -> Tensor:
 def name_to_tensor(name: str, letters: Letters = ASCII) -> Tensor:
     """A name that was read → its one-hot tensor [L, 1, S]; the 1 is the batch."""
     return one_hot(letters.pack([name])[0], len(letters.symbols)).unsqueeze(1)
+
+
+def places(begins: Tensor, sizes: Tensor) -> Tensor:
+    """Return where all of some runs is, end to end: of B runs, begins and sizes [B]."""
+    shift = begins - (sizes.cumsum(0) - sizes)
+    return torch.arange(int(sizes.sum()), device=sizes.device) + shift.repeat_interleave(sizes)
 
 
 def blocks(

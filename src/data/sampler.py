@@ -8,6 +8,8 @@ from itertools import accumulate
 
 import numpy as np
 
+Counts = Sequence[int]
+
 
 class RandomExamples:
     """Draws a category uniformly, then one of its lines uniformly, over and over.
@@ -24,16 +26,11 @@ class RandomExamples:
         weights: how often each line counts; none: once.
     """
 
-    def __init__(
-        self, counts: Sequence[int], size: int, seed: int, weights: Sequence[int] = ()
-    ) -> None:
+    def __init__(self, counts: Counts, size: int, seed: int, weights: Counts = ()) -> None:
         self.names_per_iteration: float = size
-        self._counts = counts
-        self._first = [0, *accumulate(counts)]
-        self._seed = seed
-        self._rng = random.Random(seed)
-        self._position = 0
-        self._ends = [*accumulate(weights)]
+        self._counts, self._seed = counts, seed
+        self._first, self._ends = [0, *accumulate(counts)], [*accumulate(weights)]
+        self._rng, self._position = random.Random(seed), 0
 
     def take(self, start: int, count: int) -> list[int]:
         """Return the lines' numbers of `count` examples, as if the first `start` had been drawn.
@@ -71,24 +68,19 @@ class Passes:
         weights: how often each name counts; none: once.
     """
 
-    def __init__(
-        self, lengths: Sequence[int], size: int, seed: int, weights: Sequence[int] = ()
-    ) -> None:
-        self._lengths = lengths
-        self._size = size
-        self._seed = seed
+    def __init__(self, lengths: Counts, size: int, seed: int, weights: Counts = ()) -> None:
+        self._lengths, self._size, self._seed = lengths, size, seed
         self._ends = np.cumsum(weights)
         self._n_batches = -(-len(lengths) // size)  # of a pass
         self.names_per_iteration = len(lengths) / self._n_batches
-        self._pass = -1
-        self._batches: list[list[int]] = []
+        self._pass, self._batches = -1, [[0]]
 
     def take(self, start: int, count: int) -> list[int]:
         """Return the numbers of the batch that begins where `start` names would have been drawn."""
         number, index = divmod(start // self._size, self._n_batches)
         if number != self._pass:
-            self._batches = self._shuffled(random.Random(f"{self._seed} {number}"))
-            self._pass = number
+            rng = random.Random(f"{self._seed} {number}")
+            self._pass, self._batches = number, self._shuffled(rng)
         return self._batches[index]
 
     def _shuffled(self, rng: random.Random) -> list[list[int]]:
@@ -98,10 +90,8 @@ class Passes:
             order = np.searchsorted(self._ends[:-1], steps, side="right").tolist()
         rng.shuffle(order)
         nearby = 8 * self._size  # few enough that batches differ from pass to pass
-        for start in range(0, len(order), nearby):
-            order[start : start + nearby] = sorted(
-                order[start : start + nearby], key=self._lengths.__getitem__
-            )
+        parts = (order[at : at + nearby] for at in range(0, len(order), nearby))
+        order = [name for part in parts for name in sorted(part, key=self._lengths.__getitem__)]
         batches = [order[at : at + self._size] for at in range(0, len(order), self._size)]
         rng.shuffle(batches)
         return batches
@@ -119,14 +109,14 @@ class Iterations:
     order: RandomExamples | Passes
     size: int
     """Names of an iteration."""
-    iterations: int
-    """Of the whole run."""
-    val_every: int
-    log_every: int
     together: int
     """Iterations of a batch, at most."""
     place: Callable[[], tuple[int, int, int]]
     """Where a pass begins: the iteration, this process's number and how many there are."""
+    iterations: int
+    """Of the whole run."""
+    log_every: int
+    val_every: int
 
     def __iter__(self) -> Iterator[list[int]]:
         at, process, n_processes = self.place()

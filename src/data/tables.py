@@ -52,6 +52,12 @@ class Source(NamedTuple):
         """The folder or the file."""
         return Path(self.data_file or self.data_dir or NAMES)
 
+    @property
+    def files(self) -> list[Path]:
+        """What is read."""
+        self.check()
+        return [self.path] if self.data_file else [file for _, _, file in text_files(self)]
+
     def __str__(self) -> str:
         return f"{'data_file' if self.data_file else 'data_dir'}={self.path}"
 
@@ -64,9 +70,10 @@ class Source(NamedTuple):
         if self.data_dir and self.data_file:
             raise UserError(f"{self} data_dir={self.data_dir}: give one of them")
         if self.data_file and not READ.search(self.data_file):
-            sheet = self.data_file.lower().endswith((".xlsx", ".xls", ".ods"))
-            how = "save it as CSV" if sheet else ".csv .tsv .jsonl, also with .gz, .parquet are"
-            raise UserError(f"{self}: is not read; {how}")
+            what = (
+                "save it as CSV; .tsv .jsonl, all three also with .gz, and .parquet are read, too"
+            )
+            raise UserError(f"{self}: is not read; {what}")
         if any(self[2:]) and not self.data_file:
             raise UserError(f"{self}: has no columns; data_file= has")
 
@@ -78,18 +85,12 @@ class Row(NamedTuple):
     """As it stands in the file."""
     label: str
     """The category, in NFC, without blanks around it."""
-    times: int = 1
+    times: int
     """Lines that it counts for."""
-    side: str = ""
-    """`train`, `val` or `test`, where the split is given."""
-    file: str = ""
-    number: int = 0
-    """Of its line, from 1; of a Parquet file: of the row."""
-
-    @property
-    def where(self) -> str:
-        """File and line."""
-        return f"{self.file}:{self.number}"
+    side: str
+    """`train`, `val` or `test`, where the split is given; else nothing."""
+    where: str
+    """The file and the number of the line; of a Parquet file: of the row."""
 
 
 def read_rows(source: Source, say: Callable[[str], None] = log.info) -> Iterator[Row]:
@@ -126,16 +127,12 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     found = [("", file.relative_to(folder).parts, file) for file in texts]
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
     found = [each for each in found if "." not in {name[0] for name in each[1]}]
-    tops = {names[0].casefold() for _, names, _ in found if len(names) > 1}
+    tops = {names[0].casefold() for _, names, _ in found if names[1:]}
     if "train" in map(SIDES.get, tops) and tops <= SIDES.keys():
-        found = [(SIDES[n[0].casefold()], n[1:], file) for _, n, file in found if len(n) > 1]
-    files = [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
-    for _, label, file in files:
-        if not (label and label.isprintable()):
-            raise UserError(f"{source}: {file.name!r} is no name that can be shown")
-    if not files:
+        found = [(SIDES[n[0].casefold()], n[1:], file) for _, n, file in found if n[1:]]
+    if not found:
         raise UserError(f"{source}: holds no <Category>.txt files")
-    return files
+    return [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
 
 
 @lru_cache(maxsize=10_000)
@@ -149,6 +146,8 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     if files[0][0]:
         say(f"{source}: the split is as its folders are")
     for side, label, file in files:
+        if not (label and label.isprintable()):
+            raise UserError(f"{source}: {file.name!r} is no name that can be shown")
         row = None
         for number, line in enumerate(_lines(file), start=1):
             if line.strip():
@@ -156,7 +155,7 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
                     yield row
                 # As the tutorial, which strips the whole text: blanks at a line's end stay.
                 line = (line if row else line.lstrip()).rstrip("\r\n")
-                row = Row(line, label, 1, side, str(file), number)
+                row = Row(line, label, 1, side, f"{file}:{number}")
         if not row:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
         yield row._replace(name=row.name.rstrip())
@@ -211,12 +210,10 @@ def cut_rows(
     Raises:
         UserError: naming the line, if a row is none, or has not as many cells as the first.
     """
-    number, text, width = 0, [], 0
+    begin, text, width = 1, [], 0
 
     def kept() -> Iterator[str]:
-        nonlocal number
         for line in lines:
-            number += 1
             text.append(line)
             yield line
 
@@ -237,10 +234,11 @@ def cut_rows(
             width = width or len(cells)
             if cells and len(cells) != width:
                 raise csv.Error(f"{len(cells)} fields; the header has {width}")
-            yield cells, number - len(text) + 1, "".join(text), delimiter
+            yield cells, begin, "".join(text), delimiter
+            begin += len(text)
             text.clear()
     except csv.Error as error:
-        raise UserError(f"{where}:{number - len(text) + 1}: {error}") from None
+        raise UserError(f"{where}:{begin}: {error}") from None
 
 
 def places(header: list[str], column: str | None) -> list[int]:
@@ -300,16 +298,16 @@ def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     said = [f"{key}={i + 1} {header[i]!r}" for key, i in keys if i is not None]
     say(f"{source}: {how}{', '.join(said)} of {len(header)}")
     for cells, number, *_ in chain(sample, rows):
-        times = cells[count].strip() if count is not None else "1"
-        side = SIDES.get(cells[split].strip().casefold()) if split is not None else ""
+        where = f"{file}:{number}"
+        times = "1" if count is None else cells[count].strip()
+        side = "" if split is None else SIDES.get(cells[split].strip().casefold())
         if not (times.isdecimal() and len(times) < 10):
-            what = "is no whole number below 1,000,000,000"
-            raise UserError(f"{file}:{number}: count_column: {times[:40]!r} {what}")
+            raise UserError(f"{where}: count_column: {times[:40]!r} is no whole number below 10^9")
         if side is None:
-            what = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
-            raise UserError(f"{file}:{number}: split_column: {what}")
+            found = f"{cells[split][:40]!r} is none of {', '.join(SIDES)}"
+            raise UserError(f"{where}: split_column: {found}")
         if int(times):
-            yield Row(cells[name], label_of(cells[label]), int(times), side, file, number)
+            yield Row(cells[name], label_of(cells[label]), int(times), side, where)
 
 
 def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list[Any]:

@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.models.ngrams import Found, descend
+from src.data.letters import places
+from src.models.ngrams import Found, Tables, descend
 
 LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
 """How W is learned: Adam's highest rate; passes over the names, but at least and at most so many
@@ -28,14 +29,12 @@ _MODEL, _NAME = 1 << 32, 1 << 34
 """A gram's number is its row, and the number of its model times _MODEL; with the number of a name
 times _NAME it is that name's."""
 
-_STATE = {"grams": torch.int64, "idf": torch.float32, "weight": torch.float16}
-
 Bags = tuple[Tensor, Tensor, Tensor]
 """The grams of some names, end to end: index int64 [G] and x [G]; where each name's begin [B + 1].
 """
 
 
-class BagOfGrams(nn.Module):
+class BagOfGrams(Tables):
     """Weights of the grams that n-gram models find in a name.
 
     Args:
@@ -43,18 +42,17 @@ class BagOfGrams(nn.Module):
         longest: symbols of the longest gram with a weight, for each of the models.
     """
 
+    tables = "grams", "idf", "weight"
+
     def __init__(self, n_categories: int, longest: Sequence[int]) -> None:
         super().__init__()
         self.longest = longest
         self.bias = nn.Parameter(torch.zeros(n_categories), requires_grad=False)
-        # grams [F], in order; idf [F]; weight [F, C], in numbers that 16 bits hold
-        sizes = {"grams": (1,), "idf": (1,), "weight": (1, n_categories)}
-        for name, dtype in _STATE.items():
-            table = torch.zeros(sizes[name], dtype=dtype, device="cpu")
-            self.register_buffer(name, table, persistent=False)
-        self.grams: Tensor
-        self.idf: Tensor
-        self.weight: Tensor
+        # grams [F], int64 in order; idf [F]; weight [F, C], in numbers that 16 bits hold
+        with torch.device("cpu"):  # even where the parameters are made on `meta`
+            self.grams: Tensor = nn.Buffer(torch.zeros(1).long(), persistent=False)
+            self.idf: Tensor = nn.Buffer(torch.zeros(1), persistent=False)
+            self.weight: Tensor = nn.Buffer(torch.zeros(1, n_categories).half(), persistent=False)
 
     def forward(self, found: Sequence[Found], n_names: int) -> Tensor:
         """Return the logits [B, C] of names by the grams that each model has found in them."""
@@ -98,7 +96,7 @@ class BagOfGrams(nn.Module):
 
         groups: Any = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
         descend(groups, LR, (n_steps, size, n), rng, loss)
-        self.weight = weight.detach().to(_STATE["weight"])
+        self.weight = weight.detach().to(self.weight)
         self.bias.data = (bias - shares.log()).detach()
 
     def _grams_of(self, found: Sequence[Found]) -> tuple[Tensor, Tensor]:
@@ -125,33 +123,18 @@ class BagOfGrams(nn.Module):
         begins = torch.searchsorted(name, torch.arange(n_names + 1, device=name.device))
         return index, x.to(self.bias.dtype), begins
 
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the tables."""
-        return {name: getattr(self, name) for name in _STATE}
-
     def set_extra_state(self, state: Any) -> None:
-        """Take the tables of `get_extra_state`.
-
-        Raises:
-            ValueError: if they are not those of such a model, or likewise another error.
-        """
-        sizes = {"grams": (), "idf": (), "weight": self.bias.shape}
-        for name, dtype in _STATE.items():
-            if state[name].dtype != dtype or state[name].shape[1:] != sizes[name]:
-                raise ValueError(f"weights of grams: {name} is no table of {dtype}")
-            if not 0 < len(state[name]) == len(state["grams"]):
-                raise ValueError("weights of grams: tables of several lengths")
-        for name in _STATE:
-            setattr(self, name, state[name].to(self.grams.device))
+        """Take the tables of `get_extra_state`; see `Tables`."""
+        super().set_extra_state(state)
+        if not 0 < len(self.grams) == len(self.idf) == len(self.weight):
+            raise ValueError("weights of grams: tables of several lengths")
 
 
 def _chosen(bags: Bags, names: Tensor) -> Bags:
     index, x, begins = bags
     sizes = begins.diff()[names]
-    ends = sizes.cumsum(0)
-    shift = begins[names] - (ends - sizes)
-    places = torch.arange(int(sizes.sum())) + shift.repeat_interleave(sizes)
-    return index[places], x[places], F.pad(ends, (1, 0))
+    chosen = places(begins[names], sizes)
+    return index[chosen], x[chosen], F.pad(sizes.cumsum(0), (1, 0))
 
 
 def _logits(bags: Bags, weight: Tensor, bias: Tensor) -> Tensor:

@@ -85,6 +85,8 @@ def fit_decision(
         trained_prior: see Decision; all above 0.
         corpus_prior: likewise.
     """
+    # Imported now, as it takes a second, and answering needs none of it.
+    from torchmetrics.functional.classification import multiclass_f1_score as macro_f1
 
     def loss(log_temperature: float) -> float:
         decision = Decision(trained_prior, corpus_prior, exp(log_temperature))
@@ -102,18 +104,6 @@ def fit_decision(
 
     tempered = [Decision(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
     guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
-    scores = smoothed([macro_f1(each, targets, logp.shape[1]) for each in guesses])
-    return next(t for t, score in zip(tempered, scores, strict=True) if score >= max(scores) - TIE)
-
-
-def macro_f1(guesses: Tensor, targets: Tensor, n_categories: int) -> float:
-    """Return the mean F1 of the categories that are guessed or true at least once, of [N] each."""
-    hits = targets[guesses == targets].bincount(minlength=n_categories)  # [C]
-    there = guesses.bincount(minlength=n_categories) + targets.bincount(minlength=n_categories)
-    return (2 * hits[there > 0].double() / there[there > 0]).mean().item()
-
-
-def smoothed(values: list[float]) -> list[float]:
-    """Return the mean of each value and its two neighbours on either side, the ends repeated."""
-    padded = [values[0]] * 2 + values + [values[-1]] * 2
-    return [fsum(padded[i : i + 5]) / 5 for i in range(len(values))]  # fsum: equals stay equal
+    f1 = torch.stack([macro_f1(each, targets, logp.shape[1], average="macro") for each in guesses])
+    means = F.avg_pool1d(F.pad(f1.double()[None], (2, 2), mode="replicate"), 5, stride=1)[0]
+    return tempered[int((means >= means.max() - TIE).nonzero()[0])]

@@ -4,6 +4,7 @@ Shapes: B names of a batch, L letters of the longest, C categories, F features o
 """
 
 import unicodedata
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,10 +80,8 @@ class RecurrentNetwork(nn.Module):
         self.letter_dropout = dropout / 5 if embedding else 0.0
         looked_up = not embedding and letter_dtype(n_letters) != torch.uint8
         n_gates = GATES[cell] * hidden
-        parts = (
-            torch.empty(n_letters, 0, dtype=torch.int64, device="cpu") if alike is None else alike
-        )
-        self.alike: Tensor = nn.Buffer(parts, persistent=False)
+        nothing = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
+        self.alike: Tensor = nn.Buffer(nothing if alike is None else alike, persistent=False)
         if embedding:
             n_vectors = n_letters if alike is None else int(alike.max()) + 1
             vectors = torch.randn(n_vectors, embedding) / (1 + self.alike.shape[1]) ** 0.5
@@ -92,10 +91,8 @@ class RecurrentNetwork(nn.Module):
         else:
             vectors = torch.eye(n_letters)
         self.letters = nn.Parameter(vectors, bool(embedding or looked_up))  # [S, E]
-        between = dropout if layers > 1 else 0.0
-        self.rnn = CELLS[cell](
-            vectors.shape[1], hidden, layers, dropout=between, bidirectional=bidirectional
-        )
+        how: Any = {"dropout": dropout if layers > 1 else 0.0, "bidirectional": bidirectional}
+        self.rnn = CELLS[cell](vectors.shape[1], hidden, layers, **how)
         if looked_up:  # and are handed on as they are, each direction's own
             ones = torch.split(torch.eye(vectors.shape[1]), n_gates)
             for name, one in zip(("weight_ih_l0", "weight_ih_l0_reverse"), ones, strict=False):
@@ -112,11 +109,8 @@ class RecurrentNetwork(nn.Module):
         places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
         padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
         packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)  # falls away
-        weights = {
-            name: F.dropout(weight, self.recurrent_dropout, self.training)
-            for name, weight in self.rnn.named_parameters()
-            if name.startswith("weight_hh")
-        }
+        drop = partial(F.dropout, p=self.recurrent_dropout, training=self.training)
+        weights = {n: drop(w) for n, w in self.rnn.named_parameters() if "weight_hh" in n}
         states, last = functional_call(self.rnn, weights, (packed,))
         if self.pooling == "all":
             padded, _ = pad_packed_sequence(states)  # [L, B, F / 2]
@@ -136,11 +130,8 @@ def alike_in(symbols: str) -> Tensor:
     """
     bare = [unicodedata.normalize("NFKD", symbol)[0].lower() for symbol in symbols]
     numbers = {letter: n for n, letter in enumerate(dict.fromkeys(bare), start=len(symbols) + 2)}
-    pairs = [
-        (len(symbols) + (symbol != symbol.lower()), numbers[letter])
-        for symbol, letter in zip(symbols, bare, strict=True)
-    ]
-    return torch.tensor(pairs, device="cpu")
+    cases = [len(symbols) + (symbol != symbol.lower()) for symbol in symbols]
+    return torch.tensor([cases, [numbers[letter] for letter in bare]], device="cpu").T
 
 
 class Ngrams(nn.Module):
@@ -157,9 +148,8 @@ class Ngrams(nn.Module):
     def __init__(self, symbols: str, n_categories: int, order: int) -> None:
         super().__init__()
         both = [False, True] if symbols.lower() != symbols else [False]
-        self.counted: Any = nn.ModuleList(
-            LetterNgrams(symbols, n_categories, order, c) for c in both
-        )
+        counted = (LetterNgrams(symbols, n_categories, order, cased) for cased in both)
+        self.counted: Any = nn.ModuleList(counted)
         self.weighed = BagOfGrams(n_categories, [order + 1, min(order + 1, 3)][: len(both)])
 
     def fit(self, names: Any, shares: list[float], seed: int) -> None:
@@ -187,8 +177,7 @@ class Ngrams(nn.Module):
         found, n = self._find(letters, lengths), len(lengths)
         parts = [g.compare(f, n) for g, f in zip(self.counted, found, strict=True)]
         counted = SHARES["counted"] * torch.stack(parts).mean(dim=0)
-        weighed: Tensor = self.weighed(found, n)
-        return counted + SHARES["weighed"] * weighed
+        return counted + SHARES["weighed"] * self.weighed(found, n)  # type: ignore[no-any-return]
 
 
 class Network(nn.Module):
@@ -226,9 +215,8 @@ class Network(nn.Module):
             self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
         else:
             alike = alike_in(self.letters.symbols) if self.letters.kind == "corpus" else None
-            self.recurrent = RecurrentNetwork(
-                n_letters, n_categories, cell, hidden, **recurrent, alike=alike
-            )
+            recurrent |= {"cell": cell, "hidden": hidden, "alike": alike}
+            self.recurrent = RecurrentNetwork(n_letters, n_categories, **recurrent)
         self.ngrams = Ngrams(self.letters.symbols, n_categories, ngrams) if ngrams else None
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 

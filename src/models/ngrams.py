@@ -30,8 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.letters import MOST_CELLS
-from src.errors import UserError
+from src.data.letters import MOST_CELLS, places
 
 LR, STEPS, NAMES = 0.1, 450, 128
 """How the weights are learned: Adam's highest rate, its steps, the names of a step."""
@@ -40,8 +39,6 @@ MOST_COUNTS = 2**21
 
 _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
-
-_STATE = {"rows": torch.int32, "categories": torch.int16, "counts": torch.int32}
 
 
 def descend(
@@ -86,7 +83,30 @@ class Found(NamedTuple):
     """N, the row of all that are not known."""
 
 
-class LetterNgrams(nn.Module):
+class Tables(nn.Module):
+    """A module with buffers whose length is learned, too; checkpoints have them as extra state."""
+
+    tables: tuple[str, ...]
+    """Their names."""
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the tables."""
+        return {name: getattr(self, name) for name in self.tables}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Take the tables of `get_extra_state`, of whatever precision.
+
+        Raises:
+            ValueError: if they are not those of such a module, or likewise another error.
+        """
+        for name, mine in self.get_extra_state().items():
+            table, real = state[name], mine.is_floating_point()
+            if table.shape[1:] != mine.shape[1:] or table.is_floating_point() != real:
+                raise ValueError(f"{name}: no such table")
+            setattr(self, name, table.to(mine))
+
+
+class LetterNgrams(Tables):
     """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
 
     Args:
@@ -96,6 +116,8 @@ class LetterNgrams(nn.Module):
         cased: whether upper and lower case are two.
     """
 
+    tables = "grams", "starts", "categories", "counts"
+
     def __init__(self, alphabet: str, n_categories: int, order: int, cased: bool = False) -> None:
         super().__init__()
         numbers: dict[str, int] = {}
@@ -103,8 +125,6 @@ class LetterNgrams(nn.Module):
         symbols = [numbers.setdefault(c, 1 + len(numbers)) for c in read]
         self._start, self._end = len(numbers) + 1, len(numbers) + 2
         self._base = len(numbers) + 3
-        if n_categories > 2**15 or not 0 <= order <= 6:
-            raise UserError(f"ngrams={order}: too many for {n_categories:,} categories")
         self.n_categories, self.order = n_categories, order
         sizes = (2, order + 1, 1, n_categories)  # 2: forward, backward; the 1: all symbols
         self.log_strength = nn.Parameter(torch.full(sizes, 8.0).log())  # log β
@@ -113,22 +133,19 @@ class LetterNgrams(nn.Module):
         self.weight = nn.Parameter(torch.full((2, 1, n_categories), 0.4))
         self.bias = nn.Parameter(torch.zeros(n_categories))
         self.requires_grad_(False)  # but in `fit`
-        # On the CPU even where the parameters are made on `meta`: the tables are numbers at once.
         # symbols [S], int64 from 1
         # grams [N + 1], int64: sorted keys, 0 for the empty gram, else the row of the gram without
         #     its last symbol · base + that symbol; so a gram's row is behind its beginnings'. The
         #     last is _NONE
-        # starts [N + 2], int64: where the counts of each row begin among
-        # categories and counts, int32 [starts[-1]]
-        self.symbols: Tensor = nn.Buffer(torch.tensor(symbols, device="cpu"), persistent=False)
-        for name in ("grams", "starts", "categories", "counts"):
-            self.register_buffer(name, torch.empty(0, device="cpu"), persistent=False)
-        self.grams: Tensor
-        self.starts: Tensor
-        self.categories: Tensor
-        self.counts: Tensor
-        nothing = torch.empty(0, dtype=torch.int64, device="cpu")
-        self._tabulate(nothing, nothing, nothing, nothing)
+        # starts [N + 2], int32: where the counts of each row begin among
+        # categories and counts, int32 [starts[-1]]; the last row, of what is not known, has none
+        with torch.device("cpu"):  # even where the parameters are made on `meta`
+            none = torch.empty(0, dtype=torch.int32)
+            self.symbols: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
+            self.grams: Tensor = nn.Buffer(torch.tensor([_NONE]), persistent=False)
+            self.starts: Tensor = nn.Buffer(none.new_zeros(2), persistent=False)
+            self.categories: Tensor = nn.Buffer(none, persistent=False)
+            self.counts: Tensor = nn.Buffer(none, persistent=False)
 
     def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
         """Count the grams of the training names, in place of whatever was counted before.
@@ -161,7 +178,10 @@ class LetterNgrams(nn.Module):
             pairs.append(((number[of] * c + kinds % c)[kept[of]], times[kept[of]]))
             n_grams, room = n_grams + len(grams[-1]), room - len(pairs[-1][0])
         pair, counts = (torch.cat(part) for part in zip(*pairs, strict=True))
-        self._tabulate(torch.cat(grams), pair // c, pair % c, counts)
+        starts = F.pad((pair // c).bincount(minlength=n_grams + 1).cumsum(0), (1, 0))
+        keys = torch.cat((*grams, torch.tensor([_NONE])))
+        tables = keys, starts, pair % c, counts
+        self.set_extra_state(dict(zip(self.tables, tables, strict=True)))
 
     def fit(self, names: Any, shares: list[float], seed: int) -> None:
         """Count the grams of training names, then learn how far to trust the counts.
@@ -234,8 +254,8 @@ class LetterNgrams(nn.Module):
         counts = self._counts(rows)  # [K + 2, P, C]
         if leave_out is not None:
             own = leave_out[name].to(counts.dtype)  # [P, C]
-            places = name * len(self.grams) + rows  # of a gram in a name: one number
-            _, kinds, times = torch.unique(places, return_inverse=True, return_counts=True)
+            grams = name * len(self.grams) + rows  # of each name: one number
+            _, kinds, times = torch.unique(grams, return_inverse=True, return_counts=True)
             counts = (counts - times[kinds].unsqueeze(-1) * own).clamp(min=0)
         evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [P, C]
         return self.bias.expand(n_names, -1).index_add(0, name, evidence)
@@ -245,8 +265,7 @@ class LetterNgrams(nn.Module):
         begins = self.starts[rows.flatten()]
         sizes = self.starts[rows.flatten() + 1] - begins
         place = torch.arange(len(sizes), device=rows.device).repeat_interleave(sizes)
-        shift = begins - (sizes.cumsum(0) - sizes)
-        pair = torch.arange(len(place), device=rows.device) + shift.repeat_interleave(sizes)
+        pair = places(begins, sizes)
         table = self.bias.new_zeros(len(sizes), self.n_categories)
         table[place, self.categories[pair].long()] = self.counts[pair].to(table.dtype)
         return table.reshape(*rows.shape, self.n_categories)
@@ -287,34 +306,11 @@ class LetterNgrams(nn.Module):
         predicted = torch.stack((before > 0, left > 1)).unsqueeze(-1)
         return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
 
-    def _tabulate(self, keys: Tensor, rows: Tensor, categories: Tensor, counts: Tensor) -> None:
-        """Build the tables from numbers on any device; rows are in order."""
-        sizes = rows.long().bincount(minlength=len(keys) + 1)  # the last, of what is not known: 0
-        self.starts = F.pad(sizes.cumsum(0), (1, 0)).to(self.symbols.device)
-        self.grams = torch.cat((keys, keys.new_tensor([_NONE]))).to(self.symbols.device)
-        self.categories = categories.to(self.symbols.device, torch.int32)  # gloo takes no int16
-        self.counts = counts.to(self.symbols.device, _STATE["counts"])
-
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the grams' keys [N], and for each count above 0 its row, category and number."""
-        rows = torch.arange(len(self.grams), device=self.grams.device)
-        parts = rows.repeat_interleave(self.starts.diff()), self.categories, self.counts
-        state = {key: part.to(_STATE[key]) for key, part in zip(_STATE, parts, strict=True)}
-        return {"keys": self.grams[:-1], **state}
-
     def set_extra_state(self, state: Any) -> None:
-        """Take the counts of `get_extra_state`.
-
-        Raises:
-            ValueError: if they are not the counts of such a model, or likewise another error.
-        """
-        keys = state["keys"]
-        highest = {"rows": len(keys) - 1, "categories": self.n_categories - 1}
-        for key, dtype in {"keys": torch.int64, **_STATE}.items():
-            part, high = state[key], highest.get(key, torch.iinfo(dtype).max)
-            one = keys if key == "keys" else state["counts"]
-            if part.dtype != dtype or part.dim() != 1 or part.shape != one.shape:
-                raise ValueError(f"letter counts: {key} is no such list of {dtype}")
-            if bool(((part < 0) | (part > high)).any() | (part.diff() < 0).any() & (key == "rows")):
-                raise ValueError(f"letter counts: {key} out of range")
-        self._tabulate(**state)
+        """Take the tables of `get_extra_state`; see `Tables`."""
+        super().set_extra_state(state)
+        starts, c, n = self.starts, self.categories, len(self.counts)
+        good: Any = starts[0] == 0 and starts[-1] == n == len(c) and (starts.diff() >= 0).all()
+        good = good and len(starts) == len(self.grams) + 1 and self.grams[-1] == _NONE
+        if not (good and ((c >= 0) & (c < self.n_categories) & (self.counts >= 0)).all()):
+            raise ValueError("letter counts: out of range")
