@@ -246,8 +246,9 @@ def test_what_a_training_takes() -> None:
 
 
 def test_the_worst_are_told_before_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(findings.log, "disabled", False)  # as by a run without job_logging
     how = write(tmp_path, README=["Ali", "None"], Beta=["Bob", "Ali"])
     with caplog.at_level(logging.WARNING):
         findings.tell_worst(**how)
