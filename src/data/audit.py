@@ -110,8 +110,7 @@ def audit(
     for why, places in bad.items():
         find(REFUSED, f"lines that {why}", places, MORE)
     find(WRONG, "names that stand for a missing one, or are a header", missing)
-    no_labels = (c for c in labels if c.casefold() in _NO_LABELS)
-    find(WRONG, "categories that look like none", no_labels)
+    find(WRONG, "categories that look like none", (c for c in labels if c.casefold() in _NO_LABELS))
     alike = defaultdict(list)
     for label in labels:
         alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
@@ -119,7 +118,8 @@ def audit(
     find(WRONG, "categories written in several ways: case, blanks, forms of letters", twins)
     if source.data_dir:
         there = (path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth)))
-        over = [path.name for path in there if path.is_file() and path not in source.files]
+        files = {*source.files}
+        over = [path.name for path in there if path.is_file() and path not in files]
         table = "; data_file= reads a table" if any(map(READ.search, over)) else ""
         find(NOTE, f"files that are passed over{table}", over)
 

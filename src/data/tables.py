@@ -10,7 +10,6 @@ import logging
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -135,7 +134,6 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     return [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
 
 
-@lru_cache(maxsize=10_000)
 def label_of(text: str) -> str:
     """Return a category as it is compared."""
     return unicodedata.normalize("NFC", text).strip()
@@ -148,17 +146,14 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     for side, label, file in files:
         if not (label and label.isprintable()):
             raise UserError(f"{source}: {file.name!r} is no name that can be shown")
-        row = None
-        for number, line in enumerate(_lines(file), start=1):
-            if line.strip():
-                if row:
-                    yield row
-                # As the tutorial, which strips the whole text: blanks at a line's end stay.
-                line = (line if row else line.lstrip()).rstrip("\r\n")
-                row = Row(line, label, 1, side, f"{file}:{number}")
-        if not row:
+        names = {n: line.rstrip("\r\n") for n, line in enumerate(_lines(file), 1) if line.strip()}
+        if not names:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
-        yield row._replace(name=row.name.rstrip())
+        # As the tutorial, which strips the whole text: blanks at other lines' ends stay.
+        names[min(names)] = names[min(names)].lstrip()
+        names[max(names)] = names[max(names)].rstrip()
+        for number, name in names.items():
+            yield Row(name, label, 1, side, f"{file}:{number}")
 
 
 def _lines(file: Path) -> Iterator[str]:

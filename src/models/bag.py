@@ -94,7 +94,7 @@ class BagOfGrams(Tables):
             x = x * (torch.rand(len(x), generator=rng) >= DROPOUT) / (1 - DROPOUT)
             return F.cross_entropy(_logits((index, x, begins), weight, bias), categories[names])
 
-        groups: Any = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
+        groups = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
         descend(groups, LR, (n_steps, size, n), rng, loss)
         self.weight = weight.detach().to(self.weight)
         self.bias.data = (bias - shares.log()).detach()

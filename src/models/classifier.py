@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, lr_scheduler
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
@@ -109,8 +110,7 @@ class NameClassifier(LightningModule):
             down = (1 + math.cos(math.pi * iteration / self.hparams["iterations"])) / 2
             return float(min(1.0, up) * down)
 
-        schedule = lr_scheduler.LambdaLR(optimizer, factor)
-        return [optimizer], [{"scheduler": schedule, "interval": "step"}]
+        return [optimizer], [{"scheduler": LambdaLR(optimizer, factor), "interval": "step"}]
 
     def on_train_start(self) -> None:
         """Tell the loggers, which are new, what was logged before the run was taken up."""

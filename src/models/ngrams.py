@@ -22,7 +22,9 @@ Shapes: B names of a batch, P their symbols with the marks, C categories, K long
 N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty one first.
 """
 
+from collections import defaultdict
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,13 +42,12 @@ MOST_COUNTS = 2**21
 _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
 
+Loss = Callable[[Tensor], Tensor]
+"""Of names, given by their numbers."""
+
 
 def descend(
-    groups: list[dict[str, Any]],
-    lr: float,
-    sizes: tuple[int, int, int],
-    rng: torch.Generator,
-    loss: Callable[[Tensor], Tensor],
+    groups: Any, lr: float, sizes: tuple[int, int, int], rng: torch.Generator, loss: Loss
 ) -> None:
     """Take steps of Adam on names in random order, up to a learning rate, then down to 0.
 
@@ -209,9 +210,8 @@ class LetterNgrams(Tables):
     def _owners(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
         """Return the categories that have each name, spelled as it is read here, bool [B, C]."""
         symbols, ends = self.symbols[letters.long()].numpy(), lengths.cumsum(0)[:-1].numpy()
-        numbers: dict[bytes, int] = {}
-        spelled = (name.tobytes() for name in np.split(symbols, ends))
-        name = torch.tensor([numbers.setdefault(each, len(numbers)) for each in spelled])
+        numbers = defaultdict[bytes, int](count().__next__)
+        name = torch.tensor([numbers[each.tobytes()] for each in np.split(symbols, ends)])
         owners = torch.zeros(len(numbers), self.n_categories, dtype=torch.bool)
         owners[name, categories] = True
         return owners[name]

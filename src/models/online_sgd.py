@@ -137,19 +137,20 @@ def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
 
 @_compile
 def _train_on_names(
-    i2h_weight: Floats,  # [H, I + H], changed in place like the three below
-    i2h_bias: Floats,  # [H]
-    i2o_weight: Floats,  # [C, I + H]
-    i2o_bias: Floats,  # [C]
-    letters: NDArray[Any],  # uint8 or int16 [sum of lengths]
-    lengths: Ints,  # [B]
-    categories: Ints,  # [B]
-    lr: np.float32,
-    clip: np.float32,  # 0: none
-    losses: Floats,  # [B], written, like guesses; returned instead, Ctrl-C would break the return
-    guesses: Ints,  # [B]
+    weights: Any, batch: Any, lr: np.float32, clip: np.float32, losses: Floats, guesses: Ints
 ) -> None:
-    """Take one step for each name in turn; note the loss and the guess before each step."""
+    """Take one step for each name in turn; note the loss and the guess before each step.
+
+    Args:
+        weights: of the cell, changed in place: [H, I + H], [H], [C, I + H], [C].
+        batch: the parts of a `Batch`.
+        lr: the learning rate.
+        clip: see `OnlineSGD`.
+        losses: [B], written, as guesses are; returned instead, Ctrl-C would break the return.
+        guesses: [B].
+    """
+    i2h_weight, i2h_bias, i2o_weight, i2o_bias = weights
+    letters, lengths, categories = batch
     n_names, n_hidden, n_out = len(lengths), len(i2h_bias), len(i2o_bias)
     n_in = i2h_weight.shape[1] - n_hidden
     # Copies that lie in memory in the order they are read; written back after the last name.
@@ -224,8 +225,9 @@ def compiled_steps(rnn: RNN, batch: Batch, lr: float, clip: float = 0.0) -> tupl
     """
     losses = torch.empty(len(batch.lengths), dtype=torch.float32)
     guesses = torch.empty_like(batch.lengths)
-    arrays = [part.detach().numpy() for part in (*rnn.parameters(), *batch)]  # in the same memory
-    _train_on_names(*arrays, np.float32(lr), np.float32(clip), losses.numpy(), guesses.numpy())
+    weights = tuple(weight.detach().numpy() for weight in rnn.parameters())  # in the same memory
+    names, results = tuple(part.numpy() for part in batch), (losses.numpy(), guesses.numpy())
+    _train_on_names(weights, names, np.float32(lr), np.float32(clip), *results)
     return losses, guesses
 
 

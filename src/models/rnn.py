@@ -42,19 +42,12 @@ class RNN(nn.Module):
         return self.i2h.weight.new_zeros(batch_size, self.hidden_size)
 
 
-def read_letters(rnn: RNN, name: Tensor) -> list[Tensor]:
-    """Read one name, one-hot [L, 1, I], and return the output after each letter, L of [1, C]."""
-    outputs = []
-    hidden = rnn.init_hidden()  # [1, H]
-    for letter in name:  # [1, I]
-        output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
-        outputs.append(output)
-    return outputs
-
-
 def read_name(rnn: RNN, name: Tensor) -> Tensor:
     """Read one name, one-hot [L, 1, I], and return the output after its last letter [1, C]."""
-    return read_letters(rnn, name)[-1]
+    output = hidden = rnn.init_hidden()  # [1, H]
+    for letter in name:  # [1, I]
+        output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
+    return output
 
 
 def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
