@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.letters import name_to_tensor
+from src.models.rnn import RNN
 
 PICTURE = Path(__file__).parent / "pictures/flow.svg"
 STYLE = """
@@ -34,7 +35,8 @@ LEVELS = 6
 
 def draw(model: TrainedModel, name: str) -> str:
     """Return the picture as SVG."""
-    rnn = model.network.recurrent.rnn
+    rnn = model.network.get_submodule("recurrent.rnn")
+    assert isinstance(rnn, RNN)
     parts, hidden = [], rnn.init_hidden()
     read = model.letters.read(name)
     with torch.no_grad():
