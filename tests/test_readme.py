@@ -1,19 +1,31 @@
-"""What README.md and docs/ say: commands, options, links, files and the example run or exist."""
+"""What README.md and docs/ say: commands, options, links, files and the examples run or exist."""
 
+import json
 import re
 import shlex
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from src import audit, evaluate, export, predict
+from src.run import files
 from tests.conftest import ROOT, read_corpus, settings
+from tests.test_answer import write_checkpoint
 from tests.test_corpus import COUNTS
 
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
-PAGES = {page: page.read_text(encoding="utf-8") for page in (README, *DOCS)}
+NOTEBOOK = ROOT / "docs/walkthrough.ipynb"
+PAGES = {
+    page: page.read_text(encoding="utf-8") for page in (README, ROOT / "CONTRIBUTING.md", *DOCS)
+}
+PAGES[NOTEBOOK] = "\n".join(
+    "".join(cell["source"])
+    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    if cell["cell_type"] == "markdown"
+)
 TEXT = "\n".join(PAGES.values())
 
 
@@ -59,7 +71,18 @@ def test_the_links_lead_somewhere() -> None:
         for file, anchor in links(page):
             assert file.exists(), (page, file)
             assert not anchor or anchor in anchors(PAGES[file]), (page, file, anchor)
-    assert {file for file, _ in links(README)} >= set(DOCS)
+    assert {file for file, _ in links(README)} >= set(PAGES) - {README}
+    pictures = {file for page in PAGES for file, _ in links(page)}
+    assert pictures >= set((ROOT / "benchmarks/pictures").iterdir())
+
+
+def test_the_benchmarks_and_targets_exist() -> None:
+    for module in re.findall(r"python -m (benchmarks\.\w+)", TEXT):
+        assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    said = re.findall(r"(?:^    |`)make (\w+)", TEXT, re.MULTILINE)
+    assert len(said) >= 6
+    assert {*said} <= {*targets}
 
 
 def test_the_map_shows_the_house() -> None:
@@ -75,14 +98,22 @@ def test_the_map_shows_the_house() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
-    (code,) = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    names: dict[str, object] = {}
-    exec(code.replace("20_000", "2_000"), names)
-    answers = names["answers"]
-    assert isinstance(answers, list)
-    assert sum(map(len, answers)) == 1799
+    ask, train = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    write_checkpoint(tmp_path / "outputs/run/checkpoints/last.ckpt")
+    files.write_metrics(tmp_path / "outputs/run", files.FINISHED, {})
+    names: dict[str, Any] = {}
+    exec(ask, names)
+    predict.main(["--json", "O'Neill", "Müller", "Иванов"])
+    printed = map(json.loads, capsys.readouterr().out.splitlines())
+    expected = [[tuple(each.values()) for each in answer["predictions"]] for answer in printed]
+    assert names["answers"] == expected
+
+    exec(train.replace("20_000", "2_000"), names)
+    assert sum(map(len, names["answers"])) == 1799
 
 
 def test_the_corpus_table_is_true() -> None:
