@@ -126,6 +126,7 @@ def train(config: Config, folder: Path) -> float | None:
 
 def command() -> int:
     """Run main; write the leaderboard of a sweep, however it ends. Return the exit status."""
+    files.open_streams()
     HydraConfig.instance().cfg = None  # an earlier command's of this process
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
     status = 0

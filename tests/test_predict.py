@@ -500,6 +500,25 @@ def test_leaving_the_prompt(here: Path) -> None:
     assert told.decode() == f"{MODEL}quit or Ctrl-D ends it\n"
 
 
+def test_closed_streams(here: Path) -> None:
+    """A process, as its checkpoint must not be opened where a stream should be."""
+    ran = subprocess.run(
+        f"{' '.join(command('--explain', 'Jones', '--plot=a.png'))} <&- >&- 2>&-",
+        shell=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert ran.returncode == 0
+    assert matplotlib.image.imread(here / "a.png").std() > 0.01
+
+
+@pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
+def test_a_closed_stream(here: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+    monkeypatch.setattr(sys, stream, None)
+    assert ask("Jones") == 0
+    getattr(sys, stream).close()  # the program leaves that to the end of its process
+
+
 def test_a_pipe_is_answered_as_it_comes(here: Path) -> None:
     """A program that writes a name and waits for the answer must get it."""
     process = subprocess.Popen(

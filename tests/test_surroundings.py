@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from src.answer.model import load_model
-from src.run.files import read_metrics
+from src.run.files import FINISHED, read_metrics
 from src.train import train
 from tests.conftest import (
     ROOT,
@@ -161,6 +161,25 @@ def test_a_sweep_on_a_full_disk(tmp_path: Path, size: str) -> None:
     for run in tmp_path.glob("copy/sweep/*/"):
         if (run / "checkpoints/last.ckpt").exists():
             load_model(run / "checkpoints/last.ckpt")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(tmp_path: Path, ordinary: Path, closed: str) -> None:
+    ran = subprocess.run(
+        ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-m", "src.train", *WORDS],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0
+    (run,) = tmp_path.glob("outputs/*/*")
+    assert read_metrics(run)[0] == FINISHED
+    assert_equal_runs(run, ordinary)
+    log = (run / "train.log").read_text()
+    assert log.startswith("18 categories")
+    assert ran.stdout == ("" if ">&- " in closed else log)
 
 
 def test_a_second_run_in_the_folder_of_one_that_goes_on(tmp_path: Path) -> None:

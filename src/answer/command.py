@@ -13,6 +13,7 @@ import torch
 
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS
+from src.run.files import open_streams
 
 
 def run_program(main: Callable[[], None]) -> None:
@@ -42,6 +43,7 @@ def run_command(
     parser: ArgumentParser, work: Callable[[Namespace], None], arguments: list[str] | None
 ) -> None:
     """Do the work; end with one line and exit status 2 if something is the user's to mend."""
+    open_streams()
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
     try:

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +20,15 @@ from filelock import FileLock, Timeout
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
+
+
+def open_streams() -> None:
+    """Open the standard streams that whoever started the program has closed, onto nothing."""
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open("r+", encoding="utf-8")  # noqa: SIM115 # for good
+            os.set_inheritable(nowhere.fileno(), True)  # to a sweep's workers
+            setattr(sys, name, nowhere)
 
 
 def without_mark(encoding: str) -> str:
