@@ -208,7 +208,7 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
         labels: what the categories are called [C].
     """
     pairs = [(name, c) for name, categories in own.items() for c in categories]
-    mine = torch.tensor([c for _, c in pairs])  # [B]
+    mine, place = torch.tensor([c for _, c in pairs]), torch.arange(len(pairs))  # [B] each
     texts = [f"^{name.lower()}$" for name, _ in pairs]
     size = torch.tensor([*map(len, texts)])  # [B]
     codes = torch.frombuffer(bytearray("".join(texts), "utf-32-le"), dtype=torch.int32).long()
@@ -218,7 +218,7 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
         spelled.append(spelled[-1] << 21 | codes.roll(-k))  # no letter has more bits
     whole = left.unsqueeze(1) > torch.arange(GRAMS)
     runs, gram = torch.unique(torch.stack(spelled, 1)[whole], return_inverse=True)  # [N], [G]
-    at = torch.arange(len(pairs)).repeat_interleave(size).unsqueeze(1).expand_as(whole)[whole]
+    at = place.repeat_interleave(size).unsqueeze(1).expand_as(whole)[whole]
     n = at.bincount()  # [G]: the pair of each run; [B]: the runs of each pair
     counts = (gram * len(labels) + mine[at]).bincount(minlength=len(runs) * len(labels))
     counts = counts.reshape(len(runs), len(labels)).float()  # [N, C]
@@ -226,12 +226,10 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
     scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]
     left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - n + PRIOR)[at]
-    own_score = torch.zeros(len(n)).index_add_(0, at, left_out.log())
-    scores = scores.scatter(1, mine.unsqueeze(1), own_score.unsqueeze(1))
+    scores[place, mine] = torch.zeros(len(n)).index_add_(0, at, left_out.log())
     scores = WEIGHT * scores + mine.bincount(minlength=len(labels)).log()
-    believed = scores.softmax(1).gather(1, mine.unsqueeze(1)).squeeze(1)  # [B]
     found = []
-    for i in (believed < DOUBT).nonzero().flatten().tolist():
+    for i in (scores.softmax(1)[place, mine] < DOUBT).nonzero().flatten().tolist():
         (text, label), score = pairs[i], scores[i]
         score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
         p, guess = score.softmax(0), int(score.argmax())
