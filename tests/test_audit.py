@@ -243,6 +243,8 @@ def test_what_a_training_takes() -> None:
     assert text.startswith("1,000 iterations see each of 12,500 training names about 10.2 times, ")
     text = command.expected(settings("experiment=names"), report)  # 24 passes in batches of 128
     assert text.startswith("2,344 iterations see each of 12,500 training names about 24.0 times, ")
+    text = command.expected(settings("experiment=names"), report | {"pairs": 10**6})
+    assert text.endswith(" of one core and 4.6 GB of memory")
 
 
 def test_the_worst_are_told_before_training(

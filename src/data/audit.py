@@ -14,11 +14,9 @@ Shapes: N different runs, C categories; B pairs of a name and a category, G runs
 import logging
 import re
 import unicodedata
-from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
-from itertools import count
 from typing import Any
 
 import torch
@@ -155,7 +153,7 @@ def audit(
     find(NOTE, f"test names a letter away from a training name of their category: {what}", near)
     doubted = _doubted(own, labels) if own else []
     say = "{name}: labelled {category}, n-grams say {guess} ({probability:.2f})".format_map
-    what = f"labels with a probability below {DOUBT:.0%}: to n-grams that have not seen the name"
+    what = f"labels below {DOUBT:.0%} to n-grams that have not seen the name"
     find(DOUBTFUL, what, map(say, doubted), MORE)
 
     kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
@@ -210,28 +208,28 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
         labels: what the categories are called [C].
     """
     pairs = [(name, c) for name, categories in own.items() for c in categories]
-    rows = defaultdict[str, int](count().__next__)  # of each run, where its counts are
-    runs, lengths = array("i"), []
-    for name, _ in pairs:
-        text = f"^{name.lower()}$"
-        parts = [text[i : i + k] for k in range(1, GRAMS + 1) for i in range(len(text) - k + 1)]
-        runs.extend(map(rows.__getitem__, parts))
-        lengths.append(len(parts))
-    mine, n = torch.tensor([c for _, c in pairs]), torch.tensor(lengths)  # [B] each
-    gram = torch.frombuffer(runs, dtype=torch.int32).long()  # [G]
-    at = torch.arange(len(n)).repeat_interleave(n)  # [G]: the pair of each run
-    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(rows) * len(labels))
-    counts = counts.reshape(len(rows), len(labels)).float()  # [N, C]
+    mine, place = torch.tensor([c for _, c in pairs]), torch.arange(len(pairs))  # [B] each
+    texts = [f"^{name.lower()}$" for name, _ in pairs]
+    size = torch.tensor([*map(len, texts)])  # [B]
+    codes = torch.frombuffer(bytearray("".join(texts), "utf-32-le"), dtype=torch.int32).long()
+    left = size.cumsum(0).repeat_interleave(size) - torch.arange(len(codes))  # to a name's end
+    spelled = [codes]
+    for k in range(1, GRAMS):
+        spelled.append(spelled[-1] << 21 | codes.roll(-k))  # no letter has more bits
+    whole = left.unsqueeze(1) > torch.arange(GRAMS)
+    runs, gram = torch.unique(torch.stack(spelled, 1)[whole], return_inverse=True)  # [N], [G]
+    at = place.repeat_interleave(size).unsqueeze(1).expand_as(whole)[whole]
+    n = at.bincount()  # [G]: the pair of each run; [B]: the runs of each pair
+    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(runs) * len(labels))
+    counts = counts.reshape(len(runs), len(labels)).float()  # [N, C]
     total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
     scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]
     left_out = (counts[gram, mine[at]] - 1 + prior[gram]) / (total[mine] - n + PRIOR)[at]
-    own_score = torch.zeros(len(n)).index_add_(0, at, left_out.log())
-    scores = scores.scatter(1, mine.unsqueeze(1), own_score.unsqueeze(1))
+    scores[place, mine] = torch.zeros(len(n)).index_add_(0, at, left_out.log())
     scores = WEIGHT * scores + mine.bincount(minlength=len(labels)).log()
-    believed = scores.softmax(1).gather(1, mine.unsqueeze(1)).squeeze(1)  # [B]
     found = []
-    for i in (believed < DOUBT).nonzero().flatten().tolist():
+    for i in (scores.softmax(1)[place, mine] < DOUBT).nonzero().flatten().tolist():
         (text, label), score = pairs[i], scores[i]
         score[[c for c in own[text] if c != label]] = -torch.inf  # they speak for themselves
         p, guess = score.softmax(0), int(score.argmax())
