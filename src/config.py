@@ -116,7 +116,9 @@ class Config:
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
     """share of the names held out for the test"""
-    data_dir: str | None = _path("a folder; null: the names shipped; file: data_file", Path.is_dir)
+    data_dir: str | None = _path(
+        "a folder; null: the names shipped; a file is data_file's", Path.is_dir
+    )
     """<Category>.txt files, one name a line"""
     data_file: str | None = _path("a file; null: none; a folder is data_dir's", Path.is_file)
     """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""

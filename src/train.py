@@ -74,9 +74,9 @@ def train(config: Config, folder: Path) -> float | None:
     last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
     resumes = last.exists()
 
-    if (config.data_dir or config.data_file) and not resumes and "LOCAL_RANK" not in os.environ:
-        tell_worst(**config.pick(CORPUS) | {"seed": 0})  # or each seed of a sweep would say it
     with process.quiet():
+        if (config.data_dir or config.data_file) and not resumes and "LOCAL_RANK" not in os.environ:
+            tell_worst(**config.pick(CORPUS) | {"seed": 0})  # or each seed of a sweep would say it
         data = NamesDataModule(**config.pick(DATA), together=config.together)
         torch.manual_seed(config.seed)
         shares = None if config.online else data.shares
