@@ -75,8 +75,9 @@ def as_text(report: dict[str, Any]) -> str:
 def expected(config: Config, report: dict[str, Any]) -> str:
     """Return about how often a training sees a name, and what time and memory it takes."""
     names = sum(row["train"] for row in report["categories"])
-    steps = ceil((config.passes or 0) * names / config.batch_size) or config.iterations
-    drawn = steps * config.batch_size
+    drawn, steps = config.iterations * config.batch_size, config.iterations
+    if config.passes:
+        drawn, steps = config.passes * names, ceil(config.passes * ceil(names / config.batch_size))
     size = GATES.get(config.cell, 1) * config.layers * (1 + config.bidirectional)
     size *= config.hidden * (config.hidden + (config.embedding or report["symbols"]))
     rate, step = RATES[config.backend]

@@ -242,7 +242,7 @@ def test_what_a_training_takes() -> None:
     text = command.expected(settings("experiment=best", "iterations=1000"), report)
     assert text.startswith("1,000 iterations see each of 12,500 training names about 10.2 times, ")
     text = command.expected(settings("experiment=names"), report)  # 24 passes in batches of 128
-    assert text.startswith("2,344 iterations see each of 12,500 training names about 24.0 times, ")
+    assert text.startswith("2,352 iterations see each of 12,500 training names about 24.0 times, ")
     text = command.expected(settings("experiment=names"), report | {"pairs": 10**6})
     assert text.endswith(" of one core and 4.6 GB of memory")
 
