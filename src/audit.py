@@ -13,10 +13,10 @@ from hydra.errors import HydraException
 
 from src.answer import command
 from src.config import CONFIGS, CORPUS, Config, from_hydra, message
-from src.data.audit import audit, finding_line
 from src.data.letters import printable
 from src.errors import UserError
 from src.models.networks import GATES
+from src.run.audit import audit, finding_line
 from src.run.files import refuse_targets, write_bytes
 
 COLUMNS = ["lines", "distinct", "train", "val", "test", "changed"]

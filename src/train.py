@@ -64,10 +64,10 @@ def train(config: Config, folder: Path) -> float | None:
     from lightning.fabric.utilities.exceptions import MisconfigurationException
     from lightning.pytorch import Trainer
 
-    from src.data.audit import tell_worst
     from src.data.datamodule import NamesDataModule
     from src.models.classifier import NameClassifier, OnlineClassifier
     from src.models.decision import fit_decision
+    from src.run.audit import tell_worst
     from src.run.callbacks import Checkpoint, Interruption, Progress, WholeCheckpointIO
     from src.run.report import Report, first_line
 

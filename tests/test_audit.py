@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from src import audit as command
-from src.data import audit as findings
-from src.data.audit import audit
+from src.run import audit as findings
+from src.run.audit import audit
 from tests.conftest import make_corpus, settings
 
 Captured = pytest.CaptureFixture[str]

@@ -177,7 +177,7 @@ class Ngrams(nn.Module):
         found, n = self._find(letters, lengths), len(lengths)
         parts = [g.compare(f, n) for g, f in zip(self.counted, found, strict=True)]
         counted = SHARES["counted"] * torch.stack(parts).mean(dim=0)
-        return counted + SHARES["weighed"] * self.weighed(found, n)  # type: ignore[no-any-return]
+        return counted + SHARES["weighed"] * self.weighed(found, n)  # type: ignore[no-any-return] # a module
 
 
 class Network(nn.Module):
