@@ -227,7 +227,8 @@ def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
     for stage, title in titles.items():
         tags = {name: f"{stage}/{name}" for name in SCORES}
         column = {name: metrics[tag] for name, tag in tags.items() if tag in metrics}
-        if not any(column.items() <= other.items() for other in [{}, *columns.values()]):
+        as_trained = title[-1] == "*" and column.items() <= columns.get("test", {}).items()
+        if column and not as_trained:
             columns[title] = column
     lines = [" " * 20 + "".join(f"{title:>12}" for title in columns)] if columns else []
     for name in SCORES if columns else ():
