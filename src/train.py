@@ -135,6 +135,8 @@ def command() -> int:
             main()
         except KeyboardInterrupt:
             status = 128 + (process.WISH.signum or signal.SIGINT)
+        except BrokenPipeError:  # `--help | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except SystemExit as ended:
             if not isinstance(ended.code, int):  # a message: refused before anything was done
                 raise
