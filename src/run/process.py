@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 SIGNALS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
@@ -54,6 +55,11 @@ WISH = Wish()
 """This process's."""
 
 
+freeze = cache(gc.freeze)
+"""Or Python looks through all of torch, again and again: a tenth of a training's time. Once: what a
+sweep's first run leaves behind would stay with what the second freezes."""
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence what others say meanwhile: tips, hardware lists, advice for larger models."""
@@ -66,7 +72,7 @@ def quiet() -> Iterator[None]:
     logging.raiseExceptions = False  # nobody reads the output any more: `… | head`
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     levels = [logger.level for logger in theirs]
-    gc.freeze()  # or Python looks through all of torch meanwhile: a tenth of the training's time
+    freeze()
     try:
         for logger in theirs:
             logger.setLevel(logging.ERROR)
@@ -75,7 +81,6 @@ def quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        gc.unfreeze()
         for logger, level in zip(theirs, levels, strict=True):
             logger.setLevel(level)
         threading.excepthook, logging.raiseExceptions = before[:2]
