@@ -37,7 +37,7 @@ from src.data.letters import MOST_CELLS, places
 LR, STEPS, NAMES = 0.1, 450, 128
 """How the weights are learned: Adam's highest rate, its steps, the names of a step."""
 MOST_COUNTS = 2**21
-"""Counts that are kept, of the commonest grams: 40 MB of a checkpoint."""
+"""Counts that are kept, of the commonest grams: 48 MB of a checkpoint at most."""
 
 _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
