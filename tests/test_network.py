@@ -115,6 +115,8 @@ def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
     plain.load_state_dict({**recurrent.state_dict(), "letters": torch.stack(sums)})
     batch = letters.pack(["Aáб", "ŐaÄ", "a" + OTHER])
     torch.testing.assert_close(network(*batch), plain(*batch))
+    one_hot: Any = Network(letters._asdict(), ["A", "B"], None, "gru", 4).recurrent
+    assert torch.equal(one_hot.vectors(), torch.eye(7))  # nothing is learned that could be shared
 
 
 @pytest.mark.parametrize(

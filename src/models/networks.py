@@ -81,7 +81,8 @@ class RecurrentNetwork(nn.Module):
         looked_up = not embedding and letter_dtype(n_letters) != torch.uint8
         n_gates = GATES[cell] * hidden
         nothing = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
-        self.alike: Tensor = nn.Buffer(nothing if alike is None else alike, persistent=False)
+        shared = alike if embedding and alike is not None else nothing
+        self.alike: Tensor = nn.Buffer(shared, persistent=False)
         if embedding:
             n_vectors = n_letters if alike is None else int(alike.max()) + 1
             vectors = torch.randn(n_vectors, embedding) / (1 + self.alike.shape[1]) ** 0.5
@@ -100,15 +101,21 @@ class RecurrentNetwork(nn.Module):
         n_states = hidden * (1 + bidirectional)
         self.output = nn.Linear(n_states * (2 if pooling == "all" else 1), n_categories)
 
-    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
-        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
+    def vectors(self) -> Tensor:
+        """Return what each symbol is read as [S, E]."""
         vectors = F.dropout(self.letters, self.letter_dropout, self.training)
         if self.alike.shape[1]:
-            vectors = vectors[: len(self.alike)] + vectors[self.alike].sum(dim=1)  # [S, E]
+            vectors = vectors[: len(self.alike)] + vectors[self.alike].sum(dim=1)
+        return vectors
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Read letters, end to end, of names with these lengths [B]: → log-probabilities [B, C]."""
         steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
         places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
-        padded = F.embedding(letters[places].long(), vectors)  # [L, B, E]; what is behind a name
-        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)  # falls away
+        padded = F.embedding(letters[places].long(), self.vectors())  # [L, B, E]; what is behind
+        packed = pack_padded_sequence(
+            padded, lengths.cpu(), enforce_sorted=False
+        )  # a name falls away
         drop = partial(F.dropout, p=self.recurrent_dropout, training=self.training)
         weights = {n: drop(w) for n, w in self.rnn.named_parameters() if "weight_hh" in n}
         states, last = functional_call(self.rnn, weights, (packed,))
