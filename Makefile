@@ -16,7 +16,7 @@ $(VENV)/base: pyproject.toml
 	touch $@
 
 $(VENV)/installed: $(VENV)/base
-	$(PIP) -e '.[dev,sweep,cluster]'
+	$(PIP) -e '.[dev,sweep,cluster,export]'
 	touch $@
 
 train: $(VENV)/base # the base alone: what training never uses would slow its start

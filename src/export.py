@@ -1,4 +1,4 @@
-"""`python -m src.export`: a trained model as one web page that shows how it thinks."""
+"""`python -m src.export`: a trained model as a web page that shows how it thinks, or in ONNX."""
 
 import argparse
 import json
@@ -6,14 +6,12 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.data.letters import LONGEST, fold
+from src.data.letters import fold
 from src.errors import UserError
-from src.models.decision import PRIORS
 from src.models.networks import TutorialNetwork
 from src.run.files import refuse_targets, write_bytes
 
@@ -29,53 +27,64 @@ def main(arguments: list[str] | None = None) -> None:
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
-    parser = command.make_parser("src.export", "Write a model as a web page that needs no server.")
+    about = "Write a model as a web page that needs no server, or as a graph for other programs."
+    parser = command.make_parser("src.export", about)
     add: Any = parser.add_argument
     add("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
-    add("--html", type=Path, metavar="FILE.html", required=True, help="the page to write")
+    add("--html", type=Path, metavar="FILE.html", help="the page to write")
+    add("--onnx", type=Path, metavar="FILE.onnx", help="the graph to write, in ONNX")
     return parser
 
 
 def answer(options: argparse.Namespace) -> None:
     """Write what the options ask for."""
-    refuse_targets(options.html, force=options.force)
+    writers = {options.html: to_page, options.onnx: to_graph}
+    writers.pop(None, None)
+    if not writers:
+        raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
+    refuse_targets(*writers, force=options.force)
     model = load_model(find_checkpoint(options.run or options.checkpoint), options.prior)
-    values = json.dumps(page_values(model), ensure_ascii=False).replace("<", "\\u003c")
-    page = PAGE.read_text(encoding="utf-8").replace("{model}", values)
-    write_bytes(options.html, page.encode())
-    print(f"{options.html}: {model.about}")
+    contents = [write(model) for write in writers.values()]
+    for file, content in zip(writers, contents, strict=True):
+        write_bytes(file, content)
+        print(f"{file}: {model.about}")
 
 
-def page_values(model: TrainedModel) -> dict[str, Any]:
-    """Return what the page holds of a model, as plain values.
+def to_graph(model: TrainedModel) -> bytes:
+    """Return the graph; see `to_onnx`.
 
     Raises:
-        UserError: if it is no lone hand-written cell.
+        UserError: if there is no ONNX, or no graph of this model.
     """
-    network, decision = model.network, model.decision
+    try:
+        from src.answer.graph import to_onnx  # an extra
+    except ImportError:
+        raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
+    return to_onnx(model)
+
+
+def to_page(model: TrainedModel) -> bytes:
+    """Return the page.
+
+    Raises:
+        UserError: if the model is no lone hand-written cell.
+    """
+    network = model.network
     if not isinstance(network.recurrent, TutorialNetwork) or network.ngrams:
         raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
-    rnn = network.recurrent.rnn
-    scores = torch.zeros(len(model.categories)) if (s := network.log_shares) is None else s  # [C]
-    offsets = {model.prior: scores.tolist()}  # what a prior adds to every name's scores
-    if decision:
-        offsets = {p: decision.log_probabilities(scores[None], p)[0].tolist() for p in PRIORS}
     spelled: dict[str, str] = {}
     for letter in map(chr, SPELLED):
         symbols = fold(f"q{letter}q", model.letters.kind)[1:-1]  # no mark composes with a q
         if symbols not in ("", letter):
             spelled[symbols] = spelled.get(symbols, "") + letter
-    return {
-        "about": model.about.removeprefix(f"{model.path}, "),
-        "categories": model.categories,
-        "letters": model.letters._asdict(),
-        "longest": LONGEST,
+    weights = network.recurrent.rnn.named_parameters()
+    values = model.described() | {
         "spelled": spelled,
-        "weights": {name: as_base64(weight) for name, weight in rnn.named_parameters()},
-        "prior": model.prior,
-        "priors": offsets,
-        "sharpness": 1 / decision.temperature if decision else 1,
+        "weights": {name: as_base64(weight) for name, weight in weights},
+        "sharpness": model.sharpness,
     }
+    embedded = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
+    return PAGE.read_text(encoding="utf-8").replace("{model}", embedded).encode()
 
 
 def as_base64(weight: Tensor) -> str:

@@ -3,18 +3,24 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from src import export
 from src.answer.model import TrainedModel, load_model
 from src.data.letters import ALPHABET, LONGEST, OTHER, Letters
 from src.models.decision import DEFAULT_PRIOR, PRIORS
+from src.models.networks import CELLS
+from tests.conftest import ROOT, read_corpus
 from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint
 
 Captured = pytest.CaptureFixture[str]
@@ -36,7 +42,7 @@ def write(file: Path, network: dict[str, Any], **more: object) -> Path:
     """Write a checkpoint whose answers differ much from letter to letter."""
     checkpoint = make_checkpoint(network) | more
     for name, weight in checkpoint["state_dict"].items():
-        weight.mul_(20 if "i2o" in name else 2)
+        weight.mul_(20 if "i2o" in name or "output" in name else 2)
     torch.save(checkpoint, file)
     return file
 
@@ -102,9 +108,13 @@ def test_what_cannot_be_exported(
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix("python -m src.export: ")
 
-    torch.save(make_checkpoint(GRU), "gru.ckpt")
+    write(Path("gru.ckpt"), GRU)
     only = "--html shows cell=tutorial without n-grams, and no other"
-    assert refused("gru.ckpt", "--html=a.html") == f"gru.ckpt: {only}"
+    assert refused("gru.ckpt", "--html=a.html", "--onnx=a.onnx") == f"gru.ckpt: {only}"
+    torch.save(make_checkpoint(GRU | {"ngrams": 1}), "best.ckpt")
+    none = "--onnx: ONNX has no operator that looks up n-grams in the tables beside the network"
+    assert refused("best.ckpt", "--onnx=a.onnx") == f"best.ckpt: {none}; train with ngrams=0"
+    assert refused("gru.ckpt") == "--html FILE.html, --onnx FILE.onnx or both say what to write"
     write(Path("a.ckpt"), NETWORK)
     assert refused("a.ckpt", "--html=a.ckpt") == "a.ckpt: exists; --force replaces it"
     assert "does not say how common" in refused("a.ckpt", "--html=a.html", "--prior=corpus")
@@ -113,10 +123,98 @@ def test_what_cannot_be_exported(
     assert refused("b.ckpt", "--html=a.html").startswith("b.ckpt: not a checkpoint, or a damaged")
     assert refused("--html=a.html").startswith("no finished run under outputs/")
     assert "No such file" in refused("nowhere.ckpt", "--html=a.html")
-    assert not Path("a.html").exists()
+    assert not {*Path().glob("a.*")} - {Path("a.ckpt")}
     Path("a.html").touch()
-    assert run("a.ckpt", "--html=a.html", "--force") == 0
+    Path("a.onnx").touch()
+    assert refused("a.ckpt", "--onnx=a.onnx") == "a.onnx: exists; --force replaces it"
+    assert run("a.ckpt", "--html=a.html", "--onnx=a.onnx", "--force") == 0
     assert Path("a.html").stat().st_size > 10_000
+    assert Path("a.onnx").stat().st_size > 1000
+    capsys.readouterr()
+    monkeypatch.delitem(sys.modules, "src.answer.graph")
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert refused("a.ckpt", "--onnx=b") == "--onnx needs an extra: pip install -e '.[export]'"
+
+
+CORPUS = Letters("corpus", "".join(sorted("абвЖИяáéabcdeijlns O'")) + OTHER, "lower", True)
+MANY = Letters("corpus", "".join(sorted([*ALPHABET, *map(chr, range(0x4E00, 0x4F00))])) + OTHER)
+IN_CORPUS, IN_MANY = {"letters": CORPUS._asdict()}, {"letters": MANY._asdict()}
+DEEP: dict[str, Any] = {"bidirectional": True, "layers": 2}
+PLAIN: dict[str, Any] = {"bidirectional": False, "embedding": 0}
+
+
+def graph_of(file: Path, prior: str) -> onnxruntime.InferenceSession:
+    """Export a checkpoint's model; return what runs it."""
+    assert run(str(file), f"--onnx={file}.onnx", f"--prior={prior}", "--force") == 0
+    onnx.checker.check_model(f"{file}.onnx", full_check=True)
+    return onnxruntime.InferenceSession(f"{file}.onnx")
+
+
+def said_of(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    metadata = session.get_modelmeta().custom_metadata_map
+    return {name: json.loads(value) for name, value in metadata.items()}
+
+
+def ask(session: onnxruntime.InferenceSession, names: list[str], fill: int) -> NDArray[np.float32]:
+    """Return the probabilities of names in the model's letters; unknown ones are the last."""
+    symbols = said_of(session)["letters"]["symbols"]
+    lengths = np.array([*map(len, names)])
+    letters = np.full((len(names), lengths.max() + 2), fill)
+    for row, name in zip(letters, names, strict=True):
+        row[: len(name)] = [symbols.find(letter) for letter in name]
+    probabilities: NDArray[np.float32]
+    (probabilities,) = session.run(None, {"letters": letters, "lengths": lengths})
+    return probabilities
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        NETWORK,
+        NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
+        *(GRU | {"cell": cell} | changes for cell in CELLS for changes in (PLAIN, DEEP)),
+        *(GRU | {"cell": cell, "pooling": "all"} for cell in CELLS),
+        GRU | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
+        GRU | IN_MANY | {"embedding": 0, "layers": 2, "pooling": "all"},
+    ],
+)
+def test_onnx_answers_as_predict_does(network: dict[str, Any], tmp_path: Path) -> None:
+    file = write(tmp_path / "a.ckpt", network, decision=DECISION)
+    model, session = load_model(file, "corpus"), graph_of(file, "corpus")
+    shipped = [name for names in read_corpus(ROOT / "data/names").values() for name in names]
+    texts = ["a", *NAMES, *shipped[::20]]
+    names = [name for name in map(model.letters.read, texts) if name]
+    assert len(names) > 1000
+    assert {1, LONGEST} <= {*map(len, names)}
+    expected = model.probabilities(names).numpy()
+    assert expected.std(axis=0).max() > 0.02
+    given = ask(session, names, fill=-1)
+    np.testing.assert_allclose(given, expected, atol=1e-5, rtol=0)
+    few = [*names[:20], "x" * LONGEST]
+    alone = np.concatenate([ask(session, [name], fill=0) for name in few])
+    np.testing.assert_allclose(alone, model.probabilities(few), atol=1e-5, rtol=0)
+
+
+def test_onnx_says_what_a_program_has_to_know(tmp_path: Path) -> None:
+    network = NETWORK | {"letters": CORPUS._asdict(), "shares": [0.2, 0.3, 0.5]}
+    file = write(tmp_path / "a.ckpt", network, decision=DECISION)
+    session = graph_of(file, "uniform")
+    said = said_of(session)
+    assert Letters(**said["letters"]) == CORPUS
+    assert (said["categories"], said["prior"], said["longest"]) == (["A", "B", "C"], "uniform", 200)
+    assert said["about"] == ABOUT.replace("ascii", "corpus")
+    assert str(tmp_path) not in json.dumps(said)
+    uniform = ask(session, ["lisa"], fill=0)
+    for prior in PRIORS:  # the others follow from one
+        scores = uniform * np.exp(np.subtract(said["priors"][prior], said["priors"]["uniform"]))
+        expected = load_model(file, prior).probabilities(["lisa"])
+        np.testing.assert_allclose(scores / scores.sum(), expected, atol=1e-6)
+
+    write(file, network)
+    said = said_of(graph_of(file, "tempered"))
+    assert said["prior"] == "as trained"
+    log_shares: Any = load_model(file).network.log_shares
+    assert said["priors"] == {"as trained": log_shares.tolist()}
 
 
 TRY = """
@@ -149,11 +247,10 @@ def browsed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[TrainedModel
     if browser is None:
         pytest.skip("there is no chromium")
     folder = tmp_path_factory.mktemp("see")
-    corpus = Letters("corpus", "".join(sorted("абвЖИяáéabcdeijlns O'")) + OTHER, "lower", True)
     networks: list[dict[str, Any]] = [
         NETWORK | {"letters": Letters(style="capitalised")._asdict()},
         NETWORK | {"letters": Letters("tutorial")._asdict(), "shares": [0.2, 0.3, 0.5]},
-        NETWORK | {"letters": corpus._asdict()},
+        NETWORK | IN_CORPUS,
     ]
     decisions = [DECISION, None, DECISION]
     code = TRY.replace("NAMES", json.dumps(NAMES)).replace("UNSPELLED", json.dumps(UNSPELLED))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, blocks
 from src.data.tables import Source
 from src.errors import UserError
-from src.models.decision import DEFAULT_PRIOR, Decision
+from src.models.decision import DEFAULT_PRIOR, PRIORS, Decision
 from src.models.networks import Network
 from src.run.files import FILE, FINISHED, SCORE, STOPPED, read_checkpoint, read_metrics
 
@@ -46,6 +47,32 @@ class TrainedModel:
     def letters(self) -> Letters:
         """How it reads names."""
         return self.network.letters
+
+    @property
+    def sharpness(self) -> float:
+        """What the network's scores are multiplied by, under each prior."""
+        return 1 / self.decision.temperature if self.decision else 1.0
+
+    @property
+    def offsets(self) -> dict[str, list[float]]:
+        """What each prior then adds to them [C], so that their softmax are the probabilities."""
+        shares = self.network.log_shares
+        scores = torch.zeros(len(self.categories)) if shares is None else shares  # [C]
+        if not self.decision:
+            return {self.prior: scores.tolist()}
+        under = partial(self.decision.log_probabilities, scores[None])
+        return {prior: under(prior)[0].tolist() for prior in PRIORS}
+
+    def described(self) -> dict[str, Any]:
+        """Return what another program has to know beside the weights, as plain values."""
+        return {
+            "about": self.about.removeprefix(f"{self.path}, "),
+            "categories": self.categories,
+            "letters": self.letters._asdict(),
+            "longest": LONGEST,
+            "prior": self.prior,
+            "priors": self.offsets,
+        }
 
     def probabilities(self, names: Sequence[str]) -> Tensor:
         """Return each category's probability for each name [B, C], as float32.
