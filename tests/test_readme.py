@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from src import audit, evaluate, export, predict
@@ -102,7 +103,7 @@ def test_the_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    ask, train = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+    other, ask, train = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     write_checkpoint(tmp_path / "outputs/run/checkpoints/last.ckpt")
     files.write_metrics(tmp_path / "outputs/run", files.FINISHED, {})
     names: dict[str, Any] = {}
@@ -111,6 +112,11 @@ def test_the_examples_run(
     printed = map(json.loads, capsys.readouterr().out.splitlines())
     expected = [[tuple(each.values()) for each in answer["predictions"]] for answer in printed]
     assert names["answers"] == expected
+
+    export.main(["--onnx", "model.onnx"])
+    exec(other, names)
+    expected = names["model"].probabilities(names["names"])
+    np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
 
     exec(train.replace("20_000", "2_000"), names)
     assert sum(map(len, names["answers"])) == 1799

@@ -43,7 +43,7 @@ def to_onnx(model: TrainedModel) -> bytes:
     scores = graph.add("Mul", scores, torch.tensor(model.sharpness))
     scores = graph.add("Add", scores, torch.tensor(model.offsets[model.prior]))
     graph.add("Softmax", scores, name="probabilities", axis=1)
-    about = "each letter's place in symbols; any behind the end of a name"
+    about = "each letter's place in symbols; behind the end of a name that of any"
     letters = _value("letters", "B", "L", kind=TensorProto.INT64, about=about)
     lengths = _value("lengths", "B", kind=TensorProto.INT64, about="from 1 to L")
     closed = graph.close([letters, lengths], _value("probabilities", "B", len(model.categories)))
