@@ -14,10 +14,12 @@ import torch
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS
 from src.run.files import open_streams
+from src.run.process import freeze
 
 
 def run_program(main: Callable[[], None]) -> None:
     """Run a program's main function so that signals end it in order."""
+    freeze()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for each in signal.Signals:  # these would end it at once, and leave what it was writing

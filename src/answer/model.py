@@ -1,6 +1,8 @@
 """A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
 LETTERS_AT_ONCE = 1_000_000
 """Letters of them, as they are read."""
+BLOCK = 1024
+"""Names that a core answers at once."""
 
 Answer = list[tuple[str, float]]
 """The likeliest categories and their probabilities; none for a name that has no answer."""
@@ -103,17 +107,24 @@ class TrainedModel:
         prefixes = [read[:end] for end in range(1, len(read) + 1) if len(read) <= LONGEST]
         return prefixes, self._ask(prefixes)
 
-    @torch.inference_mode()
     def _ask(self, names: Sequence[str]) -> Tensor:
-        """Return the probabilities under the prior of names that were read [B, C], in blocks."""
-        answers = [torch.empty(0, len(self.categories))]
+        """Return the probabilities under the prior of names that were read [B, C].
+
+        In blocks that fit a core's cache, each core working on one.
+        """
         width = len(self.letters.symbols) + len(self.categories)
-        for block in blocks(names, len, AT_ONCE, MOST_CELLS // width):
-            logp = self.network(*self.letters.pack(block))
-            if self.decision:
-                logp = self.decision.log_probabilities(logp, self.prior)
-            answers.append(logp.exp())
-        return torch.cat(answers)
+        parts = blocks(names, len, BLOCK, MOST_CELLS // width)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            answers = pool.map(self._ask_block, parts)
+            return torch.cat([torch.empty(0, len(self.categories)), *answers])
+
+    @torch.inference_mode()
+    def _ask_block(self, names: Sequence[str]) -> Tensor:
+        logp = self.network(*self.letters.pack(names))
+        if self.decision:
+            logp = self.decision.log_probabilities(logp, self.prior)
+        answers: Tensor = logp.exp()
+        return answers
 
     def best(self, probabilities: Tensor, k: int) -> list[Answer]:
         """Return for each row [B, C] its k likeliest categories and their probabilities.

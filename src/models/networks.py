@@ -113,12 +113,13 @@ class RecurrentNetwork(nn.Module):
         steps = torch.arange(int(lengths.max()), device=letters.device)[:, None]  # [L, 1]
         places = (lengths.cumsum(0) - lengths + steps).clamp(max=len(letters) - 1)  # [L, B]
         padded = F.embedding(letters[places].long(), self.vectors())  # [L, B, E]; what is behind
-        packed = pack_padded_sequence(
-            padded, lengths.cpu(), enforce_sorted=False
-        )  # a name falls away
-        drop = partial(F.dropout, p=self.recurrent_dropout, training=self.training)
-        weights = {n: drop(w) for n, w in self.rnn.named_parameters() if "weight_hh" in n}
-        states, last = functional_call(self.rnn, weights, (packed,))
+        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)  # a name goes
+        if self.training:
+            drop = partial(F.dropout, p=self.recurrent_dropout)
+            weights = {n: drop(w) for n, w in self.rnn.named_parameters() if "weight_hh" in n}
+            states, last = functional_call(self.rnn, weights, (packed,))
+        else:
+            states, last = self.rnn(packed)
         if self.pooling == "all":
             padded, _ = pad_packed_sequence(states)  # [L, B, F / 2]
             highest = padded.masked_fill((steps >= lengths)[:, :, None], -torch.inf).amax(dim=0)

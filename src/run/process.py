@@ -55,9 +55,14 @@ WISH = Wish()
 """This process's."""
 
 
-freeze = cache(gc.freeze)
-"""Or Python looks through all of torch, again and again: a tenth of a training's time. Once: what a
-sweep's first run leaves behind would stay with what the second freezes."""
+@cache
+def freeze() -> None:
+    """Have Python collect garbage, but not look through all of torch: a tenth of a training's time.
+
+    Once: what a sweep's first run leaves behind would stay with what the second freezes.
+    """
+    gc.freeze()
+    gc.enable()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
-from matplotlib.image import imread
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
@@ -116,8 +116,8 @@ class Report:
             return metrics
         title = f"Guesses on the {side} names, % of each true category"
         answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.categories
-        picture = self.folder / "confusion_matrix.png"
-        files.write_bytes(picture, pictures.as_png(pictures.confusion_figure(*answers, title)))
+        picture = pictures.as_png(pictures.confusion_figure(*answers, title))
+        files.write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
@@ -194,10 +194,17 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_custom_scalars(CHARTS)
 
     def log_end(
-        self, settings: dict[str, Any], told: Iterable[str], at: int, picture: Path, result: str
+        self, settings: dict[str, Any], told: Iterable[str], at: int, picture: bytes, result: str
     ) -> None:
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
-        self.experiment.add_image("confusion_matrix", imread(picture), at, dataformats="HWC")
+        # As it is: add_image would decode it and encode it again.
+        size = {
+            key: int.from_bytes(picture[i : i + 4], "big")
+            for key, i in (("width", 16), ("height", 20))
+        }
+        image = Summary.Image(encoded_image_string=picture, colorspace=4, **size)
+        value = Summary.Value(tag="confusion_matrix", image=image)
+        self.experiment.file_writer.add_summary(Summary(value=[value]), at)
         self.experiment.add_text("result", indent(result, "    "), at)
         said = {key: str(v).lower() if isinstance(v, bool) else v for key, v in settings.items()}
         known = {key: value for key, value in said.items() if value is not None}
