@@ -200,12 +200,10 @@ def find_checkpoint(path: Path | None) -> Path:
             status, numbers, _ = read_metrics(file.parent)
             if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
                 runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
-        if not runs and path:
-            raise UserError(
-                f"no finished run with a {SCORE} in {path}/; name a run or a checkpoint"
-            )
         if not runs:
-            raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
+            scored = f"with a {SCORE} in {path}/; name a run or a checkpoint"
+            newest = f"under {OUTPUTS}/; train one, or name a --checkpoint"
+            raise UserError(f"no finished run {scored if path else newest}")
         path = max(runs, key=lambda run: runs[run])
     # Of a run, the weights that its metrics are of.
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
