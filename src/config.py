@@ -132,6 +132,8 @@ class Config:
     """of data_file: the side of a row, train, val or test"""
     letters: str = _choice("ascii tutorial corpus")
     """symbols that are read: 57, with names spelled in them; corpus: those of the names"""
+    init_from: str | None = _path("a run's or sweep's folder, a .ckpt, or null", lambda _: True)
+    """model to start from, with the letters and categories that it shares"""
     resume: str | None = _path("a run's folder, or null", Path.is_dir)
     """run to go on with, settings and all"""
     cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
@@ -173,6 +175,8 @@ class Config:
             value = getattr(self, each.name)
             if each.metadata and not each.metadata["ok"](value):
                 raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+        if self.init_from and not (self.resume or Path(self.init_from).exists()):
+            raise UserError(f"init_from={self.init_from}: no such file or folder")
         Source(**self.pick(Source._fields)).check()
         if self.val_fraction + self.test_fraction >= 1:
             fractions = f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}"
@@ -294,7 +298,7 @@ def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
     try:
         some = OmegaConf.masked_copy(cfg, [*FLAT, "resume", "trainer"])
         settings: Any = OmegaConf.to_container(some, resolve=True, throw_on_missing=True)
-        for key in ("data_dir", "data_file", "resume"):
+        for key in ("data_dir", "data_file", "init_from", "resume"):
             settings[key] = settings.get(key) and to_absolute_path(settings[key])
         if settings["resume"]:
             settings |= _resumed(settings, {word.lstrip("+").partition("=")[0] for word in typed})
@@ -313,7 +317,7 @@ def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     saved = read_settings(folder)
     if saved is None or not saved.keys() <= set(FLAT):
         raise UserError(f"resume={folder}: no run's folder with a whole {SETTINGS} in it")
-    for key in FLAT if "experiment" in typed else typed & saved.keys():
+    for key in FLAT if "experiment" in typed else typed & {*FLAT}:
         had, asked = saved.get(key), settings[key]
         grows = key == "iterations" and saved.get("schedule") == "constant" and asked >= had
         if had != asked and not grows:

@@ -67,6 +67,7 @@ def train(config: Config, folder: Path) -> float | None:
     from src.data.datamodule import NamesDataModule
     from src.models.classifier import NameClassifier, OnlineClassifier
     from src.models.decision import fit_decision
+    from src.models.transfer import network_of, take_weights
     from src.run.audit import tell_worst
     from src.run.callbacks import Checkpoint, Interruption, Progress, WholeCheckpointIO
     from src.run.report import Report, first_line
@@ -84,6 +85,11 @@ def train(config: Config, folder: Path) -> float | None:
         kind = OnlineClassifier if config.online else NameClassifier
         keys = [*TRAINING, "backend", "clip"] if config.online else TRAINING
         model = kind(network=names | config.pick(NETWORK), **config.pick(keys) | data.every)
+        about = data.summary()
+        if config.init_from and not resumes:
+            file = files.find_checkpoint(Path(config.init_from))
+            source = files.from_checkpoint(file, network_of)
+            about += "\n" + take_weights(model.network, source, f"init_from={file}")
         if model.network.ngrams is not None and not resumes:
             model.network.ngrams.fit(data.once, data.corpus_shares, config.seed)
 
@@ -106,7 +112,7 @@ def train(config: Config, folder: Path) -> float | None:
             raise UserError(f"trainer: {first_line(error)}") from error
 
         with Report(config, folder, model, trainer, progress, resumes) as report:
-            log.info(data.summary())
+            log.info(about)
             trainer.fit(model, data, ckpt_path=last if resumes else None, weights_only=True)
             model.eval()
             if len(data.val):

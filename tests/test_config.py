@@ -34,6 +34,7 @@ def test_defaults_are_the_tutorials() -> None:
         "test_fraction": 0.1,
         **dict.fromkeys(Source._fields),
         "letters": "ascii",
+        "init_from": None,
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
         **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
         **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 500},

@@ -119,6 +119,16 @@ def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
     assert torch.equal(one_hot.vectors(), torch.eye(7))  # nothing is learned that could be shared
 
 
+def test_one_hot_letters_of_a_corpus_share_nothing() -> None:
+    letters = Letters("corpus", "Aaá" + OTHER)
+    network = Network(letters._asdict(), ["A", "B"], None, "gru", 4)
+    batch = letters.pack(["Aaá", "b"])
+    torch.manual_seed(0)
+    plain = RecurrentNetwork(4, 2, "gru", 4)
+    network.recurrent.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(network(*batch), plain(*batch))
+
+
 @pytest.mark.parametrize(
     "wrong", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
 )

@@ -12,14 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, blocks
+from src.data.letters import LONGEST, MOST_CELLS, Letters, blocks
 from src.data.tables import Source
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS, Decision
 from src.models.networks import Network
-from src.run.files import FILE, FINISHED, SCORE, STOPPED, read_checkpoint, read_metrics
+from src.models.transfer import network_of
+from src.run.files import SCORE, from_checkpoint
+from src.run.files import find_checkpoint as find_checkpoint
 
-OUTPUTS = Path("outputs")
 AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
 LETTERS_AT_ONCE = 1_000_000
@@ -137,28 +138,6 @@ class TrainedModel:
         return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
 
 
-def find_checkpoint(path: Path | None) -> Path:
-    """Return the checkpoint at `path`, a file or a run's folder; by default the newest run's.
-
-    Of a folder with runs below it, such as a sweep's, it is that of the highest validation score.
-
-    Raises:
-        UserError: if there is no run that has finished, with a score if one is looked for.
-    """
-    if path is None or (path.is_dir() and not (path / "checkpoints").exists()):
-        runs: dict[Path, float] = {}
-        for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
-            status, numbers, _ = read_metrics(file.parent)
-            if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
-                runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
-        if not runs:
-            wanted = f"no finished run with a {SCORE} in" if path else "no finished run under"
-            raise UserError(f"{wanted} {path or OUTPUTS}/; train one, or name a --checkpoint")
-        path = max(runs, key=lambda run: runs[run])
-    # Of a run, the weights that its metrics are of.
-    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
-
-
 def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
     """Read the model of a checkpoint, to answer under one of PRIORS.
 
@@ -168,12 +147,7 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
         UserError: if it is damaged or not one of this program's, or cannot answer under the prior.
         OSError: if it cannot be read.
     """
-    checkpoint = read_checkpoint(path)
-    try:
-        model = _checked_model(path, checkpoint, prior)
-    except Exception as error:  # whatever the values provoke
-        reason = " ".join(str(error).partition("Exception raised from")[0].split())
-        raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
+    model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
     if prior != DEFAULT_PRIOR and not model.decision:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     return model
@@ -181,35 +155,16 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
-    categories = list(made_for["categories"])
-    letters = Letters(**made_for["letters"])
-    learned = letters.symbols.rstrip(OTHER) + OTHER
-    known = {"ascii": ALPHABET, "tutorial": ALPHABET, "corpus": learned}[letters.kind]
-    if letters.symbols != known or letters.style not in ("", *STYLES):
-        raise ValueError("its letters are none that this program reads")
-    if len(set(known)) < len(known) or not known.isprintable():
-        raise ValueError("its letters repeat, or cannot be shown")
+    network = network_of(checkpoint)
     said = (split.get(key) or "" for key in Source._fields)
-    shown = all(text.isprintable() for text in (*categories, *said))
+    shown = all(text.isprintable() for text in said)
     if not (shown and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
-        raise ValueError("its categories are no names, or its split is none")
-    weights = {name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()}
-    for name, weight in weights.items():
-        # Made of plain numbers: one number may be many. The n-grams check the rest of their counts.
-        for part in weight.values() if isinstance(weight, dict) else [weight]:
-            plain = part.is_contiguous() and bool(part.isfinite().all())
-            if not plain or (part is weight and not part.is_floating_point()):
-                raise ValueError(f"its {name} is not made of finite numbers")
-    with torch.device("meta"):  # sizes only: the weights come from the file
-        network = Network(**made_for)
-    network.load_state_dict(weights, assign=True)
-    with torch.inference_mode():  # sizes may fit, and values still be of a wrong type
-        network.eval().float()(*letters.pack([known[0]]))
+        raise ValueError("its split is none")
     values = checkpoint.get("decision")
-    decision = None if values is None else Decision.checked(values, len(categories))
-    about = f"{path}, cell={made_for['cell']} letters={letters.kind}"
+    decision = None if values is None else Decision.checked(values, len(network.categories))
+    about = f"{path}, cell={made_for['cell']} letters={network.letters.kind}"
     about += f", {checkpoint['iteration']:,} iterations"
     history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
     about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
     prior = prior if decision else "as trained"
-    return TrainedModel(path, network, categories, split, decision, prior, about)
+    return TrainedModel(path, network, network.categories, split, decision, prior, about)

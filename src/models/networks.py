@@ -20,6 +20,8 @@ from src.models.rnn import RNN, read_names
 
 CELLS: dict[str, type[nn.RNN | nn.GRU | nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 GATES = {"rnn": 1, "gru": 3, "lstm": 4}
+SIZES = {"layers": 1, "bidirectional": False, "embedding": 0, "pooling": "last"}
+"""What else than cell and hidden size the shapes of weights depend on, and what it usually is."""
 SHARES = {"network": 0.2, "counted": 0.6, "weighed": 0.2}
 """Of the network, the n-gram models together, and the bag of grams; fitted ones were no better."""
 
@@ -75,7 +77,7 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         if not (1 <= layers <= 16 and 0 <= dropout < 1 and 0 <= recurrent_dropout < 1):
             raise ValueError(f"layers={layers} or a dropout is out of range")
-        self.pooling = pooling
+        self.pooling, self.embedding = pooling, embedding
         self.dropout, self.recurrent_dropout = dropout, recurrent_dropout
         self.letter_dropout = dropout / 5 if embedding else 0.0
         looked_up = not embedding and letter_dtype(n_letters) != torch.uint8
@@ -217,12 +219,15 @@ class Network(nn.Module):
         **recurrent: Any,
     ) -> None:
         super().__init__()
-        self.letters = Letters(**letters)
+        self.letters, self.categories = Letters(**letters), list(categories)
+        usual = {key: recurrent.get(key, size) for key, size in SIZES.items()}
+        self.sizes = {"cell": cell, "hidden": hidden, **usual}
         n_letters, n_categories = len(self.letters.symbols), len(categories)
         if cell == "tutorial":
             self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
         else:
-            alike = alike_in(self.letters.symbols) if self.letters.kind == "corpus" else None
+            learned = self.letters.kind == "corpus" and recurrent.get("embedding")
+            alike = alike_in(self.letters.symbols) if learned else None
             recurrent |= {"cell": cell, "hidden": hidden, "alike": alike}
             self.recurrent = RecurrentNetwork(n_letters, n_categories, **recurrent)
         self.ngrams = Ngrams(self.letters.symbols, n_categories, ngrams) if ngrams else None

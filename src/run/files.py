@@ -7,12 +7,12 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 from zipfile import ZipFile
 
 from filelock import FileLock, Timeout
@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from src.errors import UserError
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def open_streams() -> None:
@@ -56,6 +57,7 @@ SCORE = "val/balanced_accuracy"
 FINISHED, STOPPED, INTERRUPTED = "finished", "stopped", "interrupted"
 DIVERGED, FAILED = "diverged", "failed"
 LARGEST = 1_000_000  # bytes
+OUTPUTS = Path("outputs")
 
 Metrics = dict[str, float]
 """Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
@@ -146,6 +148,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(loaded)
 
 
+def from_checkpoint(path: Path, make: Callable[[dict[str, Any]], T]) -> T:
+    """Return what `make` makes of a checkpoint; whatever the values provoke in it is refused.
+
+    Raises:
+        UserError: if it is damaged or not one of this program's.
+        OSError: if it cannot be read.
+    """
+    checkpoint = read_checkpoint(path)
+    try:
+        return make(checkpoint)
+    except Exception as error:
+        reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
+
+
 def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "") -> None:
     """Write a run's metrics.json: the status, why if it failed, and the numbers."""
     content = {"status": status, **({"reason": reason} if reason else {}), **metrics}
@@ -167,3 +184,26 @@ def read_metrics(folder: Path) -> tuple[str, Metrics, str]:
         return "", {}, ""
     numbers = {name: int(n) if n == int(n) else n for name, n in numbers.items() if isfinite(n)}
     return status, numbers, reason
+
+
+def find_checkpoint(path: Path | None) -> Path:
+    """Return the checkpoint at `path`, a file or a run's folder; by default the newest run's.
+
+    Of a folder with runs below it, such as a sweep's, it is that of the highest validation score.
+
+    Raises:
+        UserError: if there is no run that has finished, with a score if one is looked for.
+    """
+    if path is None or (path.is_dir() and not (path / "checkpoints").exists()):
+        runs: dict[Path, float] = {}
+        for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
+            status, numbers, _ = read_metrics(file.parent)
+            if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
+                runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
+        if not runs:
+            scored = f"with a {SCORE} in {path}/; name a run or a checkpoint"
+            newest = f"under {OUTPUTS}/; train one, or name a --checkpoint"
+            raise UserError(f"no finished run {scored if path else newest}")
+        path = max(runs, key=lambda run: runs[run])
+    # Of a run, the weights that its metrics are of.
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path

@@ -1,0 +1,241 @@
+"""A run that starts from another model's weights."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from src.config import read_settings
+from src.data.letters import ALPHABET, ASCII, OTHER, Letters
+from src.errors import UserError
+from src.models.networks import Network
+from src.models.transfer import take_weights
+from src.train import train
+from tests.conftest import assert_equal_runs, settings
+from tests.test_answer import GRU, MADE_FOR, changed, make_checkpoint
+
+THEIRS, MINE = ["Alpha", "Beta", "Delta"], ["Beta", "Gamma", "Alpha", "Epsilon"]
+CATEGORIES = {0: 1, 2: 0}
+"""Where those of MINE stand in THEIRS."""
+FEW, MORE = Letters("corpus", "Aabé" + OTHER), Letters("corpus", "AÄbcé" + OTHER)
+LETTERS = {0: 0, 2: 2, 4: 3, 5: 4}
+MANY = Letters("corpus", ALPHABET + "".join(map(chr, range(0x4E00, 0x4F00))) + OTHER)
+"""Too many for a byte, so that columns are looked up."""
+
+
+def make(letters: Letters, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
+    torch.manual_seed(seed)
+    usual: dict[str, Any] = {"cell": "gru", "hidden": 6}
+    return Network(letters._asdict(), categories, None, **usual | sizes)
+
+
+def weights(network: Any) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in network.recurrent.named_parameters()}
+
+
+def with_rows(fresh: Tensor, theirs: Tensor, places: dict[int, int]) -> Tensor:
+    """Return the initial rows, but some of the other's."""
+    rows = [theirs[places[i]] if i in places else row for i, row in enumerate(fresh)]
+    return torch.stack(rows)
+
+
+def columns(network: Any) -> Tensor:
+    """Return what the first layer adds for each one-hot letter, all directions [S, G]."""
+    first = [weight for name, weight in weights(network).items() if "weight_ih_l0" in name]
+    return torch.cat([weight @ weights(network)["letters"].T for weight in first]).T
+
+
+def test_the_tutorials_cell() -> None:
+    """Letters are columns of both layers, categories rows of the second."""
+    source = make(FEW, THEIRS, seed=1, cell="tutorial")
+    network, fresh = (make(MORE, MINE, cell="tutorial") for _ in range(2))
+    assert take_weights(network, source, "it") == (
+        "it: takes 2 of 4 categories (new: Epsilon, Gamma; left: Delta), "
+        "4 of 6 letters (new: c, Ä; left: a)"
+    )
+    mine, theirs, was = (weights(each) for each in (network, source, fresh))
+    inputs = LETTERS | {6 + i: 5 + i for i in range(6)}  # and the hidden state
+    hidden = with_rows(was["rnn.i2h.weight"].T, theirs["rnn.i2h.weight"].T, inputs).T
+    rows = [
+        with_rows(row, theirs["rnn.i2o.weight"][CATEGORIES[i]], inputs) if i in CATEGORIES else row
+        for i, row in enumerate(was["rnn.i2o.weight"])
+    ]
+    assert torch.equal(mine["rnn.i2h.weight"], hidden)
+    assert torch.equal(mine["rnn.i2h.bias"], theirs["rnn.i2h.bias"])
+    assert torch.equal(mine["rnn.i2o.weight"], torch.stack(rows))
+    bias = with_rows(was["rnn.i2o.bias"], theirs["rnn.i2o.bias"], CATEGORIES)
+    assert torch.equal(mine["rnn.i2o.bias"], bias)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("embedding", [0, 4])
+def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
+    """Letters are columns of the first weights, or vectors; categories rows of the output."""
+    sizes: dict[str, Any] = {
+        "cell": cell,
+        "bidirectional": both,
+        "embedding": embedding,
+        "layers": 1 + both,
+    }
+    source = make(FEW, THEIRS, seed=1, **sizes)
+    network, fresh = (make(MORE, MINE, **sizes) for _ in range(2))
+    take_weights(network, source, "it")
+    mine, theirs, was = (weights(each) for each in (network, source, fresh))
+    for name in ("output.weight", "output.bias"):
+        assert torch.equal(mine[name], with_rows(was[name], theirs[name], CATEGORIES))
+    first = [] if embedding else ["rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
+    same = [name for name in mine if name.startswith("rnn.") and name not in first]
+    assert all(torch.equal(mine[name], theirs[name]) for name in same)
+    if not embedding:
+        expected = with_rows(columns(fresh), columns(source), LETTERS)
+        assert torch.equal(columns(network), expected)
+        return
+    rows = network.recurrent.alike, source.recurrent.alike  # behind the letters' own vectors
+    alike = {int(rows[0][i, k]): int(rows[1][LETTERS[i], k]) for i in LETTERS for k in (0, 1)}
+    assert len(alike) == 2 + 4  # cases; a, b, e and what is unknown
+    expected = with_rows(was["letters"], theirs["letters"], LETTERS | alike)
+    assert torch.equal(mine["letters"], expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("letters", "others", "sizes"),
+    [
+        (ASCII, MANY, {"bidirectional": True}),  # of a layer's weights, and looked up
+        (MANY, Letters("corpus", MANY.symbols.replace("x", "")), {}),
+        (ASCII, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
+    ],
+)
+def test_a_name_of_shared_letters_is_read_as_before(
+    letters: Letters, others: Letters, sizes: dict[str, Any], turned: bool
+) -> None:
+    letters, others = (others, letters) if turned else (letters, others)
+    source, network = make(letters, THEIRS, seed=1, **sizes), make(others, THEIRS, **sizes)
+    take_weights(network, source, "it")
+    names = ["bAc", "A", "cccb"]
+    answers = [each.eval()(*each.letters.pack(names)) for each in (source, network)]
+    torch.testing.assert_close(answers[1], answers[0], atol=1e-6, rtol=0)
+
+
+def test_what_goes_on_beside_it_is_the_new_models() -> None:
+    """The style, the shares and the n-grams; new ones are counted."""
+    source = make(Letters(style="upper", always=True), THEIRS, seed=1, ngrams=1)
+    said = take_weights(make(ASCII, MINE), source, "it")
+    assert said.endswith("57 of 57 letters, no n-grams: they are counted anew")
+    network = make(Letters(style="lower"), THEIRS, ngrams=1)
+    take_weights(network, source, "it")
+    assert network.letters.style == "lower"
+    assert len(network.ngrams.counted[0].counts) == 0
+
+
+@pytest.mark.parametrize(
+    ("letters", "categories", "sizes", "message"),
+    [
+        *(
+            (ASCII, MINE, {key: value}, f"{key}={value}: it is of other sizes; use {key}={theirs}")
+            for key, value, theirs in [
+                *(("hidden", 8, 6), ("layers", 2, 1), ("embedding", 4, 0)),
+                *(("cell", "tutorial", "gru"), ("pooling", "all", "last")),
+            ]
+        ),
+        (
+            *(ASCII, MINE, {"cell": "lstm", "bidirectional": True}),
+            "cell=lstm bidirectional=true: it is of other sizes; use cell=gru bidirectional=false",
+        ),
+        (ASCII, ["X"], {}, "it: knows none of these categories, but Alpha, Beta, Delta"),
+        (
+            *(Letters("corpus", "жя" + OTHER), MINE, {}),
+            "it: knows none of these letters, but  , ', ,, ., ;, A, B, C and 49 more",
+        ),
+    ],
+)
+def test_what_does_not_fit(
+    letters: Letters, categories: list[str], sizes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        take_weights(make(letters, categories, **sizes), make(ASCII, THEIRS), "it")
+    assert str(caught.value) == message
+
+
+def test_other_symbols_alone_are_no_shared_letter() -> None:
+    source = make(Letters("corpus", "жя" + OTHER), THEIRS)
+    with pytest.raises(UserError, match="knows none of these letters, but ж, я"):
+        take_weights(make(FEW, MINE), source, "it")
+
+
+TINY = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
+
+
+@pytest.fixture
+def others(tmp_path: Path, corpus_dir: Path) -> Path:
+    """Alpha and Beta, and a run that has trained on them."""
+    shutil.copytree(corpus_dir, tmp_path / "others")
+    (tmp_path / "others/Gamma.txt").unlink()
+    train(settings(*TINY, f"data_dir={tmp_path / 'others'}"), tmp_path / "source")
+    return tmp_path / "source"
+
+
+def test_a_run(
+    others: Path,
+    corpus_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A step that changes nothing leaves what was taken, and what was made for the seed."""
+    monkeypatch.chdir(tmp_path)
+    words = [*TINY, "data_dir=names", "lr=1e-30", "iterations=50"]
+    train(settings(*words), tmp_path / "fresh")
+    with caplog.at_level("INFO"):
+        train(settings(*words, "init_from=source"), tmp_path / "run")
+    last = "checkpoints/last.ckpt"
+    assert f"\ninit_from={others / last}: takes 2 of 3 categories (new: Gamma), " in caplog.text
+    states = (tmp_path / run / last for run in ("run", "source", "fresh"))
+    mine, theirs, fresh = (torch.load(each, weights_only=True)["state_dict"] for each in states)
+    name = "network.recurrent.rnn.i2o.weight"
+    assert torch.equal(mine[name], with_rows(fresh[name], theirs[name], {0: 0, 1: 1}))
+    assert read_settings(tmp_path / "run")["init_from"] == str(others)  # type: ignore[index] # there is one
+
+
+def test_a_run_is_taken_up_without_the_model_it_came_from(
+    others: Path, corpus_dir: Path, tmp_path: Path
+) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}", f"init_from={others}"]
+    train(settings(*words, "iterations=200"), tmp_path / "whole")
+    train(settings(*words), tmp_path / "parts")
+    shutil.rmtree(others)
+    train(settings(f"resume={tmp_path / 'parts'}", "iterations=200"), tmp_path / "parts")
+    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(UserError, match=f"init_from={others}: no such file or folder"):
+        settings(*words)
+    with pytest.raises(UserError, match=r"init_from=\S+names: the run in \S+parts has init"):
+        settings(f"resume={tmp_path / 'parts'}", f"init_from={corpus_dir}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK", "{}: not a checkpoint, or a damaged or unsafe one"),
+        (("version", 3), "{}: is of an older version of this program; train anew"),
+        ((f"{MADE_FOR} hidden", 9), "{}: not a checkpoint of this program ("),
+        ((f"{MADE_FOR} categories", ["\x1b", "B", "C"]), "{}: not a checkpoint of this program ("),
+        (None, "no finished run with a val/balanced_accuracy in {}/; name a run or a checkpoint"),
+    ],
+)
+def test_what_is_no_model(tmp_path: Path, corpus_dir: Path, content: Any, message: str) -> None:
+    path = tmp_path / "bad.ckpt"
+    if content is None:
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(changed(make_checkpoint(GRU), *content), path)
+    with pytest.raises(UserError) as caught:
+        train(settings(*TINY, f"data_dir={corpus_dir}", f"init_from={path}"), tmp_path / "run")
+    assert str(caught.value).startswith(message.format(path))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
