@@ -226,8 +226,7 @@ class Network(nn.Module):
         if cell == "tutorial":
             self.recurrent: nn.Module = TutorialNetwork(n_letters, n_categories, hidden)
         else:
-            learned = self.letters.kind == "corpus" and recurrent.get("embedding")
-            alike = alike_in(self.letters.symbols) if learned else None
+            alike = alike_in(self.letters.symbols) if self.letters.kind == "corpus" else None
             recurrent |= {"cell": cell, "hidden": hidden, "alike": alike}
             self.recurrent = RecurrentNetwork(n_letters, n_categories, **recurrent)
         self.ngrams = Ngrams(self.letters.symbols, n_categories, ngrams) if ngrams else None
