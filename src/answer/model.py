@@ -1,7 +1,8 @@
 """A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from src.data.letters import ALPHABET, LONGEST, MOST_CELLS, OTHER, STYLES, Letters, blocks
-from src.data.tables import Source
+from src.data.tables import Source, shown
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, Decision
 from src.models.networks import Network
@@ -41,6 +42,8 @@ class TrainedModel:
     """How common the categories are taken to be, one of PRIORS."""
     about: str = ""
     """Where it is, what it is and how good, for a person."""
+    chosen: list[int] | None = None
+    """Which of the network's categories it answers among, if not all."""
 
     @property
     def letters(self) -> Letters:
@@ -85,6 +88,8 @@ class TrainedModel:
             logp = self.network(*self.letters.pack(block))
             if self.decision:
                 logp = self.decision.log_probabilities(logp, self.prior)
+            if self.chosen is not None:
+                logp = logp[:, self.chosen].log_softmax(dim=1)
             answers.append(logp.exp())
         return torch.cat(answers)
 
@@ -97,6 +102,39 @@ class TrainedModel:
         likeliest = np.array(self.categories, dtype=object)[indices.numpy()].tolist()
         rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
         return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
+
+    def answered(
+        self, names: Sequence[str], probabilities: Tensor, k: int, threshold: float = 0.0
+    ) -> list[tuple[Answer, str]]:
+        """Return for each name the best of its row [B, C], or none and the reason why.
+
+        One reason is that no probability reaches the threshold.
+        """
+        answers = []
+        for name, answer in zip(names, self.best(probabilities, k), strict=True):
+            reason = "" if answer else self.reason(name)
+            if answer and answer[0][1] < threshold:
+                answer, reason = [], f"unknown: below {threshold:g}"
+            answers.append((answer, reason))
+        return answers
+
+    def threshold(self, precision: float) -> list[float]:
+        """Return the lowest threshold that reached a precision on the run's validation names.
+
+        And what precision and which coverage it had there, the share of names that were answered.
+
+        Raises:
+            UserError: if none did, or the checkpoint does not say.
+        """
+        curve = self.decision.curves.get(self.prior) if self.decision else None
+        if self.chosen or not curve:
+            why = "is known among all categories only" if self.chosen else f"{self.path} holds none"
+            raise UserError(f"--precision: {why}; give a --threshold")
+        for row in curve:
+            if row[1] >= precision:
+                return row
+        highest = int(1000 * curve[-1][1]) / 1000
+        raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -121,13 +159,16 @@ def find_checkpoint(path: Path | None) -> Path:
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
-def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
-    """Read the model of a checkpoint, to answer under one of PRIORS.
+def load_model(
+    path: Path, prior: str = DEFAULT_PRIOR, among: Sequence[str] | None = None
+) -> TrainedModel:
+    """Read the model of a checkpoint, to answer under one of PRIORS, among some categories or all.
 
     A checkpoint without a decision answers as it was trained, and under no prior but the default.
 
     Raises:
-        UserError: if it is damaged or not one of this program's, or cannot answer under the prior.
+        UserError: if it is damaged or not one of this program's, or cannot answer under the prior
+            or among these categories.
         OSError: if it cannot be read.
     """
     checkpoint = read_checkpoint(path)
@@ -138,7 +179,22 @@ def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
         raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
     if prior != DEFAULT_PRIOR and not model.decision:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
-    return model
+    return model if among is None else _among(model, among)
+
+
+def _among(model: TrainedModel, categories: Sequence[str]) -> TrainedModel:
+    known = {category.casefold(): category for category in model.categories}
+    for each in categories:
+        if each not in model.categories:
+            near = get_close_matches(each.casefold(), known, 1)
+            meant = f"did you mean {known[near[0]]}?" if near else f"only {shown(model.categories)}"
+            raise UserError(f"--among: the model knows no category {each!r}; {meant}")
+        if categories.count(each) > 1:
+            raise UserError(f"--among: {each} is named twice")
+    if len(categories) < 2:
+        raise UserError("--among: needs two categories; the answer among one is known")
+    chosen = [model.categories.index(each) for each in categories]
+    return replace(model, categories=[*categories], chosen=chosen)
 
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
