@@ -63,7 +63,7 @@ def answer(options: argparse.Namespace) -> None:
     about = f"{len(unknown)} of {len(corpus)} categories, {shown(unknown)}"
     if unknown and not options.unknown:
         how = "--unknown skip leaves their names out, --unknown wrong counts them as wrong"
-        raise UserError(f"{source.path}: the model does not know {about}; {how}")
+        raise UserError(f"{source.path}: the model never answers {about}; {how}")
     if options.unknown == "skip":
         corpus = {c: names for c, names in corpus.items() if c in model.categories}
     evaluated = evaluate(model, corpus)
