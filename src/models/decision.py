@@ -54,7 +54,7 @@ class Decision:
         for shares in (decision.trained_prior, decision.corpus_prior):
             good &= isinstance(shares, list) and len(shares) == n_categories and min(shares) > 0
             good &= abs(fsum(shares) - 1) < 1e-4
-        for curve in dict(decision.curves).values():
+        for curve in {**decision.curves}.values():
             rows = curve if isinstance(curve, list) else [None]
             good &= all(isinstance(row, list) and len(row) == 3 for row in rows)
             good = good and all(isinstance(x, float) and 0 <= x <= 1 for row in rows for x in row)
