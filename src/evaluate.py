@@ -40,16 +40,14 @@ def make_parser() -> argparse.ArgumentParser:
     for column in ("name", "label", "count", "split"):
         add(f"--{column}-column", metavar="COLUMN", help="of the table: name or number (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
-    about = "ask among these categories only"
-    add("--among", type=command.listed, metavar="A,B,…", help=about)
-    about = "leave out names of categories that are not asked about, or count them as guessed wrong"
-    add("--unknown", choices=UNKNOWN, help=f"{about} (refuse them)")
+    add("--among", type=command.listed, metavar="A,B,…", help="ask among these categories only")
+    about = "leave out names of other categories, or count them as guessed wrong (refuse them)"
+    add("--unknown", choices=UNKNOWN, help=about)
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     near = "with --plot: put categories beside each other that are confused"
     add("--neighbours", action="store_true", help=near)
-    about = "draw the precision over the share of names that is answered"
-    add("--plot-coverage", type=Path, metavar="FILE.png", help=about)
+    add("--plot-coverage", type=Path, metavar="FILE.png", help="draw precision over coverage")
     return parser
 
 

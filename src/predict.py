@@ -39,12 +39,11 @@ def make_parser() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     add("names", nargs="*", metavar="NAME")
     add("--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)")
-    about = 'answer among these only; one with a comma in "quotes"'
-    add("--among", type=command.listed, metavar="A,B,…", help=about)
+    add("--among", type=command.listed, metavar="A,B,…", help="answer among these categories only")
     either = parser.add_mutually_exclusive_group().add_argument
-    about = "no answer but `unknown` where the best probability is below P"
+    about = "answer unknown where the best probability is below P"
     either("--threshold", type=float, default=0.0, metavar="P", help=about)
-    about = "the same, by a threshold that had this share of right answers on validation names"
+    about = "the same, below the threshold with this share of right answers in validation"
     either("--precision", type=float, metavar="P", help=about)
     add("--json", action="store_true", help="print JSON Lines, for programs")
     add("--explain", action="store_true", help="show the belief letter by letter")

@@ -168,7 +168,7 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     for other in (load_model(path, "corpus"), load_model(write_checkpoint(tmp_path / "b.ckpt"))):
         with pytest.raises(UserError, match=r"ckpt holds none; give a --threshold$"):
             other.threshold(0.5)
-    with pytest.raises(UserError, match="is known among all categories only; give a --threshold"):
+    with pytest.raises(UserError, match="holds none among these categories; give a --thr"):
         load_model(path, among=["A", "B"]).threshold(0.5)
 
 

@@ -315,7 +315,7 @@ def test_below_a_threshold_in_every_way(
         (["--precision=1"], "--precision 1: is not between 0 and 1"),
         (["--precision=0.99"], "--precision 0.99: validation reaches 0.937 at the most"),
         (["--precision=0.9", "--prior=corpus"], "--precision: a.ckpt holds none; give a --thre"),
-        (["--precision=0.9", "--among=A,B"], "--precision: is known among all categories only"),
+        (["--precision=0.9", "--among=A,B"], "holds none among these categories"),
         (["--threshold=0.5", "--explain"], "--threshold goes without --explain"),
     ],
 )

@@ -43,7 +43,8 @@ def make_parser(name: str, description: str) -> ArgumentParser:
 
 def listed(text: str) -> list[str]:
     """Return the categories that an option names, cells of a CSV row: one may hold a comma."""
-    return [label_of(cell) for cell in next(csv.reader([text], skipinitialspace=True), [])]
+    row = ",".join(text.splitlines())
+    return [label_of(cell) for cell in next(csv.reader([row], skipinitialspace=True), [])]
 
 
 def run_command(

@@ -126,15 +126,14 @@ class TrainedModel:
         Raises:
             UserError: if none did, or the checkpoint does not say.
         """
-        curve = self.decision.curves.get(self.prior) if self.decision else None
-        if self.chosen or not curve:
-            why = "is known among all categories only" if self.chosen else f"{self.path} holds none"
-            raise UserError(f"--precision: {why}; give a --threshold")
-        for row in curve:
-            if row[1] >= precision:
-                return row
-        highest = int(1000 * curve[-1][1]) / 1000
-        raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
+        curve = self.decision.curves.get(self.prior) if self.decision and not self.chosen else None
+        if not curve:
+            of = " among these categories" if self.chosen else ""
+            raise UserError(f"--precision: {self.path} holds none{of}; give a --threshold")
+        if curve[-1][1] < precision:
+            highest = int(1000 * curve[-1][1]) / 1000
+            raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
+        return next(row for row in curve if row[1] >= precision)
 
 
 def find_checkpoint(path: Path | None) -> Path:

@@ -148,10 +148,7 @@ def as_text(report: dict[str, Any]) -> str:
         lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}{few}")
     if any(0 < row["support"] < FEWEST for row in report["categories"]):
         lines.append(f"* fewer than {FEWEST} names: its recall may be off by 0.2 and more")
-    lines += [
-        "\nwith predict --threshold",
-        f"{'coverage':>10}{'precision':>12}{'threshold':>12}",
-    ]
+    lines.append(f"\n{'coverage':>10}{'precision':>12}  with predict --threshold")
     for row in report["coverage"]:
         lines.append("{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row))
     lines.append("\nmost frequent mistakes")
