@@ -12,7 +12,7 @@ from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.answer.scores import Evaluated, as_text, make_report
 from src.data.corpus import Corpus, read_names
 from src.data.split import fingerprint, split_names
-from src.data.tables import Source
+from src.data.tables import Source, shown
 from src.errors import UserError
 from src.run.files import refuse_targets, write_bytes
 
@@ -22,6 +22,7 @@ SIDES = {
     "train": "names the run trained on",
     "all": "all names, trained on or not",
 }
+UNKNOWN = {"skip": "left out", "wrong": "counted as guessed wrong"}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -39,22 +40,37 @@ def make_parser() -> argparse.ArgumentParser:
     for column in ("name", "label", "count", "split"):
         add(f"--{column}-column", metavar="COLUMN", help="of the table: name or number (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
+    add("--among", type=command.listed, metavar="A,B,…", help="ask among these categories only")
+    about = "leave out names of other categories, or count them as guessed wrong (refuse them)"
+    add("--unknown", choices=UNKNOWN, help=about)
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     near = "with --plot: put categories beside each other that are confused"
     add("--neighbours", action="store_true", help=near)
+    add("--plot-coverage", type=Path, metavar="FILE.png", help="draw precision over coverage")
     return parser
 
 
 def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
-    refuse_targets(options.out, options.plot, force=options.force)
-    model = load_model(find_checkpoint(options.checkpoint), options.prior)
+    refuse_targets(options.out, options.plot, options.plot_coverage, force=options.force)
+    model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     source = chosen_source(model, options)
-    evaluated = evaluate(model, chosen_side(model, source, options.split))
+    corpus = chosen_side(model, source, options.split)
+    unknown = [category for category in corpus if category not in model.categories]
+    about = f"{len(unknown)} of {len(corpus)} categories, {shown(unknown)}"
+    if unknown and not options.unknown:
+        how = "--unknown skip leaves their names out, --unknown wrong counts them as wrong"
+        raise UserError(f"{source.path}: the model never answers {about}; {how}")
+    if options.unknown == "skip":
+        corpus = {c: names for c, names in corpus.items() if c in model.categories}
+    evaluated = evaluate(model, corpus)
     report = make_report(evaluated)
     asked = {"checkpoint": str(model.path), "split": options.split, "prior": model.prior}
+    asked |= {"among": options.among, "unknown": options.unknown, "unknown_categories": unknown}
     print(f"model: {model.about}\nnames: {source.path}, {options.split}: {SIDES[options.split]}")
+    if unknown:
+        print(f"unknown: {about}: {UNKNOWN[options.unknown]}")
     print(f"prior: {model.prior}\n\n{as_text(report)}")
     if options.out:
         write_bytes(options.out, json.dumps(asked | report, indent=2).encode())
@@ -65,6 +81,11 @@ def answer(options: argparse.Namespace) -> None:
         answers = evaluated.targets, evaluated.guesses, evaluated.categories
         figure = confusion_figure(*answers, title, neighbours=options.neighbours)
         write_bytes(options.plot, as_png(figure))
+    if options.plot_coverage:
+        from src.run.pictures import as_png, coverage_figure
+
+        figure = coverage_figure(evaluated.curve, f"Answers on {SIDES[options.split]}")
+        write_bytes(options.plot_coverage, as_png(figure))
 
 
 def chosen_source(model: TrainedModel, options: argparse.Namespace) -> Source:
@@ -80,12 +101,10 @@ def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
     """Return the names of one side of the run's split, proved to be the very same.
 
     Raises:
-        UserError: if they are not, or the model does not know a category.
+        UserError: if they are not.
     """
     split = model.split
-    names, path = read_names(source, model.letters.kind), source.path
-    if unknown := sorted(set(names.corpus) - set(model.categories)):
-        raise UserError(f"{path}: the model knows no category {', '.join(unknown)}")
+    names, path = read_names(source, model.letters.kind, fewest=1), source.path
     if side == "all":
         return names.corpus
     if fingerprint(names.corpus) != split["all"]:
@@ -100,15 +119,26 @@ def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
 
 
 def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
-    """Ask the model about each distinct (name, category) pair of a corpus."""
+    """Ask the model about each distinct (name, category) pair of a corpus.
+
+    A category that it does not know has probability 0.
+
+    Raises:
+        UserError: if there is none, or a name that it cannot answer.
+    """
+    categories = [*model.categories, *(c for c in corpus if c not in model.categories)]
     read = {c: sorted({*map(model.letters.read, names)}) for c, names in corpus.items()}
     names = [name for pairs in read.values() for name in pairs]
-    targets = np.array([model.categories.index(c) for c, pairs in read.items() for _ in pairs])
+    if not names:
+        raise UserError(f"no names of any category that is asked about: {shown(categories)}")
+    targets = np.array([categories.index(c) for c, pairs in read.items() for _ in pairs])
     probabilities = model.probabilities(names)
     if (unanswered := probabilities[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]
         raise UserError(f"{name}: {model.reason(name)}")
-    return Evaluated(names, targets, probabilities.double().numpy(), model.categories)
+    more = len(categories) - len(model.categories)
+    p = np.pad(probabilities.double().numpy(), ((0, 0), (0, more)))
+    return Evaluated(names, targets, p, categories)
 
 
 if __name__ == "__main__":

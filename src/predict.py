@@ -39,6 +39,12 @@ def make_parser() -> argparse.ArgumentParser:
     add: Any = parser.add_argument
     add("names", nargs="*", metavar="NAME")
     add("--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)")
+    add("--among", type=command.listed, metavar="A,B,…", help="answer among these categories only")
+    either = parser.add_mutually_exclusive_group().add_argument
+    about = "answer unknown where the best probability is below P"
+    either("--threshold", type=float, default=0.0, metavar="P", help=about)
+    about = "the same, below the threshold with this share of right answers in validation"
+    either("--precision", type=float, metavar="P", help=about)
     add("--json", action="store_true", help="print JSON Lines, for programs")
     add("--explain", action="store_true", help="show the belief letter by letter")
     add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")
@@ -64,6 +70,11 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--plot goes with --explain and one NAME")
     if options.top_k < 1:
         raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
+    for key in ("threshold", "precision"):
+        if (given := getattr(options, key)) and not 0 < given < 1:
+            raise UserError(f"--{key} {given:g}: is not between 0 and 1")
+        if given and options.explain:
+            raise UserError(f"--{key} goes without --explain, which shows what is believed")
     try:
         "".encode(options.encoding)
     except LookupError as error:
@@ -75,8 +86,12 @@ def answer(options: argparse.Namespace) -> None:
     """Answer where the options say."""
     check(options)
     options.told = False
-    model = load_model(find_checkpoint(options.checkpoint), options.prior)
+    model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     print(f"model: {model.about}", file=sys.stderr)
+    if options.precision:
+        options.threshold, precision, coverage = model.threshold(options.precision)
+        about = f"answered {coverage:.1%} of the validation names, {precision:.1%} of them right"
+        print(f"threshold: {options.threshold:.6g}, {about}", file=sys.stderr)
     options.top_k = min(options.top_k, len(model.categories))
     if options.json:  # is UTF-8; a lone surrogate is written \udcff, which is JSON
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
@@ -139,35 +154,37 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
     if options.explain:
         for name in names:
             prefixes, beliefs = model.beliefs(name)
-            answers = model.best(beliefs, options.top_k)
+            answers = model.answered(prefixes, beliefs, options.top_k)
             if options.json:
-                steps = [as_json(model, "prefix", *s) for s in zip(prefixes, answers, strict=True)]
+                steps = [as_json("prefix", *s) for s in zip(prefixes, answers, strict=True)]
                 print(json.dumps({"name": name, "prefixes": steps}, ensure_ascii=False))
             else:
                 print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
-                print_table(model, [f"  {prefix}" for prefix in prefixes], answers)
+                print_table([f"  {prefix}" for prefix in prefixes], answers)
         return
-    answers = model.best(model.probabilities(names), options.top_k)
+    how = options.top_k, options.threshold
+    answers = model.answered(names, model.probabilities(names), *how)
     if options.json:
         for name, answer in zip(names, answers, strict=True):
-            print(json.dumps(as_json(model, "name", name, answer), ensure_ascii=False))
+            print(json.dumps(as_json("name", name, answer), ensure_ascii=False))
     else:
-        print_table(model, names, answers)
+        print_table(names, answers)
 
 
-def as_json(model: TrainedModel, key: str, name: str, answer: Answer) -> dict[str, Any]:
-    """Return an answer as plain values, the name under `key`."""
-    said = [{"category": c, "probability": p} for c, p in answer]
-    return {key: name, "predictions": said} | ({} if said else {"reason": model.reason(name)})
+def as_json(key: str, name: str, answer: tuple[Answer, str]) -> dict[str, Any]:
+    """Return an answer, or the reason for none, as plain values, the name under `key`."""
+    found, reason = answer
+    said = [{"category": c, "probability": p} for c, p in found]
+    return {key: name, "predictions": said} | ({"reason": reason} if reason else {})
 
 
-def print_table(model: TrainedModel, names: list[str], answers: list[Answer]) -> None:
+def print_table(names: list[str], answers: list[tuple[Answer, str]]) -> None:
     """Print a line for each name, in columns."""
     labels = list(map(printable, names))
     width = min(max(map(columns_of, labels), default=0), WIDEST)
-    for name, label, answer in zip(names, labels, answers, strict=True):
+    for label, (answer, reason) in zip(labels, answers, strict=True):
         cells = "".join(f"  {category:<12} {probability:.3f}" for category, probability in answer)
-        print(label + " " * (width - columns_of(label)) + (cells or f"  {model.reason(name)}"))
+        print(label + " " * (width - columns_of(label)) + (cells or f"  {reason}"))
 
 
 def columns_of(text: str) -> int:

@@ -18,6 +18,7 @@ from src import evaluate, predict
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, blocks, name_to_tensor
 from src.errors import UserError
+from src.models.decision import PRIORS
 from src.models.networks import Network
 from src.models.rnn import RNN, read_name
 from src.run.files import SCORE, VERSION
@@ -122,6 +123,53 @@ def test_blocks_are_bounded_in_names_and_letters() -> None:
 def test_best(model: TrainedModel) -> None:
     rows = torch.tensor([[0.2, 0.5, 0.3], [torch.nan] * 3])
     assert model.best(rows, 2) == [[("B", 0.5), ("C", pytest.approx(0.3))], []]
+
+
+def test_among_some_categories_by_hand(tmp_path: Path) -> None:
+    """Bayes' rule with the prior's own shares, of those asked about only."""
+    path = write_checkpoint(tmp_path / "a.ckpt", decision=DECISION)
+    names = ["Jones", "123", "O'Neill"]
+    for prior in PRIORS:
+        whole = load_model(path, prior).probabilities(names)[:, [2, 0]]
+        some = load_model(path, prior, ["C", "A"])
+        assert some.categories == ["C", "A"]
+        expected = whole / whole.sum(dim=1, keepdim=True)
+        torch.testing.assert_close(some.probabilities(names), expected, equal_nan=True)
+        assert len(some.best(expected, 2)[0]) == 2
+    plain = load_model(write_checkpoint(tmp_path / "b.ckpt"), among=["A", "B", "C"])
+    whole = load_model(tmp_path / "b.ckpt").probabilities(names)
+    torch.testing.assert_close(plain.probabilities(names), whole, equal_nan=True)
+
+
+def test_an_answer_and_why_there_is_none(model: TrainedModel) -> None:
+    rows = torch.tensor([[0.2, 0.5, 0.3], [torch.nan] * 3, [0.5, 0.375, 0.125], [torch.nan] * 3])
+    answers = model.answered(["a", "1", "b", "a"], rows, 1, threshold=0.5)
+    sure = [([("B", 0.5)], ""), ([], "no letters I know"), ([("A", 0.5)], "")]
+    assert answers == [*sure, ([], "too long for this model")]
+    unsure = model.answered(["a", "1"], rows[:2], 2, threshold=0.625)
+    assert unsure == [([], "unknown: below 0.625"), ([], "no letters I know")]
+    assert model.answered(["a"], rows[:1], 1) == sure[:1]
+
+
+CURVE = [[0.25, 0.8, 1.0], [0.5, 0.9, 0.75], [0.75, 0.9375, 0.5]]
+"""What thresholds did to the validation names of a run."""
+
+
+def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
+    decision = DECISION | {"curves": {"tempered": CURVE}}
+    path = write_checkpoint(tmp_path / "a.ckpt", decision=decision)
+    model = load_model(path)
+    found = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
+    assert found == [CURVE[0], CURVE[0], CURVE[1], CURVE[1], CURVE[2]]
+    with pytest.raises(
+        UserError, match=r"^--precision 0.938: validation reaches 0.937 at the most"
+    ):
+        model.threshold(0.938)
+    for other in (load_model(path, "corpus"), load_model(write_checkpoint(tmp_path / "b.ckpt"))):
+        with pytest.raises(UserError, match=r"ckpt holds none; give a --threshold$"):
+            other.threshold(0.5)
+    with pytest.raises(UserError, match="holds none among these categories; give a --thr"):
+        load_model(path, among=["A", "B"]).threshold(0.5)
 
 
 def test_beliefs_end_in_the_answer(model: TrainedModel) -> None:
@@ -427,6 +475,7 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("decision corpus_prior", [0.5, 0.5], None, [torch.nan] * 3),
         *each("iteration", None, "5", [], torch.zeros(3)),
         *each("history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]),
+        *each("decision curves", None, [], {"tempered": [[0.5, 0.5]]}, {"corpus": [[2.0] * 3]}),
         *each("decision temperature", 0.0, -1.0, torch.nan, 10**400, "1", None),
     ],
 )

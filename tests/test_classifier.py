@@ -12,6 +12,7 @@ from src.data.letters import ASCII, Batch
 from src.models.classifier import (
     BalancedAccuracy,
     DivergenceError,
+    MacroF1,
     NameClassifier,
     OnlineClassifier,
 )
@@ -74,6 +75,13 @@ def test_balanced_accuracy_leaves_out_categories_without_names() -> None:
     targets = torch.tensor([0, 0, 1, 1, 2])  # recalls 1, 1/2, 0; category 3 is only guessed
     metric.update(guesses, targets)
     assert metric.compute().item() == pytest.approx(0.5)
+
+
+def test_macro_f1_leaves_out_categories_without_names() -> None:
+    metric = MacroF1(4, average="macro")
+    metric.update(torch.tensor([0, 0, 0, 1, 3]), torch.tensor([0, 0, 1, 1, 2]))
+    # 2 · 2 / (3 + 2), 2 · 1 / (1 + 2), 0; category 3 is only guessed
+    assert metric.compute().item() == pytest.approx((4 / 5 + 2 / 3 + 0) / 3)
 
 
 PROBABILITIES = torch.tensor(

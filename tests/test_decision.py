@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.models.decision import PRIORS, Decision, fit_decision
+from src.models.decision import PRIORS, Decision, fit_decision, precision_curve
 
 
 def probabilities(decision: Decision, network: list[float], prior: str) -> list[float]:
@@ -86,7 +86,7 @@ def best_strength(logp: Tensor, targets: Tensor, shares: Tensor, temperature: fl
         guesses = (logp.double() / temperature + i / 20 * shares.double().log()).argmax(dim=1)
         pairs = list(zip(guesses.tolist(), targets.tolist(), strict=True))
         f1 = []
-        for c in {c for pair in pairs for c in pair}:
+        for c in {target for _, target in pairs}:
             right, wrong = pairs.count((c, c)), sum((g == c) != (t == c) for g, t in pairs)
             f1.append(right / (right + wrong / 2))
         scores.append(np.mean(f1))
@@ -111,17 +111,73 @@ def test_of_equal_strengths_the_first() -> None:
     assert fit_decision(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
 
 
+def test_what_a_threshold_does_by_hand() -> None:
+    """Three names at 0.75 go together; a threshold lies halfway to the next lower one."""
+    confidence = torch.tensor([0.75, 0.5, 0.9375, 0.75, 0.75, 0.625])
+    p = torch.stack((confidence, 1 - confidence), dim=1)
+    curve = precision_curve(p, torch.tensor([0, 0, 0, 1, 0, 1])).tolist()
+    assert curve == [
+        [(0.9375 + 0.75) / 2, 1, 1 / 6],
+        [(0.75 + 0.625) / 2, 3 / 4, 4 / 6],
+        [(0.625 + 0.5) / 2, pytest.approx(3 / 5), 5 / 6],
+        [0.25, pytest.approx(4 / 6), 1],
+    ]
+
+
+def test_the_curve_that_is_kept_by_hand() -> None:
+    """Of forty names, surest first, the 11th, 31st and 36th are wrong.
+
+    Answering 20 (the fewest): 19 right; to the 30th, 29; to the 35th, 33; all, 37.
+    """
+    likelihood = torch.linspace(0.99, 0.6, 40, dtype=torch.float64)
+    targets = torch.zeros(40, dtype=torch.int64)
+    targets[[10, 30, 35]] = 1
+    logp = torch.stack((likelihood, 1 - likelihood), dim=1).log()
+    decision = fit_decision(logp, targets, [0.5, 0.5], [0.5, 0.5])
+    for prior in PRIORS:
+        rows = decision.curves[prior]
+        answers = decision.log_probabilities(logp, prior).exp()[:, 0]
+        assert [row[1:] for row in rows] == [
+            *([37 / 40, 1], [33 / 35, 35 / 40], [29 / 30, 30 / 40]),
+        ]
+        assert [int((answers >= row[0]).sum()) for row in rows] == [40, 35, 30]
+    assert Decision.checked(asdict(decision), 2) == decision
+    few = fit_decision(logp[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
+    assert few.curves == {prior: [] for prior in PRIORS}
+
+
+def test_the_curve_that_is_kept_against_trying_all_thresholds() -> None:
+    logp, targets, shares = random_names(0)
+    decision = fit_decision(logp, targets, [0.2] * 5, shares.tolist())
+    confidence, guesses = decision.log_probabilities(logp, "tempered").exp().max(dim=1)
+    curve = decision.curves["tempered"]
+    assert 5 < len(curve) <= 1001
+    assert curve == sorted(curve)
+    for threshold, precision, coverage in curve:
+        answered = confidence >= threshold
+        assert answered.double().mean().item() == pytest.approx(coverage)
+        assert (guesses == targets)[answered].double().mean().item() == pytest.approx(precision)
+    for wanted in (0.8, 0.9, curve[-1][1]):
+        found = next(row for row in curve if row[1] >= wanted)
+        for each in confidence.tolist():  # no lower one reaches that thousandth
+            answered = confidence >= each
+            share = (guesses == targets)[answered].double().mean().item()
+            assert each >= found[0] or answered.sum() < 20 or share < int(1000 * wanted + 1) / 1000
+
+
 GOOD = asdict(Decision([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))
 
 
 def test_plain_values_and_back() -> None:
     assert GOOD == {
         **{"trained_prior": [0.25, 0.75], "corpus_prior": [0.5, 0.5]},
-        **{"temperature": 1.5, "strength": 0.25},
+        **{"temperature": 1.5, "strength": 0.25, "curves": {}},
     }
     assert asdict(Decision.checked(GOOD, 2)) == GOOD
     limits = {"temperature": 20, "strength": 1, "corpus_prior": [0.49995, 0.50001]}
     assert Decision.checked(GOOD | limits, 2).strength == 1
+    curves = {"curves": {"corpus": [[0.0, 0.5, 1.0], [0.25, 1.0, 0.0]], "uniform": []}}
+    assert Decision.checked(GOOD | curves, 2).curves == curves["curves"]
 
 
 NO_SHARES: list[Any] = [
@@ -130,6 +186,11 @@ NO_SHARES: list[Any] = [
     *([torch.nan, 0.5], [torch.inf, 0.5], [10**400, 1], ["0.5", 0.5]),
 ]
 NO_TEMPERATURE: list[Any] = [None, "1", [], 0, 0.04, 20.1, -1.0, torch.nan, torch.inf, 10**400]
+NO_ROWS: list[Any] = [
+    *(None, {}, "row", torch.zeros(2, 3), [None], [[]], [[0.5, 0.5]], [[0.5] * 4], ["row"]),
+    *([torch.zeros(3)], [[0.5, 0.5, 1.5]], [[-0.1, 0.5, 0.5]], [[torch.nan, 0.5, 0.5]]),
+    *([[0.5, "0.5", 0.5]], [[0.5, torch.zeros(1), 0.5]], [[0.5, 10**400, 0.5]]),
+]
 NO_STRENGTH: list[Any] = [None, "1", [], -0.01, 1.01, torch.nan]
 
 
@@ -143,6 +204,8 @@ NO_STRENGTH: list[Any] = [None, "1", [], -0.01, 1.01, torch.nan]
         *(GOOD | {"corpus_prior": value} for value in NO_SHARES),
         *(GOOD | {"temperature": value} for value in NO_TEMPERATURE),
         *(GOOD | {"strength": value} for value in NO_STRENGTH),
+        *(GOOD | {"curves": value} for value in (None, 5, [], [5], "corpus", torch.zeros(2))),
+        *(GOOD | {"curves": {"corpus": value}} for value in NO_ROWS),
     ],
 )
 def test_malformed(values: Any) -> None:

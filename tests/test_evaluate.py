@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from torchmetrics.functional.classification import (
 )
 
 from src import evaluate
-from src.answer.scores import BINS, Evaluated, make_report, scores
+from src.answer.model import load_model
+from src.answer.scores import BINS, COVERAGES, Evaluated, as_text, make_report, scores
 from src.data.tables import NAMES
+from src.errors import UserError
 from src.train import train
-from tests.conftest import settings
+from tests.conftest import read_corpus, settings
 
 Captured = pytest.CaptureFixture[str]
 
@@ -84,6 +87,35 @@ def test_the_rest_of_the_report_by_hand() -> None:
     ]
     assert report["confused"] == [{"category": "B", "guess": "A", "count": 1, "examples": ["a"]}]
     assert report["accuracy"]["value"] == 0.75
+    # Surest first: 0.9, which is wrong, then 0.8, 0.7 and 0.6; a quarter of the names each.
+    assert [tuple(row.values()) for row in report["coverage"]] == [
+        pytest.approx((threshold, precision, coverage))
+        for threshold, precision, coverage in (
+            *((0.3, 3 / 4, 1), (0.3, 3 / 4, 1), (0.65, 2 / 3, 0.75)),
+            *((0.75, 1 / 2, 0.5), (0.85, 0, 0.25)),
+        )
+    ]
+
+
+def test_macro_scores_are_of_the_categories_that_are_there() -> None:
+    """C is guessed once and never true: it takes from B's recall, and is no category of its own."""
+    p = np.array([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.1, 0, 0.9]])
+    evaluated = Evaluated(list("abcd"), np.array([0, 0, 1, 1]), p, list("ABC"))
+    found = {name: value[0] for name, value in scores(evaluated, np.ones((1, 4))).items()}
+    assert found["balanced_accuracy"] == (1 + 1 / 2) / 2
+    assert found["macro_f1"] == pytest.approx((1 + 2 * 1 / (2 + 1)) / 2)
+
+
+def test_few_names_are_marked() -> None:
+    targets = np.repeat([0, 1], [20, 19])
+    evaluated = Evaluated([str(i) for i in range(39)], targets, np.eye(3)[targets], list("ABC"))
+    text = as_text(make_report(evaluated))
+    assert re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE) == [
+        *(("A", "20", ""), ("B", "19", " *"), ("C", "0", "")),
+    ]
+    assert "\n* fewer than 20 names: " in text
+    alone = Evaluated(["a"] * 20, targets[:20], np.eye(3)[targets[:20]], list("ABC"))
+    assert "*" not in as_text(make_report(alone))
 
 
 def trained(folder: Path, *words: str, **others: Any) -> Path:
@@ -196,7 +228,103 @@ def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured
     assert "names: " in capsys.readouterr().out
     (changed / "D.txt").write_text("dodo\n")
     assert ask(run, f"--data-dir={changed}", "--split=all") == 2
-    assert "the model knows no category D" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "the model never answers 1 of 4 categories, 'D'; --unknown skip leaves" in told
+
+
+@pytest.fixture
+def others(run: Path, tmp_path: Path) -> Path:
+    """A folder without B, and with two categories that the model does not know."""
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for category in "AC":
+        (folder / f"{category}.txt").write_text((run / f"names/{category}.txt").read_text())
+    (folder / "D.txt").write_text("dodo\ndada\n")
+    (folder / "E, F.txt").write_text("efe\n")
+    return folder
+
+
+def test_categories_that_the_model_does_not_know(
+    run: Path, others: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    asked, reports = ("--split=all", "--prior=uniform", "--force"), {}
+    capsys.readouterr()
+    for how in ("skip", "wrong"):
+        out = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png", f"--unknown={how}")
+        assert ask(run, f"--data-dir={others}", *asked, *out) == 0
+        reports[how] = json.loads((tmp_path / "e.json").read_text())
+        assert reports[how]["unknown"] == how
+        assert reports[how]["unknown_categories"] == ["D", "E, F"]
+        said = {"skip": "left out", "wrong": "counted as guessed wrong"}[how]
+        assert f"\nunknown: 2 of 4 categories, 'D', 'E, F': {said}\n" in capsys.readouterr().out
+    skip, wrong = reports["skip"], reports["wrong"]
+    assert (skip["pairs"], wrong["pairs"]) == (56, 59)
+    assert [row["support"] for row in skip["categories"]] == [28, 0, 28]
+    assert [row["support"] for row in wrong["categories"]] == [28, 0, 28, 2, 1]
+    assert [row["recall"] for row in wrong["categories"][3:]] == [0, 0]
+    right = 56 * skip["accuracy"]["value"]
+    assert wrong["accuracy"]["value"] == pytest.approx(right / 59)
+    assert wrong["coverage"][0]["precision"] == pytest.approx(right / 59)
+    assert wrong["top3_accuracy"]["value"] == pytest.approx(56 / 59)
+    recalls = [skip["categories"][i]["recall"] for i in (0, 2)]
+    assert skip["balanced_accuracy"]["value"] == pytest.approx(sum(recalls) / 2)
+    assert wrong["balanced_accuracy"]["value"] == pytest.approx(sum(recalls) / 4)
+    for report in (skip, wrong):
+        f1 = [row["f1"] or 0 for row in report["categories"] if row["support"]]
+        assert report["macro_f1"]["value"] == pytest.approx(sum(f1) / len(f1))
+
+
+def test_one_category_or_none(run: Path, others: Path, tmp_path: Path, capsys: Captured) -> None:
+    (others / "A.txt").unlink()
+    (others / "C.txt").unlink()
+    told = f"--data-dir={others}", "--split=all"
+    assert ask(run, *told, "--unknown=skip") == 2
+    assert "no names of any category that is asked about: 'A', 'B', 'C'" in capsys.readouterr().err
+    assert ask(run, *told, "--unknown=wrong", f"--out={tmp_path}/wrong.json") == 0
+    assert json.loads((tmp_path / "wrong.json").read_text())["accuracy"]["value"] == 0
+    for name in ("D", "E, F"):
+        (others / f"{name}.txt").unlink()
+    (others / "B.txt").write_text((run / "names/B.txt").read_text())
+    assert ask(run, *told, f"--out={tmp_path}/one.json") == 0
+    report = json.loads((tmp_path / "one.json").read_text())
+    assert report["pairs"] == 28
+    assert report["balanced_accuracy"] == report["accuracy"]
+    with pytest.raises(UserError, match="holds one category only, B; needs two"):
+        read_corpus(others)
+
+
+def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert ask(run, "--among=C,A") == 2
+    assert "1 of 3 categories, 'B'; --unknown" in capsys.readouterr().err
+    out = f"--out={tmp_path}/e.json"
+    assert ask(run, "--among=C,A", "--unknown=skip", out) == 0
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert report["among"] == ["C", "A"]
+    assert [row["category"] for row in report["categories"]] == ["C", "A"]
+    whole = load_model(run / "run/checkpoints/last.ckpt")
+    sides = {c: (run / f"names/{c}.txt").read_text().split() for c in "AC"}
+    pairs = [(n, c) for c, names in sides.items() for n in names]
+    assert ask(run, "--among=C,A", "--unknown=skip", "--split=all", out, "--force") == 0
+    p = whole.probabilities([name for name, _ in pairs])
+    right = [(p[i, 0] > p[i, 2]).item() == (c == "A") for i, (_, c) in enumerate(pairs)]
+    report = json.loads((tmp_path / "e.json").read_text())
+    assert report["accuracy"]["value"] == pytest.approx(np.mean(right))
+
+
+def test_precision_over_coverage(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    picture = f"--plot-coverage={tmp_path}/c.png"
+    assert ask(run, "--split=all", picture, f"--out={tmp_path}/e.json") == 0
+    rows = json.loads((tmp_path / "e.json").read_text())["coverage"]
+    assert [row["coverage"] >= least for row, least in zip(rows, COVERAGES, strict=True)] == [
+        True
+    ] * 5
+    printed = capsys.readouterr().out
+    for row in rows:
+        line = "{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row)
+        assert f"\n{line}\n" in printed
+    assert matplotlib.image.imread(tmp_path / "c.png").std() > 0.01
+    assert ask(run, picture) == 2
+    assert "c.png: exists; --force" in capsys.readouterr().err
 
 
 def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -498,7 +498,8 @@ def small_model() -> TrainedModel:
 def check_answers(folder: Path, content: bytes, encoding: str, delimiter: str) -> None:
     """Check the answers to the first column of a table against those name by name."""
     source, out = folder / "in.csv", folder / "out.csv"
-    asked = Namespace(csv=source, out=out, encoding=encoding, delimiter=delimiter, top_k=2)
+    asked = Namespace(csv=source, out=out, encoding=encoding, delimiter=delimiter)
+    asked.top_k, asked.threshold = 2, 0.0
     source.write_bytes(content)
     out.write_text("precious")
     try:

@@ -12,6 +12,7 @@ from src.run.pictures import (
     belief_figure,
     by_confusion,
     confusion_figure,
+    coverage_figure,
     loss_figure,
 )
 
@@ -90,6 +91,18 @@ def test_of_many_categories_those_with_the_most_names_are_a_picture() -> None:
     assert not figure.axes[0].texts
     width, height = Image.open(io.BytesIO(as_png(figure))).size
     assert 2000 < max(width, height) < 3000
+
+
+def test_precision_over_coverage_and_the_thresholds_at_tenths() -> None:
+    curve = np.array([[0.9, 1.0, 0.25], [0.7, 0.5, 0.5], [0.6, 2 / 3, 0.75], [0.2, 0.75, 1.0]])
+    axes = coverage_figure(curve, "title").axes[0]
+    line, *points = axes.lines
+    assert np.asarray(line.get_data()) == pytest.approx(100 * curve[:, :0:-1].T)
+    assert [text.get_text() for text in axes.texts] == ["0.900", "0.700", "0.600", "0.200"]
+    assert [np.asarray(point.get_data()).flatten().tolist() for point in points] == [
+        pytest.approx([100 * row[2], 100 * row[1]]) for row in curve
+    ]
+    assert axes.get_title() == "title"
 
 
 LOSS = [(10, 2.0), (20, 1.5)]

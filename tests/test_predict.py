@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,15 @@ from src import predict
 from src.answer.model import AT_ONCE, load_model
 from src.data.letters import Letters
 from tests.conftest import ROOT
-from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint, write_checkpoint
+from tests.test_answer import (
+    ABOUT,
+    CURVE,
+    DECISION,
+    GRU,
+    NETWORK,
+    make_checkpoint,
+    write_checkpoint,
+)
 
 Captured = pytest.CaptureFixture[str]
 
@@ -209,6 +218,112 @@ def test_a_prior_that_cannot_be_asked(here: Path, capsys: Captured) -> None:
     assert line.startswith("python -m src.predict: --prior corpus: a.ckpt does not say how common")
     assert ask("--prior=mine", "Jones") == 2
     assert "invalid choice: 'mine'" in capsys.readouterr().err
+
+
+PAIR = re.compile(r"  (\w[\w, ]*?) +(\d\.\d+)")
+"""A category and its probability in a line."""
+
+
+def all_ways(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *options: str
+) -> list[dict[str, str]]:
+    """Ask about Jones in every way but --explain; return category and probability as printed."""
+    (here / "in.csv").write_text("surname\nJones\n")
+    found = []
+    for terminal in (None, False, True):
+        for shown in ((), ("--json",)):
+            pipe(monkeypatch, b"Jones\n")
+            monkeypatch.setattr(sys.stdin, "isatty", lambda terminal=terminal: terminal)
+            assert ask(*(["Jones"] if terminal is None else []), *options, *shown) == 0
+            line = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
+            if shown:
+                answer = json.loads(line)
+                said = {p["category"]: f"{p['probability']:.3f}" for p in answer["predictions"]}
+                found.append(said | ({"reason": answer["reason"]} if "reason" in answer else {}))
+            else:
+                name, *cells = re.split("  +", line)
+                assert name == "Jones"
+                found.append(dict(PAIR.findall(line)) or {"reason": cells[0]})
+    assert ask("--csv=in.csv", "--out=out.csv", "--force", *options) == 0
+    capsys.readouterr()
+    with (here / "out.csv").open(newline="") as file:
+        header, row = csv.reader(file)
+    assert header[-1] == "reason"
+    said = {c: f"{float(p):.3f}" for c, p in zip(row[1:-1:2], row[2:-1:2], strict=True) if c}
+    found.append(said | ({"reason": row[-1]} if row[-1] else {}))
+    return found
+
+
+def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = NETWORK | {"categories": ["A", "B", "Congo, DR"]}
+    torch.save(make_checkpoint(network) | {"decision": DECISION}, here / "a.ckpt")
+    p = load_model(here / "a.ckpt").probabilities(["Jones"])[0]
+    expected = {c: f"{p[i] / (p[0] + p[2]):.3f}" for i, c in ((0, "A"), (2, "Congo, DR"))}
+    among = '--among="Congo, DR", A'
+    assert all_ways(here, capsys, monkeypatch, among) == [expected] * 7
+    assert ask("--json", "--explain", "Jones", "--plot=b.png", among) == 0
+    last = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
+    assert {s["category"]: f"{s['probability']:.3f}" for s in last} == expected
+    assert matplotlib.image.imread(here / "b.png").std() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("among", "message"),
+    [
+        ("Alpha,beta", "--among: the model knows no category 'beta'; did you mean Beta?"),
+        ("Alpha,Bet", "--among: the model knows no category 'Bet'; did you mean Beta?"),
+        ("Beta,xyz", "knows no category 'xyz'; only 'Alpha', 'Beta', 'Gamma'"),
+        ("Beta,", "knows no category ''; only 'Alpha', 'Beta', 'Gamma'"),
+        ("Beta, Alpha ,Beta", "--among: Beta is named twice"),
+        ("Beta", "--among: needs two categories"),
+        ("", "--among: needs two categories"),
+    ],
+)
+def test_categories_that_cannot_be_asked_about(
+    here: Path, capsys: Captured, among: str, message: str
+) -> None:
+    categories = {"categories": ["Alpha", "Beta", "Gamma"]}
+    torch.save(make_checkpoint(NETWORK | categories), here / "a.ckpt")
+    assert message in refused(capsys, f"--among={among}", "Jones")
+
+
+def test_below_a_threshold_in_every_way(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(here / "a.ckpt", decision=DECISION | {"curves": {"tempered": CURVE}})
+    best = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
+    assert 0.5 < best < 0.75
+    answers = all_ways(here, capsys, monkeypatch)
+    assert all_ways(here, capsys, monkeypatch, f"--threshold={best}") == answers
+    assert all_ways(here, capsys, monkeypatch, "--precision=0.9") == answers
+    unknown = {"reason": "unknown: below 0.75"}
+    assert all_ways(here, capsys, monkeypatch, "--threshold=0.75") == [unknown] * 7
+    assert all_ways(here, capsys, monkeypatch, "--precision=0.93") == [unknown] * 7
+    assert ask("--precision=0.9", "1", "Jones") == 0
+    printed, told = capsys.readouterr()
+    assert printed.splitlines()[0] == "1      no letters I know"
+    about = "answered 75.0% of the validation names, 90.0% of them right"
+    assert told == f"{MODEL}threshold: 0.5, {about}\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--threshold=2"], "--threshold 2: is not between 0 and 1"),
+        (["--threshold=-0.5"], "--threshold -0.5: is not between 0 and 1"),
+        (["--threshold=nan"], "--threshold nan: is not between 0 and 1"),
+        (["--precision=1"], "--precision 1: is not between 0 and 1"),
+        (["--precision=0.99"], "--precision 0.99: validation reaches 0.937 at the most"),
+        (["--precision=0.9", "--prior=corpus"], "--precision: a.ckpt holds none; give a --thre"),
+        (["--precision=0.9", "--among=A,B"], "holds none among these categories"),
+        (["--threshold=0.5", "--explain"], "--threshold goes without --explain"),
+    ],
+)
+def test_a_threshold_that_cannot_be(
+    here: Path, capsys: Captured, words: list[str], message: str
+) -> None:
+    write_checkpoint(here / "a.ckpt", decision=DECISION | {"curves": {"tempered": CURVE}})
+    assert message in refused(capsys, *words, "Jones")
 
 
 def test_hostile_names(here: Path, capsys: Captured) -> None:

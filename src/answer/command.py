@@ -1,5 +1,6 @@
 """How the argparse programs, all but train, begin and end."""
 
+import csv
 import gc
 import os
 import signal
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from src.data.tables import label_of
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS
 from src.run.files import open_streams
@@ -39,6 +41,12 @@ def make_parser(name: str, description: str) -> ArgumentParser:
     add("--prior", choices=PRIORS, default=DEFAULT_PRIOR, help=about)
     add("--force", action="store_true", help="replace files that exist")
     return parser
+
+
+def listed(text: str) -> list[str]:
+    """Return the categories that an option names, cells of a CSV row: one may hold a comma."""
+    row = ",".join(text.splitlines())
+    return [label_of(cell) for cell in next(csv.reader([row], skipinitialspace=True), [])]
 
 
 def run_command(

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from src.data.letters import LONGEST, MOST_CELLS, Letters, blocks
-from src.data.tables import Source
+from src.data.tables import Source, shown
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS, Decision
 from src.models.networks import Network
@@ -47,6 +48,8 @@ class TrainedModel:
     """How common the categories are taken to be, one of PRIORS."""
     about: str = ""
     """Where it is, what it is and how good, for a person."""
+    chosen: list[int] | None = None
+    """Which of the network's categories it answers among, if not all."""
 
     @property
     def letters(self) -> Letters:
@@ -124,6 +127,8 @@ class TrainedModel:
         logp = self.network(*self.letters.pack(names))
         if self.decision:
             logp = self.decision.log_probabilities(logp, self.prior)
+        if self.chosen is not None:
+            logp = logp[:, self.chosen].log_softmax(dim=1)
         answers: Tensor = logp.exp()
         return answers
 
@@ -137,28 +142,78 @@ class TrainedModel:
         rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
         return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
 
+    def answered(
+        self, names: Sequence[str], probabilities: Tensor, k: int, threshold: float = 0.0
+    ) -> list[tuple[Answer, str]]:
+        """Return for each name the best of its row [B, C], or none and the reason why.
 
-def load_model(path: Path, prior: str = DEFAULT_PRIOR) -> TrainedModel:
-    """Read the model of a checkpoint, to answer under one of PRIORS.
+        One reason is that no probability reaches the threshold.
+        """
+        answers = []
+        for name, answer in zip(names, self.best(probabilities, k), strict=True):
+            reason = "" if answer else self.reason(name)
+            if answer and answer[0][1] < threshold:
+                answer, reason = [], f"unknown: below {threshold:g}"
+            answers.append((answer, reason))
+        return answers
+
+    def threshold(self, precision: float) -> list[float]:
+        """Return the lowest threshold that reached a precision on the run's validation names.
+
+        And what precision and which coverage it had there, the share of names that were answered.
+
+        Raises:
+            UserError: if none did, or the checkpoint does not say.
+        """
+        curve = self.decision.curves.get(self.prior) if self.decision and not self.chosen else None
+        if not curve:
+            of = " among these categories" if self.chosen else ""
+            raise UserError(f"--precision: {self.path} holds none{of}; give a --threshold")
+        if curve[-1][1] < precision:
+            highest = int(1000 * curve[-1][1]) / 1000
+            raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
+        return next(row for row in curve if row[1] >= precision)
+
+
+def load_model(
+    path: Path, prior: str = DEFAULT_PRIOR, among: Sequence[str] | None = None
+) -> TrainedModel:
+    """Read the model of a checkpoint, to answer under one of PRIORS, among some categories or all.
 
     A checkpoint without a decision answers as it was trained, and under no prior but the default.
 
     Raises:
-        UserError: if it is damaged or not one of this program's, or cannot answer under the prior.
+        UserError: if it is damaged or not one of this program's, or cannot answer under the prior
+            or among these categories.
         OSError: if it cannot be read.
     """
     model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
     if prior != DEFAULT_PRIOR and not model.decision:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
-    return model
+    return model if among is None else _among(model, among)
+
+
+def _among(model: TrainedModel, categories: Sequence[str]) -> TrainedModel:
+    known = {category.casefold(): category for category in model.categories}
+    for each in categories:
+        if each not in model.categories:
+            near = get_close_matches(each.casefold(), known, 1)
+            meant = f"did you mean {known[near[0]]}?" if near else f"only {shown(model.categories)}"
+            raise UserError(f"--among: the model knows no category {each!r}; {meant}")
+        if categories.count(each) > 1:
+            raise UserError(f"--among: {each} is named twice")
+    if len(categories) < 2:
+        raise UserError("--among: needs two categories; the answer among one is known")
+    chosen = [model.categories.index(each) for each in categories]
+    return replace(model, categories=[*categories], chosen=chosen)
 
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
     network = network_of(checkpoint)
     said = (split.get(key) or "" for key in Source._fields)
-    shown = all(text.isprintable() for text in said)
-    if not (shown and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
+    printable = all(text.isprintable() for text in said)
+    if not (printable and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
         raise ValueError("its split is none")
     values = checkpoint.get("decision")
     decision = None if values is None else Decision.checked(values, len(network.categories))

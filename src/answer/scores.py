@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from src.models.decision import FEWEST, precision_curve
+
 RESAMPLES = 1000
+COVERAGES = (1, 0.9, 0.75, 0.5, 0.25)
 BINS = 15
 CONFUSED_PAIRS = 10
 
@@ -31,6 +35,12 @@ class Evaluated:
         """The likeliest category of each name [N]."""
         return np.asarray(self.probabilities.argmax(axis=1))
 
+    @property
+    def curve(self) -> Floats:
+        """Threshold, precision and coverage, the coverage rising [M, 3]."""
+        p, targets = torch.from_numpy(self.probabilities), torch.from_numpy(self.targets)
+        return np.asarray(precision_curve(p, targets).numpy())
+
 
 def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:
     """Return each score for R weightings of the pairs [R, N], each [R].
@@ -44,14 +54,15 @@ def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:
     is_it, said_it = targets[:, None] == classes, guesses[:, None] == classes  # [N, C]
     support, guessed, hits = weights @ is_it, weights @ said_it, weights @ (is_it & said_it)
     likelihood = p[np.arange(len(targets)), targets]
+    among_top = (p > likelihood[:, None]).sum(axis=1) < 3
     confidence = p.max(axis=1)
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = (confidence - right)[:, None] * (bins[:, None] == np.arange(BINS))  # [N, bins]
     return {
         "accuracy": weights @ right / n,
         "balanced_accuracy": mean_ratio(hits, support),
-        "macro_f1": mean_ratio(2 * hits, support + guessed),
-        "top3_accuracy": weights @ ((p > likelihood[:, None]).sum(axis=1) < 3) / n,
+        "macro_f1": mean_ratio(2 * hits, np.where(support > 0, support + guessed, 0)),
+        "top3_accuracy": weights @ (among_top & (likelihood > 0)) / n,
         "log_loss": weights @ -np.log(np.maximum(likelihood, 1e-45)) / n,
         "ece": np.abs(weights @ gaps).sum(axis=1) / n,
     }
@@ -79,6 +90,11 @@ def make_report(evaluated: Evaluated) -> dict[str, Any]:
     most = max(report["categories"], key=lambda row: row["support"])
     report["majority"] = {"category": most["category"], "accuracy": most["support"] / n}
     report["confused"] = confused_pairs(evaluated)
+    curve = evaluated.curve
+    report["coverage"] = [
+        dict(zip(("threshold", "precision", "coverage"), row, strict=True))
+        for row in curve[np.searchsorted(curve[:, 2], COVERAGES)].tolist()
+    ]
     return report
 
 
@@ -128,7 +144,13 @@ def as_text(report: dict[str, Any]) -> str:
     for row in report["categories"]:
         ratios = [row[key] for key in ("precision", "recall", "f1")]
         cells = "".join(f"{'–' if x is None else format(x, '.3f'):>10}" for x in ratios)
-        lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}")
+        few = " *" if 0 < row["support"] < FEWEST else ""
+        lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}{few}")
+    if any(0 < row["support"] < FEWEST for row in report["categories"]):
+        lines.append(f"* fewer than {FEWEST} names: its recall may be off by 0.2 and more")
+    lines.append(f"\n{'coverage':>10}{'precision':>12}  with predict --threshold")
+    for row in report["coverage"]:
+        lines.append("{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row))
     lines.append("\nmost frequent mistakes")
     for row in report["confused"]:
         pair = f"{row['category']} taken for {row['guess']}"

@@ -31,7 +31,7 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
 
     Args:
         model: to ask.
-        options: predict's `csv`, `out`, `column`, `delimiter`, `encoding` and `top_k`.
+        options: predict's `csv`, `out`, `column`, `delimiter`, `encoding`, `top_k` and `threshold`.
 
     Raises:
         UserError: naming file and line, if that cannot be done; `out` is then left as it was.
@@ -65,10 +65,12 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
 
         rows_out.write(longer(header, added))
         for chunk in blocks(rows, lambda row: len(row[0]), AT_ONCE, LETTERS_AT_ONCE):
-            answers = model.best(model.probabilities([name for _, name in chunk]), options.top_k)
-            for (row, name), answer in zip(chunk, answers, strict=True):
+            names = [name for _, name in chunk]
+            how = options.top_k, options.threshold
+            answers = model.answered(names, model.probabilities(names), *how)
+            for (row, _), (answer, reason) in zip(chunk, answers, strict=True):
                 more = [cell for c, p in answer for cell in (shown[c], f"{p:.6f}")]
-                more += [""] if answer else [""] * 2 * options.top_k + [model.reason(name)]
+                more += [""] * (2 * options.top_k - len(more)) + [reason]
                 rows_out.write(longer(row, more))
             bar.update((file.tell() if file.seekable() else 0) - bar.n)  # a pipe has no position
 

@@ -57,24 +57,26 @@ def _read(source: Source, kind: str, _stamps: Any) -> Names:
         raise UserError("\n  ".join([first, *lines[:SHOWN]]))
     sides = in_order(found)
     first, *_ = sides
-    if len(sides[first]) < 2:
-        raise UserError(f"{source}: holds one category only, {', '.join(sides[first])}; needs two")
     counts = {c: found.get((first, c), Counter()) for c in sides[first]}
     return Names(sides, counts if source.count_column else {})
 
 
-def read_names(source: Source, kind: str = "ascii") -> Names:
+def read_names(source: Source, kind: str = "ascii", fewest: int = 2) -> Names:
     """Read the names of a source, folded to letters of a kind.
 
     Blank lines, a byte-order mark and the kind of line ends do not matter.
 
     Raises:
-        UserError: if it cannot be read, holds fewer than two categories, or lines that are no
+        UserError: if it cannot be read, holds fewer than `fewest` categories, or lines that are no
             names.
         OSError: if a file cannot be opened.
     """
     stats = [(file, file.stat()) for file in source.files]
-    return _read(source, kind, tuple((file, s.st_size, s.st_mtime_ns) for file, s in stats))
+    names = _read(source, kind, tuple((file, s.st_size, s.st_mtime_ns) for file, s in stats))
+    categories, *_ = names.sides.values()
+    if len(categories) < fewest:
+        raise UserError(f"{source}: holds one category only, {', '.join(categories)}; needs two")
+    return names
 
 
 def good_rows(

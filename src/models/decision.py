@@ -12,7 +12,7 @@ equally common; 1 for `corpus`, as common as in the corpus; between the two for 
 Shapes: N names, C categories.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import exp, fsum, log
 from typing import Any
 
@@ -24,6 +24,8 @@ PRIORS = ("uniform", "corpus", "tempered")
 DEFAULT_PRIOR = "tempered"
 TIE = 0.005
 """Of macro F1, within which a lower strength is preferred."""
+FEWEST = 20
+"""Names, below which a share of them says little."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Decision:
     temperature: float = 1.0
     strength: float = 0.5
     """Of the corpus's prior in the tempered one, from 0 to 1."""
+    curves: dict[str, list[list[float]]] = field(default_factory=dict)
+    """Under each prior, rows of `precision_curve` for the validation names, precision rising."""
 
     @classmethod
     def checked(cls, values: Any, n_categories: int) -> "Decision":
@@ -50,6 +54,10 @@ class Decision:
         for shares in (decision.trained_prior, decision.corpus_prior):
             good &= isinstance(shares, list) and len(shares) == n_categories and min(shares) > 0
             good &= abs(fsum(shares) - 1) < 1e-4
+        for curve in {**decision.curves}.values():
+            rows = curve if isinstance(curve, list) else [None]
+            good &= all(isinstance(row, list) and len(row) == 3 for row in rows)
+            good = good and all(isinstance(x, float) and 0 <= x <= 1 for row in rows for x in row)
         if not good:
             raise ValueError("its decision is out of range, or for other categories")
         return decision
@@ -79,6 +87,9 @@ def fit_decision(
     That F1 is averaged over five neighbouring strengths, as a few names guessed otherwise move it
     by chance; and it is flat at its top, where a lower strength has the better balanced accuracy.
 
+    Its curves hold, for each thousandth of precision that is reached, the lowest threshold that
+    reaches it and answers FEWEST names.
+
     Args:
         logp: the network's log-probabilities of the names [N, C].
         targets: their true categories [N], int64.
@@ -86,7 +97,7 @@ def fit_decision(
         corpus_prior: likewise.
     """
     # Imported now, as it takes a second, and answering needs none of it.
-    from torchmetrics.functional.classification import multiclass_f1_score as macro_f1
+    from torchmetrics.functional.classification import multiclass_f1_score as f1_of
 
     def loss(log_temperature: float) -> float:
         decision = Decision(trained_prior, corpus_prior, exp(log_temperature))
@@ -104,6 +115,32 @@ def fit_decision(
 
     tempered = [Decision(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
     guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
-    f1 = torch.stack([macro_f1(each, targets, logp.shape[1], average="macro") for each in guesses])
+    f1 = torch.stack([f1_of(each, targets, logp.shape[1], average="none") for each in guesses])
+    f1 = f1[:, targets.bincount(minlength=logp.shape[1]) > 0].mean(dim=1)  # of those there
     means = F.avg_pool1d(F.pad(f1.double()[None], (2, 2), mode="replicate"), 5, stride=1)[0]
-    return tempered[int((means >= means.max() - TIE).nonzero()[0])]
+    decision = tempered[int((means >= means.max() - TIE).nonzero()[0])]
+    for prior in PRIORS:
+        curve = precision_curve(decision.log_probabilities(logp, prior).exp(), targets)
+        curve = curve[curve[:, 2] * len(targets) > FEWEST - 0.5].flip(0)
+        steps = F.pad((1000 * curve[:, 1]).floor().cummax(0).values, (1, 0), value=-1)
+        decision.curves[prior] = curve[steps.diff() > 0].tolist()
+    return decision
+
+
+def precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return what thresholds do to names, from the highest to the lowest [M, 3], as float64.
+
+    A row is a threshold, the precision (the share of right guesses among the names whose best
+    probability is not below it) and the coverage (the share of these names among all).
+
+    Args:
+        probabilities: of the names [N, C].
+        targets: their true categories [N].
+    """
+    confidence, guesses = probabilities.double().max(dim=1)
+    confidence, order = confidence.sort(descending=True, stable=True)
+    answered = torch.arange(1, len(order) + 1, dtype=torch.float64)
+    precision = (guesses == targets)[order].cumsum(dim=0) / answered
+    below = F.pad(confidence[1:], (0, 1))  # halfway to it, rounding moves no name across
+    rows = torch.stack(((confidence + below) / 2, precision, answered / len(order)), dim=1)
+    return rows[confidence > below]

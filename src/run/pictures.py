@@ -127,6 +127,24 @@ def by_confusion(shares: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.argsort(vectors[:, min(1, len(ties) - 1)], kind="stable")
 
 
+def coverage_figure(curve: NDArray[np.float64], title: str) -> Figure:
+    """Draw the precision over the coverage: rows of threshold, precision and coverage [M, 3]."""
+    figure = Figure(figsize=(7, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    thresholds, precision, coverage = curve.T
+    beside: Any = {"textcoords": "offset points", "size": 8, "ha": "right", "va": "top"}
+    axes.plot(100 * coverage, 100 * precision)
+    for at in np.unique(np.searchsorted(coverage, np.arange(1, 11) / 10)):
+        point = 100 * coverage[at], 100 * precision[at]
+        axes.plot(*point, "k.")
+        axes.annotate(f"{thresholds[at]:.3f}", point, (-3, -4), **beside)
+    axes.set(xlabel="coverage: names answered, %, with some thresholds", xlim=(0, 102), title=title)
+    axes.set(ylabel="precision: of them right, %")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
 def belief_figure(
     letters: Sequence[str], probabilities: NDArray[Any], categories: list[str], prior: str
 ) -> Figure:
