@@ -269,21 +269,17 @@ def test_of_a_long_list_a_share_of_the_names_is_looked_at(
 ) -> None:
     monkeypatch.setattr(findings.log, "disabled", False)
     names = [f"{a}{b}{c}ov" for a in "BDGK" for b in "aeiou" for c in "lmr"]
-    how = write(tmp_path, A=[*names, "None"], B=[*map(str.upper, names), "Bob"], README=["Cy"])
+    how = write(tmp_path, A=[*names, "None"], B=[*names, "Bob"], README=["Cy"])
     size = sum(file.stat().st_size for file in tmp_path.iterdir())
     monkeypatch.setattr(findings, "QUICK", size // 2)  # bytes: one name in three
     several = sum(zlib.crc32(name.lower().encode()) % 3 == 0 for name in names)
     assert 10 < several < 30
     with caplog.at_level(logging.INFO):
         findings.tell_worst(**how | {"test_fraction": 0.1})
-    told = dict.fromkeys(line.partition("  ")[0] for line in caplog.messages)
     assert caplog.messages[:2] == [  # whatever can be told without the other names is told
         "wrong     names that stand for a missing one, or are a header (1)",
         "wrong     categories that look like none (1)",
     ]
-    assert [*told] == ["wrong", "doubtful", "note", caplog.messages[-1]]
     assert f"names of several categories ({several}): " in "".join(caplog.messages)
-    assert not any(
-        "categories with fewer" in line or "too small" in line for line in caplog.messages
-    )
+    assert not any(words in str(caplog.messages) for words in ("categories with", "too small"))
     assert caplog.messages[-1] == "that is one name in 3; python -m src.audit looks at all"
