@@ -54,28 +54,22 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         UserError: if the corpus is too small for these fractions.
     """
     number = defaultdict[str, int](count().__next__)  # of each name
-    of = {
-        c: np.fromiter((number[same_name(n)] for n in names), np.int32, len(names))
-        for c, names in corpus.items()
-    }
+    of = {c: np.array([number[same_name(n)] for n in names], int) for c, names in corpus.items()}
     first = [""] * len(number)  # spelling of each, in sorted order
     del number  # of ten million names half a gigabyte
     for category, names in corpus.items():
         for i, name in zip(of[category].tolist(), names, strict=True):
-            if not first[i] or name < first[i]:
-                first[i] = name
+            first[i] = min(name, first[i] or name)
     digests = (sha256(f"{seed} {name}".encode()).digest() for name in first)
     rank = np.fromiter(digests, "S32", len(first))
     side = np.full(len(first), -1, np.int8)  # of each: 0, 1 or 2 of a Split
-    distinct = {category: np.unique(numbers) for category, numbers in of.items()}
-    for category in sorted(corpus, key=lambda category: (len(distinct[category]), category)):
-        own = distinct[category][side[distinct[category]] < 0]
+    distinct = ((category, np.unique(numbers)) for category, numbers in of.items())
+    for _, own in sorted(distinct, key=lambda each: (len(each[1]), each[0])):
+        own = own[side[own] < 0]
         own = own[rank[own].argsort()]
         n_test = _share(test_fraction, len(own), at_most=len(own) - 1)
         n_val = _share(val_fraction, len(own), at_most=len(own) - 1 - n_test)
-        side[own] = 0
-        side[own[: n_test + n_val]] = 1
-        side[own[:n_test]] = 2
+        side[own] = [2] * n_test + [1] * n_val + [0] * (len(own) - n_test - n_val)
 
     fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
     for i, (key, fraction) in enumerate(fractions.items(), start=1):
