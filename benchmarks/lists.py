@@ -25,6 +25,7 @@ from benchmarks.measure import measured
 from src.data.corpus import read_names
 from src.data.datamodule import NamesDataModule
 from src.data.tables import Source
+from src.run import process
 from src.run.audit import audit
 
 CATEGORIES = 100
@@ -136,6 +137,7 @@ def main() -> None:
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
+        process.freeze()  # as the command does
         NamesDataModule(data_file=options.read)
         return
     with tempfile.TemporaryDirectory() as temporary:
