@@ -16,7 +16,7 @@ import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -84,6 +84,16 @@ def audited(table: Path) -> None:
     print(f"audit of {AUDITED:,} rows: {work:.2f} s of work (target: 1)\n", flush=True)
 
 
+def least(times: int, command: Iterable[str], table: Path) -> tuple[float, float]:
+    """Return the peak memory and the processor time of a command on a table, the least of some."""
+    runs = []
+    for _ in range(times):
+        shutil.rmtree(f"{table}.run", ignore_errors=True)
+        runs.append(measured(*(word.format(table) for word in command))[1:])
+    peaks, works = zip(*runs, strict=True)
+    return min(peaks), min(works)
+
+
 def grown(folder: Path, sizes: list[int]) -> None:
     """Print what reading, starting to train and predicting take for lists of some sizes."""
     run, out = folder / "run", folder / "out.csv"
@@ -101,12 +111,10 @@ def grown(folder: Path, sizes: list[int]) -> None:
     measured("src.train", f"data_file={lists[0]}", *one_step, f"hydra.run.dir={run}")  # compiles
     for what, command in commands.items():
         first: list[float] = []
-        start = min(measured(*(word.format(small) for word in command))[2] for _ in range(RUNS))
+        start = least(RUNS, command, small)[1]
         short = what == "`src.predict --csv`"
         for rows, table in list(zip(sizes, lists, strict=True))[: 2 if short else None]:
-            told = [word.format(table) for word in command]
-            runs = [measured(*told)[1:] for _ in range(1 if first else RUNS)]
-            peak, work = map(min, zip(*runs, strict=True))
+            peak, work = least(1 if first else RUNS, command, table)
             each = (work - start) / rows * 1e6
             first = first or [each, peak]
             target = f"at most {GROWTH}×, {MOST:,} MiB"
