@@ -154,7 +154,8 @@ def main() -> None:
             audited(write(folder / "some.csv", AUDITED, CATEGORIES))
             grown(folder, options.rows)
         if options.train or options.ddp:
-            row("\n| `experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
+            print()
+            row("`experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
             print("|---|---|---|---|---|")
         for rows, runs in ((options.train, [("passes=1",)]), (options.ddp, [ALONE, TWO])):
             table = write(folder / "names.csv", rows, CATEGORIES) if rows else None
