@@ -117,9 +117,8 @@ def grown(folder: Path, sizes: list[int]) -> None:
             peak, work = least(1 if first else RUNS, command, table)
             each = (work - start) / rows * 1e6
             first = first or [each, peak]
-            target = f"at most {GROWTH}×, {MOST:,} MiB"
-            if short:
-                target = f"at most {OF_PREDICT * first[1]:,.0f} MiB"
+            started = f"at most {GROWTH}×, {MOST:,} MiB"
+            target = f"at most {OF_PREDICT * first[1]:,.0f} MiB" if short else started
             cells = f"{work:.1f}", f"{each:.1f}", f"{each / first[0]:.2f}×", f"{peak:,.0f} MiB"
             row(what, f"{rows:,}", *cells, target)
 
