@@ -1,28 +1,43 @@
-"""Long lists of names: how long reading, the audit and training take, and how much memory.
+"""Long lists of names: time and memory as they grow, and what a training on a million takes.
 
-    python -m benchmarks.lists [--rows 1000000] [--categories 100] [--train]
+    python -m benchmarks.lists [--rows 100000 1000000 10000000] [--train 1000000] [--ddp 1000000]
 
-Makes a table of names in so many categories from pieces of the shipped names, and prints a Markdown
-table with the targets. `--train` adds the start of a training on all of it, with one thousandth of
-a pass: what is fitted before the network takes some minutes.
+Makes tables of names in a hundred categories from pieces of the shipped names, and prints Markdown
+tables with the targets. Where they grow, times are of the processor, as a busy machine's clock says
+little; what a list of a thousand names takes is taken off before they are divided by the names.
+Without numbers, `--rows` leaves that out. `--train` adds a pass of `experiment=names`, a quarter of
+an hour or more; `--ddp` a part of a pass, by one process and by two.
 """
 
 import argparse
 import gc
+import json
 import random
+import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 
-from benchmarks.measure import run_module
+from benchmarks.measure import measured, run_module
 from src.data.corpus import read_names
+from src.data.datamodule import NamesDataModule
 from src.data.tables import Source
+from src.run import process
 from src.run.audit import audit
 
+CATEGORIES = 100
 AUDITED = 50_000
+RUNS = 3
+"""Of short commands, the quickest of so many."""
+SMALL = 1000
+"""Names of a list whose time is that of starting and ending."""
+ALONE = "ngrams=0", "passes=0.02"
+TWO = *ALONE, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
+GROWTH, MOST, OF_PREDICT = 1.3, 8192, 1.1
+"""The targets: time per name beside that of the shortest list, MiB, and predict's MiB likewise."""
 
 
 def make(rows: int, n_categories: int, seed: int = 0) -> Iterator[tuple[str, str]]:
@@ -58,39 +73,94 @@ def row(*cells: str) -> None:
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
+def audited(table: Path) -> None:
+    """Print what the audit of a table takes."""
+    gc.disable()  # as the command does
+    torch.set_num_threads(1)
+    begin = time.process_time()
+    audit("ascii", 0.1, 0.1, 0, data_file=str(table))
+    gc.enable()
+    work = time.process_time() - begin
+    print(f"audit of {AUDITED:,} rows: {work:.2f} s of work (target: 1)\n", flush=True)
+
+
+def least(times: int, command: Iterable[str], table: Path) -> tuple[float, float]:
+    """Return the peak memory and the processor time of a command on a table, the least of some."""
+    runs = []
+    for _ in range(times):
+        shutil.rmtree(f"{table}.run", ignore_errors=True)
+        runs.append(measured("-m", *(word.format(table) for word in command)))
+    return min(usage.peak for usage in runs), min(usage.processor for usage in runs)
+
+
+def grown(folder: Path, sizes: list[int]) -> None:
+    """Print what reading, starting to train and predicting take for lists of some sizes."""
+    run, out = folder / "run", folder / "out.csv"
+    one_step = "iterations=1", "log_every=1", "val_every=1", "logger=[]"
+    ask = f"--checkpoint={run}", "--column=name", "--force", f"--out={out}"
+    commands = {
+        "read and split": ("benchmarks.lists", "--read", "{}"),
+        "`src.train`, a step": ("src.train", "data_file={}", *one_step, "hydra.run.dir={}.run"),
+        "`src.predict --csv`": ("src.predict", "--csv={}", *ask),
+    }
+    row("what", "rows", "seconds of work", "µs a name", "beside the first", "peak memory", "target")
+    print("|---|---|---|---|---|---|---|")
+    small = write(folder / "small.csv", SMALL, CATEGORIES)
+    lists = [write(folder / f"{rows}.csv", rows, CATEGORIES) for rows in sizes]
+    measured(
+        "-m", "src.train", f"data_file={lists[0]}", *one_step, f"hydra.run.dir={run}"
+    )  # compiles
+    for what, command in commands.items():
+        first: list[float] = []
+        start = least(RUNS, command, small)[1]
+        short = what == "`src.predict --csv`"
+        for rows, table in list(zip(sizes, lists, strict=True))[: 2 if short else None]:
+            peak, work = least(1 if first else RUNS, command, table)
+            each = (work - start) / rows * 1e6
+            first = first or [each, peak]
+            started = f"at most {GROWTH}×, {MOST:,} MiB"
+            target = f"at most {OF_PREDICT * first[1]:,.0f} MiB" if short else started
+            cells = f"{work:.1f}", f"{each:.1f}", f"{each / first[0]:.2f}×", f"{peak:,.0f} MiB"
+            row(what, f"{rows:,}", *cells, target)
+
+
+def trained(folder: Path, *words: str) -> None:
+    """Train on a table as `experiment=names` says; print a line of it."""
+    run = folder / "trained"
+    told = "experiment=names", "val_every=1000000", "logger=[]", f"hydra.run.dir={run}"
+    seconds, peak = run_module("src.train", *told, *words)
+    speed = json.loads((run / "metrics.json").read_text())["names_per_second"]
+    size = (run / "checkpoints/last.ckpt").stat().st_size / 2**20
+    figures = f"{seconds:,.0f}", f"{speed:,.0f}", f"{peak:,.0f} MiB", f"{size:.0f} MiB"
+    row(f"`{' '.join(words[1:])}`", *figures)
+    shutil.rmtree(run)
+
+
 def main() -> None:
-    """Print the table; or read a file, for the sake of its time and memory."""
+    """Print the tables; or read a file, for the sake of its time and memory."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lists")
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--categories", type=int, default=100)
-    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--train", type=int, metavar="ROWS", help="a pass")
+    parser.add_argument("--ddp", type=int, metavar="ROWS", help="a part of one, by two processes")
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        read_names(Source(data_file=options.read))
+        process.freeze()  # as the command does
+        NamesDataModule(data_file=options.read)
         return
-    with tempfile.TemporaryDirectory() as folder:
-        whole = write(Path(folder, "whole.csv"), options.rows, options.categories)
-        some = write(Path(folder, "some.csv"), AUDITED, options.categories)
-        row("what", "seconds", "peak memory", "target")
-        print("|---|---|---|---|")
-        seconds, peak = run_module("benchmarks.lists", "--read", str(whole))
-        wanted = "10 s, 1,024 MiB"
-        row(f"read {options.rows:,} rows", f"{seconds:.1f}", f"{peak:,.0f} MiB", wanted)
-        gc.disable()  # as the command does
-        torch.set_num_threads(1)
-        start = time.process_time()
-        audit("ascii", 0.1, 0.1, 0, data_file=str(some))
-        gc.enable()
-        row(f"audit of {AUDITED:,} rows", f"{time.process_time() - start:.2f}", "", "1 s of work")
-        if options.train:
-            run = Path(folder, "run")
-            told = f"data_file={whole}", "passes=0.001", "val_every=1000", f"hydra.run.dir={run}"
-            seconds, peak = run_module("src.train", "experiment=names", *told)
-            size = (run / "checkpoints/last.ckpt").stat().st_size / 2**20
-            wanted = "8,192 MiB; checkpoint 100 MiB"
-            what = f"start of `experiment=names`, checkpoint of {size:.0f} MiB"
-            row(what, f"{seconds:.0f}", f"{peak:,.0f} MiB", wanted)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        if options.rows:
+            audited(write(folder / "some.csv", AUDITED, CATEGORIES))
+            grown(folder, options.rows)
+        if options.train or options.ddp:
+            print()
+            row("`experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
+            print("|---|---|---|---|---|")
+        for rows, runs in ((options.train, [("passes=1",)]), (options.ddp, [ALONE, TWO])):
+            table = write(folder / "names.csv", rows, CATEGORIES) if rows else None
+            for words in runs if rows else []:
+                trained(folder, f"data_file={table}", *words)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import operator
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -261,3 +262,24 @@ def test_the_worst_are_told_before_training(
         "doubtful  names of several categories (1): no model can be right on more than 75.0% of "
         "the pairs",
     ]
+
+
+def test_of_a_long_list_a_share_of_the_names_is_looked_at(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(findings.log, "disabled", False)
+    names = [f"{a}{b}{c}ov" for a in "BDGK" for b in "aeiou" for c in "lmr"]
+    how = write(tmp_path, A=[*names, "None"], B=[*names, "Bob"], README=["Cy"])
+    size = sum(file.stat().st_size for file in tmp_path.iterdir())
+    monkeypatch.setattr(findings, "QUICK", size // 2)  # bytes: one name in three
+    several = sum(zlib.crc32(name.lower().encode()) % 3 == 0 for name in names)
+    assert 10 < several < 30
+    with caplog.at_level(logging.INFO):
+        findings.tell_worst(**how | {"test_fraction": 0.1})
+    assert caplog.messages[:2] == [  # whatever can be told without the other names is told
+        "wrong     names that stand for a missing one, or are a header (1)",
+        "wrong     categories that look like none (1)",
+    ]
+    assert f"names of several categories ({several}): " in "".join(caplog.messages)
+    assert not any(words in str(caplog.messages) for words in ("categories with", "too small"))
+    assert caplog.messages[-1] == "that is one name in 3; python -m src.audit looks at all"

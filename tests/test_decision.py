@@ -106,6 +106,14 @@ def test_the_strength_is_the_lowest_of_the_best() -> None:
     assert len(found) > 3  # it is not the same for all
 
 
+def test_many_names_are_fitted_to_evenly_spaced_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    logp, targets, shares = random_names(3)
+    expected = fit_decision(logp[::4], targets[::4], [0.2] * 5, shares.tolist())
+    assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) != expected
+    monkeypatch.setattr("src.models.decision.ENOUGH", 99)
+    assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) == expected
+
+
 def test_of_equal_strengths_the_first() -> None:
     logp = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
     assert fit_decision(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0

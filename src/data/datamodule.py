@@ -1,6 +1,7 @@
 """The names as PyTorch and Lightning take them."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -117,12 +118,11 @@ class NamesDataModule(LightningDataModule):
         """How names are written, learned from the names to train on."""
         write = self.letters.write
         lines = {c: [*map(write, of)] for c, of in sides[0].items()}
-        distinct, val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides)
-        once = {c: [*{same_name(n): n for n in of}.values()] for c, of in distinct.items()}
-        sets = (NamesDataset(names, self.letters) for names in (lines, val, test, distinct, once))
-        self.train, self.val, self.test, self.distinct, self.once = sets
-        """What to train on, validate and test; and of the first, the distinct pairs of a spelling
-        and a category, and those with one spelling of a name."""
+        val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides[1:])
+        sets = (NamesDataset(names, self.letters) for names in (lines, val, test))
+        self.train, self.val, self.test = sets
+        """What to train on, validate and test."""
+        self._lines = lines
         weights = [names.counts[c][n] for c, of in sides[0].items() for n in of if names.counts]
         natural = sampling == "natural"
         self._drawn = self.distinct if natural and not weights else self.train
@@ -133,7 +133,7 @@ class NamesDataModule(LightningDataModule):
             self.order = Passes(self._drawn.lengths.tolist(), batch_size, seed, weights)
         self.shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
         """Of the categories among the names as they are drawn for training."""
-        pairs = self.distinct.categories.bincount(minlength=len(lines)).double()
+        pairs = torch.tensor([len({*of}) for of in lines.values()]).double()
         self.corpus_shares: list[float] = (pairs / pairs.sum()).tolist()
         """Of the categories among the distinct pairs to train on."""
         if passes:
@@ -149,6 +149,17 @@ class NamesDataModule(LightningDataModule):
         if weights:
             prints["counts"] = fingerprint({"": [*map(str, weights)]})
         self._split = {**source._asdict(), **how, **prints}
+
+    @cached_property
+    def distinct(self) -> NamesDataset:
+        """Of what to train on, the distinct pairs of a spelling and a category."""
+        return NamesDataset({c: sorted({*of}) for c, of in self._lines.items()}, self.letters)
+
+    @cached_property
+    def once(self) -> NamesDataset:
+        """Of these, those with one spelling of a name."""
+        of_name = {c: {same_name(n): n for n in sorted({*of})} for c, of in self._lines.items()}
+        return NamesDataset({c: [*of.values()] for c, of in of_name.items()}, self.letters)
 
     def _place(self) -> tuple[int, int, int]:
         if self.trainer is None:

@@ -1,6 +1,10 @@
 """Some names are held out: which, depends on nothing but the names and the seed."""
 
+from collections import defaultdict
 from hashlib import sha256
+from itertools import compress, count
+
+import numpy as np
 
 from src.data.corpus import Corpus, Names
 from src.data.letters import same_name
@@ -49,33 +53,38 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
     Raises:
         UserError: if the corpus is too small for these fractions.
     """
-    key_of = {name: same_name(name) for names in corpus.values() for name in names}
-    first = {key_of[name]: name for name in sorted(key_of, reverse=True)}  # spelling of each
-    rank = {key: sha256(f"{seed} {name}".encode()).digest() for key, name in first.items()}
-    distinct = {category: {key_of[name] for name in names} for category, names in corpus.items()}
-    val, test, seen = set[str](), set[str](), set[str]()
-    for category in sorted(corpus, key=lambda category: (len(distinct[category]), category)):
-        names = sorted(distinct[category] - seen, key=rank.__getitem__)
-        seen.update(names)
-        n_test = _share(test_fraction, len(names), at_most=len(names) - 1)
-        n_val = _share(val_fraction, len(names), at_most=len(names) - 1 - n_test)
-        test.update(names[:n_test])
-        val.update(names[n_test : n_test + n_val])
+    number = defaultdict[str, int](count().__next__)  # of each name
+    of = {c: np.array([number[same_name(n)] for n in names], int) for c, names in corpus.items()}
+    first = [""] * len(number)  # spelling of each, in sorted order
+    del number  # of ten million names half a gigabyte
+    for category, names in corpus.items():
+        for i, name in zip(of[category].tolist(), names, strict=True):
+            first[i] = min(name, first[i] or name)
+    digests = (sha256(f"{seed} {name}".encode()).digest() for name in first)
+    rank = np.fromiter(digests, "S32", len(first))
+    side = np.full(len(first), -1, np.int8)  # of each: 0, 1 or 2 of a Split
+    distinct = ((category, np.unique(numbers)) for category, numbers in of.items())
+    for _, own in sorted(distinct, key=lambda each: (len(each[1]), each[0])):
+        own = own[side[own] < 0]
+        own = own[rank[own].argsort()]
+        n_test = _share(test_fraction, len(own), at_most=len(own) - 1)
+        n_val = _share(val_fraction, len(own), at_most=len(own) - 1 - n_test)
+        side[own] = [2] * n_test + [1] * n_val + [0] * (len(own) - n_test - n_val)
 
-    sides = {"val_fraction": (val_fraction, val), "test_fraction": (test_fraction, test)}
-    for key, (fraction, side) in sides.items():
-        if fraction and not side:
+    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for i, (key, fraction) in enumerate(fractions.items(), start=1):
+        if fraction and not (side == i).any():
             raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
-    held_out = val | test
-    train = {c: [n for n in names if key_of[n] not in held_out] for c, names in corpus.items()}
+
+    def lines(i: int) -> Corpus:
+        return {c: [*compress(names, (side[of[c]] == i).tolist())] for c, names in corpus.items()}
+
+    train, val, test = map(lines, range(3))
     for category in (c for c, names in train.items() if not names):
         why = "every name is held out, as a name of other categories too"
         raise UserError(f"{category}: {why}; lower val_fraction and test_fraction")
-
-    def spellings(side: set[str]) -> Corpus:
-        return {c: sorted({n for n in names if key_of[n] in side}) for c, names in corpus.items()}
-
-    return train, spellings(val), spellings(test)
+    val, test = ({c: sorted({*names}) for c, names in held_out.items()} for held_out in (val, test))
+    return train, val, test
 
 
 def _share(fraction: float, count: int, at_most: int) -> int:

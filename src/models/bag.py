@@ -73,9 +73,10 @@ class BagOfGrams(Tables):
         parts, n = [], 0
         for found in blocks:
             of_name, times = self._grams_of(found)
-            parts.append((of_name + n * _NAME, times))
+            parts.append((of_name + n * _NAME, times.short()))
             n += int(found[0].name[-1]) + 1
         of_name, times = (torch.cat(part) for part in zip(*parts, strict=True))
+        parts.clear()  # of a million names a gigabyte
         grams, names = torch.unique(of_name % _NAME, return_counts=True)  # N(w)
         common = names.argsort(descending=True, stable=True)[: MOST_WEIGHTS // len(shares)]
         common = common[names[common] > 1].sort().values

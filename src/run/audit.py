@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
+from zlib import crc32
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ REFUSED, WRONG, DOUBTFUL, NOTE = SEVERITIES = "refused", "wrong", "doubtful", "n
 """Training refuses it; what is learned is wrong; labels or scores may be; good to know."""
 SHOWN, MORE, WORST = 5, 20, 5
 """Examples of most findings, and of those to go through; findings told before a training."""
+QUICK = 10**7
+"""Bytes of files whose names are all looked at before a training."""
 FEW, SHORT, MUCH, DOUBT = 10, 5, 0.1, 0.01
 """Test names that say something of a category, letters that are hardly alike by chance, the share
 of lines that letters should leave alone, the probability of a label that is still believed."""
@@ -45,18 +48,28 @@ _NO_LABELS = {*_NO_NAMES, *SIDES, *LABEL_WORDS, "readme", "all", "data", "other"
 
 @cache  # the runs of a sweep have the same names
 def tell_worst(**how: Any) -> None:
-    """Log the worst findings of an `audit`."""
-    for each in audit(**how)["findings"][:WORST]:
+    """Log the worst findings of an `audit`; of a long list, those in a share of its names."""
+    files = Source(**{key: how.get(key) for key in Source._fields}).files
+    every = 1 + sum(file.stat().st_size for file in files) // QUICK
+    for each in audit(**how, every=every)["findings"][:WORST]:
         log.warning(finding_line(each))
+    if every > 1:
+        log.info(f"that is one name in {every}; python -m src.audit looks at all")
 
 
 def audit(
-    letters: str, val_fraction: float, test_fraction: float, seed: int, **columns: str | None
+    letters: str,
+    val_fraction: float,
+    test_fraction: float,
+    seed: int,
+    every: int = 1,
+    **columns: str | None,
 ) -> dict[str, Any]:
     """Return all there is to say of a `Source` as a run with these settings reads and splits it.
 
     What was `guessed`; numbers; the `findings`, the worst first, a `count` of what the `text` says
     and `examples` each; a row for each of the `categories`; the pairs whose label is `doubted`.
+    One name in `every` is looked at, with all its lines; then nothing is said of small categories.
 
     Raises:
         UserError: if the names cannot be read.
@@ -70,24 +83,28 @@ def audit(
     bad: Bad = defaultdict(list)
     for row, folded in good_rows(source, letters, bad, guessed.append):
         name = row.name.strip()
+        if name.casefold() in _NO_NAMES:
+            missing.append(f"{row.where}: {name}")
+        lines[row.label] += 0
+        if every > 1 and crc32(same_name(folded).encode()) % every:
+            continue
         if name not in read:
             read[name] = folded
             if not (name.isascii() and name.isalpha()) and _plain(folded) != _plain(name):
                 changed.add(name)
-        if name.casefold() in _NO_NAMES:
-            missing.append(f"{row.where}: {name}")
         lines[row.label] += row.times
         altered[row.label] += row.times * (name in changed)
         most = max(most, (row.times, name))
         found[row.side, row.label][folded] = None
 
     names, labels, faults = Names(in_order(found), {}), sorted(lines), []
-    corpus = {c: [*dict.fromkeys(of)] for c, of in names.corpus.items()}
+    every_name = names.corpus
+    corpus = {c: [*dict.fromkeys(every_name.get(c, ()))] for c in labels}
     split: Split = corpus, {}, {}
     try:
         split = split_names(names, val_fraction, test_fraction, seed)
     except UserError as error:
-        faults = [str(error)]
+        faults = [str(error)] if every == 1 else []
     style = Letters.learned(letters, {n for of in split[0].values() for n in of})
     own: dict[str, tuple[int, ...]] = {}  # each name as it is read → its categories
     for number, of in enumerate(corpus.values()):
@@ -141,7 +158,7 @@ def audit(
     on = Counter(key for side in sides for key in set().union(*side.values()))
     shared = (key for key, n in on.items() if n > 1)
     find(DOUBTFUL, "names on several sides of the split: scores flatter", shared)
-    few = sorted((len(test[c]), c) for c in labels if any(test.values()))
+    few = sorted((len(test[c]), c) for c in labels if every == 1 and any(test.values()))
     kept = (c for _, c in few if not (val[c] or test[c]))
     find(DOUBTFUL, "categories too small to hold names out", kept)
     some = (f"{c} ({n})" for n, c in few if 0 < n < FEW)
@@ -159,7 +176,8 @@ def audit(
     kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
     sizes = {c: {kind: len(of[c]) for kind, of in kinds.items()} for c in labels}
     about = {
-        c: {"category": c, "lines": lines[c], "changed": altered[c] / lines[c]} for c in labels
+        c: {"category": c, "lines": lines[c], "changed": altered[c] / max(1, lines[c])}
+        for c in labels
     }
     rows = [about[c] | sizes[c] for c in labels]
     numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
