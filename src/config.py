@@ -106,6 +106,8 @@ class Config:
     """names per training step"""
     seed: int = _whole(0, 2**32 - 1)
     """moves initial weights, random examples and split"""
+    seeds: int = _whole(1, 10_000)
+    """repetitions, from seed on; the score is their mean"""
     log_every: int = _whole(0, 10**6)
     """iterations per point of the loss curve; 0: a 50th of all"""
     print_every: int = _whole(0, 10**9)
@@ -167,6 +169,7 @@ class Config:
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
     given: ClassVar[Sequence[str]] = ()  # the command line's words
+    part: ClassVar[bool] = False  # whether other seeds are done, too
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -193,13 +196,14 @@ class Config:
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
         needed: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
-        if self.online:  # one name after the other
+        if self.online or self.seeds > 1:  # one name, or one run, after the other
             needed = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():
             if given.get(key) not in allowed:
                 why = f"backend={self.backend} batch_size={self.batch_size}"
+                why += f" seeds={self.seeds}" if self.seeds > 1 else ""
                 raise UserError(f"trainer.{key}={given.get(key)} {why}: must be {allowed[-1]}")
 
     @property

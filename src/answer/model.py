@@ -111,6 +111,8 @@ def find_checkpoint(path: Path | None) -> Path:
         runs: dict[Path, float] = {}
         for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
             status, numbers, _ = read_metrics(file.parent)
+            if not (file.parent / "checkpoints").exists():
+                continue  # of several seeds: one of them is taken
             if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
                 runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
         if not runs:

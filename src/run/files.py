@@ -57,6 +57,9 @@ FINISHED, STOPPED, INTERRUPTED = "finished", "stopped", "interrupted"
 DIVERGED, FAILED = "diverged", "failed"
 LARGEST = 1_000_000  # bytes
 
+PARTS = "seed_*"
+"""In the folder of a run of several seeds: the folders of each."""
+
 Metrics = dict[str, float]
 """Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
 
@@ -151,6 +154,12 @@ def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "")
     content = {"status": status, **({"reason": reason} if reason else {}), **metrics}
     with written_whole(folder / FILE, "w", encoding="utf-8") as file:
         file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_failure(folder: Path, reason: str) -> None:
+    """Note in a run's metrics.json why it failed."""
+    status, numbers, _ = read_metrics(folder)
+    write_metrics(folder, DIVERGED if status == DIVERGED else FAILED, numbers, reason)
 
 
 def read_metrics(folder: Path) -> tuple[str, Metrics, str]:

@@ -10,12 +10,13 @@ from typing import Any, ClassVar
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from src.config import from_hydra, message, typed
 from src.errors import UserError
-from src.run.files import lock
+from src.run.files import PARTS, lock
 
 
 class Preflight(Callback):
@@ -35,7 +36,8 @@ class Preflight(Callback):
                 return
             folder = Path(config.hydra.run.dir)
             Preflight._lock = lock(folder)
-            if (folder / "checkpoints").exists() and not settings.resume:
+            made = [*folder.glob("checkpoints"), *folder.glob(f"{PARTS}/checkpoints")]
+            if made and not settings.resume:
                 why = "holds a run already; choose another, or go on with that one"
                 raise UserError(f"hydra.run.dir={folder}: {why}: {typed('resume', folder)}")
 
@@ -75,6 +77,11 @@ def check_engine(config: DictConfig) -> None:
             raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
         if config.val_fraction == 0:
             raise UserError("val_fraction=0: a search needs validation names to score by")
+        params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+        words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+        for each in OverridesParser.create().parse_overrides(words):
+            if each.key_or_group == "seed" and each.is_sweep_override():
+                raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
     if choices["hydra/launcher"] == "submitit_slurm" and shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
     if choices["hydra/launcher"] == "ray":

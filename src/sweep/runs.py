@@ -16,7 +16,7 @@ from pathlib import Path
 from src.config import FLAT, Config, read_settings, typed
 from src.errors import UserError
 from src.run import files
-from src.sweep.leaderboard import Run, ranked, swept_keys, table, write_csvs
+from src.sweep.leaderboard import Run, ranked, repetitions, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,8 @@ def run_of_sweep(
             if read_settings(folder) != config.pick(FLAT):
                 for path in (path for pattern in OTHERS for path in folder.glob(pattern)):
                     path.unlink()
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
+                    shutil.rmtree(path, ignore_errors=True)
             elif status == files.FINISHED:
                 print(f"\t#{number} : done before", flush=True)
                 return numbers.get(files.SCORE)
@@ -69,9 +70,7 @@ def run_of_sweep(
             log.info(f"Failed: {reason}")
             print(f"\t#{number} : failed: {reason}", flush=True)
             with suppress(UserError):  # a full disk, again
-                status, numbers, _ = files.read_metrics(folder)
-                failed = files.DIVERGED if status == files.DIVERGED else files.FAILED
-                files.write_metrics(folder, failed, numbers, reason)
+                files.write_failure(folder, reason)
             if not isinstance(error, UserError | OSError):
                 raise  # a bug: it is shown where it is
             return 0.0  # a search is to keep away from there
@@ -82,14 +81,21 @@ def run_of_sweep(
 
 def read_runs(sweep: Path) -> list[Run]:
     """Return the runs of a sweep that ended, failed ones too, in the order of their numbers."""
+    files_of = sweep.glob(f"**/{RAN}")
+    runs = [run for file in files_of for run in read_run(file.parent, sweep, _typed_in(file))]
+    return sorted(runs, key=lambda run: (len(run.number), run.name))
+
+
+def read_run(folder: Path, above: Path, settings: dict[str, str]) -> list[Run]:
+    """Return a run that ended; of several seeds, those that did."""
     runs = []
-    for file in sweep.glob(f"**/{RAN}"):
-        status, numbers, reason = files.read_metrics(file.parent)
+    for part in sorted(folder.glob(files.PARTS)) or [folder]:
+        status, numbers, reason = files.read_metrics(part)
         failed = (reason or status) if status in (files.FAILED, files.DIVERGED) else ""
         if failed or status in (files.FINISHED, files.STOPPED):
-            name = file.parent.relative_to(sweep).as_posix()
-            runs.append(Run(name, _typed_in(file), {} if failed else numbers, failed))
-    return sorted(runs, key=lambda run: (len(run.number), run.name))
+            name = part.relative_to(above).as_posix()
+            runs.append(Run(name, settings, {} if failed else numbers, failed))
+    return runs
 
 
 def _typed_in(file: Path) -> dict[str, str]:
@@ -119,7 +125,10 @@ def finish_sweep(folder: Path, status: int) -> int:
         if rows[0].score is not None:
             best = rows[0].settings
             words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
-            words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
+            if seeds := repetitions(rows[0]):
+                words += ["-m", f"seed={','.join(seeds)}"]
+            elif "experiment" in best:
+                words += ["hydra.mode=RUN"]  # it may ask for a sweep
             print(f"Best settings  {shlex.join([*TRAIN, *words])}")
             print(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
         print(f"Leaderboard    {folder}/leaderboard.*")
