@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -276,7 +277,8 @@ def message(error: Exception) -> str:
     if unknown := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(unknown[1])
     if text.startswith("Config group override must be"):
-        return f"{text}: trainer=cpu, logger=[tensorboard,csv], or no logger at all: logger=[]"
+        no = "no logger: logger=[]; cluster=cores, ray or slurm, or one run after the other"
+        return f"{text}: trainer=cpu, logger=[tensorboard,csv], {no}: hydra/launcher=basic"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)
@@ -386,12 +388,19 @@ def typed(key: str, folder: Path) -> str:
     return shlex.quote(f"{key}={value}")
 
 
+def launcher() -> str:
+    """Return what shares a sweep's runs out to this machine's cores: an extra, or Hydra's own."""
+    found = find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_joblib_launcher")
+    return "joblib" if found else "basic"
+
+
 # What the configs refer to. Made known on import, as processes that take over some of a sweep's
 # runs import this file before they compose.
 ConfigStore.instance().store(name="contract", node=Config)
 for name, resolver in {
     "explain": explain,
     "words": words,
+    "launcher": launcher,
     "name_of": lambda folder: Path(folder).name,
     "either": lambda one, other: one or other,
     "unless": lambda one, other: None if one else other,

@@ -90,7 +90,7 @@ for words in json.loads(sys.argv[1]):
         if not pid:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.argv[1:] = ["-m", *words]
+            sys.argv[1:] = ["-m", "hydra/launcher=basic", *words]
             sys.exit(command())
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         out.seek(0)
@@ -377,6 +377,7 @@ def test_tensorboard_shows_the_sweep(swept: Swept) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> None:
     words = ["seed=0,1,2", "iterations=20000", "hidden=16", f"data_dir={ROOT}/data/names"]
+    words.append("hydra/launcher=basic")
     begun = "outputs/sweeps/*/*/1-*/overrides.json"
     process = start_train("-m", *words, cwd=tmp_path, until=begun)
     process.send_signal(signal.SIGINT)

@@ -6,16 +6,18 @@ they leave in their folders.
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from src.config import FLAT, Config, read_settings, typed
 from src.errors import UserError
-from src.run import files
+from src.run import files, process
 from src.sweep.leaderboard import Run, ranked, repetitions, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
@@ -61,22 +63,37 @@ def run_of_sweep(
                 for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
                     shutil.rmtree(path, ignore_errors=True)
             elif status == files.FINISHED:
-                print(f"\t#{number} : done before", flush=True)
+                _say(folder, number, "done before")
                 return numbers.get(files.SCORE)
             score = train(config, folder)
             seconds = files.read_metrics(folder)[1]["seconds"]
         except Exception as error:  # whatever it is, it is this run's failure
             reason = " ".join(str(error).split()) or type(error).__name__
             log.info(f"Failed: {reason}")
-            print(f"\t#{number} : failed: {reason}", flush=True)
             with suppress(UserError):  # a full disk, again
                 files.write_failure(folder, reason)
+            _say(folder, number, f"failed: {reason}")
             if not isinstance(error, UserError | OSError):
                 raise  # a bug: it is shown where it is
             return 0.0  # a search is to keep away from there
     shown = "done" if score is None else f"validation balanced accuracy {score:.4f}"
-    print(f"\t#{number} : {shown}, {seconds:.1f} s", flush=True)
+    _say(folder, number, f"{shown}, {seconds:.1f} s")
     return score
+
+
+def _say(folder: Path, number: int, how: str) -> None:
+    """Print how a run has ended, how many are left, and when these will be done."""
+    runs, _, since = os.environ.get(process.PLAN, "").partition(" ")
+    begun, now = float(since or "inf"), time.time()
+    noted = [file for file in folder.parent.glob(f"*/{RAN}") if file.stat().st_mtime >= begun]
+    ended = [end.stat().st_mtime for file in noted if (end := file.with_name(files.FILE)).exists()]
+    left, new = int(runs or 0) - len(ended), sum(end >= begun for end in ended)
+    if left > 0:
+        how += f"; {left} left"
+        if new:
+            until = time.localtime(now + left * (now - begun) / new)
+            how += f", until {time.strftime('%H:%M:%S', until)}"
+    print(f"\t#{number} : {how}", flush=True)
 
 
 def read_runs(sweep: Path) -> list[Run]:
