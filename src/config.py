@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import pairwise
 from math import inf
 from pathlib import Path
@@ -106,6 +107,8 @@ class Config:
     """names per training step"""
     seed: int = _whole(0, 2**32 - 1)
     """moves initial weights, random examples and split"""
+    seeds: int = _whole(1, 10_000)
+    """repetitions, from seed on; the score is their mean"""
     log_every: int = _whole(0, 10**6)
     """iterations per point of the loss curve; 0: a 50th of all"""
     print_every: int = _whole(0, 10**9)
@@ -169,6 +172,7 @@ class Config:
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
     given: ClassVar[Sequence[str]] = ()  # the command line's words
+    part: ClassVar[bool] = False  # whether other seeds are done, too
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -197,13 +201,14 @@ class Config:
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
         needed: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
-        if self.online:  # one name after the other
+        if self.online or self.seeds > 1:  # one name, or one run, after the other
             needed = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():
             if given.get(key) not in allowed:
                 why = f"backend={self.backend} batch_size={self.batch_size}"
+                why += f" seeds={self.seeds}" if self.seeds > 1 else ""
                 raise UserError(f"trainer.{key}={given.get(key)} {why}: must be {allowed[-1]}")
 
     @property
@@ -276,7 +281,8 @@ def message(error: Exception) -> str:
     if unknown := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(unknown[1])
     if text.startswith("Config group override must be"):
-        return f"{text}: trainer=cpu, logger=[tensorboard,csv], or no logger at all: logger=[]"
+        no = "no logger: logger=[]; cluster=cores, ray or slurm, or one run after the other"
+        return f"{text}: trainer=cpu, logger=[tensorboard,csv], {no}: hydra/launcher=basic"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)
@@ -386,12 +392,19 @@ def typed(key: str, folder: Path) -> str:
     return shlex.quote(f"{key}={value}")
 
 
+def launcher() -> str:
+    """Return what shares a sweep's runs out to this machine's cores: an extra, or Hydra's own."""
+    found = find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_joblib_launcher")
+    return "joblib" if found else "basic"
+
+
 # What the configs refer to. Made known on import, as processes that take over some of a sweep's
 # runs import this file before they compose.
 ConfigStore.instance().store(name="contract", node=Config)
 for name, resolver in {
     "explain": explain,
     "words": words,
+    "launcher": launcher,
     "name_of": lambda folder: Path(folder).name,
     "either": lambda one, other: one or other,
     "unless": lambda one, other: None if one else other,

@@ -46,7 +46,8 @@ def main(cfg: DictConfig) -> float | None:
 def train(config: Config, folder: Path) -> float | None:
     """Do one run, all its files into `folder`; return its validation balanced accuracy, if any.
 
-    Where the folder holds a part of the run already, the rest of it is done.
+    Of several seeds it is the mean. Where the folder holds a part of the run already, the rest of
+    it is done.
 
     Raises:
         UserError: if the settings, the corpus or the training went wrong.
@@ -58,6 +59,10 @@ def train(config: Config, folder: Path) -> float | None:
     ):
         log.info(f"{folder}: is finished; a larger iterations= trains on")
         return numbers.get(files.SCORE)
+    if config.seeds > 1:
+        from src.sweep.seeds import repeat
+
+        return repeat(train, config, folder)
 
     # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
     import torch

@@ -27,6 +27,7 @@ def test_defaults_are_the_tutorials() -> None:
         "iterations": 100_000,
         "passes": None,
         "seed": 0,
+        "seeds": 1,
         "log_every": 1000,
         "print_every": 5000,
         "val_every": 5000,

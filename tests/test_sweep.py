@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import socket
+import sqlite3
 import statistics
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 import warnings
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +27,22 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.answer.model import find_checkpoint
-from src.config import read_settings
+from src.config import Config, read_settings
 from src.errors import UserError
 from src.run.files import SCORE, lock, read_metrics
 from src.sweep.leaderboard import Run, ranked, swept_keys, table
 from src.sweep.runs import finish_sweep, read_runs
+from src.sweep.seeds import repeat
 from src.train import train
-from tests.conftest import ROOT, make_corpus, metrics_of, run_train, settings, start_train
+from tests.conftest import (
+    ROOT,
+    assert_equal_runs,
+    make_corpus,
+    metrics_of,
+    run_train,
+    settings,
+    start_train,
+)
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
 
@@ -79,7 +90,7 @@ for words in json.loads(sys.argv[1]):
         if not pid:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.argv[1:] = ["-m", *words]
+            sys.argv[1:] = ["-m", "hydra/launcher=basic", *words]
             sys.exit(command())
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         out.seek(0)
@@ -158,7 +169,8 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     (command,) = (line for line in lines if line.startswith("Best settings"))
     words = shlex.split(command.removeprefix("Best settings"))
     assert words[:3] == ["python", "-m", "src.train"]
-    config = settings(*words[3:])
+    assert words[-2:] == ["-m", "seed=0,1"]  # the listed score is a mean
+    config = settings(*words[3:-2])
     assert (config.lr, config.hidden, config.iterations) == (float(best["lr"]), 8, 200)
 
     (command,) = (line for line in lines if line.startswith("Best run"))
@@ -177,6 +189,70 @@ def test_a_run_of_a_sweep_is_the_run_alone(swept: Swept, tmp_path: Path) -> None
     )
     assert all(torch.equal(alone[name], together[name]) for name in alone)
     assert metrics_of(tmp_path) == metrics_of(run_of(swept.folder, 3))
+
+
+def test_seeds_are_runs_and_their_mean_is_the_score(corpus_dir: Path, tmp_path: Path) -> None:
+    one = [*TINY, f"data_dir={corpus_dir}", "hidden=8"]
+    train(settings(*one, "seed=6"), tmp_path / "alone")
+    for iterations in ("iterations=200", "iterations=300"):  # the second goes on with the first
+        score = train(settings(*one, "seed=5", "seeds=2", iterations), tmp_path / "both")
+    train(settings(*one, "seed=6", "iterations=300"), tmp_path / "alone")
+    parts = [tmp_path / "both" / name for name in ("seed_5", "seed_6")]
+    assert_equal_runs(tmp_path / "alone", parts[1])
+    assert read_settings(parts[1]) == read_settings(tmp_path / "alone")
+    both, *numbers = (numbers_of(run) for run in (tmp_path / "both", *parts))
+    assert score == both[SCORE] == pytest.approx(statistics.mean(n[SCORE] for n in numbers))
+    losses = [n["test/loss"] for n in numbers]
+    assert both["test/loss_std"] == pytest.approx(statistics.stdev(losses))
+    assert both["seconds"] == pytest.approx(sum(n["seconds"] for n in numbers))
+    best = max(parts, key=lambda run: numbers_of(run)[SCORE])
+    assert find_checkpoint(tmp_path / "both") == best / "checkpoints/last.ckpt"
+    assert find_checkpoint(parts[0]) == parts[0] / "checkpoints/last.ckpt"
+    with pytest.raises(UserError, match="seeds=2: must be 1"):
+        settings("experiment=best", "seeds=2", "trainer.devices=2")
+
+
+def test_seeds_end_and_go_on_together(
+    corpus_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(config: Config, folder: Path) -> float | None:
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        return train(config, folder)
+
+    caplog.set_level("INFO")
+    config, folder = settings(*TINY, f"data_dir={corpus_dir}", "seeds=2"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        repeat(interrupted, config, folder)
+    (again,) = caplog.messages[-1].splitlines()[1:]
+    words = shlex.split(again)[3:]
+    assert words == [f"resume={folder}"]
+    first = (folder / "seed_0/metrics.json").stat().st_mtime_ns
+    assert train(settings(*words), folder) == numbers_of(folder)[SCORE]
+    assert (folder / "seed_0/metrics.json").stat().st_mtime_ns == first
+    assert numbers_of(folder)["iterations"] == 200
+    with pytest.raises(UserError, match=r"^seed=1: the run in .* has seed=0"):
+        settings(*words, "seed=1")
+
+
+def test_a_sweep_of_seeds(corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={corpus_dir}", "hidden=8", "clip=0", "lr=0.01,0.2,900", "seeds=2"]
+    ran, again = many(*[[*words, "hydra.sweep.dir=s"]] * 2, cwd=tmp_path)
+    assert (ran.returncode, ran.stderr, again.returncode, again.stderr) == (1, "", 1, "")
+    assert again.stdout.count("done before") == 2
+    runs = [run_of(tmp_path / "s", number) for number in range(3)]
+    *rows, failed = rows_of(tmp_path / "s/leaderboard.csv")
+    for row in rows:
+        run = runs[["0.01", "0.2"].index(row["lr"])]
+        assert row["folders"] == f"{run.name}/seed_0 {run.name}/seed_1"
+        for name in (SCORE, f"{SCORE}_std", "test/loss", "test/loss_std"):
+            assert float(row[name]) == pytest.approx(numbers_of(run)[name])
+    assert (failed["lr"], failed["failed"], failed["rank"]) == ("900", "2", "")
+    assert "\t#2 : failed: seeds failed: 2 of 2: lr=900.0 clip=0: the loss is" in ran.stdout
+    assert "Runs failed: 2 of 6" in ran.stdout
+    (command,) = (line for line in ran.stdout.splitlines() if line.startswith("Best settings"))
+    best = settings(*shlex.split(command)[5:])
+    assert (best.lr, best.seeds) == (float(rows[0]["lr"]), 2)
 
 
 def test_runs_leave_no_file_open(corpus_dir: Path, tmp_path: Path) -> None:
@@ -301,6 +377,7 @@ def test_tensorboard_shows_the_sweep(swept: Swept) -> None:
 
 def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> None:
     words = ["seed=0,1,2", "iterations=20000", "hidden=16", f"data_dir={ROOT}/data/names"]
+    words.append("hydra/launcher=basic")
     begun = "outputs/sweeps/*/*/1-*/overrides.json"
     process = start_train("-m", *words, cwd=tmp_path, until=begun)
     process.send_signal(signal.SIGINT)
@@ -533,13 +610,16 @@ def test_a_search_finds_what_its_leaderboard_says(corpus_dir: Path, tmp_path: Pa
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
     words = ["experiment=search", "hydra.sweeper.n_trials=4", "hydra.sweep.dir=search"]
     space = "hidden=choice(4,8)"
-    ran = run_train(*words, space, *TINY, f"data_dir={corpus_dir}", cwd=tmp_path)
+    store = ["hydra.sweeper.storage=sqlite:///trials.db", "hydra.sweeper.study_name=mine"]
+    ran = run_train(*words, *store, space, *TINY, f"data_dir={corpus_dir}", cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     found = OmegaConf.load(tmp_path / "search/optimization_results.yaml")
     best = rows_of(tmp_path / "search/leaderboard.csv")[0]
     assert float(best[SCORE]) == pytest.approx(found.best_value)
+    with closing(sqlite3.connect(tmp_path / "trials.db")) as trials:
+        ((kept,),) = trials.execute("select count(*) from trials where state = 'COMPLETE'")
     runs = rows_of(tmp_path / "search/runs.csv")
-    assert len(runs) == 4
+    assert len(runs) == kept == 4
     assert {run["hidden"] for run in runs} <= {"4", "8"}
     assert len({run["lr"] for run in runs}) == 4
     assert all(0.0005 <= float(run["lr"]) <= 0.02 for run in runs)
@@ -563,6 +643,8 @@ def test_bad_searches(tmp_path: Path) -> None:
         "experiment=search +hydra.sweeper.params.bogus='choice(1,2)'": "bogus: no such key",
         "experiment=search val_fraction=0": "val_fraction=0: a search needs validation names",
         "hydra/sweeper=optuna lr=choice(0.1,0.2)": "hydra.sweeper.direction: must be maximize",
+        "experiment=search seed=1,2": "seed: is no parameter of a search; seeds=3 repeats each",
+        "experiment=search +hydra.sweeper.params.seed='range(2)'": "seed: is no parameter of a",
     }
     for ran, (words, message) in zip(
         many(*(words.split() for words in refused), cwd=tmp_path), refused.items(), strict=True

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import multiprocessing
 import os
 import signal
 import time
@@ -51,7 +50,8 @@ class Progress(Callback):
         self.started = True
         names = self.names_per_iteration
         total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
-        hidden = None if trainer.is_global_zero else True  # None: unless this is a terminal
+        alone = trainer.is_global_zero and not process.is_worker()
+        hidden = None if alone else True  # None: unless this is a terminal
         self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **BAR)
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -149,8 +149,7 @@ class Interruption(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        worker = multiprocessing.current_process().name != "MainProcess"
-        self._parent = os.getppid() if worker else None
+        self._parent = os.getppid() if process.is_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Await signals, already while the kernel is compiled: the compiler cannot take them."""

@@ -59,6 +59,9 @@ DIVERGED, FAILED = "diverged", "failed"
 LARGEST = 1_000_000  # bytes
 OUTPUTS = Path("outputs")
 
+PARTS = "seed_*"
+"""In the folder of a run of several seeds: the folders of each."""
+
 Metrics = dict[str, float]
 """Tags such as `test/accuracy`, and `iterations`, `seconds`, `names_per_second`."""
 
@@ -170,6 +173,12 @@ def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "")
         file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
+def write_failure(folder: Path, reason: str) -> None:
+    """Note in a run's metrics.json why it failed."""
+    status, numbers, _ = read_metrics(folder)
+    write_metrics(folder, DIVERGED if status == DIVERGED else FAILED, numbers, reason)
+
+
 def read_metrics(folder: Path) -> tuple[str, Metrics, str]:
     """Return a run's status, numbers and the reason if it failed; nothing if it has none so far.
 
@@ -198,6 +207,8 @@ def find_checkpoint(path: Path | None) -> Path:
         runs: dict[Path, float] = {}
         for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
             status, numbers, _ = read_metrics(file.parent)
+            if not (file.parent / "checkpoints").exists():
+                continue  # of several seeds: one of them is taken
             if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
                 runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
         if not runs:

@@ -3,19 +3,24 @@
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
 from filelock import FileLock
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.config import from_hydra, message, typed
 from src.errors import UserError
-from src.run.files import lock
+from src.run import process
+from src.run.files import PARTS, lock
 
 
 class Preflight(Callback):
@@ -35,7 +40,8 @@ class Preflight(Callback):
                 return
             folder = Path(config.hydra.run.dir)
             Preflight._lock = lock(folder)
-            if (folder / "checkpoints").exists() and not settings.resume:
+            made = [*folder.glob("checkpoints"), *folder.glob(f"{PARTS}/checkpoints")]
+            if made and not settings.resume:
                 why = "holds a run already; choose another, or go on with that one"
                 raise UserError(f"hydra.run.dir={folder}: {why}: {typed('resume', folder)}")
 
@@ -49,6 +55,7 @@ class Preflight(Callback):
                 why = "a sweep's runs have one process each"
                 raise UserError(f"trainer: {why}; use trainer.devices=1")
             check_engine(config)
+            share_out(config)
             Preflight._lock = lock(Path(config.hydra.sweep.dir))
 
 
@@ -60,6 +67,35 @@ def refusing(config: DictConfig) -> Iterator[None]:
         yield
     except Exception as error:  # any other would only be a warning, too
         raise SystemExit(message(error).partition("\n")[0] or repr(error)) from None
+
+
+def swept(config: DictConfig) -> dict[str, Override]:
+    """Return the overrides of a sweep that have more than one value, by their keys."""
+    params = OmegaConf.select(config, "hydra.sweeper.params") or {}
+    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
+    parsed = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(words)}
+    return {key: each for key, each in parsed.items() if each.is_sweep_override()}
+
+
+def share_out(config: DictConfig) -> None:
+    """Note how many runs there will be; give each core one of them at a time, unless told how many.
+
+    A single worker is this process itself.
+    """
+    choices, sweeper = config.hydra.runtime.choices, config.hydra.sweeper
+    runs = sweeper.get("n_trials") or 0
+    if choices["hydra/sweeper"] == "basic":
+        many = swept(config).values()  # 0: not known
+        runs = prod(len(list(e.sweep_iterator())) if e.is_discrete_sweep() else 0 for e in many)
+    os.environ[process.PLAN] = f"{runs} {time.time()}"
+    if choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
+        from joblib import cpu_count  # an extra
+
+        cores = cpu_count() if config.trainer.accelerator == "cpu" else 1  # devices are shared
+        with read_write(config.hydra):
+            workers = min(cores, runs or cores, sweeper.get("n_jobs") or cores)
+            config.hydra.launcher.n_jobs = workers
+            config.hydra.launcher.pre_dispatch = str(workers)  # no run waits beside one that ends
 
 
 def check_engine(config: DictConfig) -> None:
@@ -75,6 +111,8 @@ def check_engine(config: DictConfig) -> None:
             raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
         if config.val_fraction == 0:
             raise UserError("val_fraction=0: a search needs validation names to score by")
+        if "seed" in swept(config):
+            raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
     if choices["hydra/launcher"] == "submitit_slurm" and shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
     if choices["hydra/launcher"] == "ray":

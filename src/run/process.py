@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import multiprocessing
 import signal
 import threading
 import warnings
@@ -12,6 +13,10 @@ from typing import Any
 
 SIGNALS = [each for each in signal.Signals if each.name in ("SIGINT", "SIGTERM", "SIGUSR1")]
 """Ctrl-C; what ends a program politely; SLURM's word that time is nearly up."""
+
+
+PLAN = "NAMES_RNN_PLAN"
+"""In the environment of a sweep and its workers: how many runs, and since when."""
 
 
 class Wish:
@@ -49,6 +54,11 @@ class Wish:
         finally:
             for signum, handler in before.items():
                 signal.signal(signum, handler)
+
+
+def is_worker() -> bool:
+    """Whether another process of the program has started this one, for some of a sweep's runs."""
+    return multiprocessing.current_process().name != "MainProcess"
 
 
 WISH = Wish()

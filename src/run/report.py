@@ -151,7 +151,7 @@ class Report:
             files.write_metrics(self.folder, status, self.metrics)
         if status in (files.STOPPED, files.INTERRUPTED):
             said = f"{status.capitalize()} at iteration {self.model.iteration:,}."
-            if (self.folder / "checkpoints/last.ckpt").exists():
+            if not self.config.part and (self.folder / "checkpoints/last.ckpt").exists():
                 said += f" To go on:\npython -m src.train {typed('resume', self.folder)}"
             log.info(said)
         if interrupted:

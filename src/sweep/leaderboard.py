@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -77,6 +77,12 @@ def ranked(runs: Sequence[Run]) -> list[Row]:
     return sorted(rows, key=lambda row: (row.score is None, bool(row.failures), -(row.score or 0)))
 
 
+def repetitions(row: Row) -> list[str]:
+    """Return the seeds that a sweep gave to the row's runs."""
+    seeds = dict.fromkeys(run.settings.get("seed", "") for run in row.runs)
+    return [] if "seed" in row.settings else sorted(filter(None, seeds), key=number)
+
+
 def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     """Return the lines of the printed leaderboard."""
     metrics = [metric for metric in SHOWN if any(row.values(metric) for row in rows)]
@@ -85,19 +91,22 @@ def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     for rank, row in enumerate(rows, start=1):
         line = ["" if row.score is None else str(rank)]
         line += [short(row.settings.get(key, "")) for key in keys]
-        said = " ".join(run.number for run in row.runs if not run.failed)
+        said = _numbers(run for run in row.runs if not run.failed)
         if said:
             line += [spread(row.values(metric), ".3f") for metric in metrics]
             line.append(spread(row.values("seconds"), ".1f"))
         if row.failures:
             said += ", failed: " if said else "failed: "
-            said += " ".join(run.number for run in row.runs if run.failed)
-            said += f" ({row.failures[0]})"
+            said += f"{_numbers(run for run in row.runs if run.failed)} ({row.failures[0]})"
         lines.append([*line, said])
     # The last cell of a line may be of any length.
     columns = zip_longest(*(line[:-1] for line in lines), fillvalue="")
     widths = [max(map(len, column)) for column in columns]
     return ["  ".join(map(str.ljust, line, [*widths, 0])).rstrip() for line in lines]
+
+
+def _numbers(runs: Iterable[Run]) -> str:
+    return " ".join(dict.fromkeys(run.number for run in runs))  # once, whatever its seeds
 
 
 def number(text: str) -> float:

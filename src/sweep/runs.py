@@ -6,17 +6,19 @@ they leave in their folders.
 
 import json
 import logging
+import os
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from src.config import FLAT, Config, read_settings, typed
 from src.errors import UserError
-from src.run import files
-from src.sweep.leaderboard import Run, ranked, swept_keys, table, write_csvs
+from src.run import files, process
+from src.sweep.leaderboard import Run, ranked, repetitions, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
 
@@ -58,38 +60,59 @@ def run_of_sweep(
             if read_settings(folder) != config.pick(FLAT):
                 for path in (path for pattern in OTHERS for path in folder.glob(pattern)):
                     path.unlink()
-                shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+                for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
+                    shutil.rmtree(path, ignore_errors=True)
             elif status == files.FINISHED:
-                print(f"\t#{number} : done before", flush=True)
+                _say(folder, number, "done before")
                 return numbers.get(files.SCORE)
             score = train(config, folder)
             seconds = files.read_metrics(folder)[1]["seconds"]
         except Exception as error:  # whatever it is, it is this run's failure
             reason = " ".join(str(error).split()) or type(error).__name__
             log.info(f"Failed: {reason}")
-            print(f"\t#{number} : failed: {reason}", flush=True)
             with suppress(UserError):  # a full disk, again
-                status, numbers, _ = files.read_metrics(folder)
-                failed = files.DIVERGED if status == files.DIVERGED else files.FAILED
-                files.write_metrics(folder, failed, numbers, reason)
+                files.write_failure(folder, reason)
+            _say(folder, number, f"failed: {reason}")
             if not isinstance(error, UserError | OSError):
                 raise  # a bug: it is shown where it is
             return 0.0  # a search is to keep away from there
     shown = "done" if score is None else f"validation balanced accuracy {score:.4f}"
-    print(f"\t#{number} : {shown}, {seconds:.1f} s", flush=True)
+    _say(folder, number, f"{shown}, {seconds:.1f} s")
     return score
+
+
+def _say(folder: Path, number: int, how: str) -> None:
+    """Print how a run has ended, how many are left, and when these will be done."""
+    runs, _, since = os.environ.get(process.PLAN, "").partition(" ")
+    begun, now = float(since or "inf"), time.time()
+    noted = [file for file in folder.parent.glob(f"*/{RAN}") if file.stat().st_mtime >= begun]
+    ended = [end.stat().st_mtime for file in noted if (end := file.with_name(files.FILE)).exists()]
+    left, new = int(runs or 0) - len(ended), sum(end >= begun for end in ended)
+    if left > 0:
+        how += f"; {left} left"
+        if new:
+            until = time.localtime(now + left * (now - begun) / new)
+            how += f", until {time.strftime('%H:%M:%S', until)}"
+    print(f"\t#{number} : {how}", flush=True)
 
 
 def read_runs(sweep: Path) -> list[Run]:
     """Return the runs of a sweep that ended, failed ones too, in the order of their numbers."""
+    files_of = sweep.glob(f"**/{RAN}")
+    runs = [run for file in files_of for run in read_run(file.parent, sweep, _typed_in(file))]
+    return sorted(runs, key=lambda run: (len(run.number), run.name))
+
+
+def read_run(folder: Path, above: Path, settings: dict[str, str]) -> list[Run]:
+    """Return a run that ended; of several seeds, those that did."""
     runs = []
-    for file in sweep.glob(f"**/{RAN}"):
-        status, numbers, reason = files.read_metrics(file.parent)
+    for part in sorted(folder.glob(files.PARTS)) or [folder]:
+        status, numbers, reason = files.read_metrics(part)
         failed = (reason or status) if status in (files.FAILED, files.DIVERGED) else ""
         if failed or status in (files.FINISHED, files.STOPPED):
-            name = file.parent.relative_to(sweep).as_posix()
-            runs.append(Run(name, _typed_in(file), {} if failed else numbers, failed))
-    return sorted(runs, key=lambda run: (len(run.number), run.name))
+            name = part.relative_to(above).as_posix()
+            runs.append(Run(name, settings, {} if failed else numbers, failed))
+    return runs
 
 
 def _typed_in(file: Path) -> dict[str, str]:
@@ -119,7 +142,10 @@ def finish_sweep(folder: Path, status: int) -> int:
         if rows[0].score is not None:
             best = rows[0].settings
             words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
-            words += ["hydra.mode=RUN"] if "experiment" in best else []  # it may ask for a sweep
+            if seeds := repetitions(rows[0]):
+                words += ["-m", f"seed={','.join(seeds)}"]
+            elif "experiment" in best:
+                words += ["hydra.mode=RUN"]  # it may ask for a sweep
             print(f"Best settings  {shlex.join([*TRAIN, *words])}")
             print(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
         print(f"Leaderboard    {folder}/leaderboard.*")
