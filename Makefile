@@ -38,6 +38,7 @@ bench: setup
 	$(BIN)/python -m benchmarks.sweep
 	$(BIN)/python -m benchmarks.predict
 	$(BIN)/python -m benchmarks.batched
+	$(BIN)/python -m benchmarks.best
 
 accuracy: setup
 	$(BIN)/python -m benchmarks.accuracy
