@@ -590,6 +590,22 @@ def test_a_sweep_has_its_folder_alone_and_its_workers_end_with_it(tmp_path: Path
         process.communicate(timeout=10)
 
 
+def test_ctrl_c_lets_workers_end_in_order(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["hidden=8,9,10", "iterations=100000000", "print_every=1000", "hydra.launcher.n_jobs=2"]
+    begun = "sweep/1-*/checkpoints/last.ckpt"
+    process = start_train(
+        "-m", *words, "val_every=10000", "hydra.sweep.dir=sweep", cwd=tmp_path, until=begun
+    )
+    process.send_signal(signal.SIGINT)
+    printed, complained = process.communicate(timeout=30)
+    assert (process.returncode, complained) == (130, "")
+    assert "Interrupted; runs done: 0" in printed
+    runs = [run_of(tmp_path / "sweep", number) for number in range(2)]
+    assert [read_metrics(run)[0] for run in runs] == ["interrupted"] * 2
+    assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
+
+
 def test_two_workers_measure_what_one_does(swept: Swept) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=parallel"]

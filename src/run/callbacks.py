@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Progress(Callback):
         self.seconds = 0.0
         """Spent drawing them and training on them; no validation, no checkpoint."""
         self._since = 0.0
+        if process.is_worker():  # its own lock would outlive a worker that is killed
+            tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
     @property

@@ -5,6 +5,7 @@ import logging
 import multiprocessing
 import signal
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,9 +35,14 @@ class Wish:
         Raises:
             KeyboardInterrupt: to end.
         """
-        at_once = self.signum or not self.awaited
-        self.signum = signum
-        if at_once:
+        first, self.signum = not self.signum, signum
+        if is_worker():  # a run ends soon, and whoever started it does not wait for long
+            return
+        if not (first and self.awaited):
+            workers = multiprocessing.active_children() if first else []
+            for worker in workers:
+                worker.terminate()
+            time.sleep(2 if workers else 0)  # joblib kills them next
             raise KeyboardInterrupt
 
     def listen(self) -> dict[int, Any]:

@@ -52,6 +52,8 @@ def run_of_sweep(
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a full disk is told once
+    if process.WISH.signum:
+        raise KeyboardInterrupt  # the one before was to end
     with files.lock(folder):
         try:
             files.write_bytes(folder / RAN, json.dumps(list(overrides)).encode())
