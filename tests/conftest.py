@@ -1,6 +1,7 @@
 """What several rooms' tests need: a small corpus, and the program run as a user runs it."""
 
 import json
+import logging
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the workers share few cores
@@ -59,6 +60,14 @@ def make_corpus(folder: Path) -> Path:
 def read_corpus(folder: Path, kind: str = "ascii") -> Corpus:
     """Return all names of a folder, folded to letters of a kind."""
     return read_names(Source(str(folder)), kind).corpus
+
+
+@pytest.fixture(autouse=True)
+def loggers_heard() -> None:
+    """Undo what `hydra/job_logging=disabled` in an earlier test has done to the loggers."""
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("src") and isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 @pytest.fixture

@@ -249,9 +249,8 @@ def test_what_a_training_takes() -> None:
 
 
 def test_the_worst_are_told_before_training(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(findings.log, "disabled", False)  # as by a run without job_logging
     how = write(tmp_path, README=["Ali", "None"], Beta=["Bob", "Ali"])
     with caplog.at_level(logging.WARNING):
         findings.tell_worst(**how)
@@ -267,7 +266,6 @@ def test_the_worst_are_told_before_training(
 def test_of_a_long_list_a_share_of_the_names_is_looked_at(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(findings.log, "disabled", False)
     names = [f"{a}{b}{c}ov" for a in "BDGK" for b in "aeiou" for c in "lmr"]
     how = write(tmp_path, A=[*names, "None"], B=[*names, "Bob"], README=["Cy"])
     size = sum(file.stat().st_size for file in tmp_path.iterdir())

@@ -176,7 +176,7 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
             ["trainer=null"],
             "Config group override must be a string or a list. Got NoneType: trainer=",
         ),
-        (["logger=null"], "or no logger at all: logger=[]"),
+        (["logger=null"], "no logger: logger=[]"),
         (["lr=" + "9" * 5000], "Exceeds the limit (4300 digits) for integer string conversion"),
         (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),

@@ -90,7 +90,8 @@ for words in json.loads(sys.argv[1]):
         if not pid:
             os.dup2(out.fileno(), 1)
             os.dup2(err.fileno(), 2)
-            sys.argv[1:] = ["-m", "hydra/launcher=basic", *words]
+            serial = [] if any("cluster=" in word for word in words) else ["hydra/launcher=basic"]
+            sys.argv[1:] = ["-m", *serial, *words]
             sys.exit(command())
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         out.seek(0)
