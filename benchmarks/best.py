@@ -5,6 +5,7 @@
 Prints what `experiment=best` takes, and its parts, and how fast its model answers a CSV file.
 """
 
+import csv
 import json
 import tempfile
 import time
@@ -40,7 +41,8 @@ def fit_seconds() -> float:
 def answered(folder: Path, names: list[str]) -> tuple[float, float]:
     """Return the wall time and the peak memory of answering a CSV file of names."""
     source, out = folder / "in.csv", folder / "out.csv"
-    source.write_text("\n".join(["name", *names]), encoding="utf-8")
+    with source.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["name"], *([name] for name in names)])
     asked = ("--checkpoint", str(folder / "run"), "--csv", str(source), "--out", str(out))
     usage = measured("-m", "src.predict", *asked, "--force")
     return usage.wall, usage.peak
