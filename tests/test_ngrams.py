@@ -328,7 +328,8 @@ def test_fitted_to_names_it_knows_others_of_their_categories(
     known = NamesDataset({str(c): [name for name, of in pairs[::2] if of == c] for c in range(3)})
     letters, lengths, categories = tensors(pairs[1::2])
     ngrams, again = LetterNgrams(ALPHABET, 3, 4), LetterNgrams(ALPHABET, 3, 4)
-    ngrams.count(*known.__getitems__(range(len(known))))
+    for each in (ngrams, again):
+        each.count(*known.__getitems__(range(len(known))))
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for each in (ngrams, again):

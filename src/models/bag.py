@@ -9,6 +9,7 @@ Shapes: B names of a batch, C categories, F grams that have weights, G grams of 
 """
 
 from collections.abc import Iterable, Sequence
+from threading import Event
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.data.letters import places
-from src.models.ngrams import Found, Tables, descend
+from src.models.ngrams import NEVER, Found, Tables, descend
 
 LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
 """How W is learned: Adam's highest rate; passes over the names, but at least and at most so many
@@ -60,7 +61,12 @@ class BagOfGrams(Tables):
         return _logits(bags, self.weight.to(self.bias.dtype), self.bias)
 
     def fit(
-        self, blocks: Iterable[Sequence[Found]], categories: Tensor, shares: Tensor, seed: int
+        self,
+        blocks: Iterable[Sequence[Found]],
+        categories: Tensor,
+        shares: Tensor,
+        seed: int,
+        stop: Event = NEVER,
     ) -> None:
         """Learn the weights.
 
@@ -69,6 +75,7 @@ class BagOfGrams(Tables):
             categories: their categories, int64 [N].
             shares: of the categories among them [C].
             seed: of the names' order, and of the grams that are dropped.
+            stop: see `descend`.
         """
         parts, n = [], 0
         for found in blocks:
@@ -96,7 +103,7 @@ class BagOfGrams(Tables):
             return F.cross_entropy(_logits((index, x, begins), weight, bias), categories[names])
 
         groups = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
-        descend(groups, LR, (n_steps, size, n), rng, loss)
+        descend(groups, LR, (n_steps, size, n), rng, loss, stop)
         self.weight = weight.detach().to(self.weight)
         self.bias.data = (bias - shares.log()).detach()
 

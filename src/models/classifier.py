@@ -109,7 +109,8 @@ class NameClassifier(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and its schedule if the learning rate changes."""
         weights = [weight for weight in self.network.parameters() if weight.requires_grad]
-        kind = SGD if self.hparams["optimizer"] == "sgd" else partial(AdamW, betas=(0.9, 0.99), fused=True)
+        adamw = partial(AdamW, betas=(0.9, 0.99), fused=True)
+        kind = SGD if self.hparams["optimizer"] == "sgd" else adamw
         optimizer = kind(weights, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"])
         if self.hparams["schedule"] == "constant":
             return optimizer

@@ -4,7 +4,9 @@ Shapes: B names of a batch, L letters of the longest, C categories, F features o
 """
 
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from threading import Event
 from typing import Any
 
 import torch
@@ -170,11 +172,21 @@ class Ngrams(nn.Module):
             shares: of the categories among these names, C of them.
             seed: of what is drawn.
         """
+        everything = names.__getitems__(range(len(names)))
         for ngrams in self.counted:
-            ngrams.fit(names, shares, seed)
+            ngrams.count(*everything)
         order = names.loader().batch_sampler  # the loader itself draws a random number
         blocks = (self._find(*names.__getitems__(lines)[:2]) for lines in order)
-        self.weighed.fit(blocks, names.categories, torch.tensor(shares), seed)
+        fit_bag = partial(self.weighed.fit, blocks, names.categories, torch.tensor(shares), seed)
+        stop = Event()
+        with ThreadPoolExecutor() as pool:  # the three know nothing of each other
+            fits = [pool.submit(each.fit, names, shares, seed, stop) for each in self.counted]
+            fits.append(pool.submit(fit_bag, stop))
+            try:
+                for fit in fits:
+                    fit.result()
+            finally:  # Ctrl-C
+                stop.set()
 
     def _find(self, letters: Tensor, lengths: Tensor) -> list[Found]:
         return [ngrams.find(letters, lengths) for ngrams in self.counted]

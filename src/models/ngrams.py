@@ -25,6 +25,7 @@ N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty 
 from collections import defaultdict
 from collections.abc import Callable
 from itertools import count
+from threading import Event
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,8 +47,17 @@ Loss = Callable[[Tensor], Tensor]
 """Of names, given by their numbers."""
 
 
+NEVER = Event()
+"""That nobody sets."""
+
+
 def descend(
-    groups: Any, lr: float, sizes: tuple[int, int, int], rng: torch.Generator, loss: Loss
+    groups: Any,
+    lr: float,
+    sizes: tuple[int, int, int],
+    rng: torch.Generator,
+    loss: Loss,
+    stop: Event = NEVER,
 ) -> None:
     """Take steps of Adam on names in random order, up to a learning rate, then down to 0.
 
@@ -57,11 +67,14 @@ def descend(
         sizes: how many steps, names of each, names that there are.
         rng: draws the order, pass after pass.
         loss: of names, given by their numbers.
+        stop: set by another thread to end amid it.
     """
     n_steps, size, n_names = sizes
     optimizer = torch.optim.Adam(groups, lr, betas=(0.9, 0.99), fused=True)
     passes = [torch.randperm(n_names, generator=rng) for _ in range(1 + n_steps * size // n_names)]
     for step, names in enumerate(torch.split(torch.cat(passes)[: n_steps * size], size)):
+        if stop.is_set():
+            return
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, 20 * (step + 1) / n_steps) * (1 - step / n_steps)
         optimizer.zero_grad()
@@ -184,17 +197,17 @@ class LetterNgrams(Tables):
         tables = keys, starts, pair % c, counts
         self.set_extra_state(dict(zip(self.tables, tables, strict=True)))
 
-    def fit(self, names: Any, shares: list[float], seed: int) -> None:
-        """Count the grams of training names, then learn how far to trust the counts.
+    def fit(self, names: Any, shares: list[float], seed: int, stop: Event = NEVER) -> None:
+        """Learn how far to trust the counts of training names.
 
         Args:
-            names: a NamesDataset to count and to learn from, as `count` demands.
+            names: a NamesDataset of those counted.
             shares: of the categories among these names, C of them.
             seed: of the order of names that the steps are taken on.
+            stop: see `descend`.
         """
-        everything = names.__getitems__(range(len(names)))
-        self.count(*everything)
-        owners, log_shares = self._owners(*everything), torch.tensor(shares).log()
+        owners = self._owners(*names.__getitems__(range(len(names))))
+        log_shares = torch.tensor(shares).log()
 
         def loss(lines: Tensor) -> Tensor:
             batch = names.__getitems__(lines)
@@ -204,7 +217,8 @@ class LetterNgrams(Tables):
         self.requires_grad_(True)
         size = min(NAMES, 1 + MOST_CELLS // (64 * self.n_categories))  # fewer of many categories
         rng = torch.Generator().manual_seed(seed)
-        descend([{"params": list(self.parameters())}], LR, (STEPS, size, len(names)), rng, loss)
+        groups, sizes = [{"params": list(self.parameters())}], (STEPS, size, len(names))
+        descend(groups, LR, sizes, rng, loss, stop)
         self.requires_grad_(False)
 
     def _owners(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
