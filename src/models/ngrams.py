@@ -40,6 +40,9 @@ LR, STEPS, NAMES = 0.1, 450, 128
 MOST_COUNTS = 2**21
 """Counts that are kept, of the commonest grams: 48 MB of a checkpoint at most."""
 
+MOST_DENSE = 2**24
+"""Counts that are laid out as a table to be looked up at once, zeros included: 64 MB at most."""
+
 _NONE = torch.iinfo(torch.int64).max
 """Above the keys of all grams."""
 
@@ -153,6 +156,7 @@ class LetterNgrams(Tables):
         #     last is _NONE
         # starts [N + 2], int32: where the counts of each row begin among
         # categories and counts, int32 [starts[-1]]; the last row, of what is not known, has none
+        # dense [N + 1, C]: the same counts, if that is not too large; else empty
         with torch.device("cpu"):  # even where the parameters are made on `meta`
             none = torch.empty(0, dtype=torch.int32)
             self.symbols: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
@@ -160,6 +164,7 @@ class LetterNgrams(Tables):
             self.starts: Tensor = nn.Buffer(none.new_zeros(2), persistent=False)
             self.categories: Tensor = nn.Buffer(none, persistent=False)
             self.counts: Tensor = nn.Buffer(none, persistent=False)
+            self.dense: Tensor = nn.Buffer(torch.empty(0, n_categories), persistent=False)
 
     def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
         """Count the grams of the training names, in place of whatever was counted before.
@@ -276,11 +281,13 @@ class LetterNgrams(Tables):
 
     def _counts(self, rows: Tensor) -> Tensor:
         """Return how often each category has some grams, rows [...]: → [..., C]."""
+        if len(self.dense):
+            return self.dense[rows]
         begins = self.starts[rows.flatten()]
         sizes = self.starts[rows.flatten() + 1] - begins
         place = torch.arange(len(sizes), device=rows.device).repeat_interleave(sizes)
         pair = places(begins, sizes)
-        table = self.bias.new_zeros(len(sizes), self.n_categories)
+        table = self.dense.new_zeros(len(sizes), self.n_categories)
         table[place, self.categories[pair].long()] = self.counts[pair].to(table.dtype)
         return table.reshape(*rows.shape, self.n_categories)
 
@@ -328,3 +335,6 @@ class LetterNgrams(Tables):
         good = good and len(starts) == len(self.grams) + 1 and self.grams[-1] == _NONE
         if not (good and ((c >= 0) & (c < self.n_categories) & (self.counts >= 0)).all()):
             raise ValueError("letter counts: out of range")
+        self.dense = self.dense[:0]
+        if len(self.grams) * self.n_categories <= MOST_DENSE:
+            self.dense = self._counts(torch.arange(len(self.grams), device=starts.device))
