@@ -2,7 +2,8 @@
 
     python -m benchmarks.best
 
-Prints what `experiment=best` takes, and its parts, and how fast its model answers a CSV file.
+Prints what `experiment=best` takes, and its parts, and how fast its model answers a CSV file;
+beside that, how fast this machine does the tutorial's loop.
 """
 
 import csv
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import tutorial_loop
 from benchmarks.measure import measured
 from benchmarks.predict import corpus_names
 from src.data.datamodule import NamesDataModule
 from src.data.letters import LONGEST
+from src.data.tables import NAMES
 from src.models.networks import Ngrams
 
-ROWS, LONG_ROWS = 200_000, 20_000
+ROWS, LONG_ROWS, PLAIN = 200_000, 20_000, 5000
 
 
 def row(what: str, value: str, target: str = "") -> None:
@@ -56,6 +59,8 @@ def main() -> None:
         usage = measured("-m", "src.train", *told)
         metrics = json.loads((folder / "run/metrics.json").read_text())
         trained = metrics["iterations"] * 128 / metrics["names_per_second"]
+        plain = tutorial_loop.train(NAMES, PLAIN, tutorial_loop.HIDDEN)["names_per_second"]
+        row("for comparison: the tutorial's plain loop, names/s", f"{plain:,.0f}")
         row("experiment=best, whole command, s", f"{usage.wall:.1f}", "at most 30")
         row("  of these the network's training", f"{trained:.1f}")
         row("  the n-grams' fitting", f"{fit_seconds():.1f}")
