@@ -14,7 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.measure import run_module
+from hydra import compose, initialize_config_dir
+
+from benchmarks.measure import measured, run_module
+from src.config import CONFIGS
 
 HIDDEN = (64, 128, 256)
 GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN))}")
@@ -55,8 +58,22 @@ def grid(folder: Path) -> None:
     row(f"ratio on {os.cpu_count()} cores", f"{(cores + again) / 2 / serial:.2f}×", "at most 0.55×")
 
 
-def many(folder: Path) -> None:
-    """Measure time and memory of many short runs in one process."""
+def composed() -> float:
+    """Return the processor time that Hydra takes to compose a run's settings."""
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        start = time.process_time()
+        for seed in range(10):
+            compose("train", ["iterations=1000", f"seed={seed}"])
+    return (time.process_time() - start) / 10
+
+
+def many(folder: Path, started: float) -> None:
+    """Measure time and memory of many short runs in one process.
+
+    Args:
+        folder: for them.
+        started: what such a process takes beside the runs, processor seconds.
+    """
     command = [sys.executable, "-m", "src.train", "-m", f"hydra.sweep.dir={folder}"]
     start = time.perf_counter()
     words = ("iterations=1000", f"seed=range({JOBS})", SERIAL)
@@ -75,8 +92,9 @@ def many(folder: Path) -> None:
     metrics = [json.loads(file.read_text()) for file in folder.glob("*/metrics.json")]
     training = sum(each["iterations"] / each["names_per_second"] for each in metrics)
     row(f"{len(metrics)} runs of 1,000 iterations, whole command, s", f"{wall:.1f}")
-    beside = (processor - training) / JOBS
+    beside = (processor - training - started) / JOBS
     row("a run, all but its training loop, processor s", f"{beside:.2f}", "at most 0.15")
+    row("  of these Hydra composing its settings, twice", f"{2 * composed():.2f}")
     after_10, after_all = resident[10], resident[JOBS - 1]
     row("resident memory after 10 runs, MiB", f"{after_10:,.0f}")
     row(f"resident memory after {JOBS - 1} runs, MiB", f"{after_all:,.0f}")
@@ -87,10 +105,8 @@ def main() -> None:
     """Measure all of it."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sweep(
-            folder / "warm", "iterations=1000", "seed=0,1", SERIAL
-        )  # has the kernel compiled and cached
-        many(folder / "many")
+        sweep(folder / "warm", "iterations=1000", "seed=0,1", SERIAL)  # has the kernel compiled
+        many(folder / "many", measured("-c", "import src.run.report, src.sweep.runs").processor)
         print()
         grid(folder)
 
