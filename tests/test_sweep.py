@@ -157,6 +157,9 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     lines = swept.ran.stdout.splitlines()
     assert not any("CORRECT" in line or "WRONG" in line for line in lines)  # these are in the logs
     assert "CORRECT" in (run_of(swept.folder, 0) / "train.log").read_text()
+    ends = [line.split()[0] for line in lines if line.startswith("\t#")]
+    assert sorted(ends) == [f"#{number}" for number in range(6)]
+    assert "Joblib" not in swept.ran.stdout
     header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["lr", "val"])
     best = rows_of(swept.folder / "leaderboard.csv")[0]
     first = lines[header + 1].split()
