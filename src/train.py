@@ -140,6 +140,7 @@ def command() -> int:
     files.open_streams()
     HydraConfig.instance().cfg = None  # an earlier command's of this process
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
+    logging.raiseExceptions = False  # nobody reads Hydra's lines any more: `-m … | head`
     status = 0
     with process.WISH.listening():
         try:
@@ -147,7 +148,7 @@ def command() -> int:
         except KeyboardInterrupt:
             status = 128 + (process.WISH.signum or signal.SIGINT)
         except BrokenPipeError:  # `--help | head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            files.drop_output()
         except SystemExit as ended:
             if not isinstance(ended.code, int):  # a message: refused before anything was done
                 raise

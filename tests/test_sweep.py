@@ -410,6 +410,24 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("outputs/sweeps/*/*"))) == 1
 
 
+def test_a_sweep_whose_reader_has_seen_enough(corpus_dir: Path, tmp_path: Path) -> None:
+    """`python -m src.train -m … | head -1`, and once more, when its runs are done."""
+    words = shlex.join(["lr=0.05,0.2", "hydra.sweep.dir=s", *TINY, f"data_dir={corpus_dir}"])
+    for launcher in ("", "hydra/launcher=basic"):
+        ran = subprocess.run(
+            f"{sys.executable} -m src.train -m {words} {launcher} | head -1",
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.stdout.count("\n"), ran.stderr) == (1, "")
+        assert [row["failed"] for row in rows_of(tmp_path / "s/leaderboard.csv")] == ["0", "0"]
+        (tmp_path / "s/leaderboard.csv").unlink()
+
+
 def test_what_failed_or_had_other_settings_or_is_damaged_is_done_again(swept: Swept) -> None:
     again = swept.cwd / "again"
     shutil.copytree(swept.folder, again)
