@@ -775,6 +775,60 @@ def test_runs_become_jobs_of_submitit(corpus_dir: Path, tmp_path: Path) -> None:
     assert len(rows_of(folder / "leaderboard.csv")) == 2
 
 
+SLURM = {
+    # answers, and runs the tasks of the array then, one after the other
+    "sbatch": """#!/bin/bash
+ended=$(dirname "$0")/ended
+touch "$ended"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+export SLURM_ARRAY_JOB_ID=$$ SLURM_JOB_NAME=train SLURM_JOB_NODELIST=node SLURM_JOB_NUM_NODES=1
+export SLURM_NNODES=1 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0
+for task in $(seq 0 "$last"); do
+  SLURM_JOB_ID=$(($$ + task)) SLURM_ARRAY_TASK_ID=$task bash "$1"
+  echo "$$_$task|COMPLETED|node" >> "$ended"
+done > /dev/null 2>&1 &
+echo "Submitted batch job $$"
+""",
+    # --unbuffered --output FILE --error FILE COMMAND
+    "srun": """#!/bin/bash
+log=${3//%A/$SLURM_ARRAY_JOB_ID}
+log=${log//%a/$SLURM_ARRAY_TASK_ID}
+mkdir -p "$(dirname "$log")"
+exec "${@:6}" > "${log//%t/$SLURM_PROCID}" 2>&1
+""",
+    "sacct": """#!/bin/bash
+echo "JobID|State|NodeList"
+cat "$(dirname "$0")/ended"
+""",
+}
+
+
+def test_runs_become_an_array_of_slurm(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM is a few scripts that do, on this machine, what submitit asks of it."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "bin").mkdir()
+    for name, script in SLURM.items():
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    words = ["lr=0.1,0.2", "iterations=20", f"data_dir={corpus_dir}", "cluster=slurm"]
+    for how in ("validation balanced accuracy", "done before"):
+        ran = run_train("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        told = [log.read_text() for log in tmp_path.glob("sweep/.submitit/*/*_0_log.out")]
+        for number, lr in enumerate(("0.1", "0.2")):
+            assert sum(f"\t#{number} : {how}" in log for log in told) == 1
+            run = run_of(tmp_path / "sweep", number)
+            assert run.name == f"{number}-lr_{lr}-iterations_20-data_dir_names-cluster_slurm"
+            assert read_metrics(run)[0] == "finished"
+        rows = {row["lr"]: row for row in rows_of(tmp_path / "sweep/leaderboard.csv")}
+        assert sorted(rows) == ["0.1", "0.2"]
+        assert float(rows["0.2"][SCORE]) == numbers_of(run)[SCORE]
+        (tmp_path / "sweep/leaderboard.csv").unlink()
+
+
 def run_named(name: str, score: float | None, failed: str = "", **settings: str) -> Run:
     numbers = {} if score is None else {SCORE: score, "test/balanced_accuracy": 1 - score}
     return Run(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
