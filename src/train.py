@@ -156,13 +156,19 @@ def command() -> int:
         except Exception as error:
             mendable = isinstance(error, HydraException | UserError | OSError)
             if EVERYTHING or (HydraConfig.initialized() and not mendable):
-                raise  # a bug
+                finish(1)
+                raise  # a bug, or a worker is lost
             print(message(error), file=sys.stderr)
             status = 1
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            from src.sweep.runs import finish_sweep
+        return finish(status)
 
-            return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
+
+def finish(status: int) -> int:
+    """Write the leaderboard, if this is a sweep; return the exit status."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        from src.sweep.runs import finish_sweep
+
+        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
     return status
 
 

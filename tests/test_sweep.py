@@ -628,6 +628,24 @@ def test_ctrl_c_lets_workers_end_in_order(tmp_path: Path) -> None:
     assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_lost_worker_does_not_cost_the_leaderboard(corpus_dir: Path, tmp_path: Path) -> None:
+    """As when the machine runs out of memory."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["iterations=20,100000000", "hydra.launcher.n_jobs=2", f"data_dir={corpus_dir}"]
+    done = "sweep/0-*/metrics.json"
+    process = start_train("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path, until=done)
+    for child in children(process.pid):
+        if b"LokyProcess" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(child, signal.SIGKILL)
+    printed, complained = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "TerminatedWorkerError: " in complained
+    assert printed.splitlines()[-1].startswith("To go on       python -m src.train -m iterations=")
+    (row,) = rows_of(tmp_path / "sweep/leaderboard.csv")
+    assert (row["iterations"], row["failed"]) == ("20", "0")
+
+
 def test_two_workers_measure_what_one_does(swept: Swept) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=parallel"]
