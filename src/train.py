@@ -140,6 +140,7 @@ def command() -> int:
     files.open_streams()
     HydraConfig.instance().cfg = None  # an earlier command's of this process
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
+    logging.raiseExceptions = False  # nobody reads Hydra's lines any more: `-m … | head`
     status = 0
     with process.WISH.listening():
         try:
@@ -147,7 +148,7 @@ def command() -> int:
         except KeyboardInterrupt:
             status = 128 + (process.WISH.signum or signal.SIGINT)
         except BrokenPipeError:  # `--help | head` has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            files.drop_output()
         except SystemExit as ended:
             if not isinstance(ended.code, int):  # a message: refused before anything was done
                 raise
@@ -155,13 +156,19 @@ def command() -> int:
         except Exception as error:
             mendable = isinstance(error, HydraException | UserError | OSError)
             if EVERYTHING or (HydraConfig.initialized() and not mendable):
-                raise  # a bug
+                finish(1)
+                raise  # a bug, or a worker is lost
             print(message(error), file=sys.stderr)
             status = 1
-        if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-            from src.sweep.runs import finish_sweep
+        return finish(status)
 
-            return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
+
+def finish(status: int) -> int:
+    """Write the leaderboard, if this is a sweep; return the exit status."""
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        from src.sweep.runs import finish_sweep
+
+        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
     return status
 
 

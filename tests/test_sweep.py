@@ -157,6 +157,9 @@ def test_what_a_sweep_prints(swept: Swept) -> None:
     lines = swept.ran.stdout.splitlines()
     assert not any("CORRECT" in line or "WRONG" in line for line in lines)  # these are in the logs
     assert "CORRECT" in (run_of(swept.folder, 0) / "train.log").read_text()
+    ends = [line.split()[0] for line in lines if line.startswith("\t#")]
+    assert sorted(ends) == [f"#{number}" for number in range(6)]
+    assert "Joblib" not in swept.ran.stdout
     header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["lr", "val"])
     best = rows_of(swept.folder / "leaderboard.csv")[0]
     first = lines[header + 1].split()
@@ -407,6 +410,24 @@ def test_ctrl_c_keeps_what_is_done_and_the_rest_can_follow(tmp_path: Path) -> No
     assert len(list(tmp_path.glob("outputs/sweeps/*/*"))) == 1
 
 
+def test_a_sweep_whose_reader_has_seen_enough(corpus_dir: Path, tmp_path: Path) -> None:
+    """`python -m src.train -m … | head -1`, and once more, when its runs are done."""
+    words = shlex.join(["lr=0.05,0.2", "hydra.sweep.dir=s", *TINY, f"data_dir={corpus_dir}"])
+    for launcher in ("", "hydra/launcher=basic"):
+        ran = subprocess.run(
+            f"{sys.executable} -m src.train -m {words} {launcher} | head -1",
+            shell=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ran.stdout.count("\n"), ran.stderr) == (1, "")
+        assert [row["failed"] for row in rows_of(tmp_path / "s/leaderboard.csv")] == ["0", "0"]
+        (tmp_path / "s/leaderboard.csv").unlink()
+
+
 def test_what_failed_or_had_other_settings_or_is_damaged_is_done_again(swept: Swept) -> None:
     again = swept.cwd / "again"
     shutil.copytree(swept.folder, again)
@@ -607,6 +628,24 @@ def test_ctrl_c_lets_workers_end_in_order(tmp_path: Path) -> None:
     assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_a_lost_worker_does_not_cost_the_leaderboard(corpus_dir: Path, tmp_path: Path) -> None:
+    """As when the machine runs out of memory."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    words = ["iterations=20,100000000", "hydra.launcher.n_jobs=2", f"data_dir={corpus_dir}"]
+    done = "sweep/0-*/metrics.json"
+    process = start_train("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path, until=done)
+    for child in children(process.pid):
+        if b"LokyProcess" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(child, signal.SIGKILL)
+    printed, complained = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "TerminatedWorkerError: " in complained
+    assert printed.splitlines()[-1].startswith("To go on       python -m src.train -m iterations=")
+    (row,) = rows_of(tmp_path / "sweep/leaderboard.csv")
+    assert (row["iterations"], row["failed"]) == ("20", "0")
+
+
 def test_two_workers_measure_what_one_does(swept: Swept) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     parallel = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=parallel"]
@@ -752,6 +791,60 @@ def test_runs_become_jobs_of_submitit(corpus_dir: Path, tmp_path: Path) -> None:
     assert ran.returncode == 0, ran.stderr
     (folder,) = tmp_path.glob("outputs/sweeps/*/*")
     assert len(rows_of(folder / "leaderboard.csv")) == 2
+
+
+SLURM = {
+    # answers, and runs the tasks of the array then, one after the other
+    "sbatch": """#!/bin/bash
+ended=$(dirname "$0")/ended
+touch "$ended"
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+export SLURM_ARRAY_JOB_ID=$$ SLURM_JOB_NAME=train SLURM_JOB_NODELIST=node SLURM_JOB_NUM_NODES=1
+export SLURM_NNODES=1 SLURM_NODEID=0 SLURM_NTASKS=1 SLURM_PROCID=0 SLURM_LOCALID=0
+for task in $(seq 0 "$last"); do
+  SLURM_JOB_ID=$(($$ + task)) SLURM_ARRAY_TASK_ID=$task bash "$1"
+  echo "$$_$task|COMPLETED|node" >> "$ended"
+done > /dev/null 2>&1 &
+echo "Submitted batch job $$"
+""",
+    # --unbuffered --output FILE --error FILE COMMAND
+    "srun": """#!/bin/bash
+log=${3//%A/$SLURM_ARRAY_JOB_ID}
+log=${log//%a/$SLURM_ARRAY_TASK_ID}
+mkdir -p "$(dirname "$log")"
+exec "${@:6}" > "${log//%t/$SLURM_PROCID}" 2>&1
+""",
+    "sacct": """#!/bin/bash
+echo "JobID|State|NodeList"
+cat "$(dirname "$0")/ended"
+""",
+}
+
+
+def test_runs_become_an_array_of_slurm(
+    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SLURM is a few scripts that do, on this machine, what submitit asks of it."""
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    (tmp_path / "bin").mkdir()
+    for name, script in SLURM.items():
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    words = ["lr=0.1,0.2", "iterations=20", f"data_dir={corpus_dir}", "cluster=slurm"]
+    for how in ("validation balanced accuracy", "done before"):
+        ran = run_train("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        told = [log.read_text() for log in tmp_path.glob("sweep/.submitit/*/*_0_log.out")]
+        for number, lr in enumerate(("0.1", "0.2")):
+            assert sum(f"\t#{number} : {how}" in log for log in told) == 1
+            run = run_of(tmp_path / "sweep", number)
+            assert run.name == f"{number}-lr_{lr}-iterations_20-data_dir_names-cluster_slurm"
+            assert read_metrics(run)[0] == "finished"
+        rows = {row["lr"]: row for row in rows_of(tmp_path / "sweep/leaderboard.csv")}
+        assert sorted(rows) == ["0.1", "0.2"]
+        assert float(rows["0.2"][SCORE]) == numbers_of(run)[SCORE]
+        (tmp_path / "sweep/leaderboard.csv").unlink()
 
 
 def run_named(name: str, score: float | None, failed: str = "", **settings: str) -> Run:

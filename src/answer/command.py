@@ -2,7 +2,6 @@
 
 import csv
 import gc
-import os
 import signal
 import sys
 from argparse import ArgumentParser, Namespace
@@ -15,7 +14,7 @@ import torch
 from src.data.tables import label_of
 from src.errors import UserError
 from src.models.decision import DEFAULT_PRIOR, PRIORS
-from src.run.files import open_streams
+from src.run.files import drop_output, open_streams
 from src.run.process import freeze
 
 
@@ -69,8 +68,3 @@ def run_command(
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\n")
-
-
-def drop_output() -> None:
-    """Let what is still to be printed vanish, so that Python does not complain at its exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -32,6 +32,11 @@ def open_streams() -> None:
             setattr(sys, name, nowhere)
 
 
+def drop_output() -> None:
+    """Let what is still to be printed vanish, so that Python does not complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def without_mark(encoding: str) -> str:
     """Return the encoding to read with, so that UTF-8's byte-order mark is not taken for text."""
     return "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding

@@ -95,7 +95,15 @@ def _say(folder: Path, number: int, how: str) -> None:
         if new:
             until = time.localtime(now + left * (now - begun) / new)
             how += f", until {time.strftime('%H:%M:%S', until)}"
-    print(f"\t#{number} : {how}", flush=True)
+    _tell(f"\t#{number} : {how}")
+
+
+def _tell(text: str) -> None:
+    """Print, for as long as somebody reads it."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # `… | head` has seen enough
+        files.drop_output()
 
 
 def read_runs(sweep: Path) -> list[Run]:
@@ -140,7 +148,7 @@ def finish_sweep(folder: Path, status: int) -> int:
     if runs:
         rows = ranked(runs)
         keys = [key for key in swept_keys(runs) if key != "seed"]
-        print("\n".join(["", *table(rows, keys), ""]))
+        _tell("\n".join(["", *table(rows, keys), ""]))
         if rows[0].score is not None:
             best = rows[0].settings
             words = [f"{key}={value}" for key, value in best.items() if key != "cluster"]
@@ -148,21 +156,21 @@ def finish_sweep(folder: Path, status: int) -> int:
                 words += ["-m", f"seed={','.join(seeds)}"]
             elif "experiment" in best:
                 words += ["hydra.mode=RUN"]  # it may ask for a sweep
-            print(f"Best settings  {shlex.join([*TRAIN, *words])}")
-            print(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
-        print(f"Leaderboard    {folder}/leaderboard.*")
-        print(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}", flush=True)
+            _tell(f"Best settings  {shlex.join([*TRAIN, *words])}")
+            _tell(f"Best run       python -m src.predict --checkpoint {shlex.quote(str(folder))}")
+        _tell(f"Leaderboard    {folder}/leaderboard.*")
+        _tell(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}")
         try:
             write_csvs(folder, rows)
             files.write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
         except (UserError, OSError) as error:
-            print(f"Not written    {error}")
+            _tell(f"Not written    {error}")
             status = status or 1
     if status > 128:
-        print(f"Interrupted; runs done: {len(runs) - failed}")
+        _tell(f"Interrupted; runs done: {len(runs) - failed}")
     if failed:
-        print(f"Runs failed: {failed} of {len(runs)}")
+        _tell(f"Runs failed: {failed} of {len(runs)}")
     if failed or (runs and status) or status > 128:
         words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-        print(f"To go on       {shlex.join([*TRAIN, *words])} {typed('hydra.sweep.dir', folder)}")
+        _tell(f"To go on       {shlex.join([*TRAIN, *words])} {typed('hydra.sweep.dir', folder)}")
     return status or int(failed > 0)
