@@ -378,7 +378,7 @@ def words(overrides: Iterable[str]) -> str:
     said = []
     for override in overrides:
         key, _, value = override.lstrip("+~").partition("=")
-        if key not in ("resume", "logger"):
+        if key not in ("resume", "logger", "cluster"):
             said.append(f"-{key.rpartition('.')[2]}_{value.rstrip('/').rpartition('/')[2]}")
     return re.sub(r"[^A-Za-z0-9._+-]+", "_", "".join(said))[:60].rstrip("._-")
 

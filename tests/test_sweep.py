@@ -839,7 +839,7 @@ def test_runs_become_an_array_of_slurm(
         for number, lr in enumerate(("0.1", "0.2")):
             assert sum(f"\t#{number} : {how}" in log for log in told) == 1
             run = run_of(tmp_path / "sweep", number)
-            assert run.name == f"{number}-lr_{lr}-iterations_20-data_dir_names-cluster_slurm"
+            assert run.name == f"{number}-lr_{lr}-iterations_20-data_dir_names"
             assert read_metrics(run)[0] == "finished"
         rows = {row["lr"]: row for row in rows_of(tmp_path / "sweep/leaderboard.csv")}
         assert sorted(rows) == ["0.1", "0.2"]
