@@ -184,6 +184,8 @@ def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Ans
     return run
 
 
+LONGER = "ngrams=0", "hidden=128", "lr=0.005", "passes=24"
+"""The network alone, as large and as long as in `experiment=names`."""
 ELSEWHERE: dict[str, Callable[[int], tuple[Answers, float]]] = {
     "1–5-gram tf-idf + logistic regression": logistic_regression,
     "n-grams alone": letter_ngrams,
@@ -197,6 +199,7 @@ MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
     "1–5-gram tf-idf + logistic regression": logistic_regression,
     "n-grams alone": letter_ngrams,
     "`experiment=best ngrams=0`": ours("experiment=best", "ngrams=0", priors=PRIORS),
+    f"`experiment=best {' '.join(LONGER)}`": ours("experiment=best", *LONGER, priors=PRIORS),
     "`experiment=best`": ours("experiment=best", priors=PRIORS),
 }
 
