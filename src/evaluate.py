@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+import torch.nn.functional as F
 
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
@@ -14,6 +15,7 @@ from src.data.corpus import Corpus, read_names
 from src.data.split import fingerprint, split_names
 from src.data.tables import Source, shown
 from src.errors import UserError
+from src.models.decision import precision_curve
 from src.run.files import refuse_targets, write_bytes
 
 SIDES = {
@@ -78,13 +80,14 @@ def answer(options: argparse.Namespace) -> None:
         from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
 
         title = f"Guesses on {SIDES[options.split]}, % of each true category"
-        answers = evaluated.targets, evaluated.guesses, evaluated.categories
+        answers = evaluated.targets.numpy(), evaluated.guesses.numpy(), evaluated.categories
         figure = confusion_figure(*answers, title, neighbours=options.neighbours)
         write_bytes(options.plot, as_png(figure))
     if options.plot_coverage:
         from src.run.pictures import as_png, coverage_figure
 
-        figure = coverage_figure(evaluated.curve, f"Answers on {SIDES[options.split]}")
+        curve = precision_curve(evaluated.probabilities, evaluated.targets)
+        figure = coverage_figure(curve.numpy(), f"Answers on {SIDES[options.split]}")
         write_bytes(options.plot_coverage, as_png(figure))
 
 
@@ -126,19 +129,17 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     Raises:
         UserError: if there is none, or a name that it cannot answer.
     """
-    categories = [*model.categories, *(c for c in corpus if c not in model.categories)]
+    categories = [*dict.fromkeys([*model.categories, *corpus])]
     read = {c: sorted({*map(model.letters.read, names)}) for c, names in corpus.items()}
     names = [name for pairs in read.values() for name in pairs]
     if not names:
         raise UserError(f"no names of any category that is asked about: {shown(categories)}")
-    targets = np.array([categories.index(c) for c, pairs in read.items() for _ in pairs])
-    probabilities = model.probabilities(names)
-    if (unanswered := probabilities[:, 0].isnan()).any():
+    targets = [categories.index(c) for c, pairs in read.items() for _ in pairs]
+    p = F.pad(model.probabilities(names), (0, len(categories) - len(model.categories)))
+    if (unanswered := p[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]
         raise UserError(f"{name}: {model.reason(name)}")
-    more = len(categories) - len(model.categories)
-    p = np.pad(probabilities.double().numpy(), ((0, 0), (0, more)))
-    return Evaluated(names, targets, p, categories)
+    return Evaluated(names, torch.tensor(targets), p.double(), categories)
 
 
 if __name__ == "__main__":
