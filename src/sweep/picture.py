@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from src.run.files import SCORE
 from src.sweep.leaderboard import Row, number, short, spread
@@ -83,10 +81,7 @@ def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
         said = spread(row.values(SCORE), ".3f").replace(" ", "\n", 1)
         if row.failures:
             said += f"\n{len(row.failures)} of {len(row.runs)} failed"
-            hatched: Any = {"fill": False, "hatch": "//", "edgecolor": "tab:red", "linewidth": 0}
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **hatched))
-        ground = {"facecolor": "white", "linewidth": 0, "pad": 1} if row.failures else None
-        axes.text(x, y, said.strip(), ha="center", va="center", bbox=ground)
+        axes.text(x, y, said.strip(), ha="center", va="center")
     # pale, for black letters
     image = axes.imshow(means, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
     upright = 90 if max(map(len, _labels(columns))) > 9 else 0
