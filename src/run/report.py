@@ -2,6 +2,7 @@
 
 import logging
 import shlex
+import struct
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -39,6 +40,15 @@ ABOUT_PRIORS = """* the same names under another prior, which says how common ea
   uniform, all equally; corpus, as in the corpus; tempered, in between"""
 
 
+def begin(config: Config, folder: Path) -> None:
+    """Note a run's settings in its folder; what it was before it goes on is no longer so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.remove_parts(folder)
+    (folder / files.FILE).unlink(missing_ok=True)
+    settings = yaml.safe_dump(config.pick(FLAT), sort_keys=False)
+    files.write_bytes(folder / SETTINGS, settings.encode())
+
+
 @dataclass
 class Report:
     """Entered around a training, it says how that ended: in metrics.json, as pictures, in a line.
@@ -68,11 +78,7 @@ class Report:
         if not self.trainer.is_global_zero:
             logging.disable(logging.WARNING)
             return self
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.remove_parts(self.folder)
-        (self.folder / files.FILE).unlink(missing_ok=True)  # of a run before it went on
-        settings = yaml.safe_dump(self.config.pick(FLAT), sort_keys=False)
-        files.write_bytes(self.folder / SETTINGS, settings.encode())
+        begin(self.config, self.folder)
         if not self.trainer.fast_dev_run:
             self.trainer.loggers = self._make_loggers()
         return self
@@ -198,11 +204,8 @@ class TensorBoard(TensorBoardLogger):
     ) -> None:
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         # As it is: add_image would decode it and encode it again.
-        size = {
-            key: int.from_bytes(picture[i : i + 4], "big")
-            for key, i in (("width", 16), ("height", 20))
-        }
-        image = Summary.Image(encoded_image_string=picture, colorspace=4, **size)
+        width, height = struct.unpack_from(">2I", picture, 16)
+        image = Summary.Image(encoded_image_string=picture, width=width, height=height)
         value = Summary.Value(tag="confusion_matrix", image=image)
         self.experiment.file_writer.add_summary(Summary(value=[value]), at)
         self.experiment.add_text("result", indent(result, "    "), at)

@@ -51,9 +51,17 @@ class Row:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
     @property
+    def means(self) -> dict[str, float]:
+        """The mean of each metric; the standard deviation of each score of several runs."""
+        names = dict.fromkeys(name for run in self.runs for name in run.metrics)
+        several = [name for name in names if "/" in name and len(self.values(name)) > 1]
+        deviations = {f"{name}_std": stdev(self.values(name)) for name in several}
+        return {name: mean(self.values(name)) for name in names} | deviations
+
+    @property
     def score(self) -> float | None:
         """The mean validation score, if there is one."""
-        return mean(scores) if (scores := self.values(SCORE)) else None
+        return self.means.get(SCORE)
 
 
 def swept_keys(runs: Sequence[Run]) -> list[str]:
@@ -133,11 +141,7 @@ def write_csvs(folder: Path, rows: Sequence[Row]) -> None:
     lines = []
     for rank, row in enumerate(rows, start=1):
         line: dict[str, Any] = {"rank": "" if row.score is None else rank, **row.settings}
-        for name in dict.fromkeys(name for run in row.runs for name in run.metrics):
-            values = row.values(name)
-            line.setdefault(name, mean(values))  # `iterations` may be a setting, too
-            if len(values) > 1:
-                line[f"{name}_std"] = stdev(values)
+        line |= row.means | row.settings  # `iterations` may be a setting, too
         line |= {"runs": len(row.runs), "failed": len(row.failures)}
         line["reason"] = "; ".join(dict.fromkeys(row.failures))
         line["folders"] = " ".join(run.name for run in row.runs)
