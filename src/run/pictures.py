@@ -19,6 +19,7 @@ MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numb
 MOST_CATEGORIES = 400  # that it shows
 DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
 MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
+Ints = NDArray[np.int64]
 
 
 def as_png(figure: Figure) -> bytes:
@@ -67,11 +68,7 @@ def loss_figure(
 
 
 def confusion_figure(
-    targets: NDArray[np.int64],
-    guesses: NDArray[np.int64],
-    categories: list[str],
-    title: str,
-    neighbours: bool = False,
+    targets: Ints, guesses: Ints, categories: list[str], title: str, neighbours: bool = False
 ) -> Figure:
     """Draw a confusion matrix, true category × guess, as per cent of each true category.
 
@@ -117,7 +114,7 @@ def confusion_figure(
     return figure
 
 
-def by_confusion(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+def by_confusion(shares: NDArray[np.float64]) -> Ints:
     """Return an order of C categories in which those that are confused [C, C] are neighbours.
 
     The order of the second eigenvector of the graph of confusions: where strong ties are short.
