@@ -22,7 +22,6 @@ from src.data.tables import NAME_WORDS, check_decoded, is_called
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
 
-LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
 MEND = "name its --encoding"
 
@@ -70,11 +69,6 @@ def check(options: argparse.Namespace) -> None:
         raise UserError("--plot goes with --explain and one NAME")
     if options.top_k < 1:
         raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
-    for key in ("threshold", "precision"):
-        if (given := getattr(options, key)) and not 0 < given < 1:
-            raise UserError(f"--{key} {given:g}: is not between 0 and 1")
-        if given and options.explain:
-            raise UserError(f"--{key} goes without --explain, which shows what is believed")
     try:
         "".encode(options.encoding)
     except LookupError as error:
@@ -151,10 +145,11 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
         about = "is in one case, and letters=tutorial reads it so; most names it knows are in two"
         print(f"{printable(name)} {about}", file=sys.stderr)
         options.told = True
+    how = options.top_k, options.threshold
     if options.explain:
         for name in names:
             prefixes, beliefs = model.beliefs(name)
-            answers = model.answered(prefixes, beliefs, options.top_k)
+            answers = model.answered(prefixes, beliefs, *how)
             if options.json:
                 steps = [as_json("prefix", *s) for s in zip(prefixes, answers, strict=True)]
                 print(json.dumps({"name": name, "prefixes": steps}, ensure_ascii=False))
@@ -162,7 +157,6 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
                 print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
                 print_table([f"  {prefix}" for prefix in prefixes], answers)
         return
-    how = options.top_k, options.threshold
     answers = model.answered(names, model.probabilities(names), *how)
     if options.json:
         for name, answer in zip(names, answers, strict=True):
@@ -196,8 +190,8 @@ def columns_of(text: str) -> int:
 def plot(model: TrainedModel, name: str, file: Path) -> None:
     """Draw how the belief about one name moves, letter by letter."""
     prefixes, beliefs = model.beliefs(name)
-    if not 1 <= len(prefixes) <= LONGEST_PLOT:
-        raise UserError(f"--plot: {len(prefixes)} letters; 1 to {LONGEST_PLOT} can be drawn")
+    if not prefixes:
+        raise UserError(f"--plot: {printable(name)}: {model.reason(name)}")
     from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
     figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)
