@@ -25,10 +25,10 @@ Ints = NDArray[np.int64]
 def as_png(figure: Figure) -> bytes:
     """Return a figure as a PNG file; a letter that the font lacks is drawn as a box."""
     file = io.BytesIO()
-    quickly = {"compress_level": 1}  # a fifth larger, three times as fast
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=120, pil_kwargs=quickly)
+        # a fifth larger than usual, three times as fast
+        figure.savefig(file, format="png", dpi=120, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
 

@@ -4,7 +4,6 @@ import logging
 import shlex
 import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
@@ -69,7 +68,6 @@ class Report:
 
     def __post_init__(self) -> None:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
-        self.categories: list[str] = self.model.hparams["network"]["categories"]
         self.settings = self.config.pick(HYPERPARAMETERS) | {"iterations": self.whole}
         self.told = self.config.told | {"iterations": self.whole}
 
@@ -121,13 +119,13 @@ class Report:
         if not self.trainer.is_global_zero:
             return metrics
         title = f"Guesses on the {side} names, % of each true category"
-        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.categories
+        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.model.network.categories
         picture = pictures.as_png(pictures.confusion_figure(*answers, title))
         files.write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                logger.log_end(self.settings, self.told, self.model.iteration, picture, result)
+                logger.log_end(self, picture, result)
         log.info(result)
         return metrics
 
@@ -176,7 +174,7 @@ class Report:
             return
         when = f" at iteration {self.model.iteration:,} of {self.whole:,}"
         said = status + (f", {error}" if status == files.DIVERGED else when)
-        n = len(self.categories)
+        n = len(self.model.network.categories)
         if score := self.model.final_scores().get(files.SCORE):
             said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
@@ -199,19 +197,17 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text("settings", text)
         self.experiment.add_custom_scalars(CHARTS)
 
-    def log_end(
-        self, settings: dict[str, Any], told: Iterable[str], at: int, picture: bytes, result: str
-    ) -> None:
+    def log_end(self, report: Report, picture: bytes, result: str) -> None:
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         # As it is: add_image would decode it and encode it again.
         width, height = struct.unpack_from(">2I", picture, 16)
         image = Summary.Image(encoded_image_string=picture, width=width, height=height)
         value = Summary.Value(tag="confusion_matrix", image=image)
-        self.experiment.file_writer.add_summary(Summary(value=[value]), at)
-        self.experiment.add_text("result", indent(result, "    "), at)
-        said = {key: str(v).lower() if isinstance(v, bool) else v for key, v in settings.items()}
-        known = {key: value for key, value in said.items() if value is not None}
-        shown = [key for key in told if key in known][:COLUMNS]
+        self.experiment.file_writer.add_summary(Summary(value=[value]), report.model.iteration)
+        self.experiment.add_text("result", indent(result, "    "), report.model.iteration)
+        known = {key: value for key, value in report.settings.items() if value is not None}
+        known |= {key: str(v).lower() for key, v in known.items() if isinstance(v, bool)}
+        shown = [key for key in report.told if key in known][:COLUMNS]
         about, *row = hparams(known, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
         plugin = about.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)

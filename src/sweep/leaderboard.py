@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -99,17 +98,14 @@ def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     for rank, row in enumerate(rows, start=1):
         line = ["" if row.score is None else str(rank)]
         line += [short(row.settings.get(key, "")) for key in keys]
-        said = _numbers(run for run in row.runs if not run.failed)
-        if said:
-            line += [spread(row.values(metric), ".3f") for metric in metrics]
-            line.append(spread(row.values("seconds"), ".1f"))
+        line += [spread(row.values(metric), ".3f") for metric in metrics]
+        line.append(spread(row.values("seconds"), ".1f"))
+        said = [_numbers(run for run in row.runs if not run.failed)]
         if row.failures:
-            said += ", failed: " if said else "failed: "
-            said += f"{_numbers(run for run in row.runs if run.failed)} ({row.failures[0]})"
-        lines.append([*line, said])
-    # The last cell of a line may be of any length.
-    columns = zip_longest(*(line[:-1] for line in lines), fillvalue="")
-    widths = [max(map(len, column)) for column in columns]
+            failed = _numbers(run for run in row.runs if run.failed)
+            said.append(f"failed: {failed} ({row.failures[0]})")
+        lines.append([*line, ", ".join(filter(None, said))])
+    *widths, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
     return ["  ".join(map(str.ljust, line, [*widths, 0])).rstrip() for line in lines]
 
 

@@ -31,12 +31,15 @@ def repeat(train: Train, config: Config, folder: Path) -> float | None:
     """
     begin(config, folder)
     go_on = f"To go on:\npython -m src.train {typed('resume', folder)}"
+    others = [word for word in config.given if not word.startswith(("seed=", "seeds="))]
     for seed in range(config.seed, config.seed + config.seeds):
         part = folder / files.PARTS.replace("*", str(seed))
         log.info(f"seed={seed}")
         try:
             with files.lock(part):
-                train(_with(config, seed), part)
+                one: Any = replace(config, seed=seed, seeds=1)
+                one.given, one.part = (*others, f"seed={seed}"), True
+                train(one, part)
         except UserError as error:
             log.info(f"Failed: {error}")
             files.write_failure(part, str(error))
@@ -54,10 +57,3 @@ def repeat(train: Train, config: Config, folder: Path) -> float | None:
     if status == files.STOPPED:
         log.info(go_on)
     return row.score
-
-
-def _with(config: Config, seed: int) -> Any:
-    one: Any = replace(config, seed=seed, seeds=1)
-    words = [word for word in config.given if not word.startswith(("seed=", "seeds="))]
-    one.given, one.part = (*words, f"seed={seed}"), True
-    return one
