@@ -43,12 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
         add(f"--{column}-column", metavar="COLUMN", help="of the table: name or number (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
     add("--among", type=command.listed, metavar="A,B,…", help="ask among these categories only")
-    about = "leave out names of other categories, or count them as guessed wrong (refuse them)"
-    add("--unknown", choices=UNKNOWN, help=about)
+    add("--unknown", choices=UNKNOWN, help="leave out or count as wrong other categories (refuse)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    near = "with --plot: put categories beside each other that are confused"
-    add("--neighbours", action="store_true", help=near)
+    add("--neighbours", action="store_true", help="with --plot: what is confused side by side")
     add("--plot-coverage", type=Path, metavar="FILE.png", help="draw precision over coverage")
     return parser
 

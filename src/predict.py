@@ -39,10 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)")
     add("--among", type=command.listed, metavar="A,B,…", help="answer among these categories only")
     either = parser.add_mutually_exclusive_group().add_argument
-    about = "answer unknown where the best probability is below P"
-    either("--threshold", type=float, default=0.0, metavar="P", help=about)
-    about = "the same, below the threshold with this share of right answers in validation"
-    either("--precision", type=float, metavar="P", help=about)
+    either("--threshold", type=float, default=0.0, metavar="P", help="unknown below probability P")
+    either("--precision", type=float, metavar="P", help="threshold of this precision in validation")
     add("--json", action="store_true", help="print JSON Lines, for programs")
     add("--explain", action="store_true", help="show the belief letter by letter")
     add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")

@@ -73,12 +73,11 @@ class Report:
 
     def __enter__(self) -> "Report":
         """Note the settings; make the loggers."""
-        if not self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
+            begin(self.config, self.folder)
+            self.trainer.loggers = [] if self.trainer.fast_dev_run else self._make_loggers()
+        else:
             logging.disable(logging.WARNING)
-            return self
-        begin(self.config, self.folder)
-        if not self.trainer.fast_dev_run:
-            self.trainer.loggers = self._make_loggers()
         return self
 
     def _make_loggers(self) -> list[Logger]:

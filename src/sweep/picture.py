@@ -47,13 +47,12 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
     labels = _values(key, rows)
     scores: list[list[float]] = [[] for _ in labels]
     for row in rows:
-        place = labels.index(row.settings.get(key, ""))
-        scores[place] += row.values(SCORE)
+        place, values = labels.index(row.settings.get(key, "")), row.values(SCORE)
+        scores[place] += values
+        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
         if row.failures:
             # x is data; y goes from 0, the bottom, to 1
             axes.plot(place, 0.04, "x", color="tab:red", transform=axes.get_xaxis_transform())
-    for place, values in enumerate(scores):
-        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
     if max(map(len, scores)) > 1:
         means = [mean(values) if values else math.nan for values in scores]
         axes.plot(means, color="tab:blue", marker="_", markersize=14)
@@ -69,8 +68,7 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
 
 def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
     lines, columns = (_values(key, rows) for key in keys)
-    size = 3 + 1.1 * len(columns), 2 + 0.7 * len(lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((3 + 1.1 * len(columns), 2 + 0.7 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(_repetitions(rows), size=10)
     means = [[math.nan] * len(columns) for _ in lines]

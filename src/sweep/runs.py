@@ -81,15 +81,14 @@ def run_of_sweep(
 
 def _say(folder: Path, number: int, how: str) -> None:
     """Print how a run has ended, how many are left, and when these will be done."""
-    runs, _, since = os.environ.get(process.PLAN, "").partition(" ")
-    begun, now = float(since or "inf"), time.time()
+    runs, begun = map(float, os.environ.get(process.PLAN, "0 inf").split())
     noted = [file for file in folder.parent.glob(f"*/{RAN}") if file.stat().st_mtime >= begun]
     ended = [end.stat().st_mtime for file in noted if (end := file.with_name(files.FILE)).exists()]
-    left, new = int(runs or 0) - len(ended), sum(end >= begun for end in ended)
+    left, new = int(runs) - len(ended), sum(end >= begun for end in ended)
     if left > 0:
         how += f"; {left} left"
         if new:
-            until = time.localtime(now + left * (now - begun) / new)
+            until = time.localtime(time.time() + left * (time.time() - begun) / new)
             how += f", until {time.strftime('%H:%M:%S', until)}"
     print(f"\t#{number} : {how}", flush=True)
 
