@@ -88,20 +88,17 @@ def answer(options: argparse.Namespace) -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
     if options.csv:
         answer_csv(model, options)
-    elif options.names:
-        show(model, options.names, options)
-        if options.plot:
-            plot(model, options.names[0], options.plot)
-    elif sys.stdin.isatty():
-        prompt(model, options)
-    else:
-        for names in piped_lines(options.encoding):
-            show(model, names, options)
-            sys.stdout.flush()
+        return
+    following = typed_names() if sys.stdin.isatty() else piped_lines(options.encoding)
+    for names in [options.names] if options.names else following:
+        show(model, names, options)
+        sys.stdout.flush()
+    if options.plot:
+        plot(model, options.names[0], options.plot)
 
 
-def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
-    """Answer a person, name by name, until `quit` or the end of the input."""
+def typed_names() -> Iterator[list[str]]:
+    """Yield what a person types, name by name, until `quit` or the end of the input."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
     with suppress(ImportError):
         import readline  # from now on input() edits lines; Windows has a way of its own
@@ -111,7 +108,7 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
     try:
         while (name := input("Input: ").strip()) != "quit":
             if name:
-                show(model, [name], options)
+                yield [name]
     except (EOFError, KeyboardInterrupt):
         print()
 

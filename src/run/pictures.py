@@ -3,7 +3,6 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -19,6 +18,7 @@ MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numb
 MOST_CATEGORIES = 400  # that it shows
 DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
 MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
+Curves = dict[str, list[tuple[int, float]]]
 Ints = NDArray[np.int64]
 
 
@@ -32,9 +32,7 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def loss_figure(
-    curves: dict[str, list[tuple[int, float]]], n_categories: int, title: str, end: str, well: bool
-) -> Figure:
+def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: bool) -> Figure:
     """Draw the loss over iterations, beside that of blind guessing.
 
     Args:
@@ -142,16 +140,13 @@ def coverage_figure(curve: NDArray[np.float64], title: str) -> Figure:
     return figure
 
 
-def belief_figure(
-    letters: Sequence[str], probabilities: NDArray[Any], categories: list[str], prior: str
-) -> Figure:
+def belief_figure(name: str, beliefs: NDArray[Any], categories: list[str], prior: str) -> Figure:
     """Draw how the probabilities [L, C], under a prior, move while a name's letters are read."""
-    size = 2 + 0.45 * len(letters), 1 + 0.3 * len(categories)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((2 + 0.45 * len(name), 1 + 0.3 * len(categories)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(letters)), letters)
+    image = axes.imshow(beliefs.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(name)), name)
     axes.set_yticks(range(len(categories)), categories)
-    axes.set(xlabel="letters read so far", title="".join(letters))
+    axes.set(xlabel="letters read so far", title=name)
     figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

@@ -204,8 +204,8 @@ class TensorBoard(TensorBoardLogger):
         value = Summary.Value(tag="confusion_matrix", image=image)
         self.experiment.file_writer.add_summary(Summary(value=[value]), report.model.iteration)
         self.experiment.add_text("result", indent(result, "    "), report.model.iteration)
-        known = {key: value for key, value in report.settings.items() if value is not None}
-        known |= {key: str(v).lower() for key, v in known.items() if isinstance(v, bool)}
+        said = report.settings.items()
+        known = {key: str(v).lower() if isinstance(v, bool) else v for key, v in said}
         shown = [key for key in report.told if key in known][:COLUMNS]
         about, *row = hparams(known, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
         plugin = about.value[0].metadata.plugin_data
@@ -230,8 +230,7 @@ def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
     titles = {"val": "validation", "test": "test"} | {f"test/{p}": f"{p}*" for p in PRIORS}
     columns: dict[str, dict[str, float]] = {}
     for stage, title in titles.items():
-        tags = {name: f"{stage}/{name}" for name in SCORES}
-        column = {name: metrics[tag] for name, tag in tags.items() if tag in metrics}
+        column = {s: metrics[f"{stage}/{s}"] for s in SCORES if f"{stage}/{s}" in metrics}
         as_trained = title[-1] == "*" and column.items() <= columns.get("test", {}).items()
         if column and not as_trained:
             columns[title] = column
