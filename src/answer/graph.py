@@ -45,8 +45,7 @@ def to_onnx(model: TrainedModel) -> bytes:
     lengths = value("lengths", TensorProto.INT64, ["B"], "from 1 to L")
     answer = value("probabilities", TensorProto.FLOAT, ["B", len(model.categories)])
     whole = helper.make_graph(graph.nodes, "names", [letters, lengths], [answer], graph.tensors)
-    operators = [helper.make_opsetid("", OPSET)]
-    file = helper.make_model_gen_version(whole, opset_imports=operators)
+    file = helper.make_model_gen_version(whole, opset_imports=[helper.make_opsetid("", OPSET)])
     values = {k: json.dumps(v, ensure_ascii=False) for k, v in model.described().items()}
     helper.set_model_props(file, values)
     return bytes(file.SerializeToString())
@@ -86,10 +85,9 @@ def _tutorial(graph: _Graph, network: TutorialNetwork) -> str:
     letters = graph.add("Gather", of_letter.T + biases, graph.add("Transpose", "letters"))
     lengths = graph.add("Cast", "lengths", to=TensorProto.INT32)
     of_hidden = F.pad(of_hidden, (0, units - size))  # [H + C, H + C]
-    how: dict[str, Any] = {"activation_alpha": [1.0], "activation_beta": [0.0]}
-    how |= {"activations": ["Affine"], "hidden_size": units}
+    identity: dict[str, Any] = {"activations": ["LeakyRelu"], "activation_alpha": [1.0]}
     read = letters, torch.eye(units)[None], of_hidden[None], "", lengths
-    states = graph.add("RNN", *read, output=1, **how)  # [1, B, H + C]
+    states = graph.add("RNN", *read, output=1, hidden_size=units, **identity)  # [1, B, H + C]
     states = graph.add("Squeeze", states, torch.tensor([0]))
     return graph.add("Gather", states, torch.arange(size, units), axis=1)
 

@@ -36,7 +36,7 @@ def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: b
     """Draw the loss over iterations, beside that of blind guessing.
 
     Args:
-        curves: (iteration, mean loss) of each curve, under its name; the first is the training's.
+        curves: (iteration, mean loss) of each curve, under its name.
         n_categories: to guess among.
         title: above it.
         end: how the run ended.
@@ -54,9 +54,6 @@ def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: b
         label = name if highest < top else f"{name}, ends at {curve[-1][1]:.3g}"
         axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 40 else "", label=label)
     axes.axhline(blind, color="black", linestyle=":", label=f"blind guessing, ln {n_categories}")
-    if not well:
-        iteration, loss = next(iter(curves.values()))[-1]
-        axes.plot(iteration, min(loss, top), "x", color=color, clip_on=False, zorder=3)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc=(-0.02, 0.98), ncols=3, frameon=False, fontsize=9, columnspacing=1.2)

@@ -100,10 +100,9 @@ def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
         line += [short(row.settings.get(key, "")) for key in keys]
         line += [spread(row.values(metric), ".3f") for metric in metrics]
         line.append(spread(row.values("seconds"), ".1f"))
-        said = [_numbers(run for run in row.runs if not run.failed)]
-        if row.failures:
-            failed = _numbers(run for run in row.runs if run.failed)
-            said.append(f"failed: {failed} ({row.failures[0]})")
+        done = _numbers(run for run in row.runs if not run.failed)
+        failed = _numbers(run for run in row.runs if run.failed)
+        said = [done, f"failed: {failed} ({row.failures[0]})" if failed else ""]
         lines.append([*line, ", ".join(filter(None, said))])
     *widths, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
     return ["  ".join(map(str.ljust, line, [*widths, 0])).rstrip() for line in lines]
