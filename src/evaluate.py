@@ -77,9 +77,8 @@ def answer(options: argparse.Namespace) -> None:
     if options.plot:
         from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
 
-        title = f"Guesses on {SIDES[options.split]}, % of each true category"
         answers = evaluated.targets.numpy(), evaluated.guesses.numpy(), evaluated.categories
-        figure = confusion_figure(*answers, title, neighbours=options.neighbours)
+        figure = confusion_figure(*answers, SIDES[options.split], options.neighbours)
         write_bytes(options.plot, as_png(figure))
     if options.plot_coverage:
         from src.run.pictures import as_png, coverage_figure

@@ -63,7 +63,7 @@ def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: b
 
 
 def confusion_figure(
-    targets: Ints, guesses: Ints, categories: list[str], title: str, neighbours: bool = False
+    targets: Ints, guesses: Ints, categories: list[str], names: str, neighbours: bool = False
 ) -> Figure:
     """Draw a confusion matrix, true category × guess, as per cent of each true category.
 
@@ -72,8 +72,8 @@ def confusion_figure(
     Args:
         targets: the true category of each name [N].
         guesses: the guessed one [N].
-        categories: their names, C.
-        title: above it.
+        categories: what these are called, C.
+        names: what the names are.
         neighbours: whether categories that are confused stand beside each other.
     """
     support = np.bincount(targets, minlength=len(categories))
@@ -103,7 +103,7 @@ def confusion_figure(
     axes.set_xticks(range(len(shown)), labels, rotation=90, size=size)
     axes.set_yticks(range(len(shown)), counted, size=size)
     axes.set(xlabel="guess", ylabel="true category, names")
-    axes.set_title(title, size=14, x=1, ha="right")
+    axes.set_title(f"Guesses on {names}, % of each true category", size=14, x=1, ha="right")
     if not few:
         figure.colorbar(colors, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
     return figure

@@ -117,9 +117,8 @@ class Report:
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
-        title = f"Guesses on the {side} names, % of each true category"
         answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.model.network.categories
-        picture = pictures.as_png(pictures.confusion_figure(*answers, title))
+        picture = pictures.as_png(pictures.confusion_figure(*answers, f"the {side} names"))
         files.write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
