@@ -5,7 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
+import torch.nn.functional as F
 
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
@@ -14,6 +15,7 @@ from src.data.corpus import Corpus, read_names
 from src.data.split import fingerprint, split_names
 from src.data.tables import Source, shown
 from src.errors import UserError
+from src.models.decision import precision_curve
 from src.run.files import refuse_targets, write_bytes
 
 SIDES = {
@@ -41,12 +43,10 @@ def make_parser() -> argparse.ArgumentParser:
         add(f"--{column}-column", metavar="COLUMN", help="of the table: name or number (the run's)")
     add("--split", choices=SIDES, default="test", help="which names (test)")
     add("--among", type=command.listed, metavar="A,B,…", help="ask among these categories only")
-    about = "leave out names of other categories, or count them as guessed wrong (refuse them)"
-    add("--unknown", choices=UNKNOWN, help=about)
+    add("--unknown", choices=UNKNOWN, help="leave out or count as wrong other categories (refuse)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    near = "with --plot: put categories beside each other that are confused"
-    add("--neighbours", action="store_true", help=near)
+    add("--neighbours", action="store_true", help="with --plot: what is confused side by side")
     add("--plot-coverage", type=Path, metavar="FILE.png", help="draw precision over coverage")
     return parser
 
@@ -77,14 +77,14 @@ def answer(options: argparse.Namespace) -> None:
     if options.plot:
         from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
 
-        title = f"Guesses on {SIDES[options.split]}, % of each true category"
-        answers = evaluated.targets, evaluated.guesses, evaluated.categories
-        figure = confusion_figure(*answers, title, neighbours=options.neighbours)
+        answers = evaluated.targets.numpy(), evaluated.guesses.numpy(), evaluated.categories
+        figure = confusion_figure(*answers, SIDES[options.split], options.neighbours)
         write_bytes(options.plot, as_png(figure))
     if options.plot_coverage:
         from src.run.pictures import as_png, coverage_figure
 
-        figure = coverage_figure(evaluated.curve, f"Answers on {SIDES[options.split]}")
+        curve = precision_curve(evaluated.probabilities, evaluated.targets)
+        figure = coverage_figure(curve.numpy(), f"Answers on {SIDES[options.split]}")
         write_bytes(options.plot_coverage, as_png(figure))
 
 
@@ -126,19 +126,17 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
     Raises:
         UserError: if there is none, or a name that it cannot answer.
     """
-    categories = [*model.categories, *(c for c in corpus if c not in model.categories)]
+    categories = [*dict.fromkeys([*model.categories, *corpus])]
     read = {c: sorted({*map(model.letters.read, names)}) for c, names in corpus.items()}
     names = [name for pairs in read.values() for name in pairs]
     if not names:
         raise UserError(f"no names of any category that is asked about: {shown(categories)}")
-    targets = np.array([categories.index(c) for c, pairs in read.items() for _ in pairs])
-    probabilities = model.probabilities(names)
-    if (unanswered := probabilities[:, 0].isnan()).any():
+    targets = [categories.index(c) for c, pairs in read.items() for _ in pairs]
+    p = F.pad(model.probabilities(names), (0, len(categories) - len(model.categories)))
+    if (unanswered := p[:, 0].isnan()).any():
         name = names[int(unanswered.nonzero()[0])]
         raise UserError(f"{name}: {model.reason(name)}")
-    more = len(categories) - len(model.categories)
-    p = np.pad(probabilities.double().numpy(), ((0, 0), (0, more)))
-    return Evaluated(names, targets, p, categories)
+    return Evaluated(names, torch.tensor(targets), p.double(), categories)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.letters import fold
@@ -38,29 +36,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 def answer(options: argparse.Namespace) -> None:
     """Write what the options ask for."""
-    writers = {options.html: to_page, options.onnx: to_graph}
-    writers.pop(None, None)
-    if not writers:
+    if not (options.html or options.onnx):
         raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
-    refuse_targets(*writers, force=options.force)
+    refuse_targets(options.html, options.onnx, force=options.force)
     model = load_model(find_checkpoint(options.run or options.checkpoint), options.prior)
-    contents = [write(model) for write in writers.values()]
-    for file, content in zip(writers, contents, strict=True):
+    contents: dict[Path, bytes] = {}
+    if options.html:
+        contents[options.html] = to_page(model)
+    if options.onnx:
+        try:
+            from src.answer.graph import to_onnx  # an extra
+        except ImportError:
+            raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
+        contents[options.onnx] = to_onnx(model)
+    for file, content in contents.items():
         write_bytes(file, content)
         print(f"{file}: {model.about}")
-
-
-def to_graph(model: TrainedModel) -> bytes:
-    """Return the graph; see `to_onnx`.
-
-    Raises:
-        UserError: if there is no ONNX, or no graph of this model.
-    """
-    try:
-        from src.answer.graph import to_onnx  # an extra
-    except ImportError:
-        raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
-    return to_onnx(model)
 
 
 def to_page(model: TrainedModel) -> bytes:
@@ -77,19 +68,13 @@ def to_page(model: TrainedModel) -> bytes:
         symbols = fold(f"q{letter}q", model.letters.kind)[1:-1]  # no mark composes with a q
         if symbols not in ("", letter):
             spelled[symbols] = spelled.get(symbols, "") + letter
-    weights = network.recurrent.rnn.named_parameters()
-    values = model.described() | {
-        "spelled": spelled,
-        "weights": {name: as_base64(weight) for name, weight in weights},
-        "sharpness": model.sharpness,
+    weights = {  # row by row, as little-endian float32
+        name: b64encode(weight.detach().numpy().astype("<f4").tobytes()).decode()
+        for name, weight in network.recurrent.rnn.named_parameters()
     }
-    embedded = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
+    more = {"spelled": spelled, "weights": weights, "sharpness": model.sharpness}
+    embedded = json.dumps(model.described() | more, ensure_ascii=False).replace("<", "\\u003c")
     return PAGE.read_text(encoding="utf-8").replace("{model}", embedded).encode()
-
-
-def as_base64(weight: Tensor) -> str:
-    """Return a tensor's numbers, row by row, as little-endian float32 in base64."""
-    return b64encode(weight.detach().numpy().astype("<f4").tobytes()).decode()
 
 
 if __name__ == "__main__":

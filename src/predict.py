@@ -6,7 +6,6 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 import argparse
 import codecs
 import json
-import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from src.data.tables import NAME_WORDS, check_decoded, is_called
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
 
-LONGEST_PLOT = 60
 WIDEST = 40  # columns for a name in a table
 MEND = "name its --encoding"
 
@@ -41,10 +39,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)")
     add("--among", type=command.listed, metavar="A,B,…", help="answer among these categories only")
     either = parser.add_mutually_exclusive_group().add_argument
-    about = "answer unknown where the best probability is below P"
-    either("--threshold", type=float, default=0.0, metavar="P", help=about)
-    about = "the same, below the threshold with this share of right answers in validation"
-    either("--precision", type=float, metavar="P", help=about)
+    either("--threshold", type=float, default=0.0, metavar="P", help="unknown below probability P")
+    either("--precision", type=float, metavar="P", help="threshold of this precision in validation")
     add("--json", action="store_true", help="print JSON Lines, for programs")
     add("--explain", action="store_true", help="show the belief letter by letter")
     add("--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME")
@@ -64,17 +60,12 @@ def check(options: argparse.Namespace) -> None:
     others = options.names or options.json or options.explain
     if table != [None] * 4 and (others or None in table[:2]):
         raise UserError("--csv and --out go together, without names, --json or --explain")
-    if not re.fullmatch(r'[^"\r\n]', options.delimiter or ","):
+    if len(options.delimiter or ",") != 1:
         raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
     if options.top_k < 1:
         raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
-    for key in ("threshold", "precision"):
-        if (given := getattr(options, key)) and not 0 < given < 1:
-            raise UserError(f"--{key} {given:g}: is not between 0 and 1")
-        if given and options.explain:
-            raise UserError(f"--{key} goes without --explain, which shows what is believed")
     try:
         "".encode(options.encoding)
     except LookupError as error:
@@ -97,20 +88,17 @@ def answer(options: argparse.Namespace) -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
     if options.csv:
         answer_csv(model, options)
-    elif options.names:
-        show(model, options.names, options)
-        if options.plot:
-            plot(model, options.names[0], options.plot)
-    elif sys.stdin.isatty():
-        prompt(model, options)
-    else:
-        for names in piped_lines(options.encoding):
-            show(model, names, options)
-            sys.stdout.flush()
+        return
+    following = typed_names() if sys.stdin.isatty() else piped_lines(options.encoding)
+    for names in [options.names] if options.names else following:
+        show(model, names, options)
+        sys.stdout.flush()
+    if options.plot:
+        plot(model, options.names[0], options.plot)
 
 
-def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
-    """Answer a person, name by name, until `quit` or the end of the input."""
+def typed_names() -> Iterator[list[str]]:
+    """Yield what a person types, name by name, until `quit` or the end of the input."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
     with suppress(ImportError):
         import readline  # from now on input() edits lines; Windows has a way of its own
@@ -120,7 +108,7 @@ def prompt(model: TrainedModel, options: argparse.Namespace) -> None:
     try:
         while (name := input("Input: ").strip()) != "quit":
             if name:
-                show(model, [name], options)
+                yield [name]
     except (EOFError, KeyboardInterrupt):
         print()
 
@@ -151,10 +139,11 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
         about = "is in one case, and letters=tutorial reads it so; most names it knows are in two"
         print(f"{printable(name)} {about}", file=sys.stderr)
         options.told = True
+    how = options.top_k, options.threshold
     if options.explain:
         for name in names:
             prefixes, beliefs = model.beliefs(name)
-            answers = model.answered(prefixes, beliefs, options.top_k)
+            answers = model.answered(prefixes, beliefs, *how)
             if options.json:
                 steps = [as_json("prefix", *s) for s in zip(prefixes, answers, strict=True)]
                 print(json.dumps({"name": name, "prefixes": steps}, ensure_ascii=False))
@@ -162,7 +151,6 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
                 print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
                 print_table([f"  {prefix}" for prefix in prefixes], answers)
         return
-    how = options.top_k, options.threshold
     answers = model.answered(names, model.probabilities(names), *how)
     if options.json:
         for name, answer in zip(names, answers, strict=True):
@@ -196,8 +184,8 @@ def columns_of(text: str) -> int:
 def plot(model: TrainedModel, name: str, file: Path) -> None:
     """Draw how the belief about one name moves, letter by letter."""
     prefixes, beliefs = model.beliefs(name)
-    if not 1 <= len(prefixes) <= LONGEST_PLOT:
-        raise UserError(f"--plot: {len(prefixes)} letters; 1 to {LONGEST_PLOT} can be drawn")
+    if not prefixes:
+        raise UserError(f"--plot: {printable(name)}: {model.reason(name)}")
     from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
     figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)

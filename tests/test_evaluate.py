@@ -27,16 +27,21 @@ Captured = pytest.CaptureFixture[str]
 
 def random_evaluated(n: int = 400, c: int = 5) -> Evaluated:
     rng = np.random.default_rng(0)
-    targets = rng.integers(c, size=n)
+    targets = torch.from_numpy(rng.integers(c, size=n))
     logits = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[targets]
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    probabilities = torch.from_numpy(logits).softmax(dim=1)
     return Evaluated([f"n{i // 2}" for i in range(n)], targets, probabilities, list("ABCDE"))
+
+
+def plain(n: int) -> torch.Tensor:
+    """Return the weighting that counts each of n pairs once."""
+    return torch.ones(1, n, dtype=torch.float64)
 
 
 def test_scores_against_torchmetrics() -> None:
     evaluated = random_evaluated()
-    p, y = torch.from_numpy(evaluated.probabilities), torch.from_numpy(evaluated.targets)
-    ours = {k: v[0] for k, v in scores(evaluated, np.ones((1, 400))).items()}
+    p, y = evaluated.probabilities, evaluated.targets
+    ours = {k: v.item() for k, v in scores(evaluated, plain(400)).items()}
     assert ours == {
         "accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="micro").item()),
         "balanced_accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="macro").item()),
@@ -51,18 +56,18 @@ def test_scores_against_torchmetrics() -> None:
 
 def test_a_weighting_is_the_pairs_repeated() -> None:
     evaluated = random_evaluated(n=30)
-    weights = np.random.default_rng(1).integers(3, size=30)
-    repeated = np.repeat(np.arange(30), weights)
+    weights = torch.from_numpy(np.random.default_rng(1).integers(3, size=30))
+    repeated = torch.arange(30).repeat_interleave(weights)
     again = Evaluated(
         [evaluated.names[i] for i in repeated],
         evaluated.targets[repeated],
         evaluated.probabilities[repeated],
         evaluated.categories,
     )
-    weighted = scores(evaluated, weights[None].astype(float))
-    plain = scores(again, np.ones((1, len(repeated))))
-    assert {k: v[0] for k, v in weighted.items()} == pytest.approx(
-        {k: v[0] for k, v in plain.items()}
+    weighted = scores(evaluated, weights[None].double())
+    expected = scores(again, plain(len(repeated)))
+    assert {k: v.item() for k, v in weighted.items()} == pytest.approx(
+        {k: v.item() for k, v in expected.items()}
     )
 
 
@@ -75,8 +80,9 @@ def test_the_accuracys_interval_is_the_binomials() -> None:
 
 
 def test_the_rest_of_the_report_by_hand() -> None:
-    p = np.array([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]])
-    report = make_report(Evaluated(["a", "b", "c", "a"], np.array([0, 0, 1, 1]), p, list("ABC")))
+    p = torch.tensor([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]]).double()
+    targets = torch.tensor([0, 0, 1, 1])
+    report = make_report(Evaluated(["a", "b", "c", "a"], targets, p, list("ABC")))
     assert report["pairs"] == 4
     assert report["ceiling"] == 3 / 4  # a is A and B
     assert report["majority"] == {"category": "A", "accuracy": 0.5}
@@ -99,22 +105,23 @@ def test_the_rest_of_the_report_by_hand() -> None:
 
 def test_macro_scores_are_of_the_categories_that_are_there() -> None:
     """C is guessed once and never true: it takes from B's recall, and is no category of its own."""
-    p = np.array([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.1, 0, 0.9]])
-    evaluated = Evaluated(list("abcd"), np.array([0, 0, 1, 1]), p, list("ABC"))
-    found = {name: value[0] for name, value in scores(evaluated, np.ones((1, 4))).items()}
+    p = torch.tensor([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.1, 0, 0.9]]).double()
+    evaluated = Evaluated(list("abcd"), torch.tensor([0, 0, 1, 1]), p, list("ABC"))
+    found = {name: value.item() for name, value in scores(evaluated, plain(4)).items()}
     assert found["balanced_accuracy"] == (1 + 1 / 2) / 2
     assert found["macro_f1"] == pytest.approx((1 + 2 * 1 / (2 + 1)) / 2)
 
 
 def test_few_names_are_marked() -> None:
-    targets = np.repeat([0, 1], [20, 19])
-    evaluated = Evaluated([str(i) for i in range(39)], targets, np.eye(3)[targets], list("ABC"))
+    targets = torch.tensor([0] * 20 + [1] * 19)
+    p = torch.eye(3).double()[targets]
+    evaluated = Evaluated([str(i) for i in range(39)], targets, p, list("ABC"))
     text = as_text(make_report(evaluated))
     assert re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE) == [
         *(("A", "20", ""), ("B", "19", " *"), ("C", "0", "")),
     ]
     assert "\n* fewer than 20 names: " in text
-    alone = Evaluated(["a"] * 20, targets[:20], np.eye(3)[targets[:20]], list("ABC"))
+    alone = Evaluated(["a"] * 20, targets[:20], p[:20], list("ABC"))
     assert "*" not in as_text(make_report(alone))
 
 

@@ -129,6 +129,8 @@ def test_explain(here: Path, capsys: Captured) -> None:
     expected = load_model(here / "a.ckpt").probabilities(["O", "Oz"]).max(dim=1).values
     given = [step["predictions"][0]["probability"] for step in answer["prefixes"]]
     assert given == pytest.approx(expected.tolist(), abs=1e-6)
+    assert ask("--explain", "--threshold=0.99", "Öz") == 0
+    assert capsys.readouterr().out == "Öz\n  O   unknown: below 0.99\n  Oz  unknown: below 0.99\n"
 
 
 def test_plot(here: Path, capsys: Captured) -> None:
@@ -138,8 +140,7 @@ def test_plot(here: Path, capsys: Captured) -> None:
     assert "b.png: exists; --force" in refused(capsys, "--explain", "Sato", "--plot=b.png")
     assert "one NAME" in refused(capsys, "--explain", "a", "b", "--plot=c.png")
     assert "one NAME" in refused(capsys, "a", "--plot=c.png")
-    assert "1 to 60 can be drawn" in refused(capsys, "--explain", "a" * 61, "--plot=c.png")
-    assert "0 letters" in refused(capsys, "--explain", "1", "--plot=c.png")
+    assert "1: no letters I know" in refused(capsys, "--explain", "1", "--plot=c.png")
     assert not (here / "c.png").exists()
 
 
@@ -270,12 +271,12 @@ def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("among", "message"),
     [
-        ("Alpha,beta", "--among: the model knows no category 'beta'; did you mean Beta?"),
-        ("Alpha,Bet", "--among: the model knows no category 'Bet'; did you mean Beta?"),
-        ("Beta,xyz", "knows no category 'xyz'; only 'Alpha', 'Beta', 'Gamma'"),
-        ("Beta,", "knows no category ''; only 'Alpha', 'Beta', 'Gamma'"),
-        ("Beta, Alpha ,Beta", "--among: Beta is named twice"),
+        ("Alpha,beta", "--among: the model knows no category 'beta'; try 'Beta'"),
+        ("Alpha,Bet", "--among: the model knows no category 'Bet'; try 'Beta'"),
+        ("Beta,xyz", "knows no category 'xyz'; try 'Alpha', 'Beta', 'Gamma'"),
+        ("Beta,", "knows no category ''; try 'Alpha', 'Beta', 'Gamma'"),
         ("Beta", "--among: needs two categories"),
+        ("Beta, Beta", "--among: needs two categories"),
         ("", "--among: needs two categories"),
     ],
 )
@@ -309,14 +310,10 @@ def test_below_a_threshold_in_every_way(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--threshold=2"], "--threshold 2: is not between 0 and 1"),
-        (["--threshold=-0.5"], "--threshold -0.5: is not between 0 and 1"),
-        (["--threshold=nan"], "--threshold nan: is not between 0 and 1"),
-        (["--precision=1"], "--precision 1: is not between 0 and 1"),
+        (["--precision=90"], "--precision 90: validation reaches 0.937 at the most"),
         (["--precision=0.99"], "--precision 0.99: validation reaches 0.937 at the most"),
         (["--precision=0.9", "--prior=corpus"], "--precision: a.ckpt holds none; give a --thre"),
         (["--precision=0.9", "--among=A,B"], "holds none among these categories"),
-        (["--threshold=0.5", "--explain"], "--threshold goes without --explain"),
     ],
 )
 def test_a_threshold_that_cannot_be(
@@ -437,7 +434,6 @@ def test_a_table_through_pipes(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The only column need not be named."""
-    limit = csv.field_size_limit()
     pipe(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode())
     assert ask("--csv=-", "--out=-", "--top-k=1") == 0
     printed = capsys.readouterr().out
@@ -449,7 +445,6 @@ def test_a_table_through_pipes(
     pipe(monkeypatch, b"a\nLee\n\nM\xfcller\n")
     line = refused(capsys, "--csv=-", "--out=-")
     assert line.endswith("standard input:4: not utf-8; name its --encoding")
-    assert csv.field_size_limit() == limit  # of the whole process
 
 
 def test_a_category_is_no_formula(here: Path, capsys: Captured) -> None:
@@ -563,7 +558,6 @@ def test_a_full_disk_leaves_nothing(
         ["--column=x", "Jones"],
         ["--delimiter=x", "Jones"],
         ["--csv=in.csv", "--out=o.csv", "--delimiter=ab"],
-        ["--csv=in.csv", "--out=o.csv", '--delimiter="'],
         ["--csv=in.csv", "--column=x", "--out=o.csv", "Jones"],
         ["--csv=in.csv", "--column=x", "--out=o.csv", "--json"],
         ["--encoding=klingon", "Jones"],

@@ -44,8 +44,8 @@ def make_parser(name: str, description: str) -> ArgumentParser:
 
 def listed(text: str) -> list[str]:
     """Return the categories that an option names, cells of a CSV row: one may hold a comma."""
-    row = ",".join(text.splitlines())
-    return [label_of(cell) for cell in next(csv.reader([row], skipinitialspace=True), [])]
+    rows = csv.reader(text.splitlines(), skipinitialspace=True)
+    return [label_of(cell) for row in rows for cell in row]
 
 
 def run_command(

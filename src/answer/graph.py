@@ -5,12 +5,12 @@ H hidden size, D directions, F features of a name, C categories.
 """
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+from torch import Tensor
 
 from src.answer.model import TrainedModel
 from src.errors import UserError
@@ -34,35 +34,27 @@ def to_onnx(model: TrainedModel) -> bytes:
     if model.network.ngrams:
         why = "ONNX has no operator that looks up n-grams in the tables beside the network"
         raise UserError(f"{model.path}: --onnx: {why}; train with ngrams=0")
-    graph, recurrent = _Graph(), model.network.recurrent
-    if isinstance(recurrent, TutorialNetwork):
-        scores = _tutorial(graph, recurrent)
-    else:
-        assert isinstance(recurrent, RecurrentNetwork)
-        scores = _recurrent(graph, recurrent)
-    scores = graph.add("Mul", scores, torch.tensor(model.sharpness))
+    graph, recurrent = _Graph(), cast("Any", model.network.recurrent)
+    build = _tutorial if isinstance(recurrent, TutorialNetwork) else _recurrent
+    scores = graph.add("Mul", build(graph, recurrent), torch.tensor(model.sharpness))
     scores = graph.add("Add", scores, torch.tensor(model.offsets[model.prior]))
     graph.add("Softmax", scores, name="probabilities", axis=1)
     about = "each letter's place in symbols; behind the end of a name that of any"
-    letters = _value("letters", "B", "L", kind=TensorProto.INT64, about=about)
-    lengths = _value("lengths", "B", kind=TensorProto.INT64, about="from 1 to L")
-    closed = graph.close([letters, lengths], _value("probabilities", "B", len(model.categories)))
-    operators = [helper.make_opsetid("", OPSET)]
-    file = helper.make_model_gen_version(closed, opset_imports=operators)
-    values = {k: json.dumps(value, ensure_ascii=False) for k, value in model.described().items()}
+    value = helper.make_tensor_value_info
+    letters = value("letters", TensorProto.INT64, ["B", "L"], about)
+    lengths = value("lengths", TensorProto.INT64, ["B"], "from 1 to L")
+    answer = value("probabilities", TensorProto.FLOAT, ["B", len(model.categories)])
+    whole = helper.make_graph(graph.nodes, "names", [letters, lengths], [answer], graph.tensors)
+    file = helper.make_model_gen_version(whole, opset_imports=[helper.make_opsetid("", OPSET)])
+    values = {k: json.dumps(v, ensure_ascii=False) for k, v in model.described().items()}
     helper.set_model_props(file, values)
     return bytes(file.SerializeToString())
 
 
 class _Graph:
-    """Nodes, and the tensors that they hold.
+    """Nodes, and the tensors that they hold."""
 
-    Args:
-        name: how the names in it begin.
-    """
-
-    def __init__(self, name: str = "") -> None:
-        self.name = name
+    def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.tensors: list[Any] = []
 
@@ -70,61 +62,34 @@ class _Graph:
         self, kind: str, *inputs: str | Tensor, name: str = "", output: int = 0, **how: Any
     ) -> str:
         """Add a node of an operator; return the name of the one output that is used."""
-        name = name or f"{self.name}{kind}_{len(self.nodes)}"
+        name = name or f"{kind}_{len(self.nodes)}"
         names = [each if isinstance(each, str) else self._hold(each) for each in inputs]
         self.nodes.append(helper.make_node(kind, names, [""] * output + [name], name, **how))
         return name
 
     def _hold(self, tensor: Tensor) -> str:
-        name = f"{self.name}tensor_{len(self.tensors)}"
+        name = f"tensor_{len(self.tensors)}"
         self.tensors.append(numpy_helper.from_array(tensor.detach().numpy(), name))
         return name
 
-    def close(self, inputs: Sequence[Any], output: Any) -> Any:
-        """Return it as a graph with inputs and one output."""
-        return helper.make_graph(self.nodes, f"{self.name}names", inputs, [output], self.tensors)
-
-
-def _value(name: str, *shape: str | int, kind: int = TensorProto.FLOAT, about: str = "") -> Any:
-    """Return what describes an input or output."""
-    return helper.make_tensor_value_info(name, kind, shape, about)
-
-
-def _before(graph: _Graph, ends: str) -> str:
-    """Return whether each letter stands before a place of its name [B], as bool [L, B, 1]."""
-    n_letters = graph.add("Gather", graph.add("Shape", "letters"), torch.tensor(1))
-    steps = graph.add("Range", torch.tensor(0), n_letters, torch.tensor(1))  # [L]
-    before = graph.add("Less", graph.add("Unsqueeze", steps, torch.tensor([1])), ends)  # [L, B]
-    return graph.add("Unsqueeze", before, torch.tensor([2]))
-
 
 def _tutorial(graph: _Graph, network: TutorialNetwork) -> str:
-    """Return the scores [B, C] of the hand-written cell, by the sums of `read_names`."""
+    """Return the scores [B, C] of the hand-written cell.
+
+    Without a nonlinearity, its two layers are one of ONNX's: H + C units that read H of them.
+    """
     rnn, size = network.rnn, network.rnn.hidden_size
-
-    def parts(layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        of_letter, of_hidden = torch.split(layer.weight.T, [layer.in_features - size, size])
-        return of_letter + layer.bias, of_hidden.contiguous()
-
-    letter_to_hidden, hidden_to_hidden = parts(rnn.i2h)  # [S, H], [H, H]
-    letter_to_output, hidden_to_output = parts(rnn.i2o)  # [S, C], [H, C]
-    step = _Graph("step_")  # what the loop does at each letter
-    moved = step.add("Gemm", "step_hidden", hidden_to_hidden, "step_letter")
-    step.add("Where", "step_on", moved, "step_hidden", name="step_next")
-    read = _value("step_hidden", "B", size), _value("step_letter", "B", size)
-    on = _value("step_on", "B", 1, kind=TensorProto.BOOL)
-    body = step.close([*read, on], _value("step_next", "B", size))
-    last = graph.add("Sub", "lengths", torch.tensor(1))  # [B]
-    shape = graph.add("Concat", graph.add("Shape", "lengths"), torch.tensor([size]), axis=0)
-    vectors = graph.add("Gather", letter_to_hidden, graph.add("Transpose", "letters"))  # [L, B, H]
-    none, on = graph.add("ConstantOfShape", shape), _before(graph, last)
-    hidden = graph.add("Scan", none, vectors, on, body=body, num_scan_inputs=2)  # [B, H]
-    letters = graph.add("Unsqueeze", last, torch.tensor([1]))
-    letters = graph.add("GatherElements", "letters", letters, axis=1)  # [B, 1], the last ones
-    letters = graph.add("Squeeze", letters, torch.tensor([1]))
-    return graph.add(
-        "Gemm", hidden, hidden_to_output, graph.add("Gather", letter_to_output, letters)
-    )
+    both = torch.cat([rnn.i2h.weight, rnn.i2o.weight])  # [H + C, S + H]
+    of_letter, of_hidden = torch.split(both, [both.shape[1] - size, size], dim=1)
+    units, biases = len(both), torch.cat([rnn.i2h.bias, rnn.i2o.bias])
+    letters = graph.add("Gather", of_letter.T + biases, graph.add("Transpose", "letters"))
+    lengths = graph.add("Cast", "lengths", to=TensorProto.INT32)
+    of_hidden = F.pad(of_hidden, (0, units - size))  # [H + C, H + C]
+    identity: dict[str, Any] = {"activations": ["LeakyRelu"], "activation_alpha": [1.0]}
+    read = letters, torch.eye(units)[None], of_hidden[None], "", lengths
+    states = graph.add("RNN", *read, output=1, hidden_size=units, **identity)  # [1, B, H + C]
+    states = graph.add("Squeeze", states, torch.tensor([0]))
+    return graph.add("Gather", states, torch.arange(size, units), axis=1)
 
 
 def _recurrent(graph: _Graph, network: RecurrentNetwork) -> str:
@@ -152,12 +117,20 @@ def _recurrent(graph: _Graph, network: RecurrentNetwork) -> str:
         states = graph.add("Transpose", states, perm=[1, 0, 2] if last else [0, 2, 1, 3])
         states = graph.add("Reshape", states, torch.tensor([0, -1] if last else [0, 0, -1]))
     if pools:
-        on = _before(graph, "lengths")
-        highest = graph.add("Where", on, states, torch.tensor(-torch.inf))
-        highest = graph.add("ReduceMax", highest, axes=[0], keepdims=0)
-        mean = graph.add("Where", on, states, torch.tensor(0.0))
-        mean = graph.add("ReduceSum", mean, torch.tensor([0]), keepdims=0)
-        n = graph.add("Cast", "lengths", to=TensorProto.FLOAT)
-        mean = graph.add("Div", mean, graph.add("Unsqueeze", n, torch.tensor([1])))
-        states = graph.add("Concat", highest, mean, axis=1)  # [B, F]
+        states = _pooled(graph, states)
     return graph.add("Gemm", states, network.output.weight, network.output.bias, transB=1)
+
+
+def _pooled(graph: _Graph, states: str) -> str:
+    """Return the highest and the mean of each name's states [L, B, D · H]: [B, F]."""
+    n_letters = graph.add("Gather", graph.add("Shape", "letters"), torch.tensor(1))
+    steps = graph.add("Range", torch.tensor(0), n_letters, torch.tensor(1))  # [L]
+    on = graph.add("Less", graph.add("Unsqueeze", steps, torch.tensor([1])), "lengths")  # [L, B]
+    on = graph.add("Unsqueeze", on, torch.tensor([2]))
+    highest = graph.add("Where", on, states, torch.tensor(-torch.inf))
+    highest = graph.add("ReduceMax", highest, axes=[0], keepdims=0)
+    mean = graph.add("Where", on, states, torch.tensor(0.0))
+    mean = graph.add("ReduceSum", mean, torch.tensor([0]), keepdims=0)
+    n = graph.add("Cast", "lengths", to=TensorProto.FLOAT)
+    mean = graph.add("Div", mean, graph.add("Unsqueeze", n, torch.tensor([1])))
+    return graph.add("Concat", highest, mean, axis=1)

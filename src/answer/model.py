@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +67,8 @@ class TrainedModel:
         scores = torch.zeros(len(self.categories)) if shares is None else shares  # [C]
         if not self.decision:
             return {self.prior: scores.tolist()}
-        under = partial(self.decision.log_probabilities, scores[None])
-        return {prior: under(prior)[0].tolist() for prior in PRIORS}
+        under = self.decision.log_probabilities
+        return {prior: under(scores[None], prior)[0].tolist() for prior in PRIORS}
 
     def described(self) -> dict[str, Any]:
         """Return what another program has to know beside the weights, as plain values."""
@@ -124,13 +123,12 @@ class TrainedModel:
 
     @torch.inference_mode()
     def _ask_block(self, names: Sequence[str]) -> Tensor:
-        logp = self.network(*self.letters.pack(names))
+        logp: Tensor = self.network(*self.letters.pack(names))
         if self.decision:
             logp = self.decision.log_probabilities(logp, self.prior)
         if self.chosen is not None:
             logp = logp[:, self.chosen].log_softmax(dim=1)
-        answers: Tensor = logp.exp()
-        return answers
+        return logp.exp()
 
     def best(self, probabilities: Tensor, k: int) -> list[Answer]:
         """Return for each row [B, C] its k likeliest categories and their probabilities.
@@ -190,22 +188,18 @@ def load_model(
     model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
     if prior != DEFAULT_PRIOR and not model.decision:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
-    return model if among is None else _among(model, among)
+    return model if among is None else _among(model, [*dict.fromkeys(among)])
 
 
-def _among(model: TrainedModel, categories: Sequence[str]) -> TrainedModel:
-    known = {category.casefold(): category for category in model.categories}
+def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
     for each in categories:
         if each not in model.categories:
-            near = get_close_matches(each.casefold(), known, 1)
-            meant = f"did you mean {known[near[0]]}?" if near else f"only {shown(model.categories)}"
-            raise UserError(f"--among: the model knows no category {each!r}; {meant}")
-        if categories.count(each) > 1:
-            raise UserError(f"--among: {each} is named twice")
-    if len(categories) < 2:
-        raise UserError("--among: needs two categories; the answer among one is known")
+            near = get_close_matches(each, model.categories, 1) or model.categories
+            raise UserError(f"--among: the model knows no category {each!r}; try {shown(near)}")
     chosen = [model.categories.index(each) for each in categories]
-    return replace(model, categories=[*categories], chosen=chosen)
+    if len(chosen) < 2:
+        raise UserError("--among: needs two categories; the answer among one is known")
+    return replace(model, categories=categories, chosen=chosen)
 
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:

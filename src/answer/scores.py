@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+import torch.nn.functional as F
+from torch import Tensor
 
 from src.models.decision import FEWEST, precision_curve
 
 RESAMPLES = 1000
-COVERAGES = (1, 0.9, 0.75, 0.5, 0.25)
+COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
 BINS = 15
 CONFUSED_PAIRS = 10
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,82 +25,69 @@ class Evaluated:
     """N distinct (name, category) pairs and what the model says of them."""
 
     names: list[str]
-    targets: NDArray[np.int64]  # [N]
-    probabilities: Floats  # [N, C]
+    targets: Tensor  # [N]
+    probabilities: Tensor  # [N, C], float64
     categories: list[str]  # C
 
     @property
-    def guesses(self) -> NDArray[np.int64]:
+    def guesses(self) -> Tensor:
         """The likeliest category of each name [N]."""
-        return np.asarray(self.probabilities.argmax(axis=1))
-
-    @property
-    def curve(self) -> Floats:
-        """Threshold, precision and coverage, the coverage rising [M, 3]."""
-        p, targets = torch.from_numpy(self.probabilities), torch.from_numpy(self.targets)
-        return np.asarray(precision_curve(p, targets).numpy())
+        return self.probabilities.argmax(dim=1)
 
 
-def scores(evaluated: Evaluated, weights: Floats) -> dict[str, Floats]:
+def scores(evaluated: Evaluated, weights: Tensor) -> dict[str, Tensor]:
     """Return each score for R weightings of the pairs [R, N], each [R].
 
     A weighting says how often each pair counts: all ones for the pairs as they are.
     """
-    targets, p, guesses = evaluated.targets, evaluated.probabilities, evaluated.guesses
-    n = weights.sum(axis=1)
-    right = guesses == targets
-    classes = np.arange(len(evaluated.categories))
-    is_it, said_it = targets[:, None] == classes, guesses[:, None] == classes  # [N, C]
-    support, guessed, hits = weights @ is_it, weights @ said_it, weights @ (is_it & said_it)
-    likelihood = p[np.arange(len(targets)), targets]
-    among_top = (p > likelihood[:, None]).sum(axis=1) < 3
-    confidence = p.max(axis=1)
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = (confidence - right)[:, None] * (bins[:, None] == np.arange(BINS))  # [N, bins]
+    targets, p, c = evaluated.targets, evaluated.probabilities, len(evaluated.categories)
+    is_it, said_it = (F.one_hot(each, c).double() for each in (targets, evaluated.guesses))
+    right = is_it * said_it  # [N, C]
+    support, guessed, hits = weights @ is_it, weights @ said_it, weights @ right
+    n = weights.sum(dim=1)
+    likelihood = (p * is_it).sum(dim=1)
+    among_top = ((p > likelihood[:, None]).sum(dim=1) < 3) & (likelihood > 0)
+    confidence = p.max(dim=1).values
+    bins = F.one_hot((confidence * BINS).long().clamp(max=BINS - 1), BINS)
+    gaps = (confidence - right.sum(dim=1))[:, None] * bins  # [N, bins]
+    f1 = 2 * hits / (support + guessed)
     return {
-        "accuracy": weights @ right / n,
-        "balanced_accuracy": mean_ratio(hits, support),
-        "macro_f1": mean_ratio(2 * hits, np.where(support > 0, support + guessed, 0)),
-        "top3_accuracy": weights @ (among_top & (likelihood > 0)) / n,
-        "log_loss": weights @ -np.log(np.maximum(likelihood, 1e-45)) / n,
-        "ece": np.abs(weights @ gaps).sum(axis=1) / n,
+        "accuracy": hits.sum(dim=1) / n,
+        "balanced_accuracy": (hits / support).nanmean(dim=1),  # without names: 0 / 0, which is NaN
+        "macro_f1": f1.where(support > 0, torch.nan).nanmean(dim=1),
+        "top3_accuracy": weights @ among_top.double() / n,
+        "log_loss": weights @ -likelihood.clamp(min=1e-45).log() / n,
+        "ece": (weights @ gaps).abs().sum(dim=1) / n,
     }
-
-
-def mean_ratio(above: Floats, below: Floats) -> Floats:
-    """Return the mean along each row of above / below, counts [R, C], where below is not 0."""
-    return np.asarray((above / below.clip(min=1)).sum(axis=1) / (below > 0).sum(axis=1))
 
 
 def make_report(evaluated: Evaluated) -> dict[str, Any]:
     """Return all there is to say, as plain values."""
-    n = len(evaluated.names)
-    rng = np.random.default_rng(0)
-    drawn = [
-        scores(evaluated, rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES // 10).astype(float))
-        for _ in range(10)  # in ten parts, for the memory
-    ]
+    n, rng = len(evaluated.names), np.random.default_rng(0)
+    drawn: dict[str, list[float]] = defaultdict(list)
+    for _ in range(10):  # in ten parts, for the memory
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES // 10)
+        for name, values in scores(evaluated, torch.from_numpy(weights).double()).items():
+            drawn[name] += values.tolist()
     report: dict[str, Any] = {"pairs": n}
-    for name, (value,) in scores(evaluated, np.ones((1, n))).items():
-        low, high = np.quantile([part[name] for part in drawn], [0.025, 0.975])
-        report[name] = {"value": float(value), "low": float(low), "high": float(high)}
+    for name, value in scores(evaluated, torch.ones(1, n).double()).items():
+        low, high = np.quantile(drawn[name], [0.025, 0.975]).tolist()
+        report[name] = {"value": value.item(), "low": low, "high": high}
     report["ceiling"] = len(set(evaluated.names)) / n
     report["categories"] = category_rows(evaluated)
     most = max(report["categories"], key=lambda row: row["support"])
     report["majority"] = {"category": most["category"], "accuracy": most["support"] / n}
     report["confused"] = confused_pairs(evaluated)
-    curve = evaluated.curve
-    report["coverage"] = [
-        dict(zip(("threshold", "precision", "coverage"), row, strict=True))
-        for row in curve[np.searchsorted(curve[:, 2], COVERAGES)].tolist()
-    ]
+    curve = precision_curve(evaluated.probabilities, evaluated.targets)
+    rows = torch.searchsorted(curve[:, 2].contiguous(), torch.tensor(COVERAGES).double())
+    keys = "threshold", "precision", "coverage"
+    report["coverage"] = [dict(zip(keys, row, strict=True)) for row in curve[rows].tolist()]
     return report
 
 
 def category_rows(evaluated: Evaluated) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and support of each category; None where undefined."""
-    rows = []
-    guesses = evaluated.guesses
+    rows, guesses = [], evaluated.guesses
     for i, category in enumerate(evaluated.categories):
         is_it, said_it = evaluated.targets == i, guesses == i
         hits, support, guessed = (int(x.sum()) for x in (is_it & said_it, is_it, said_it))
@@ -113,15 +99,17 @@ def category_rows(evaluated: Evaluated) -> list[dict[str, Any]]:
 
 def confused_pairs(evaluated: Evaluated) -> list[dict[str, Any]]:
     """Return the most frequent mistakes, each with its three surest examples."""
-    categories, targets, guesses = evaluated.categories, evaluated.targets, evaluated.guesses
+    categories, names = evaluated.categories, evaluated.names
+    targets, guesses = evaluated.targets.tolist(), evaluated.guesses.tolist()
+    surest = evaluated.probabilities.max(dim=1).values.argsort(descending=True, stable=True)
     mistakes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for i in np.argsort(-evaluated.probabilities.max(axis=1), kind="stable"):  # the surest first
+    for i in surest.tolist():
         if guesses[i] != targets[i]:
-            mistakes[categories[targets[i]], categories[guesses[i]]].append(evaluated.names[i])
+            mistakes[categories[targets[i]], categories[guesses[i]]].append(names[i])
     most = sorted(mistakes.items(), key=lambda item: -len(item[1]))[:CONFUSED_PAIRS]
     return [
-        {"category": target, "guess": guess, "count": len(names), "examples": names[:3]}
-        for (target, guess), names in most
+        {"category": target, "guess": guess, "count": len(taken), "examples": taken[:3]}
+        for (target, guess), taken in most
     ]
 
 

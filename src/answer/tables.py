@@ -3,8 +3,7 @@
 import csv
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from src.run.files import written_whole
 STREAM = Path("-")
 """Standard input, or standard output."""
 LONGEST_CELL = 10**8
-"""Letters of a cell, or of a line."""
+"""Letters of a cell, or of a line: more than any has, but not all after a quote never closed."""
 
 
 def answer_csv(model: TrainedModel, options: Namespace) -> None:
@@ -45,17 +44,19 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
     how: Any = {"encoding": options.encoding, "newline": ""}
     if printed:
         sys.stdout.reconfigure(**how, errors="backslashreplace")  # type: ignore[union-attr] # a file
+    csv.field_size_limit(LONGEST_CELL)
     with (
-        ExitStack() as later,
         sys.stdin.buffer if piped else source.open("rb") as file,
         TextIOWrapper(file, options.encoding, "surrogateescape", newline="") as lines,
         nullcontext(sys.stdout) if printed else written_whole(options.out, "w", **how) as rows_out,
         tqdm(total=size, unit="B", unit_scale=True, disable=printed or None) as bar,
     ):
-        # The process's. Any cell, but not all that follows a quote which is never closed.
-        later.callback(csv.field_size_limit, csv.field_size_limit(LONGEST_CELL))
-        rows = checked_rows(lines, where, options.column, options.delimiter, added)
-        header, delimiter = next(rows)
+        lines_in = text_lines(lines, where, "name its --encoding", LONGEST_CELL)
+        rows = cut_rows(lines_in, where, options.delimiter, [options.column])
+        header, _, text, delimiter = next(rows, ([], 0, "", ","))
+        place = place_of(options.column, header, where, "--column")
+        if taken := set(header) & set(added):
+            raise UserError(f"{where}: already has the column {min(taken)}")
         cells: Any = csv.writer(Namespace(write=str), delimiter=delimiter, lineterminator="")
 
         def longer(row: str, more: list[str]) -> str:
@@ -63,35 +64,13 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
             text = row.rstrip("\r\n")
             return f"{text}{delimiter}{cells.writerow(more)}{row[len(text) :]}" if text else row
 
-        rows_out.write(longer(header, added))
-        for chunk in blocks(rows, lambda row: len(row[0]), AT_ONCE, LETTERS_AT_ONCE):
-            names = [name for _, name in chunk]
-            how = options.top_k, options.threshold
-            answers = model.answered(names, model.probabilities(names), *how)
-            for (row, _), (answer, reason) in zip(chunk, answers, strict=True):
+        rows_out.write(longer(text, added))
+        for chunk in blocks(rows, lambda row: len(row[2]), AT_ONCE, LETTERS_AT_ONCE):
+            names = [row[place] if row else "" for row, *_ in chunk]
+            asked = options.top_k, options.threshold
+            answers = model.answered(names, model.probabilities(names), *asked)
+            for (_, _, text, _), (answer, reason) in zip(chunk, answers, strict=True):
                 more = [cell for c, p in answer for cell in (shown[c], f"{p:.6f}")]
                 more += [""] * (2 * options.top_k - len(more)) + [reason]
-                rows_out.write(longer(row, more))
+                rows_out.write(longer(text, more))
             bar.update((file.tell() if file.seekable() else 0) - bar.n)  # a pipe has no position
-
-
-def checked_rows(
-    lines: TextIOWrapper, where: str, column: str | None, delimiter: str | None, added: list[str]
-) -> Iterator[tuple[str, str]]:
-    """Yield the header's text and its delimiter, then each row's text and its cell in the column.
-
-    A text is what was read since the one before, to the letter.
-
-    Raises:
-        UserError: naming the line, if the header has no such column or has one of those `added`,
-            or a row is no row of this table.
-    """
-    text_of = text_lines(lines, where, "name its --encoding", LONGEST_CELL)
-    rows = cut_rows(text_of, where, delimiter, [column])
-    header, _, text, delimiter = next(rows, ([], 0, "", ","))
-    place = place_of(column, header, where, "--column")
-    if taken := set(header) & set(added):
-        raise UserError(f"{where}: already has the column {min(taken)}")
-    yield text, delimiter
-    for cells, _, text, _ in rows:
-        yield text, cells[place] if cells else ""

@@ -3,7 +3,6 @@
 import io
 import math
 import warnings
-from collections.abc import Sequence
 from textwrap import wrap
 from typing import Any
 
@@ -19,25 +18,25 @@ MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numb
 MOST_CATEGORIES = 400  # that it shows
 DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
 MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
+Curves = dict[str, list[tuple[int, float]]]
+Ints = NDArray[np.int64]
 
 
 def as_png(figure: Figure) -> bytes:
     """Return a figure as a PNG file; a letter that the font lacks is drawn as a box."""
     file = io.BytesIO()
-    quickly = {"compress_level": 1}  # a fifth larger, three times as fast
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figure.savefig(file, format="png", dpi=120, pil_kwargs=quickly)
+        # a fifth larger than usual, three times as fast
+        figure.savefig(file, format="png", dpi=120, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
 
-def loss_figure(
-    curves: dict[str, list[tuple[int, float]]], n_categories: int, title: str, end: str, well: bool
-) -> Figure:
+def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: bool) -> Figure:
     """Draw the loss over iterations, beside that of blind guessing.
 
     Args:
-        curves: (iteration, mean loss) of each curve, under its name; the first is the training's.
+        curves: (iteration, mean loss) of each curve, under its name.
         n_categories: to guess among.
         title: above it.
         end: how the run ended.
@@ -55,9 +54,6 @@ def loss_figure(
         label = name if highest < top else f"{name}, ends at {curve[-1][1]:.3g}"
         axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 40 else "", label=label)
     axes.axhline(blind, color="black", linestyle=":", label=f"blind guessing, ln {n_categories}")
-    if not well:
-        iteration, loss = next(iter(curves.values()))[-1]
-        axes.plot(iteration, min(loss, top), "x", color=color, clip_on=False, zorder=3)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc=(-0.02, 0.98), ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
@@ -67,11 +63,7 @@ def loss_figure(
 
 
 def confusion_figure(
-    targets: NDArray[np.int64],
-    guesses: NDArray[np.int64],
-    categories: list[str],
-    title: str,
-    neighbours: bool = False,
+    targets: Ints, guesses: Ints, categories: list[str], names: str, neighbours: bool = False
 ) -> Figure:
     """Draw a confusion matrix, true category × guess, as per cent of each true category.
 
@@ -80,8 +72,8 @@ def confusion_figure(
     Args:
         targets: the true category of each name [N].
         guesses: the guessed one [N].
-        categories: their names, C.
-        title: above it.
+        categories: what these are called, C.
+        names: what the names are.
         neighbours: whether categories that are confused stand beside each other.
     """
     support = np.bincount(targets, minlength=len(categories))
@@ -111,13 +103,13 @@ def confusion_figure(
     axes.set_xticks(range(len(shown)), labels, rotation=90, size=size)
     axes.set_yticks(range(len(shown)), counted, size=size)
     axes.set(xlabel="guess", ylabel="true category, names")
-    axes.set_title(title, size=14, x=1, ha="right")
+    axes.set_title(f"Guesses on {names}, % of each true category", size=14, x=1, ha="right")
     if not few:
         figure.colorbar(colors, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
     return figure
 
 
-def by_confusion(shares: NDArray[np.float64]) -> NDArray[np.int64]:
+def by_confusion(shares: NDArray[np.float64]) -> Ints:
     """Return an order of C categories in which those that are confused [C, C] are neighbours.
 
     The order of the second eigenvector of the graph of confusions: where strong ties are short.
@@ -145,16 +137,13 @@ def coverage_figure(curve: NDArray[np.float64], title: str) -> Figure:
     return figure
 
 
-def belief_figure(
-    letters: Sequence[str], probabilities: NDArray[Any], categories: list[str], prior: str
-) -> Figure:
+def belief_figure(name: str, beliefs: NDArray[Any], categories: list[str], prior: str) -> Figure:
     """Draw how the probabilities [L, C], under a prior, move while a name's letters are read."""
-    size = 2 + 0.45 * len(letters), 1 + 0.3 * len(categories)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((2 + 0.45 * len(name), 1 + 0.3 * len(categories)), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(letters)), letters)
+    image = axes.imshow(beliefs.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(name)), name)
     axes.set_yticks(range(len(categories)), categories)
-    axes.set(xlabel="letters read so far", title="".join(letters))
+    axes.set(xlabel="letters read so far", title=name)
     figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

@@ -2,8 +2,8 @@
 
 import logging
 import shlex
+import struct
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from textwrap import indent
@@ -39,6 +39,15 @@ ABOUT_PRIORS = """* the same names under another prior, which says how common ea
   uniform, all equally; corpus, as in the corpus; tempered, in between"""
 
 
+def begin(config: Config, folder: Path) -> None:
+    """Note a run's settings in its folder; what it was before it goes on is no longer so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files.remove_parts(folder)
+    (folder / files.FILE).unlink(missing_ok=True)
+    settings = yaml.safe_dump(config.pick(FLAT), sort_keys=False)
+    files.write_bytes(folder / SETTINGS, settings.encode())
+
+
 @dataclass
 class Report:
     """Entered around a training, it says how that ended: in metrics.json, as pictures, in a line.
@@ -59,22 +68,16 @@ class Report:
 
     def __post_init__(self) -> None:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
-        self.categories: list[str] = self.model.hparams["network"]["categories"]
         self.settings = self.config.pick(HYPERPARAMETERS) | {"iterations": self.whole}
         self.told = self.config.told | {"iterations": self.whole}
 
     def __enter__(self) -> "Report":
         """Note the settings; make the loggers."""
-        if not self.trainer.is_global_zero:
+        if self.trainer.is_global_zero:
+            begin(self.config, self.folder)
+            self.trainer.loggers = [] if self.trainer.fast_dev_run else self._make_loggers()
+        else:
             logging.disable(logging.WARNING)
-            return self
-        self.folder.mkdir(parents=True, exist_ok=True)
-        files.remove_parts(self.folder)
-        (self.folder / files.FILE).unlink(missing_ok=True)  # of a run before it went on
-        settings = yaml.safe_dump(self.config.pick(FLAT), sort_keys=False)
-        files.write_bytes(self.folder / SETTINGS, settings.encode())
-        if not self.trainer.fast_dev_run:
-            self.trainer.loggers = self._make_loggers()
         return self
 
     def _make_loggers(self) -> list[Logger]:
@@ -114,14 +117,13 @@ class Report:
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
-        title = f"Guesses on the {side} names, % of each true category"
-        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.categories
-        picture = pictures.as_png(pictures.confusion_figure(*answers, title))
+        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.model.network.categories
+        picture = pictures.as_png(pictures.confusion_figure(*answers, f"the {side} names"))
         files.write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
-                logger.log_end(self.settings, self.told, self.model.iteration, picture, result)
+                logger.log_end(self, picture, result)
         log.info(result)
         return metrics
 
@@ -170,7 +172,7 @@ class Report:
             return
         when = f" at iteration {self.model.iteration:,} of {self.whole:,}"
         said = status + (f", {error}" if status == files.DIVERGED else when)
-        n = len(self.categories)
+        n = len(self.model.network.categories)
         if score := self.model.final_scores().get(files.SCORE):
             said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
@@ -193,22 +195,17 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text("settings", text)
         self.experiment.add_custom_scalars(CHARTS)
 
-    def log_end(
-        self, settings: dict[str, Any], told: Iterable[str], at: int, picture: bytes, result: str
-    ) -> None:
+    def log_end(self, report: Report, picture: bytes, result: str) -> None:
         """Show the confusion matrix and the result; make the run's row of the HParams tab."""
         # As it is: add_image would decode it and encode it again.
-        size = {
-            key: int.from_bytes(picture[i : i + 4], "big")
-            for key, i in (("width", 16), ("height", 20))
-        }
-        image = Summary.Image(encoded_image_string=picture, colorspace=4, **size)
+        width, height = struct.unpack_from(">2I", picture, 16)
+        image = Summary.Image(encoded_image_string=picture, width=width, height=height)
         value = Summary.Value(tag="confusion_matrix", image=image)
-        self.experiment.file_writer.add_summary(Summary(value=[value]), at)
-        self.experiment.add_text("result", indent(result, "    "), at)
-        said = {key: str(v).lower() if isinstance(v, bool) else v for key, v in settings.items()}
-        known = {key: value for key, value in said.items() if value is not None}
-        shown = [key for key in told if key in known][:COLUMNS]
+        self.experiment.file_writer.add_summary(Summary(value=[value]), report.model.iteration)
+        self.experiment.add_text("result", indent(result, "    "), report.model.iteration)
+        said = report.settings.items()
+        known = {key: str(v).lower() if isinstance(v, bool) else v for key, v in said}
+        shown = [key for key in report.told if key in known][:COLUMNS]
         about, *row = hparams(known, dict.fromkeys(METRICS, 0.0))  # type: ignore[no-untyped-call]
         plugin = about.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin.content)
@@ -232,8 +229,7 @@ def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
     titles = {"val": "validation", "test": "test"} | {f"test/{p}": f"{p}*" for p in PRIORS}
     columns: dict[str, dict[str, float]] = {}
     for stage, title in titles.items():
-        tags = {name: f"{stage}/{name}" for name in SCORES}
-        column = {name: metrics[tag] for name, tag in tags.items() if tag in metrics}
+        column = {s: metrics[f"{stage}/{s}"] for s in SCORES if f"{stage}/{s}" in metrics}
         as_trained = title[-1] == "*" and column.items() <= columns.get("test", {}).items()
         if column and not as_trained:
             columns[title] = column

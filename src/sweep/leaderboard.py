@@ -4,7 +4,6 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -51,9 +50,17 @@ class Row:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
     @property
+    def means(self) -> dict[str, float]:
+        """The mean of each metric; the standard deviation of each score of several runs."""
+        names = dict.fromkeys(name for run in self.runs for name in run.metrics)
+        several = [name for name in names if "/" in name and len(self.values(name)) > 1]
+        deviations = {f"{name}_std": stdev(self.values(name)) for name in several}
+        return {name: mean(self.values(name)) for name in names} | deviations
+
+    @property
     def score(self) -> float | None:
         """The mean validation score, if there is one."""
-        return mean(scores) if (scores := self.values(SCORE)) else None
+        return self.means.get(SCORE)
 
 
 def swept_keys(runs: Sequence[Run]) -> list[str]:
@@ -91,17 +98,13 @@ def table(rows: Sequence[Row], keys: Sequence[str]) -> list[str]:
     for rank, row in enumerate(rows, start=1):
         line = ["" if row.score is None else str(rank)]
         line += [short(row.settings.get(key, "")) for key in keys]
-        said = _numbers(run for run in row.runs if not run.failed)
-        if said:
-            line += [spread(row.values(metric), ".3f") for metric in metrics]
-            line.append(spread(row.values("seconds"), ".1f"))
-        if row.failures:
-            said += ", failed: " if said else "failed: "
-            said += f"{_numbers(run for run in row.runs if run.failed)} ({row.failures[0]})"
-        lines.append([*line, said])
-    # The last cell of a line may be of any length.
-    columns = zip_longest(*(line[:-1] for line in lines), fillvalue="")
-    widths = [max(map(len, column)) for column in columns]
+        line += [spread(row.values(metric), ".3f") for metric in metrics]
+        line.append(spread(row.values("seconds"), ".1f"))
+        done = _numbers(run for run in row.runs if not run.failed)
+        failed = _numbers(run for run in row.runs if run.failed)
+        said = [done, f"failed: {failed} ({row.failures[0]})" if failed else ""]
+        lines.append([*line, ", ".join(filter(None, said))])
+    *widths, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
     return ["  ".join(map(str.ljust, line, [*widths, 0])).rstrip() for line in lines]
 
 
@@ -133,11 +136,7 @@ def write_csvs(folder: Path, rows: Sequence[Row]) -> None:
     lines = []
     for rank, row in enumerate(rows, start=1):
         line: dict[str, Any] = {"rank": "" if row.score is None else rank, **row.settings}
-        for name in dict.fromkeys(name for run in row.runs for name in run.metrics):
-            values = row.values(name)
-            line.setdefault(name, mean(values))  # `iterations` may be a setting, too
-            if len(values) > 1:
-                line[f"{name}_std"] = stdev(values)
+        line |= row.means | row.settings  # `iterations` may be a setting, too
         line |= {"runs": len(row.runs), "failed": len(row.failures)}
         line["reason"] = "; ".join(dict.fromkeys(row.failures))
         line["folders"] = " ".join(run.name for run in row.runs)

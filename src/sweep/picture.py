@@ -3,11 +3,9 @@
 import math
 from collections.abc import Sequence
 from statistics import mean
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from src.run.files import SCORE
 from src.sweep.leaderboard import Row, number, short, spread
@@ -49,13 +47,12 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
     labels = _values(key, rows)
     scores: list[list[float]] = [[] for _ in labels]
     for row in rows:
-        place = labels.index(row.settings.get(key, ""))
-        scores[place] += row.values(SCORE)
+        place, values = labels.index(row.settings.get(key, "")), row.values(SCORE)
+        scores[place] += values
+        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
         if row.failures:
             # x is data; y goes from 0, the bottom, to 1
             axes.plot(place, 0.04, "x", color="tab:red", transform=axes.get_xaxis_transform())
-    for place, values in enumerate(scores):
-        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
     if max(map(len, scores)) > 1:
         means = [mean(values) if values else math.nan for values in scores]
         axes.plot(means, color="tab:blue", marker="_", markersize=14)
@@ -71,8 +68,7 @@ def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
 
 def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
     lines, columns = (_values(key, rows) for key in keys)
-    size = 3 + 1.1 * len(columns), 2 + 0.7 * len(lines)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure((3 + 1.1 * len(columns), 2 + 0.7 * len(lines)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(_repetitions(rows), size=10)
     means = [[math.nan] * len(columns) for _ in lines]
@@ -83,10 +79,7 @@ def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
         said = spread(row.values(SCORE), ".3f").replace(" ", "\n", 1)
         if row.failures:
             said += f"\n{len(row.failures)} of {len(row.runs)} failed"
-            hatched: Any = {"fill": False, "hatch": "//", "edgecolor": "tab:red", "linewidth": 0}
-            axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, **hatched))
-        ground = {"facecolor": "white", "linewidth": 0, "pad": 1} if row.failures else None
-        axes.text(x, y, said.strip(), ha="center", va="center", bbox=ground)
+        axes.text(x, y, said.strip(), ha="center", va="center")
     # pale, for black letters
     image = axes.imshow(means, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
     upright = 90 if max(map(len, _labels(columns))) > 9 else 0

@@ -11,7 +11,7 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,16 +25,12 @@ log = logging.getLogger(__name__)
 TRAIN = ("python", "-m", "src.train")
 RAN = "overrides.json"
 """In a run's folder: the overrides that it ran with."""
-OTHERS = (files.FILE, "events.out.tfevents.*", "hparams.yaml", "metrics.csv", "*.png")
-"""What a run with other settings may have left there, beside checkpoints; its log stays."""
+Train = Callable[[Config, Path], float | None]
+"""Does a run with these settings in a folder; returns its score."""
 
 
 def run_of_sweep(
-    train: Callable[[Config, Path], float | None],
-    settings: Callable[[], Config],
-    folder: Path,
-    number: int,
-    overrides: Sequence[str],
+    train: Train, settings: Callable[[], Config], folder: Path, number: int, overrides: list[str]
 ) -> float | None:
     """Do one run of a sweep in its folder, unless it is there already; return its score.
 
@@ -56,14 +52,14 @@ def run_of_sweep(
         raise KeyboardInterrupt  # the one before was to end
     with files.lock(folder):
         try:
-            files.write_bytes(folder / RAN, json.dumps(list(overrides)).encode())
+            files.write_bytes(folder / RAN, json.dumps(overrides).encode())
             config = settings()
             status, numbers, _ = files.read_metrics(folder)
             if read_settings(folder) != config.pick(FLAT):
-                for path in (path for pattern in OTHERS for path in folder.glob(pattern)):
-                    path.unlink()
                 for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
                     shutil.rmtree(path, ignore_errors=True)
+                for path in (folder / files.FILE, *folder.glob("*.png")):
+                    path.unlink(missing_ok=True)
             elif status == files.FINISHED:
                 _say(folder, number, "done before")
                 return numbers.get(files.SCORE)
@@ -85,15 +81,14 @@ def run_of_sweep(
 
 def _say(folder: Path, number: int, how: str) -> None:
     """Print how a run has ended, how many are left, and when these will be done."""
-    runs, _, since = os.environ.get(process.PLAN, "").partition(" ")
-    begun, now = float(since or "inf"), time.time()
+    runs, begun = map(float, os.environ.get(process.PLAN, "0 inf").split())
     noted = [file for file in folder.parent.glob(f"*/{RAN}") if file.stat().st_mtime >= begun]
     ended = [end.stat().st_mtime for file in noted if (end := file.with_name(files.FILE)).exists()]
-    left, new = int(runs or 0) - len(ended), sum(end >= begun for end in ended)
+    left, new = int(runs) - len(ended), sum(end >= begun for end in ended)
     if left > 0:
         how += f"; {left} left"
         if new:
-            until = time.localtime(now + left * (now - begun) / new)
+            until = time.localtime(time.time() + left * (time.time() - begun) / new)
             how += f", until {time.strftime('%H:%M:%S', until)}"
     _tell(f"\t#{number} : {how}")
 
