@@ -64,6 +64,9 @@ def check(options: argparse.Namespace) -> None:
         raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
+    for key in ("threshold", "precision"):
+        if (given := getattr(options, key)) and not 0 < given < 1:
+            raise UserError(f"--{key} {given:g}: is not between 0 and 1")
     if options.top_k < 1:
         raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
     try:

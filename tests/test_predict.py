@@ -276,7 +276,7 @@ def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.Mo
         ("Beta,xyz", "knows no category 'xyz'; try 'Alpha', 'Beta', 'Gamma'"),
         ("Beta,", "knows no category ''; try 'Alpha', 'Beta', 'Gamma'"),
         ("Beta", "--among: needs two categories"),
-        ("Beta, Beta", "--among: needs two categories"),
+        ("Beta, Alpha ,Beta", "--among: Beta is named twice"),
         ("", "--among: needs two categories"),
     ],
 )
@@ -310,7 +310,10 @@ def test_below_a_threshold_in_every_way(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--precision=90"], "--precision 90: validation reaches 0.937 at the most"),
+        (["--threshold=2"], "--threshold 2: is not between 0 and 1"),
+        (["--threshold=-0.5"], "--threshold -0.5: is not between 0 and 1"),
+        (["--threshold=nan"], "--threshold nan: is not between 0 and 1"),
+        (["--precision=1"], "--precision 1: is not between 0 and 1"),
         (["--precision=0.99"], "--precision 0.99: validation reaches 0.937 at the most"),
         (["--precision=0.9", "--prior=corpus"], "--precision: a.ckpt holds none; give a --thre"),
         (["--precision=0.9", "--among=A,B"], "holds none among these categories"),

@@ -188,7 +188,7 @@ def load_model(
     model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
     if prior != DEFAULT_PRIOR and not model.decision:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
-    return model if among is None else _among(model, [*dict.fromkeys(among)])
+    return model if among is None else _among(model, list(among))
 
 
 def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
@@ -196,6 +196,8 @@ def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
         if each not in model.categories:
             near = get_close_matches(each, model.categories, 1) or model.categories
             raise UserError(f"--among: the model knows no category {each!r}; try {shown(near)}")
+        if categories.count(each) > 1:
+            raise UserError(f"--among: {each} is named twice")
     chosen = [model.categories.index(each) for each in categories]
     if len(chosen) < 2:
         raise UserError("--among: needs two categories; the answer among one is known")
