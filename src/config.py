@@ -3,10 +3,10 @@
 Imports neither torch nor Lightning, so that a wrong value is answered at once.
 """
 
-import ast
 import inspect
 import re
 import shlex
+from ast import Expr, literal_eval, parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
@@ -31,7 +31,6 @@ from src.errors import UserError
 CONFIGS = Path(__file__).parents[1] / "configs"
 SETTINGS = "config.yaml"
 """In a run's folder: its settings, plain values."""
-LARGEST = 20_000  # bytes of it
 WORK = 2 * 10**8
 """Weights times names trained on at once."""
 
@@ -119,11 +118,9 @@ class Config:
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
     """share of the names held out for the test"""
-    data_dir: str | None = _path(
-        "a folder; null: the names shipped; a file is data_file's", Path.is_dir
-    )
-    """<Category>.txt files, one name a line"""
-    data_file: str | None = _path("a file; null: none; a folder is data_dir's", Path.is_file)
+    data_dir: str | None = _path("a folder, or null; a file is data_file's", Path.is_dir)
+    """<Category>.txt files, one name a line; null: the names shipped"""
+    data_file: str | None = _path("a file, or null; a folder is data_dir's", Path.is_file)
     """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
     name_column: str | None = _column("found if called so, or one of two")
     """of data_file: the names"""
@@ -207,9 +204,8 @@ class Config:
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():
             if given.get(key) not in allowed:
-                why = f"backend={self.backend} batch_size={self.batch_size}"
-                why += f" seeds={self.seeds}" if self.seeds > 1 else ""
-                raise UserError(f"trainer.{key}={given.get(key)} {why}: must be {allowed[-1]}")
+                why = f"backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
+                raise UserError(f"trainer.{key}={given.get(key)}: must be {allowed[-1]} with {why}")
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -321,7 +317,7 @@ def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
 def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    if saved is None or not saved.keys() <= set(FLAT):
+    if not saved or not saved.keys() <= {*FLAT}:
         raise UserError(f"resume={folder}: no run's folder with a whole {SETTINGS} in it")
     for key in FLAT if "experiment" in typed else typed & {*FLAT}:
         had, asked = saved.get(key), settings[key]
@@ -332,45 +328,31 @@ def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     return saved | ({"iterations": settings["iterations"]} if "iterations" in typed else {})
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings that a run wrote into its folder; None if there are none to read."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run wrote into its folder; none if they cannot be read."""
     try:
-        with (folder / SETTINGS).open(encoding="utf-8") as file:
-            content = yaml.safe_load(file.read(LARGEST))
-        plain = all(isinstance(each, str | int | float | None) for each in content.values())
+        return dict(yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")))
     except Exception:  # whatever its content provokes
-        return None
-    return dict(content) if plain else None
+        return {}
 
 
 def meanings() -> dict[str, str]:
     """Return the line under each key of Config."""
-    source: Any = ast.parse(inspect.getsource(Config))
+    source: Any = parse(inspect.getsource(Config))
     pairs = pairwise(source.body[0].body)
-    return {key.target.id: line.value.value for key, line in pairs if _is_key(key, line)}
-
-
-def _is_key(key: ast.stmt, line: ast.stmt) -> bool:
-    return isinstance(key, ast.AnnAssign) and isinstance(line, ast.Expr)
+    return {key.target.id: literal_eval(it.value) for key, it in pairs if isinstance(it, Expr)}
 
 
 def explain(_root_: DictConfig) -> str:
-    """Return a line for each key and its present value, by subject, and the groups' options."""
+    """Return a line for each key and its present value, by subject."""
     lines = []
     for key, meaning in meanings().items():
         value = yaml.safe_dump(OmegaConf.select(_root_, key)).partition("\n")[0]  # as it is typed
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
         lines += [f"\n{SUBJECTS[key]}\n"] if key in SUBJECTS else []
-        lines.append(_entry(f"{key}={value}", f"{meaning} ({allowed})"))
-    lines += ["\nWhole groups of settings, from configs/\n"]
-    for group in ("experiment", "trainer", "logger", "cluster"):
-        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-        lines.append(_entry(f"{group}=", ", ".join(options)))
+        text = f"{f'{key}={value}':<21} {meaning} ({allowed})"
+        lines.append(fill(text, 80, initial_indent="  ", subsequent_indent=" " * 24))
     return "\n".join(lines)
-
-
-def _entry(key: str, text: str) -> str:
-    return fill(f"{key:<21} {text}", 80, initial_indent="  ", subsequent_indent=" " * 24)
 
 
 def words(overrides: Iterable[str]) -> str:

@@ -449,8 +449,8 @@ def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["data_dir=own.csv"], "own.csv: must be a folder; null: the names shipped; a file"),
-        (["data_file=names"], "names: must be a file; null: none; a folder is data_dir's"),
+        (["data_dir=own.csv"], "own.csv: must be a folder, or null; a file is data_file"),
+        (["data_file=names"], "names: must be a file, or null; a folder is data_dir's"),
         (["data_file=gone.csv"], "gone.csv: must be a file"),
         (["data_file=own.xlsx"], "own.xlsx: is not read; save it as CSV"),
         (["data_file=own.csv", "data_dir=names"], "names: give one of them"),

@@ -225,7 +225,7 @@ def test_the_recipes(tmp_path: Path, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder; null: the names shipped"),
+        (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder, or null"),
         (["data_dir=empty"], "data_dir={}/empty: holds no <Category>.txt files"),
         (["data_dir=one"], "data_dir={}/one: holds one category only, Only; needs two"),
         (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
