@@ -304,7 +304,7 @@ def test_sides_as_they_are_given(tmp_path: Path) -> None:
     assert {*train["A"], *val["A"]} == {"Ak", "Al", "Am", "An", "Ax"}
 
     only = write(tmp_path / "c.csv", "name,label,fold\nAnn,A,train\nBob,B,test\n")
-    with pytest.raises(UserError, match=r"^B: none of its names is to train on"):
+    with pytest.raises(UserError, match=r"^B: no name is left to train on"):
         NamesDataModule(data_file=only, split_column="fold")
 
 
