@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from src.data.letters import LONGEST, fold
+from src.data.letters import LONGEST, fold, printable
 from src.data.tables import Row, Source, read_rows
 from src.errors import UserError
 
@@ -97,7 +97,7 @@ def good_rows(
     for row in read_rows(source, say):
         name = fold(row.name, kind)
         if not (row.label and row.label.isprintable()):
-            bad[no_label].append(f"{row.where}: {row.label[:40]!r}")
+            bad[no_label].append(printable(f"{row.where}: {row.label[:40]!r}"))
         elif not name or len(row.name) > LONGEST or CONTROL.search(row.name.strip()):
             bad[no_name].append(f"{row.where}: {row.name[:40]!r}")
         else:
