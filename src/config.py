@@ -59,7 +59,7 @@ TrainerArguments: Any = make_dataclass("Arguments", [(name, Any, None) for name 
 
 
 def _key(allowed: str, ok: Callable[[Any], bool], **needed: Any) -> Any:
-    """Describe a key; `needed` says what the `tutorial` cell or `online` training need it to be."""
+    """Describe a key; `needed` says what `cell=tutorial` or `backend=compiled` need it to be."""
     return field(default=MISSING, metadata={"allowed": allowed, "ok": ok, "needed": needed})
 
 
@@ -102,7 +102,7 @@ class Config:
     """training steps, batch_size names each"""
     passes: float | None = _key("above 0, or null", lambda n: n is None or 0 < n < 10**6)
     """in place of iterations: passes over the names"""
-    batch_size: int = _whole(1, 100_000, online=1)
+    batch_size: int = _whole(1, 100_000, compiled=1)
     """names per training step"""
     seed: int = _whole(0, 2**32 - 1)
     """moves initial weights, random examples and split"""
@@ -136,7 +136,7 @@ class Config:
     """model to start from, with the letters and categories that it shares"""
     resume: str | None = _path("a run's folder, or null", Path.is_dir)
     """run to go on with, settings and all"""
-    cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
+    cell: str = _choice("tutorial rnn gru lstm", compiled="tutorial")
     """the network: the tutorial's hand-written cell, or PyTorch's own"""
     layers: int = _whole(1, 16, tutorial=1)
     """recurrent layers, one on the other"""
@@ -150,19 +150,19 @@ class Config:
     """of what is judged; a fifth of it of learned letter vectors"""
     recurrent_dropout: float = _fraction(tutorial=0)
     """of the weights from state to state"""
-    ngrams: int = _whole(0, 6, online=0)
+    ngrams: int = _whole(0, 6, compiled=0)
     """letters of context in the n-grams beside the network; 0: none"""
-    sampling: str = _choice("balanced natural", online="balanced")
+    sampling: str = _choice("balanced natural", compiled="balanced")
     """how names are drawn: balanced, a category first; natural, passes over distinct names"""
-    optimizer: str = _choice("sgd adamw", online="sgd")
+    optimizer: str = _choice("sgd adamw", compiled="sgd")
     """what takes the steps"""
-    schedule: str = _choice("constant cosine", online="constant")
+    schedule: str = _choice("constant cosine", compiled="constant")
     """of the learning rate; cosine: up to it, then down to 0"""
-    weight_decay: float = _fraction(online=0)
+    weight_decay: float = _fraction(compiled=0)
     """of the optimizer"""
     clip: float = _key("at least 0", lambda norm: 0 <= norm < inf)
     """largest norm of a gradient; 0: any"""
-    label_smoothing: float = _fraction(online=0)
+    label_smoothing: float = _fraction(compiled=0)
     """share of a label spread over all categories"""
     backend: str = _choice("compiled autograd")
     """compiled: fast, for the tutorial's training alone; autograd: for anything"""
@@ -173,33 +173,26 @@ class Config:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if each.metadata and not each.metadata["ok"](value):
-                raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+            key, value, about = each.name, getattr(self, each.name), each.metadata
+            if about and not about["ok"](value):
+                raise UserError(f"{key}={value}: must be {about['allowed']}")
+            for option, needed in about.get("needed", {}).items():
+                if option in (self.cell, self.backend) and value != needed:
+                    others = {"tutorial": "cell=rnn, gru or lstm", "compiled": "backend=autograd"}
+                    raise UserError(f"{key}={value}: must be {needed} unless {others[option]}")
         if self.init_from and not (self.resume or Path(self.init_from).exists()):
             raise UserError(f"init_from={self.init_from}: no such file or folder")
         Source(**self.pick(Source._fields)).check()
         if self.val_fraction + self.test_fraction >= 1:
-            fractions = f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}"
-            raise UserError(f"{fractions}: must add up to less than 1, to leave names to train on")
-        if self.cell == "tutorial":
-            self._check_needed("tutorial", "cell=tutorial", "use cell=rnn, gru or lstm")
-        if self.backend == "compiled":
-            self._check_needed("online", "backend=compiled", "use backend=autograd")
+            raise UserError(f"val_fraction={self.val_fraction}: no names are left to train on")
         self._check_trainer()
-
-    def _check_needed(self, what: str, why: str, otherwise: str) -> None:
-        for key, value in _needed(what).items():
-            if (given := getattr(self, key)) != value:
-                raise UserError(f"{key}={given} {why}: {why} needs {key}={value}; {otherwise}")
 
     def _check_trainer(self) -> None:
         given = self.trainer_arguments
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
-        needed: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
-        if self.online or self.seeds > 1:  # one name, or one run, after the other
-            needed = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
+        one: dict[str, list[Any]] = {"strategy": [None, "auto"], "devices": [1]}
+        needed = one if self.online or self.seeds > 1 else {}  # name, or run, after the other
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():
@@ -215,7 +208,7 @@ class Config:
     @property
     def online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
-        return all(getattr(self, key) == value for key, value in _needed("online").items())
+        return all(getattr(self, key) == value for key, value in _needed("compiled").items())
 
     @property
     def together(self) -> int:
@@ -277,8 +270,7 @@ def message(error: Exception) -> str:
     if unknown := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(unknown[1])
     if text.startswith("Config group override must be"):
-        no = "no logger: logger=[]; cluster=cores, ray or slurm, or one run after the other"
-        return f"{text}: trainer=cpu, logger=[tensorboard,csv], {no}: hydra/launcher=basic"
+        return f"{text}: trainer=cpu, logger=csv, no logger: logger=[], hydra/launcher=basic"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)

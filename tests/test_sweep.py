@@ -494,7 +494,7 @@ def test_bad_sweeps_are_refused_before_a_run_begins(tmp_path: Path) -> None:
         "lr=interval(0.1,0.2)": "Can only enumerate CHOICE and RANGE sweeps, type is",
         "hydra.sweep.dir=${nowhere} lr=0.1,0.2": "Interpolation key 'nowhere' not found",
         "hydra.sweep.dir=full/notes lr=0.1,0.2": "full/notes: File exists",
-        "resume=full seed=1,2": "resume: is of a single run; a sweep goes on when its command",
+        "resume=full seed=1,2": "resume: is of a single run; a sweep goes on with",
         "trainer=ddp lr=0.1,0.2": devices,
         "trainer.devices=2 lr=0.1,0.2": devices,
         "--cfg job": "Only one of --run, --multirun",
@@ -519,7 +519,7 @@ def test_what_a_run_alone_would_refuse_is_a_run_that_failed(
     tiny = [*TINY, "hidden=8"]
     failing = {
         "lr=0.2,0": "lr=0.0: must be above 0, at most 1,000",
-        "cell=tutorial,gru": "cell=gru backend=compiled: backend=compiled needs cell=tutorial",
+        "cell=tutorial,gru": "cell=gru: must be tutorial unless backend=autograd",
         "+depth=1": "depth: no such key",
         "data_dir=nowhere": f"data_dir={tmp_path}/nowhere: ",
         "trainer=cpu,ddp": "trainer.strategy=ddp: must be auto with backend=compiled",

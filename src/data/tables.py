@@ -116,8 +116,7 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     folder = source.path
     if not folder.is_dir():
         raise UserError(f"{source}: no such folder")
-    every = sorted(file for depth in ("*", "*/*", "*/*/*") for file in folder.glob(depth))
-    texts = [file for file in every if file.suffix.lower() == ".txt" and not file.is_dir()]
+    texts = sorted(file for at in ("", "*/", "*/*/") for file in folder.glob(f"{at}*.[tT][xX][tT]"))
     found = [("", file.relative_to(folder).parts, file) for file in texts]
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
     found = [each for each in found if "." not in {name[0] for name in each[1]}]

@@ -165,8 +165,7 @@ def from_checkpoint(path: Path, make: Callable[[dict[str, Any]], T]) -> T:
 def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "") -> None:
     """Write a run's metrics.json: the status, why if it failed, and the numbers."""
     content = {"status": status, **({"reason": reason} if reason else {}), **metrics}
-    with written_whole(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_bytes(folder / FILE, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_failure(folder: Path, reason: str) -> None:

@@ -50,8 +50,7 @@ class Preflight(Callback):
         """Check what the runs of a sweep have in common."""
         with refusing(config):
             if any(word.startswith("resume=") for word in config.hydra.overrides.task):
-                how = "a sweep goes on when its command is given again with hydra.sweep.dir=FOLDER"
-                raise UserError(f"resume: is of a single run; {how}")
+                raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
             if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
                 why = "a sweep's runs have one process each"
                 raise UserError(f"trainer: {why}; use trainer.devices=1")
