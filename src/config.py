@@ -191,7 +191,7 @@ class Config:
         given = self.trainer_arguments
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
-        one: dict[str, list[Any]] = {"strategy": [None, "auto"], "devices": [1]}
+        one: Any = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
         needed = one if self.online or self.seeds > 1 else {}  # name, or run, after the other
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
