@@ -190,7 +190,7 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
         (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory"),
         (
             ["hydra.run.dir=old"],
-            "holds a run already; choose another, or go on with that one: resume=",
+            "old: holds a run; go on with it: resume=",
         ),
     ],
 )

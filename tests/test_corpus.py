@@ -35,9 +35,9 @@ def test_a_strangers_files_are_read(tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data_dir=.*nowhere: no such folder"):
+    with pytest.raises(UserError, match=r"data_dir=.*nowhere: is no folder with <"):
         read_corpus(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"holds no <Category>\.txt files"):
+    with pytest.raises(UserError, match=r"is no folder with <Category>\.txt files"):
         read_corpus(tmp_path)
     (tmp_path / "Only.txt").write_text("Jones\n")
     with pytest.raises(UserError, match=r"one category only, Only; needs two"):

@@ -485,7 +485,7 @@ def test_bad_sweeps_are_refused_before_a_run_begins(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes").write_text("mine\n")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    devices = "trainer: a sweep's runs have one process each; use trainer.devices=1"
+    devices = "trainer: a sweep's runs have one process each: trainer.devices=1"
     refused = {
         "hiden=16,32": "hiden: no such key; did you mean hidden? --help lists them",
         "lr=0.01,abc,0.1": "Error merging override lr=abc",

@@ -419,7 +419,7 @@ def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixtur
         (["--data-file={}/gone.csv"], "No such file or directory: "),
         (["--data-file={}/own.csv", "--data-dir={}/names"], "not allowed with argument"),
         (["--data-file={}/own.xlsx"], "save it as CSV"),
-        (["--data-dir={}/own.csv"], "own.csv: no such folder"),
+        (["--data-dir={}/own.csv"], "own.csv: is no folder with <"),
     ],
 )  # fmt: skip
 def test_other_sources(

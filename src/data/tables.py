@@ -114,8 +114,6 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     folder but `val` and `test`, the split is given by them, and files beside them are passed over.
     """
     folder = source.path
-    if not folder.is_dir():
-        raise UserError(f"{source}: no such folder")
     texts = sorted(file for at in ("", "*/", "*/*/") for file in folder.glob(f"{at}*.[tT][xX][tT]"))
     found = [("", file.relative_to(folder).parts, file) for file in texts]
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
@@ -124,7 +122,7 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     if "train" in map(SIDES.get, tops) and tops <= SIDES.keys():
         found = [(SIDES[n[0].casefold()], n[1:], file) for _, n, file in found if n[1:]]
     if not found:
-        raise UserError(f"{source}: holds no <Category>.txt files")
+        raise UserError(f"{source}: is no folder with <Category>.txt files")
     return [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
 
 

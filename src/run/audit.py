@@ -205,8 +205,7 @@ def _a_letter_away(names: Iterable[str], others: Iterable[str]) -> dict[str, str
 
 def _gaps(name: str) -> list[str]:
     """Return a name with a gap for a letter, anywhere; names share one that are a letter apart."""
-    gaps = [f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))]
-    return gaps + [f"{name[:i]}*{name[i:]}" for i in range(len(name) + 1)]
+    return [f"{name[:i]}*{name[j:]}" for i in range(len(name) + 1) for j in (i, i + 1)]
 
 
 def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[str, Any]]:

@@ -43,8 +43,7 @@ class Preflight(Callback):
             Preflight._lock = lock(folder)
             made = [*folder.glob("checkpoints"), *folder.glob(f"{PARTS}/checkpoints")]
             if made and not settings.resume:
-                why = "holds a run already; choose another, or go on with that one"
-                raise UserError(f"hydra.run.dir={folder}: {why}: {typed('resume', folder)}")
+                raise UserError(f"{folder}: holds a run; go on with it: {typed('resume', folder)}")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the runs of a sweep have in common."""
@@ -52,8 +51,7 @@ class Preflight(Callback):
             if any(word.startswith("resume=") for word in config.hydra.overrides.task):
                 raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
             if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
-                why = "a sweep's runs have one process each"
-                raise UserError(f"trainer: {why}; use trainer.devices=1")
+                raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
             check_engine(config)
             share_out(config)
             Preflight._lock = lock(Path(config.hydra.sweep.dir))
