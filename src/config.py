@@ -3,10 +3,10 @@
 Imports neither torch nor Lightning, so that a wrong value is answered at once.
 """
 
-import ast
 import inspect
 import re
 import shlex
+from ast import Expr, literal_eval, parse
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from difflib import get_close_matches
@@ -31,7 +31,6 @@ from src.errors import UserError
 CONFIGS = Path(__file__).parents[1] / "configs"
 SETTINGS = "config.yaml"
 """In a run's folder: its settings, plain values."""
-LARGEST = 20_000  # bytes of it
 WORK = 2 * 10**8
 """Weights times names trained on at once."""
 
@@ -60,7 +59,7 @@ TrainerArguments: Any = make_dataclass("Arguments", [(name, Any, None) for name 
 
 
 def _key(allowed: str, ok: Callable[[Any], bool], **needed: Any) -> Any:
-    """Describe a key; `needed` says what the `tutorial` cell or `online` training need it to be."""
+    """Describe a key; `needed` says what `cell=tutorial` or `backend=compiled` need it to be."""
     return field(default=MISSING, metadata={"allowed": allowed, "ok": ok, "needed": needed})
 
 
@@ -103,7 +102,7 @@ class Config:
     """training steps, batch_size names each"""
     passes: float | None = _key("above 0, or null", lambda n: n is None or 0 < n < 10**6)
     """in place of iterations: passes over the names"""
-    batch_size: int = _whole(1, 100_000, online=1)
+    batch_size: int = _whole(1, 100_000, compiled=1)
     """names per training step"""
     seed: int = _whole(0, 2**32 - 1)
     """moves initial weights, random examples and split"""
@@ -119,11 +118,9 @@ class Config:
     """share of the names held out for validation"""
     test_fraction: float = _fraction()
     """share of the names held out for the test"""
-    data_dir: str | None = _path(
-        "a folder; null: the names shipped; a file is data_file's", Path.is_dir
-    )
-    """<Category>.txt files, one name a line"""
-    data_file: str | None = _path("a file; null: none; a folder is data_dir's", Path.is_file)
+    data_dir: str | None = _path("a folder, or null; a file is data_file's", Path.is_dir)
+    """<Category>.txt files, one name a line; null: the names shipped"""
+    data_file: str | None = _path("a file, or null; a folder is data_dir's", Path.is_file)
     """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
     name_column: str | None = _column("found if called so, or one of two")
     """of data_file: the names"""
@@ -139,7 +136,7 @@ class Config:
     """model to start from, with the letters and categories that it shares"""
     resume: str | None = _path("a run's folder, or null", Path.is_dir)
     """run to go on with, settings and all"""
-    cell: str = _choice("tutorial rnn gru lstm", online="tutorial")
+    cell: str = _choice("tutorial rnn gru lstm", compiled="tutorial")
     """the network: the tutorial's hand-written cell, or PyTorch's own"""
     layers: int = _whole(1, 16, tutorial=1)
     """recurrent layers, one on the other"""
@@ -153,19 +150,19 @@ class Config:
     """of what is judged; a fifth of it of learned letter vectors"""
     recurrent_dropout: float = _fraction(tutorial=0)
     """of the weights from state to state"""
-    ngrams: int = _whole(0, 6, online=0)
+    ngrams: int = _whole(0, 6, compiled=0)
     """letters of context in the n-grams beside the network; 0: none"""
-    sampling: str = _choice("balanced natural", online="balanced")
+    sampling: str = _choice("balanced natural", compiled="balanced")
     """how names are drawn: balanced, a category first; natural, passes over distinct names"""
-    optimizer: str = _choice("sgd adamw", online="sgd")
+    optimizer: str = _choice("sgd adamw", compiled="sgd")
     """what takes the steps"""
-    schedule: str = _choice("constant cosine", online="constant")
+    schedule: str = _choice("constant cosine", compiled="constant")
     """of the learning rate; cosine: up to it, then down to 0"""
-    weight_decay: float = _fraction(online=0)
+    weight_decay: float = _fraction(compiled=0)
     """of the optimizer"""
     clip: float = _key("at least 0", lambda norm: 0 <= norm < inf)
     """largest norm of a gradient; 0: any"""
-    label_smoothing: float = _fraction(online=0)
+    label_smoothing: float = _fraction(compiled=0)
     """share of a label spread over all categories"""
     backend: str = _choice("compiled autograd")
     """compiled: fast, for the tutorial's training alone; autograd: for anything"""
@@ -176,40 +173,32 @@ class Config:
 
     def __post_init__(self) -> None:
         for each in fields(self):
-            value = getattr(self, each.name)
-            if each.metadata and not each.metadata["ok"](value):
-                raise UserError(f"{each.name}={value}: must be {each.metadata['allowed']}")
+            key, value, about = each.name, getattr(self, each.name), each.metadata
+            if about and not about["ok"](value):
+                raise UserError(f"{key}={value}: must be {about['allowed']}")
+            for option, needed in about.get("needed", {}).items():
+                if option in (self.cell, self.backend) and value != needed:
+                    others = {"tutorial": "cell=rnn, gru or lstm", "compiled": "backend=autograd"}
+                    raise UserError(f"{key}={value}: must be {needed} unless {others[option]}")
         if self.init_from and not (self.resume or Path(self.init_from).exists()):
             raise UserError(f"init_from={self.init_from}: no such file or folder")
         Source(**self.pick(Source._fields)).check()
         if self.val_fraction + self.test_fraction >= 1:
-            fractions = f"val_fraction={self.val_fraction} test_fraction={self.test_fraction}"
-            raise UserError(f"{fractions}: must add up to less than 1, to leave names to train on")
-        if self.cell == "tutorial":
-            self._check_needed("tutorial", "cell=tutorial", "use cell=rnn, gru or lstm")
-        if self.backend == "compiled":
-            self._check_needed("online", "backend=compiled", "use backend=autograd")
+            raise UserError(f"val_fraction={self.val_fraction}: no names are left to train on")
         self._check_trainer()
-
-    def _check_needed(self, what: str, why: str, otherwise: str) -> None:
-        for key, value in _needed(what).items():
-            if (given := getattr(self, key)) != value:
-                raise UserError(f"{key}={given} {why}: {why} needs {key}={value}; {otherwise}")
 
     def _check_trainer(self) -> None:
         given = self.trainer_arguments
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
-        needed: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
-        if self.online or self.seeds > 1:  # one name, or one run, after the other
-            needed = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
+        one: Any = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
+        needed = one if self.online or self.seeds > 1 else {}  # name, or run, after the other
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():
             if given.get(key) not in allowed:
-                why = f"backend={self.backend} batch_size={self.batch_size}"
-                why += f" seeds={self.seeds}" if self.seeds > 1 else ""
-                raise UserError(f"trainer.{key}={given.get(key)} {why}: must be {allowed[-1]}")
+                why = f"backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
+                raise UserError(f"trainer.{key}={given.get(key)}: must be {allowed[-1]} with {why}")
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -219,7 +208,7 @@ class Config:
     @property
     def online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
-        return all(getattr(self, key) == value for key, value in _needed("online").items())
+        return all(getattr(self, key) == value for key, value in _needed("compiled").items())
 
     @property
     def together(self) -> int:
@@ -281,8 +270,7 @@ def message(error: Exception) -> str:
     if unknown := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(unknown[1])
     if text.startswith("Config group override must be"):
-        no = "no logger: logger=[]; cluster=cores, ray or slurm, or one run after the other"
-        return f"{text}: trainer=cpu, logger=[tensorboard,csv], {no}: hydra/launcher=basic"
+        return f"{text}: trainer=cpu, logger=csv, no logger: logger=[], hydra/launcher=basic"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)
@@ -321,7 +309,7 @@ def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
 def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    if saved is None or not saved.keys() <= set(FLAT):
+    if not saved or not saved.keys() <= {*FLAT}:
         raise UserError(f"resume={folder}: no run's folder with a whole {SETTINGS} in it")
     for key in FLAT if "experiment" in typed else typed & {*FLAT}:
         had, asked = saved.get(key), settings[key]
@@ -332,45 +320,31 @@ def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     return saved | ({"iterations": settings["iterations"]} if "iterations" in typed else {})
 
 
-def read_settings(folder: Path) -> dict[str, Any] | None:
-    """Return the settings that a run wrote into its folder; None if there are none to read."""
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings that a run wrote into its folder; none if they cannot be read."""
     try:
-        with (folder / SETTINGS).open(encoding="utf-8") as file:
-            content = yaml.safe_load(file.read(LARGEST))
-        plain = all(isinstance(each, str | int | float | None) for each in content.values())
+        return dict(yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8")))
     except Exception:  # whatever its content provokes
-        return None
-    return dict(content) if plain else None
+        return {}
 
 
 def meanings() -> dict[str, str]:
     """Return the line under each key of Config."""
-    source: Any = ast.parse(inspect.getsource(Config))
+    source: Any = parse(inspect.getsource(Config))
     pairs = pairwise(source.body[0].body)
-    return {key.target.id: line.value.value for key, line in pairs if _is_key(key, line)}
-
-
-def _is_key(key: ast.stmt, line: ast.stmt) -> bool:
-    return isinstance(key, ast.AnnAssign) and isinstance(line, ast.Expr)
+    return {key.target.id: literal_eval(it.value) for key, it in pairs if isinstance(it, Expr)}
 
 
 def explain(_root_: DictConfig) -> str:
-    """Return a line for each key and its present value, by subject, and the groups' options."""
+    """Return a line for each key and its present value, by subject."""
     lines = []
     for key, meaning in meanings().items():
         value = yaml.safe_dump(OmegaConf.select(_root_, key)).partition("\n")[0]  # as it is typed
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
         lines += [f"\n{SUBJECTS[key]}\n"] if key in SUBJECTS else []
-        lines.append(_entry(f"{key}={value}", f"{meaning} ({allowed})"))
-    lines += ["\nWhole groups of settings, from configs/\n"]
-    for group in ("experiment", "trainer", "logger", "cluster"):
-        options = sorted(file.stem for file in (CONFIGS / group).glob("*.yaml"))
-        lines.append(_entry(f"{group}=", ", ".join(options)))
+        text = f"{f'{key}={value}':<21} {meaning} ({allowed})"
+        lines.append(fill(text, 80, initial_indent="  ", subsequent_indent=" " * 24))
     return "\n".join(lines)
-
-
-def _entry(key: str, text: str) -> str:
-    return fill(f"{key:<21} {text}", 80, initial_indent="  ", subsequent_indent=" " * 24)
 
 
 def words(overrides: Iterable[str]) -> str:

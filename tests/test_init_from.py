@@ -198,7 +198,7 @@ def test_a_run(
     mine, theirs, fresh = (torch.load(each, weights_only=True)["state_dict"] for each in states)
     name = "network.recurrent.rnn.i2o.weight"
     assert torch.equal(mine[name], with_rows(fresh[name], theirs[name], {0: 0, 1: 1}))
-    assert read_settings(tmp_path / "run")["init_from"] == str(others)  # type: ignore[index] # there is one
+    assert read_settings(tmp_path / "run")["init_from"] == str(others)
 
 
 def test_a_run_is_taken_up_without_the_model_it_came_from(

@@ -107,5 +107,5 @@ def test_corpora_too_small_to_split() -> None:
     seed = next(
         s for s in range(1000) if all(rank(s, n) < rank(s, o) for n, o in ("px", "qy", "rz"))
     )
-    with pytest.raises(UserError, match="B: every name is held out"):
+    with pytest.raises(UserError, match="B: no name is left to train on"):
         split_corpus(crossed, 0.5, 0, seed)

@@ -212,7 +212,7 @@ def test_seeds_are_runs_and_their_mean_is_the_score(corpus_dir: Path, tmp_path: 
     best = max(parts, key=lambda run: numbers_of(run)[SCORE])
     assert find_checkpoint(tmp_path / "both") == best / "checkpoints/last.ckpt"
     assert find_checkpoint(parts[0]) == parts[0] / "checkpoints/last.ckpt"
-    with pytest.raises(UserError, match="seeds=2: must be 1"):
+    with pytest.raises(UserError, match=r"must be 1 with .* seeds=2"):
         settings("experiment=best", "seeds=2", "trainer.devices=2")
 
 
@@ -506,16 +506,16 @@ def test_bad_sweeps_are_refused_before_a_run_begins(tmp_path: Path) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes").write_text("mine\n")
     (tmp_path / "data").symlink_to(ROOT / "data")
-    devices = "trainer: a sweep's runs have one process each; use trainer.devices=1"
+    devices = "trainer: a sweep's runs have one process each: trainer.devices=1"
     refused = {
         "hiden=16,32": "hiden: no such key; did you mean hidden? --help lists them",
         "lr=0.01,abc,0.1": "Error merging override lr=abc",
         "trainer=cpu,tpu": "In 'train': Could not find 'trainer/tpu'",
         "hydra/launcher=jobs": "In 'hydra/config': Could not find 'hydra/launcher/jobs'",
-        "lr=interval(0.1,0.2)": "BasicSweeper does not support sweep type : INTERVAL_SWEEP",
+        "lr=interval(0.1,0.2)": "Can only enumerate CHOICE and RANGE sweeps, type is",
         "hydra.sweep.dir=${nowhere} lr=0.1,0.2": "Interpolation key 'nowhere' not found",
         "hydra.sweep.dir=full/notes lr=0.1,0.2": "full/notes: File exists",
-        "resume=full seed=1,2": "resume: is of a single run; a sweep goes on when its command",
+        "resume=full seed=1,2": "resume: is of a single run; a sweep goes on with",
         "trainer=ddp lr=0.1,0.2": devices,
         "trainer.devices=2 lr=0.1,0.2": devices,
         "--cfg job": "Only one of --run, --multirun",
@@ -540,10 +540,10 @@ def test_what_a_run_alone_would_refuse_is_a_run_that_failed(
     tiny = [*TINY, "hidden=8"]
     failing = {
         "lr=0.2,0": "lr=0.0: must be above 0, at most 1,000",
-        "cell=tutorial,gru": "cell=gru backend=compiled: backend=compiled needs cell=tutorial",
+        "cell=tutorial,gru": "cell=gru: must be tutorial unless backend=autograd",
         "+depth=1": "depth: no such key",
         "data_dir=nowhere": f"data_dir={tmp_path}/nowhere: ",
-        "trainer=cpu,ddp": "trainer.strategy=ddp backend=compiled batch_size=1: must be auto",
+        "trainer=cpu,ddp": "trainer.strategy=ddp: must be auto with backend=compiled",
     }
     common = [*tiny, f"data_dir={corpus_dir}"]
     commands = [[*common, each, f"hydra.sweep.dir={n}"] for n, each in enumerate(failing)]
@@ -565,6 +565,7 @@ def test_a_sweep_of_one_run_in_a_folder_that_holds_things(corpus_dir: Path, tmp_
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes").write_text("mine\n")
     words = [*TINY, "hidden=8", f"data_dir={corpus_dir}", "hydra.sweep.dir=full"]
+    words.append("trainer=glob(c*)")  # cpu alone
     (ran,) = many(words, cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert [row["rank"] for row in rows_of(tmp_path / "full/leaderboard.csv")] == ["1"]

@@ -304,7 +304,7 @@ def test_sides_as_they_are_given(tmp_path: Path) -> None:
     assert {*train["A"], *val["A"]} == {"Ak", "Al", "Am", "An", "Ax"}
 
     only = write(tmp_path / "c.csv", "name,label,fold\nAnn,A,train\nBob,B,test\n")
-    with pytest.raises(UserError, match=r"^B: none of its names is to train on"):
+    with pytest.raises(UserError, match=r"^B: no name is left to train on"):
         NamesDataModule(data_file=only, split_column="fold")
 
 
@@ -419,7 +419,7 @@ def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixtur
         (["--data-file={}/gone.csv"], "No such file or directory: "),
         (["--data-file={}/own.csv", "--data-dir={}/names"], "not allowed with argument"),
         (["--data-file={}/own.xlsx"], "save it as CSV"),
-        (["--data-dir={}/own.csv"], "own.csv: no such folder"),
+        (["--data-dir={}/own.csv"], "own.csv: is no folder with <"),
     ],
 )  # fmt: skip
 def test_other_sources(
@@ -449,8 +449,8 @@ def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["data_dir=own.csv"], "own.csv: must be a folder; null: the names shipped; a file"),
-        (["data_file=names"], "names: must be a file; null: none; a folder is data_dir's"),
+        (["data_dir=own.csv"], "own.csv: must be a folder, or null; a file is data_file"),
+        (["data_file=names"], "names: must be a file, or null; a folder is data_dir's"),
         (["data_file=gone.csv"], "gone.csv: must be a file"),
         (["data_file=own.xlsx"], "own.xlsx: is not read; save it as CSV"),
         (["data_file=own.csv", "data_dir=names"], "names: give one of them"),

@@ -225,8 +225,8 @@ def test_the_recipes(tmp_path: Path, recipe: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder; null: the names shipped"),
-        (["data_dir=empty"], "data_dir={}/empty: holds no <Category>.txt files"),
+        (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder, or null"),
+        (["data_dir=empty"], "data_dir={}/empty: is no folder with <Category>.txt files"),
         (["data_dir=one"], "data_dir={}/one: holds one category only, Only; needs two"),
         (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
         (["data_dir=blank"], "{}/blank/Bad.txt: holds no names; delete the file"),
@@ -397,7 +397,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
     worker = threading.Thread(target=fails)
     worker.start()
     worker.join()
-    assert "holds no <Category>.txt files" in str(results[1])
+    assert "is no folder with <Category>.txt files" in str(results[1])
 
 
 def test_main_from_another_folder(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from src.data.letters import LONGEST, fold
+from src.data.letters import LONGEST, fold, printable
 from src.data.tables import Row, Source, read_rows
 from src.errors import UserError
 
@@ -45,20 +45,19 @@ class Names(NamedTuple):
 
 @lru_cache(maxsize=4)  # the runs of a sweep read the same files
 def _read(source: Source, kind: str, _stamps: Any) -> Names:
-    found: Any = defaultdict(Counter if source.count_column else list)
+    counted = source.count_column
+    found: Any = defaultdict(Counter if counted else list)
     bad: Bad = defaultdict(list)
     for row, name in good_rows(source, kind, bad):
-        if source.count_column:
+        if counted:
             found[row.side, row.label][name] += row.times
         else:
             found[row.side, row.label].append(name)
     for why, lines in bad.items():
         first = f"{source.path}: {len(lines):,} lines {why}"
         raise UserError("\n  ".join([first, *lines[:SHOWN]]))
-    sides = in_order(found)
-    first, *_ = sides
-    counts = {c: found.get((first, c), Counter()) for c in sides[first]}
-    return Names(sides, counts if source.count_column else {})
+    counts = {c: of for (side, c), of in found.items() if counted and side in ("", "train")}
+    return Names(in_order(found), counts)
 
 
 def read_names(source: Source, kind: str = "ascii", fewest: int = 2) -> Names:
@@ -97,7 +96,7 @@ def good_rows(
     for row in read_rows(source, say):
         name = fold(row.name, kind)
         if not (row.label and row.label.isprintable()):
-            bad[no_label].append(f"{row.where}: {row.label[:40]!r}")
+            bad[no_label].append(printable(f"{row.where}: {row.label[:40]!r}"))
         elif not name or len(row.name) > LONGEST or CONTROL.search(row.name.strip()):
             bad[no_name].append(f"{row.where}: {row.name[:40]!r}")
         else:

@@ -108,8 +108,7 @@ class NamesDataModule(LightningDataModule):
         **columns: str | None,
     ) -> None:
         super().__init__()
-        here = Path.cwd()
-        paths = (str(here / path) if path else None for path in (data_dir, data_file))
+        paths = (str(Path(path).absolute()) if path else None for path in (data_dir, data_file))
         source = Source(*paths, **columns)
         names = read_names(source, letters)
         corpus, sides = names.corpus, split_names(names, val_fraction, test_fraction, seed)

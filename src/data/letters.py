@@ -8,7 +8,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from itertools import islice
 from typing import NamedTuple, TypeVar
 
 import anyascii
@@ -98,19 +97,7 @@ def same_name(name: str) -> str:
 _NO_PUNCTUATION = dict.fromkeys(map(ord, _PUNCTUATION))
 
 
-def _is_cased(letter: str) -> bool:
-    return letter.islower() or letter.isupper()
-
-
-def _capitalised(name: str) -> str:
-    if name[:1].isalpha() and name.isascii():  # five times faster
-        return name.capitalize()
-    lower = name.lower()
-    first = next((i for i, c in enumerate(lower) if c != c.upper()), 0)
-    return lower[:first] + lower[first : first + 1].title() + lower[first + 1 :]
-
-
-STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": _capitalised}
+STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": str.capitalize}
 
 
 def printable(text: str) -> str:
@@ -136,7 +123,7 @@ class Letters(NamedTuple):
         if kind == "tutorial":
             return cls(kind)
         names = list(names)
-        cased = [n for n in names if len([*islice(filter(_is_cased, n), 2)]) > 1]
+        cased = [n for n in names if sum(map(str.isupper, n)) + sum(map(str.islower, n)) > 1]
         counts = {style: sum(n == write(n) for n in cased) for style, write in STYLES.items()}
         style = max(counts, key=counts.__getitem__) if any(counts.values()) else ""
         always = style in ("lower", "upper") and counts[style] >= 0.99 * len(cased)

@@ -27,9 +27,7 @@ def split_names(names: Names, val_fraction: float, test_fraction: float, seed: i
         UserError: if a category has no names to train on, or too few to hold any out.
     """
     given = names.sides
-    lines = given.get("") or given.get("train", {})
-    if lacking := [category for category in names.corpus if not lines.get(category)]:
-        raise UserError(f"{lacking[0]}: none of its names is to train on")
+    lines = given.get("") or given.get("train") or {category: [] for category in names.corpus}
     of_val, of_test = 0 if "val" in given else val_fraction, 0 if "test" in given else test_fraction
     train, val, test = split_corpus(lines, of_val, of_test, seed)
     held_out = given.get("val", val), given.get("test", test)
@@ -71,18 +69,17 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         n_val = _share(val_fraction, len(own), at_most=len(own) - 1 - n_test)
         side[own] = [2] * n_test + [1] * n_val + [0] * (len(own) - n_test - n_val)
 
-    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    for i, (key, fraction) in enumerate(fractions.items(), start=1):
-        if fraction and not (side == i).any():
-            raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
-
     def lines(i: int) -> Corpus:
         return {c: [*compress(names, (side[of[c]] == i).tolist())] for c, names in corpus.items()}
 
     train, val, test = map(lines, range(3))
     for category in (c for c, names in train.items() if not names):
-        why = "every name is held out, as a name of other categories too"
-        raise UserError(f"{category}: {why}; lower val_fraction and test_fraction")
+        why = "no name is left to train on; add some, or lower val_fraction and test_fraction"
+        raise UserError(f"{category}: {why}")
+    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
+    for i, (key, fraction) in enumerate(fractions.items(), start=1):
+        if fraction and not (side == i).any():
+            raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
     val, test = ({c: sorted({*names}) for c, names in held_out.items()} for held_out in (val, test))
     return train, val, test
 

@@ -21,11 +21,9 @@ log = logging.getLogger(__name__)
 NAMES = Path(__file__).parents[2] / "data/names"
 """The corpus as shipped."""
 READ = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
-NAME_WORDS = (
-    "name names surname surnames last_name lastname family_name full_name nachname nom".split()
-)
+NAME_WORDS = "name names surname surnames lastname familyname fullname nachname nom".split()
 LABEL_WORDS = "label category class language lang country nationality origin gender sex".split()
-"""What columns are called, whatever the case."""
+"""What columns are called, whatever the case, as `last_name` and `Last Name`, too."""
 SIDES = dict.fromkeys(("train", "training"), "train") | {"test": "test"}
 SIDES |= dict.fromkeys(("val", "valid", "validation", "dev"), "val")
 """What the sides of a split are called."""
@@ -69,9 +67,7 @@ class Source(NamedTuple):
         if self.data_dir and self.data_file:
             raise UserError(f"{self} data_dir={self.data_dir}: give one of them")
         if self.data_file and not READ.search(self.data_file):
-            what = (
-                "save it as CSV; .tsv .jsonl, all three also with .gz, and .parquet are read, too"
-            )
+            what = "save it as CSV; .tsv .jsonl (each also with .gz) and .parquet are read, too"
             raise UserError(f"{self}: is not read; {what}")
         if any(self[2:]) and not self.data_file:
             raise UserError(f"{self}: has no columns; data_file= has")
@@ -103,7 +99,6 @@ def read_rows(source: Source, say: Callable[[str], None] = log.info) -> Iterator
         UserError: naming the line, if they cannot be read.
         OSError: if a file cannot be opened.
     """
-    source.check()
     try:
         yield from _of_file(source, say) if source.data_file else _of_folder(source, say)
     except Exception as error:  # whatever the content provokes
@@ -119,10 +114,7 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     folder but `val` and `test`, the split is given by them, and files beside them are passed over.
     """
     folder = source.path
-    if not folder.is_dir():
-        raise UserError(f"{source}: no such folder")
-    every = sorted(file for depth in ("*", "*/*", "*/*/*") for file in folder.glob(depth))
-    texts = [file for file in every if file.suffix.lower() == ".txt" and not file.is_dir()]
+    texts = sorted(file for at in ("", "*/", "*/*/") for file in folder.glob(f"{at}*.[tT][xX][tT]"))
     found = [("", file.relative_to(folder).parts, file) for file in texts]
     # A hidden file is no category: archives made on a Mac bring along `._Arabic.txt`.
     found = [each for each in found if "." not in {name[0] for name in each[1]}]
@@ -130,7 +122,7 @@ def text_files(source: Source) -> list[tuple[str, str, Path]]:
     if "train" in map(SIDES.get, tops) and tops <= SIDES.keys():
         found = [(SIDES[n[0].casefold()], n[1:], file) for _, n, file in found if n[1:]]
     if not found:
-        raise UserError(f"{source}: holds no <Category>.txt files")
+        raise UserError(f"{source}: is no folder with <Category>.txt files")
     return [(side, label_of(n[0] if n[1:] else file.stem), file) for side, n, file in found]
 
 
@@ -144,8 +136,6 @@ def _of_folder(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
     if files[0][0]:
         say(f"{source}: the split is as its folders are")
     for side, label, file in files:
-        if not (label and label.isprintable()):
-            raise UserError(f"{source}: {file.name!r} is no name that can be shown")
         names = {n: line.rstrip("\r\n") for n, line in enumerate(_lines(file), 1) if line.strip()}
         if not names:
             raise UserError(f"{file}: holds no names; delete the file or add one name a line")
@@ -267,7 +257,7 @@ def shown(header: list[str]) -> str:
 
 def is_called(cell: str, words: Iterable[str]) -> bool:
     """Return whether a cell is one of the words that columns are called."""
-    return cell.strip().casefold().replace(" ", "_") in words
+    return re.sub(r"[\s_]", "", cell.casefold()) in words
 
 
 def _of_file(source: Source, say: Callable[[str], None]) -> Iterator[Row]:
@@ -319,8 +309,7 @@ def _columns(source: Source, header: list[str], sample: list[list[str]]) -> list
             at[1] = kinds.index(min(kinds))
         if at[:2] != [None, None]:
             at[:2] = [1 - at[1 - i] if at[i] is None else at[i] for i in range(2)]
-    used = [i for i in at if i is not None]
-    if None in at[:2] or len(set(used)) < len(used):
+    if None in at[:2] or at[0] == at[1]:
         raise UserError(f"{source}: say which are name_column= and label_column=: {shown(header)}")
     return at
 

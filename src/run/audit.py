@@ -17,6 +17,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
+from itertools import count
 from typing import Any
 from zlib import crc32
 
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from src.data.corpus import Bad, Names, good_rows, in_order
 from src.data.letters import Letters, printable, same_name
 from src.data.split import Split, split_names
-from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source
+from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source, is_called
 from src.errors import UserError
 
 REFUSED, WRONG, DOUBTFUL, NOTE = SEVERITIES = "refused", "wrong", "doubtful", "note"
@@ -42,7 +43,7 @@ GRAMS, PRIOR, WEIGHT = 3, 100.0, 0.25
 
 log = logging.getLogger(__name__)
 _NO_NAMES = {*"n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx".split()}
-_NO_NAMES |= {"not available", "no name", *NAME_WORDS}
+_NO_NAMES |= {"notavailable", "noname", *NAME_WORDS}
 _NO_LABELS = {*_NO_NAMES, *SIDES, *LABEL_WORDS, "readme", "all", "data", "other", "misc"}
 
 
@@ -76,42 +77,6 @@ def audit(
         OSError: likewise.
     """
     source, guessed = Source(**columns), list[str]()
-    read: dict[str, str] = {}  # each name, as it stands → folded
-    changed, missing, most = set[str](), [], (1, "")
-    lines, altered = Counter[str](), Counter[str]()  # of each category
-    found: Any = defaultdict(dict)
-    bad: Bad = defaultdict(list)
-    for row, folded in good_rows(source, letters, bad, guessed.append):
-        name = row.name.strip()
-        if name.casefold() in _NO_NAMES:
-            missing.append(f"{row.where}: {name}")
-        lines[row.label] += 0
-        if every > 1 and crc32(same_name(folded).encode()) % every:
-            continue
-        if name not in read:
-            read[name] = folded
-            if not (name.isascii() and name.isalpha()) and _plain(folded) != _plain(name):
-                changed.add(name)
-        lines[row.label] += row.times
-        altered[row.label] += row.times * (name in changed)
-        most = max(most, (row.times, name))
-        found[row.side, row.label][folded] = None
-
-    names, labels, faults = Names(in_order(found), {}), sorted(lines), []
-    every_name = names.corpus
-    corpus = {c: [*dict.fromkeys(every_name.get(c, ()))] for c in labels}
-    split: Split = corpus, {}, {}
-    try:
-        split = split_names(names, val_fraction, test_fraction, seed)
-    except UserError as error:
-        faults = [str(error)] if every == 1 else []
-    style = Letters.learned(letters, {n for of in split[0].values() for n in of})
-    own: dict[str, tuple[int, ...]] = {}  # each name as it is read → its categories
-    for number, of in enumerate(corpus.values()):
-        for name in dict.fromkeys(map(style.write, of)):
-            own[name] = (*own.get(name, ()), number)
-    n_pairs, total = sum(map(len, own.values())), lines.total()
-
     findings: list[dict[str, Any]] = []
 
     def find(severity: str, text: str, examples: Iterable[str], shown: int = SHOWN) -> None:
@@ -120,12 +85,43 @@ def audit(
             about = {"severity": severity, "count": len(some), "text": text}
             findings.append(about | {"examples": [*map(printable, some[:shown])]})
 
-    find(REFUSED, "reasons not to train on them", faults)
+    read: dict[str, str] = {}  # each name, as it stands → folded
+    times: Any = defaultdict(Counter)  # of each category, the lines of its names
+    found: Any = defaultdict(dict)
+    bad: Bad = defaultdict(list)
+    missing = []
+    for row, folded in good_rows(source, letters, bad, guessed.append):
+        name, of_label = row.name.strip(), times[row.label]
+        if is_called(name, _NO_NAMES):
+            missing.append(f"{row.where}: {name}")
+        if every == 1 or crc32(same_name(folded).encode()) % every == 0:
+            read[name] = folded
+            of_label[name] += row.times
+            found[row.side, row.label][folded] = None
+
+    changed = {name for name, folded in read.items() if _plain(folded) != _plain(name)}
+    lines = {c: of.total() for c, of in times.items()}
+    altered = {c: sum(of[name] for name in changed & of.keys()) for c, of in times.items()}
+    names, labels = Names(in_order(found), {}), sorted(lines)
+    every_name = names.corpus
+    corpus = {c: [*dict.fromkeys(every_name.get(c, ()))] for c in labels}
+    split: Split = corpus, {}, {}
+    try:
+        split = split_names(names, val_fraction, test_fraction, seed)
+    except UserError as error:
+        find(REFUSED, "reasons not to train on them", [str(error)] if every == 1 else [])
+    style = Letters.learned(letters, {n for of in split[0].values() for n in of})
+    own: dict[str, tuple[int, ...]] = {}  # each name as it is read → its categories
+    for number, of in enumerate(corpus.values()):
+        for name in dict.fromkeys(map(style.write, of)):
+            own[name] = (*own.get(name, ()), number)
+    n_pairs, total = sum(map(len, own.values())), sum(lines.values())
+
     find(REFUSED, "categories; training needs two", labels if len(labels) == 1 else [])
     for why, places in bad.items():
         find(REFUSED, f"lines that {why}", places, MORE)
     find(WRONG, "names that stand for a missing one, or are a header", missing)
-    find(WRONG, "categories that look like none", (c for c in labels if c.casefold() in _NO_LABELS))
+    find(WRONG, "categories that look like none", (c for c in labels if is_called(c, _NO_LABELS)))
     alike = defaultdict(list)
     for label in labels:
         alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)
@@ -138,7 +134,7 @@ def audit(
         table = "; data_file= reads a table" if any(map(READ.search, over)) else ""
         find(NOTE, f"files that are passed over{table}", over)
 
-    much = altered.total() > MUCH * total
+    much = sum(altered.values()) > MUCH * total
     what = "; letters=corpus leaves any script as it is" if much and letters != "corpus" else ""
     rewritten = (f"{name} → {read[name]}" for name in sorted(changed))
     find(DOUBTFUL if much else NOTE, f"names that letters={letters} changes{what}", rewritten)
@@ -150,7 +146,8 @@ def audit(
     ceiling = len(own) / max(1, n_pairs)
     what = f"no model can be right on more than {ceiling:.1%} of the pairs"
     find(DOUBTFUL, f"names of several categories: {what}", several)
-    heaviest = [f"{most[1]}: {most[0]:,} of {total:,} lines"] if most[0] > 1 else []
+    most = sorted((n, name) for of in times.values() for name, n in of.most_common(1))[-1:]
+    heaviest = (f"{name}: {n:,} of {total:,} lines" for n, name in most if n > 1)
     find(NOTE, "name that counts for more lines than any other", heaviest)
 
     keys = ({c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split)
@@ -174,12 +171,10 @@ def audit(
     find(DOUBTFUL, what, map(say, doubted), MORE)
 
     kinds: dict[str, Any] = {"distinct": corpus, "train": train, "val": val, "test": test}
-    sizes = {c: {kind: len(of[c]) for kind, of in kinds.items()} for c in labels}
-    about = {
-        c: {"category": c, "lines": lines[c], "changed": altered[c] / max(1, lines[c])}
-        for c in labels
-    }
-    rows = [about[c] | sizes[c] for c in labels]
+    rows = []
+    for c in labels:
+        about = {"category": c, "lines": lines[c], "changed": altered[c] / max(1, lines[c])}
+        rows.append(about | {kind: len(of[c]) for kind, of in kinds.items()})
     numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
     numbers |= {"symbols": len(style.symbols), "letters": sum(map(len, own))}
     findings.sort(key=lambda each: (SEVERITIES.index(each["severity"]), -each["count"]))
@@ -194,9 +189,8 @@ def finding_line(finding: dict[str, Any]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return the letters, digits and marks of a text, in lower case."""
-    letters = unicodedata.normalize("NFC", text).lower()
-    return "".join(c for c in letters if c.isalnum() or unicodedata.category(c)[0] == "M")
+    """Return the letters and digits of a text, in lower case."""
+    return re.sub(r"[\W_]", "", unicodedata.normalize("NFC", text).lower())
 
 
 def _a_letter_away(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
@@ -211,8 +205,7 @@ def _a_letter_away(names: Iterable[str], others: Iterable[str]) -> dict[str, str
 
 def _gaps(name: str) -> list[str]:
     """Return a name with a gap for a letter, anywhere; names share one that are a letter apart."""
-    gaps = [f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))]
-    return gaps + [f"{name[:i]}*{name[i:]}" for i in range(len(name) + 1)]
+    return [f"{name[:i]}*{name[j:]}" for i in range(len(name) + 1) for j in (i, i + 1)]
 
 
 def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[str, Any]]:
@@ -228,18 +221,13 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
     pairs = [(name, c) for name, categories in own.items() for c in categories]
     mine, place = torch.tensor([c for _, c in pairs]), torch.arange(len(pairs))  # [B] each
     texts = [f"^{name.lower()}$" for name, _ in pairs]
-    size = torch.tensor([*map(len, texts)])  # [B]
-    codes = torch.frombuffer(bytearray("".join(texts), "utf-32-le"), dtype=torch.int32).long()
-    left = size.cumsum(0).repeat_interleave(size) - torch.arange(len(codes))  # to a name's end
-    spelled = [codes]
-    for k in range(1, GRAMS):
-        spelled.append(spelled[-1] << 21 | codes.roll(-k))  # no letter has more bits
-    whole = left.unsqueeze(1) > torch.arange(GRAMS)
-    runs, gram = torch.unique(torch.stack(spelled, 1)[whole], return_inverse=True)  # [N], [G]
-    at = place.repeat_interleave(size).unsqueeze(1).expand_as(whole)[whole]
-    n = at.bincount()  # [G]: the pair of each run; [B]: the runs of each pair
-    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(runs) * len(labels))
-    counts = counts.reshape(len(runs), len(labels)).float()  # [N, C]
+    runs = (t[i : i + k] for t in texts for k in range(1, GRAMS + 1) for i in range(len(t) - k + 1))
+    number = defaultdict[str, int](count().__next__)  # of each different run
+    gram = torch.tensor([number[run] for run in runs])  # [G]
+    n = torch.tensor([sum(len(t) - k for k in range(GRAMS)) for t in texts])  # [B]: of their runs
+    at = place.repeat_interleave(n)  # [G]: the pair of each run
+    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(number) * len(labels))
+    counts = counts.reshape(len(number), len(labels)).float()  # [N, C]
     total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
     scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]

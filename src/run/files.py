@@ -8,7 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
@@ -48,8 +48,7 @@ def refuse_targets(*files: Path | None, force: bool) -> None:
     Raises:
         UserError: if a file exists and `force` is not given, or is no plain file.
     """
-    named = [file for file in files if file is not None]
-    for file in named:
+    for file in filter(None, files):
         if file.exists() and not file.is_file():
             raise UserError(f"{file}: is no plain file")
         if file.exists() and not force:
@@ -61,7 +60,6 @@ SCORE = "val/balanced_accuracy"
 """What runs are ranked by."""
 FINISHED, STOPPED, INTERRUPTED = "finished", "stopped", "interrupted"
 DIVERGED, FAILED = "diverged", "failed"
-LARGEST = 1_000_000  # bytes
 OUTPUTS = Path("outputs")
 
 PARTS = "seed_*"
@@ -99,8 +97,7 @@ def written_whole(file: Path, mode: str, **how: Any) -> Iterator[IO[Any]]:
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     finally:
-        with suppress(OSError):
-            beside.unlink()
+        beside.unlink(missing_ok=True)
 
 
 def write_bytes(file: Path, content: bytes) -> None:
@@ -140,10 +137,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     content = path.read_bytes()
     try:
         with ZipFile(io.BytesIO(content)) as archive:  # as torch writes it, not compressed
-            if sum(each.file_size for each in archive.infolist()) > len(content):
-                raise ValueError("would grow in memory")
-            if archive.testzip():  # torch does not look at checksums
-                raise ValueError("has flipped bits")
+            grows = sum(each.file_size for each in archive.infolist()) > len(content)
+            if grows or archive.testzip():  # torch does not look at checksums
+                raise ValueError
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's advice on how to load it all the same
             loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -174,8 +170,7 @@ def from_checkpoint(path: Path, make: Callable[[dict[str, Any]], T]) -> T:
 def write_metrics(folder: Path, status: str, metrics: Metrics, reason: str = "") -> None:
     """Write a run's metrics.json: the status, why if it failed, and the numbers."""
     content = {"status": status, **({"reason": reason} if reason else {}), **metrics}
-    with written_whole(folder / FILE, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_bytes(folder / FILE, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_failure(folder: Path, reason: str) -> None:
@@ -190,14 +185,11 @@ def read_metrics(folder: Path) -> tuple[str, Metrics, str]:
     A file that is cut off, or none of ours, counts as none.
     """
     try:
-        with (folder / FILE).open(encoding="utf-8") as file:
-            content: Any = json.loads(file.read(LARGEST))
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         status, reason = str(content.pop("status")), str(content.pop("reason", ""))
-        numbers = {str(name): float(number) for name, number in content.items()}
+        return status, {name: n for name, n in content.items() if isfinite(n)}, reason
     except Exception:  # whatever its content provokes
         return "", {}, ""
-    numbers = {name: int(n) if n == int(n) else n for name, n in numbers.items() if isfinite(n)}
-    return status, numbers, reason
 
 
 def find_checkpoint(path: Path | None) -> Path:
@@ -212,9 +204,9 @@ def find_checkpoint(path: Path | None) -> Path:
         runs: dict[Path, float] = {}
         for file in sorted((path or OUTPUTS).glob(f"**/{FILE}")):
             status, numbers, _ = read_metrics(file.parent)
-            if not (file.parent / "checkpoints").exists():
-                continue  # of several seeds: one of them is taken
-            if status in (FINISHED, STOPPED) and (path is None or SCORE in numbers):
+            # A run of several seeds has no checkpoints: one of its parts is taken.
+            ended = status in (FINISHED, STOPPED) and (file.parent / "checkpoints").exists()
+            if ended and (path is None or SCORE in numbers):
                 runs[file.parent] = numbers[SCORE] if path else file.stat().st_mtime
         if not runs:
             scored = f"with a {SCORE} in {path}/; name a run or a checkpoint"

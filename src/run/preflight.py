@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from filelock import FileLock
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -42,18 +43,15 @@ class Preflight(Callback):
             Preflight._lock = lock(folder)
             made = [*folder.glob("checkpoints"), *folder.glob(f"{PARTS}/checkpoints")]
             if made and not settings.resume:
-                why = "holds a run already; choose another, or go on with that one"
-                raise UserError(f"hydra.run.dir={folder}: {why}: {typed('resume', folder)}")
+                raise UserError(f"{folder}: holds a run; go on with it: {typed('resume', folder)}")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the runs of a sweep have in common."""
         with refusing(config):
             if any(word.startswith("resume=") for word in config.hydra.overrides.task):
-                how = "a sweep goes on when its command is given again with hydra.sweep.dir=FOLDER"
-                raise UserError(f"resume: is of a single run; {how}")
+                raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
             if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
-                why = "a sweep's runs have one process each"
-                raise UserError(f"trainer: {why}; use trainer.devices=1")
+                raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
             check_engine(config)
             share_out(config)
             Preflight._lock = lock(Path(config.hydra.sweep.dir))
@@ -73,7 +71,8 @@ def swept(config: DictConfig) -> dict[str, Override]:
     """Return the overrides of a sweep that have more than one value, by their keys."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parsed = {each.key_or_group: each for each in OverridesParser.create().parse_overrides(words)}
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for a glob's options
+    parsed = {each.key_or_group: each for each in parser.parse_overrides(words)}
     return {key: each for key, each in parsed.items() if each.is_sweep_override()}
 
 
@@ -85,8 +84,7 @@ def share_out(config: DictConfig) -> None:
     choices, sweeper = config.hydra.runtime.choices, config.hydra.sweeper
     runs = sweeper.get("n_trials") or 0
     if choices["hydra/sweeper"] == "basic":
-        many = swept(config).values()  # 0: not known
-        runs = prod(len(list(e.sweep_iterator())) if e.is_discrete_sweep() else 0 for e in many)
+        runs = prod(len(list(each.sweep_iterator())) for each in swept(config).values())
     os.environ[process.PLAN] = f"{runs} {time.time()}"
     if choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
         from joblib import cpu_count  # an extra
@@ -106,8 +104,7 @@ def check_engine(config: DictConfig) -> None:
     """
     choices, launcher = config.hydra.runtime.choices, config.hydra.launcher
     if choices["hydra/sweeper"] != "basic":
-        direction = str(OmegaConf.select(config, "hydra.sweeper.direction"))
-        if direction.rpartition(".")[2] != "maximize":
+        if "maximize" not in str(OmegaConf.select(config, "hydra.sweeper.direction")):
             raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
         if config.val_fraction == 0:
             raise UserError("val_fraction=0: a search needs validation names to score by")
