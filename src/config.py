@@ -270,7 +270,8 @@ def message(error: Exception) -> str:
     if unknown := re.match(r"Could not override '(.+?)'", text):
         return no_such_key(unknown[1])
     if text.startswith("Config group override must be"):
-        return f"{text}: trainer=cpu, logger=csv, no logger: logger=[], hydra/launcher=basic"
+        no = "no logger: logger=[]; cluster=cores, ray or slurm, or one run after the other"
+        return f"{text}: trainer=cpu, logger=[tensorboard,csv], {no}: hydra/launcher=basic"
     text += f"\n{cause}" if isinstance(cause, OmegaConfBaseException) else ""
     text = re.sub(", set env var .*", "", text)  # HYDRA_FULL_ERROR
     return "\n".join(line for line in text.splitlines() if "_type=" not in line)

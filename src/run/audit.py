@@ -17,7 +17,6 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import cache
-from itertools import count
 from typing import Any
 from zlib import crc32
 
@@ -99,7 +98,8 @@ def audit(
             of_label[name] += row.times
             found[row.side, row.label][folded] = None
 
-    changed = {name for name, folded in read.items() if _plain(folded) != _plain(name)}
+    differ = {name for name, folded in read.items() if folded != name}
+    changed = {name for name in differ if _plain(read[name]) != _plain(name)}
     lines = {c: of.total() for c, of in times.items()}
     altered = {c: sum(of[name] for name in changed & of.keys()) for c, of in times.items()}
     names, labels = Names(in_order(found), {}), sorted(lines)
@@ -221,13 +221,18 @@ def _doubted(own: dict[str, tuple[int, ...]], labels: list[str]) -> list[dict[st
     pairs = [(name, c) for name, categories in own.items() for c in categories]
     mine, place = torch.tensor([c for _, c in pairs]), torch.arange(len(pairs))  # [B] each
     texts = [f"^{name.lower()}$" for name, _ in pairs]
-    runs = (t[i : i + k] for t in texts for k in range(1, GRAMS + 1) for i in range(len(t) - k + 1))
-    number = defaultdict[str, int](count().__next__)  # of each different run
-    gram = torch.tensor([number[run] for run in runs])  # [G]
-    n = torch.tensor([sum(len(t) - k for k in range(GRAMS)) for t in texts])  # [B]: of their runs
-    at = place.repeat_interleave(n)  # [G]: the pair of each run
-    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(number) * len(labels))
-    counts = counts.reshape(len(number), len(labels)).float()  # [N, C]
+    size = torch.tensor([*map(len, texts)])  # [B]
+    codes = torch.frombuffer(bytearray("".join(texts), "utf-32-le"), dtype=torch.int32).long()
+    left = size.cumsum(0).repeat_interleave(size) - torch.arange(len(codes))  # to a name's end
+    spelled = [codes]
+    for k in range(1, GRAMS):
+        spelled.append(spelled[-1] << 21 | codes.roll(-k))  # no letter has more bits
+    whole = left.unsqueeze(1) > torch.arange(GRAMS)
+    runs, gram = torch.unique(torch.stack(spelled, 1)[whole], return_inverse=True)  # [N], [G]
+    at = place.repeat_interleave(size).unsqueeze(1).expand_as(whole)[whole]
+    n = at.bincount()  # [G]: the pair of each run; [B]: the runs of each pair
+    counts = (gram * len(labels) + mine[at]).bincount(minlength=len(runs) * len(labels))
+    counts = counts.reshape(len(runs), len(labels)).float()  # [N, C]
     total, prior = counts.sum(0), PRIOR * counts.sum(1) / counts.sum()
     logs = ((counts + prior.unsqueeze(1)) / (total + PRIOR)).log()
     scores = F.embedding_bag(gram, logs, n.cumsum(0) - n, mode="sum")  # [B, C]
