@@ -34,8 +34,7 @@ def make_parser(name: str, description: str) -> ArgumentParser:
     """Return the parser of a program that asks a model, under a prior."""
     parser = ArgumentParser(prog=f"python -m {name}", description=description)
     add: Any = parser.add_argument
-    about = "a .ckpt, a run's folder, or a sweep's: its best run (the newest run)"
-    add("--checkpoint", type=Path, metavar="PATH", help=about)
+    add("--checkpoint", type=Path, help="a .ckpt, or a run's or a sweep's folder (the newest run)")
     about = "how common categories are: uniform, as in the run's corpus, or in between (tempered)"
     add("--prior", choices=PRIORS, default=DEFAULT_PRIOR, help=about)
     add("--force", action="store_true", help="replace files that exist")

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -136,7 +135,7 @@ class TrainedModel:
         The list of a row of NaN is empty.
         """
         values, indices = probabilities.topk(k)
-        likeliest = np.array(self.categories, dtype=object)[indices.numpy()].tolist()
+        likeliest = [[self.categories[i] for i in row] for row in indices.tolist()]
         rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
         return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
 
