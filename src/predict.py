@@ -6,6 +6,7 @@ Names come from the command line, from a CSV file, from a pipe (one a line) or f
 import argparse
 import codecs
 import json
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -60,7 +61,7 @@ def check(options: argparse.Namespace) -> None:
     others = options.names or options.json or options.explain
     if table != [None] * 4 and (others or None in table[:2]):
         raise UserError("--csv and --out go together, without names, --json or --explain")
-    if len(options.delimiter or ",") != 1:
+    if not re.fullmatch(r'[^"\r\n]', options.delimiter or ","):
         raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")

@@ -191,10 +191,12 @@ def load_model(
 
 
 def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
+    known = {category.casefold(): category for category in model.categories}
     for each in categories:
         if each not in model.categories:
-            near = get_close_matches(each, model.categories, 1) or model.categories
-            raise UserError(f"--among: the model knows no category {each!r}; try {shown(near)}")
+            near = get_close_matches(each.casefold(), known, 1) or known
+            meant = shown([known[key] for key in near])
+            raise UserError(f"--among: the model knows no category {each!r}; try {meant}")
         if categories.count(each) > 1:
             raise UserError(f"--among: {each} is named twice")
     chosen = [model.categories.index(each) for each in categories]
