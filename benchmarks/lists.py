@@ -6,7 +6,7 @@ Makes tables of names in a hundred categories from pieces of the shipped names, 
 tables with the targets. Where they grow, times are of the processor, as a busy machine's clock says
 little; what a list of a thousand names takes is taken off before they are divided by the names.
 Without numbers, `--rows` leaves that out. `--train` adds a pass of `experiment=names`, a quarter of
-an hour or more; `--ddp` a part of a pass, by one process and by two.
+an hour or more; `--ddp` a part of a pass, with the n-grams, and without by one process and by two.
 """
 
 import argparse
@@ -34,7 +34,8 @@ RUNS = 3
 """Of short commands, the quickest of so many."""
 SMALL = 1000
 """Names of a list whose time is that of starting and ending."""
-ALONE = "ngrams=0", "passes=0.02"
+PART = ("passes=0.02",)
+ALONE = "ngrams=0", *PART
 TWO = *ALONE, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
 GROWTH, MOST, OF_PREDICT = 1.3, 8192, 1.1
 """The targets: time per name beside that of the shortest list, MiB, and predict's MiB likewise."""
@@ -157,7 +158,7 @@ def main() -> None:
             print()
             row("`experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
             print("|---|---|---|---|---|")
-        for rows, runs in ((options.train, [("passes=1",)]), (options.ddp, [ALONE, TWO])):
+        for rows, runs in ((options.train, [("passes=1",)]), (options.ddp, [PART, ALONE, TWO])):
             table = write(folder / "names.csv", rows, CATEGORIES) if rows else None
             for words in runs if rows else []:
                 trained(folder, f"data_file={table}", *words)

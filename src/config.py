@@ -183,8 +183,8 @@ class Config:
         if self.init_from and not (self.resume or Path(self.init_from).exists()):
             raise UserError(f"init_from={self.init_from}: no such file or folder")
         Source(**self.pick(Source._fields)).check()
-        if self.val_fraction + self.test_fraction >= 1:
-            raise UserError(f"val_fraction={self.val_fraction}: no names are left to train on")
+        if (held_out := self.val_fraction + self.test_fraction) >= 1:
+            raise UserError(f"val_fraction + test_fraction = {held_out:g}: must be below 1")
         self._check_trainer()
 
     def _check_trainer(self) -> None:
@@ -192,7 +192,8 @@ class Config:
         for key in given.keys() & REFUSED.keys():
             raise UserError(f"trainer.{key}: use {REFUSED[key]}")
         one: Any = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
-        needed = one if self.online or self.seeds > 1 else {}  # name, or run, after the other
+        many: Any = {"strategy": [None, "auto", "ddp"]}  # others have other checkpoints
+        needed = one if self.online or self.seeds > 1 else many  # name, or run, after the other
         if self.backend == "compiled":
             needed |= {"accelerator": ["cpu"], "precision": [None, 32, "32", "32-true"]}
         for key, allowed in needed.items():

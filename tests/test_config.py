@@ -138,8 +138,13 @@ def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: 
     assert message in str(caught.value)
 
 
+def test_batches_are_shared_out_by_ddp_alone() -> None:
+    with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp with backend=a"):
+        settings("experiment=best", "trainer.strategy=ddp_spawn")
+
+
 def test_fractions_that_leave_nothing() -> None:
-    with pytest.raises(UserError, match=r"val_fraction=0\.9: no names are left to train on"):
+    with pytest.raises(UserError, match=r"val_fraction \+ test_fraction = 1\.1: must be below 1"):
         settings("val_fraction=0.9", "test_fraction=0.2")
 
 
@@ -174,11 +179,12 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
             "Config group override must be a string or a list. Got NoneType: trainer=",
         ),
         (["logger=null"], "no logger: logger=[]"),
+        (["-m", "cluster=null"], "cluster=cores, ray or slurm, or one run after the other: hydra/"),
         (["lr=" + "9" * 5000], "Exceeds the limit (4300 digits) for integer string conversion"),
         (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
         (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
         (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
-        (["val_fraction=0.9", "test_fraction=0.2"], "0.9: no names are left to train on"),
+        (["val_fraction=0.9", "test_fraction=0.2"], "test_fraction = 1.1: must be below 1"),
         (["lr=???"], "lr: Missing mandatory value: lr"),
         (["data_dir=nowhere"], "nowhere: must be a folder, or null"),
         (["hydra.run.dir=${nowhere}"], "Interpolation key 'nowhere' not found"),
