@@ -29,10 +29,11 @@ from sklearn.linear_model import LogisticRegression
 from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
 from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.tables import Source, read_rows
-from src.models.decision import PRIORS, fit_decision
-from src.models.networks import SHARES, Ngrams
+from src.data.datamodule import NamesDataModule
+from src.data.dataset import NamesDataset
+from src.data.readers import DataSource, read_rows
+from src.models.calibration import PRIORS, fit_calibration
+from src.models.ngram_mixture import MIXTURE_WEIGHTS, NgramMixture
 
 SEEDS = (0, 1, 2)
 Floats = NDArray[np.float64]
@@ -81,9 +82,9 @@ def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
 def texts(names: NamesDataset, seed: int) -> list[str]:
     """Return the names of a side, each as it first stands in the files, before it is read."""
     data, first = split(seed), first_spellings(seed)
-    read, ends = data.letters.unpack(names.letters), names.lengths.cumsum(0).tolist()
+    read, ends = data.alphabet.decode(names.letters), names.lengths.cumsum(0).tolist()
     begins = [end - length for end, length in zip(ends, names.lengths.tolist(), strict=True)]
-    labels = [data.categories[category] for category in names.categories]
+    labels = [data.categories[category] for category in names.targets]
     return [first[read[b:e], c] for b, e, c in zip(begins, ends, labels, strict=True)]
 
 
@@ -91,11 +92,13 @@ def texts(names: NamesDataset, seed: int) -> list[str]:
 def first_spellings(seed: int) -> dict[tuple[str, str], str]:
     """Return how each pair of a name, as it is read, and a category stands in the files."""
     first: dict[tuple[str, str], str] = {}
-    letters = split(seed).letters
+    letters = split(seed).alphabet
     known = set(letters.symbols)
-    for row in read_rows(Source(**LIST)):
-        read = "".join(c if c in known else letters.symbols[-1] for c in letters.read(row.name))
-        first.setdefault((read, row.label), row.name.strip())
+    for row in read_rows(DataSource(**LIST)):
+        read = "".join(
+            c if c in known else letters.symbols[-1] for c in letters.normalize(row.name)
+        )
+        first.setdefault((read, row.category), row.name.strip())
     return first
 
 
@@ -104,22 +107,24 @@ def decided(
 ) -> tuple[Answers, float]:
     """Return the answers of what was trained on natural shares, decided as src.train does."""
     data = split(seed)
-    shares = data.corpus_shares
+    shares = data.corpus_prior
     start = time.perf_counter()
-    decision = fit_decision(log_probabilities(data.val), data.val.categories, shares, shares)
+    decision = fit_calibration(
+        log_probabilities(data.val_dataset), data.val_dataset.targets, shares, shares
+    )
     seconds = time.perf_counter() - start
-    logp = log_probabilities(data.test).double()
+    logp = log_probabilities(data.test_dataset).double()
     return {prior: decision.log_probabilities(logp, prior).numpy() for prior in PRIORS}, seconds
 
 
 def logistic_regression(seed: int) -> tuple[Answers, float]:
     """Ask character 1–5-gram tf-idf + logistic regression, converged."""
     data = split(seed)
-    train = texts(data.distinct, seed)
+    train = texts(data.distinct_pairs, seed)
     start = time.perf_counter()
     grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2)
     model = LogisticRegression(C=10, max_iter=2000)
-    model.fit(grams.fit_transform(train), data.distinct.categories.numpy())
+    model.fit(grams.fit_transform(train), data.distinct_pairs.targets.numpy())
     seconds = time.perf_counter() - start
 
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
@@ -133,11 +138,11 @@ def letter_ngrams(seed: int) -> tuple[Answers, float]:
     """Ask the n-grams of `experiment=best` and `names` alone, fitted as src.train does."""
     data = split(seed)
     start = time.perf_counter()
-    ngrams = Ngrams(data.letters.symbols, len(data.categories), ORDER).eval()
-    ngrams.fit(data.once, data.corpus_shares, seed)
+    ngrams = NgramMixture(data.alphabet.symbols, len(data.categories), ORDER).eval()
+    ngrams.fit(data.distinct_names, data.corpus_prior, seed)
     seconds = time.perf_counter() - start
-    log_shares = torch.tensor(data.corpus_shares).log()
-    whole = SHARES["counted"] + SHARES["weighed"]
+    log_shares = torch.tensor(data.corpus_prior).log()
+    whole = MIXTURE_WEIGHTS["ngrams"] + MIXTURE_WEIGHTS["bag"]
 
     @torch.inference_mode()
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
@@ -171,10 +176,10 @@ def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Ans
     """Return what asks a run of src.train, under the priors; by default as it was trained."""
 
     def run(seed: int) -> tuple[Answers, float]:
-        names = texts(split(seed).test, seed)
+        names = texts(split(seed).test_dataset, seed)
         model, seconds = trained((*words, *list_words()), seed)
         models = {prior: replace(model, prior=prior) for prior in priors}
-        models = models or {"as trained": replace(model, decision=None)}
+        models = models or {"as trained": replace(model, calibration=None)}
         answers = {
             prior: each.probabilities(names).double().log().numpy()
             for prior, each in models.items()
@@ -220,9 +225,9 @@ WRITINGS: dict[str, Callable[[str], str]] = {
 
 def accuracy_of(words: tuple[str, ...], write: Callable[[str], str], seed: int) -> float:
     """Return the share of test names that a run of src.train knows when they are written so."""
-    test = split(seed).test
+    test = split(seed).test_dataset
     probabilities = trained(words, seed)[0].probabilities(list(map(write, texts(test, seed))))
-    return float((probabilities.argmax(dim=1) == test.categories).float().mean())
+    return float((probabilities.argmax(dim=1) == test.targets).float().mean())
 
 
 def cell(values: list[float]) -> str:
@@ -244,7 +249,7 @@ def by_model() -> Iterator[str]:
         seconds = statistics.mean(spent for _, spent in results)
         for number, prior in enumerate(results[0][0]):
             rows = [
-                scores(answers[prior], split(seed).test.categories.numpy())
+                scores(answers[prior], split(seed).test_dataset.targets.numpy())
                 for seed, (answers, _) in zip(SEEDS, results, strict=True)
             ]
             cells = [cell(list(column)) for column in zip(*rows, strict=True)]

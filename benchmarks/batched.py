@@ -28,7 +28,7 @@ def plain_speed() -> float:
     data = NamesDataModule()
     start = time.perf_counter()
     pytorch_tutorial.train(data, seed=0, epochs=1)
-    return len(data.train) / (time.perf_counter() - start)
+    return len(data.train_dataset) / (time.perf_counter() - start)
 
 
 def loader_seconds(iterations: int, size: int) -> float:
@@ -38,7 +38,7 @@ def loader_seconds(iterations: int, size: int) -> float:
         log_every=LOG_EVERY,
         val_every=iterations,
         batch_size=size,
-        together=1,
+        chunk_size=1,
         sampling="natural",
     )
     start = time.perf_counter()

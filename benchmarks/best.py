@@ -18,9 +18,9 @@ from benchmarks import tutorial_loop
 from benchmarks.measure import measured
 from benchmarks.predict import corpus_names
 from src.data.datamodule import NamesDataModule
-from src.data.letters import LONGEST
-from src.data.tables import NAMES
-from src.models.networks import Ngrams
+from src.data.normalize import MAX_NAME_LENGTH
+from src.data.readers.source import NAMES
+from src.models.ngram_mixture import NgramMixture
 
 ROWS, LONG_ROWS, PLAIN = 200_000, 20_000, 5000
 
@@ -34,10 +34,10 @@ def fit_seconds() -> float:
     """Return how long the n-grams take to be fitted."""
     torch.set_num_threads(1)  # as the command does
     data = NamesDataModule(sampling="natural")
-    ngrams = Ngrams(data.letters.symbols, len(data.categories), 4)
-    once = data.once
+    ngrams = NgramMixture(data.alphabet.symbols, len(data.categories), 4)
+    once = data.distinct_names
     start = time.perf_counter()
-    ngrams.fit(once, data.corpus_shares, 0)
+    ngrams.fit(once, data.corpus_prior, 0)
     return time.perf_counter() - start
 
 
@@ -72,9 +72,13 @@ def main() -> None:
         speed = f"{ROWS / (seconds - one):,.0f}"
         row("  without what one name takes", speed, "at least 20,000")
         row("  peak memory, MiB", f"{peak:,.0f}", "at most 1,024")
-        long = ["".join(corpus_names(50))[:LONGEST]] * LONG_ROWS
+        long = ["".join(corpus_names(50))[:MAX_NAME_LENGTH]] * LONG_ROWS
         _, peak = answered(folder, long)
-        row(f"{LONG_ROWS:,} names of {LONGEST} letters: peak memory, MiB", f"{peak:,.0f}", "1,024")
+        row(
+            f"{LONG_ROWS:,} names of {MAX_NAME_LENGTH} letters: peak memory, MiB",
+            f"{peak:,.0f}",
+            "1,024",
+        )
 
 
 if __name__ == "__main__":

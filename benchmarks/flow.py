@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.data.letters import name_to_tensor
+from src.data.alphabet import name_to_tensor
 from src.models.rnn import RNN
 
 PICTURE = Path(__file__).parent / "pictures/flow.svg"
@@ -38,9 +38,9 @@ def draw(model: TrainedModel, name: str) -> str:
     rnn = model.network.get_submodule("recurrent.rnn")
     assert isinstance(rnn, RNN)
     parts, hidden = [], rnn.init_hidden()
-    read = model.letters.read(name)
+    read = model.alphabet.normalize(name)
     with torch.no_grad():
-        for t, row in enumerate(name_to_tensor(read, model.letters)):
+        for t, row in enumerate(name_to_tensor(read, model.alphabet)):
             output, hidden = rnn(row, hidden)
             x = LEFT + STEP * t
             parts += [text(x + 27, LETTERS, read[t], "letter", "middle")]

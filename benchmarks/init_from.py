@@ -20,9 +20,9 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from src.config import CONFIGS, from_hydra
-from src.data.corpus import read_names
-from src.data.split import split_names
-from src.data.tables import Source
+from src.data.corpus import read_corpus
+from src.data.readers import DataSource
+from src.data.split import split_corpus
 from src.run.files import SCORE, read_checkpoint
 from src.train import train
 
@@ -40,7 +40,7 @@ MEAN = 5
 
 def write_half(folder: Path, seed: int) -> None:
     """Write every other category of the shipped names, with the split of all of them."""
-    split = split_names(read_names(Source(), "ascii"), 0.1, 0.1, seed)
+    split = split_corpus(read_corpus(DataSource(), "ascii"), 0.1, 0.1, seed)
     for side, corpus in zip(("train", "val", "test"), split, strict=True):
         (folder / side).mkdir(parents=True)
         for category in list(corpus)[::2]:

@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import measured, run_module
-from src.data.corpus import read_names
+from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
-from src.data.tables import Source
+from src.data.readers import DataSource
 from src.run import process
 from src.run.audit import audit
 
@@ -44,7 +44,7 @@ GROWTH, MOST, OF_PREDICT = 1.3, 8192, 1.1
 def make(rows: int, n_categories: int, seed: int = 0) -> Iterator[tuple[str, str]]:
     """Yield distinct names, each with a category; the first categories have the most."""
     rng = random.Random(seed)
-    shipped = read_names(Source(), "tutorial").corpus
+    shipped = read_corpus(DataSource(), "tutorial").all_names
     names = sorted({name for lines in shipped.values() for name in lines if len(name) > 3})
     rng.shuffle(names)
     pools = [names[i::n_categories] for i in range(n_categories)]

@@ -12,16 +12,16 @@ import random
 import tempfile
 from pathlib import Path
 
-from src.data.corpus import read_names
-from src.data.tables import Source
+from src.data.corpus import read_corpus
+from src.data.readers import DataSource
 from src.run.audit import audit
 
 SHARE, SEEDS = 0.02, (0, 1, 2)
 
 
-def moved(source: Source, file: Path, seed: int) -> set[tuple[str, str]]:
+def moved(source: DataSource, file: Path, seed: int) -> set[tuple[str, str]]:
     """Write the pairs of a source with some labels moved; return those that are wrong."""
-    corpus = read_names(source, "corpus").corpus
+    corpus = read_corpus(source, "corpus").all_names
     pairs = [(name, label) for label, lines in corpus.items() for name in sorted(set(lines))]
     rng = random.Random(seed)
     chosen = set(rng.sample(range(len(pairs)), round(SHARE * len(pairs))))
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.planted")
     for option in ("--data-dir", "--data-file"):
         parser.add_argument(option)
-    source = Source(**vars(parser.parse_args()))
+    source = DataSource(**vars(parser.parse_args()))
     sums = [0, 0, 0, 0, 0, 0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "names.csv")

@@ -67,7 +67,7 @@ def main() -> None:
 
         torch.set_num_threads(1)  # it is faster so, and so is the tutorial's predict
         # The network's own answer, as the tutorial's is.
-        model = replace(load_model(folder / "run/checkpoints/last.ckpt"), decision=None)
+        model = replace(load_model(folder / "run/checkpoints/last.ckpt"), calibration=None)
         start = time.perf_counter()
         batched = torch.cat(
             [model.probabilities(names[i : i + 4096]) for i in range(0, rows, 4096)]
@@ -77,7 +77,7 @@ def main() -> None:
         rnn = RNN(57, 128, len(model.categories))
         weights = model.network.state_dict()
         rnn.load_state_dict({name.removeprefix("recurrent.rnn."): w for name, w in weights.items()})
-        few = list(map(model.letters.read, names[:ONE_BY_ONE]))
+        few = list(map(model.alphabet.normalize, names[:ONE_BY_ONE]))
         start = time.perf_counter()
         one_by_one = torch.cat([tutorial_predict(rnn, name) for name in few])
         tutorial_speed = len(few) / (time.perf_counter() - start)

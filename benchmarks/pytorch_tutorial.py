@@ -39,7 +39,7 @@ def train(data: NamesDataModule, seed: int, epochs: int = EPOCHS) -> CharRNN:
     shuffled = random.Random(seed)
     network = CharRNN(57, 128, len(data.categories))
     optimizer = torch.optim.SGD(network.parameters(), lr=0.15)
-    items = [data.train[line] for line in range(len(data.train))]
+    items = [data.train_dataset[line] for line in range(len(data.train_dataset))]
     for _ in range(epochs):
         order = list(range(len(items)))
         shuffled.shuffle(order)
@@ -57,5 +57,5 @@ def train(data: NamesDataModule, seed: int, epochs: int = EPOCHS) -> CharRNN:
 @torch.no_grad()
 def log_probabilities(network: CharRNN, data: NamesDataModule) -> np.ndarray:
     """Return what the network says of the test names, float64 [N, C]."""
-    rows = [network(data.test[line][0]) for line in range(len(data.test))]
+    rows = [network(data.test_dataset[line][0]) for line in range(len(data.test_dataset))]
     return torch.cat(rows).double().numpy()

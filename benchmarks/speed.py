@@ -20,8 +20,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from benchmarks.measure import Usage, measured
 from benchmarks.tutorial_loop import HIDDEN, LEARNING_RATE, SEED, SNAPSHOT
+from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
-from src.data.letters import Batch
 from src.models.online_sgd import compiled_steps
 from src.models.rnn import RNN
 
@@ -40,7 +40,7 @@ def train(folder: Path, *overrides: str) -> None:
 def first_names(count: int) -> tuple[Batch, int]:
     """Return the tutorial's first names, and the number of categories."""
     data = NamesDataModule(
-        None, 0, 0, SEED, count, count, count, together=count, letters="tutorial"
+        None, 0, 0, SEED, count, count, count, chunk_size=count, letters="tutorial"
     )
     (batch,) = data.train_dataloader()
     return batch, len(data.categories)

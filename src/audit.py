@@ -12,10 +12,10 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from src.answer import command
-from src.config import CONFIGS, CORPUS, Config, from_hydra, message
-from src.data.letters import printable
+from src.config import CONFIGS, CORPUS_KEYS, Config, error_message, from_hydra
+from src.data.normalize import replace_unprintable
 from src.errors import UserError
-from src.models.networks import GATES
+from src.models.recurrent import N_GATES
 from src.run.audit import audit, finding_line
 from src.run.files import refuse_targets, write_bytes
 
@@ -51,8 +51,8 @@ def answer(options: Namespace) -> None:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = from_hydra(compose("train", options.keys), options.keys)
     except HydraException as error:
-        raise UserError(message(error)) from None
-    report = audit(**config.pick(CORPUS))
+        raise UserError(error_message(error)) from None
+    report = audit(**config.subset(CORPUS_KEYS))
     print(f"{as_text(report)}\n\n{expected(config, report)}")
     if options.out:
         write_bytes(options.out, json.dumps(report, indent=2).encode())
@@ -61,14 +61,14 @@ def answer(options: Namespace) -> None:
 def as_text(report: dict[str, Any]) -> str:
     """Return the report for a person."""
     text = "{lines:,} lines, {names:,} names in {pairs:,} pairs with a category, {symbols} symbols"
-    lines = [*map(printable, report["guessed"]), text.format_map(report), ""]
+    lines = [*map(replace_unprintable, report["guessed"]), text.format_map(report), ""]
     for each in report["findings"]:
         lines += [finding_line(each), *(f"{'':<12}{example}" for example in each["examples"])]
     lines += [] if report["findings"] else ["nothing is wrong with them"]
     lines.append(f"\n{'':<20}" + "".join(f"{column:>10}" for column in COLUMNS))
     for row in report["categories"]:
         cells = "".join(f"{row[column]:>10,}" for column in COLUMNS[:-1])
-        lines.append(f"{printable(row['category']):<20}{cells}{row['changed']:>10.1%}")
+        lines.append(f"{replace_unprintable(row['category']):<20}{cells}{row['changed']:>10.1%}")
     return "\n".join(lines)
 
 
@@ -78,7 +78,7 @@ def expected(config: Config, report: dict[str, Any]) -> str:
     drawn, steps = config.iterations * config.batch_size, config.iterations
     if config.passes:
         drawn, steps = config.passes * names, ceil(config.passes * ceil(names / config.batch_size))
-    size = GATES.get(config.cell, 1) * config.layers * (1 + config.bidirectional)
+    size = N_GATES[config.cell] * config.layers * (1 + config.bidirectional)
     size *= config.hidden * (config.hidden + (config.embedding or report["symbols"]))
     rate, step = RATES[config.backend]
     letters = drawn * report["letters"] / max(1, report["names"])

@@ -25,7 +25,7 @@ from hydra.utils import to_absolute_path
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.data.tables import Source
+from src.data.readers import DataSource
 from src.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -182,7 +182,7 @@ class Config:
                     raise UserError(f"{key}={value}: must be {needed} unless {others[option]}")
         if self.init_from and not (self.resume or Path(self.init_from).exists()):
             raise UserError(f"init_from={self.init_from}: no such file or folder")
-        Source(**self.pick(Source._fields)).check()
+        DataSource(**self.subset(DataSource._fields)).check_settings()
         if (held_out := self.val_fraction + self.test_fraction) >= 1:
             raise UserError(f"val_fraction + test_fraction = {held_out:g}: must be below 1")
         self._check_trainer()
@@ -212,8 +212,8 @@ class Config:
         return all(getattr(self, key) == value for key, value in _needed("compiled").items())
 
     @property
-    def together(self) -> int:
-        """Names trained on at once: well below a second's work, so that a wish to end is heard."""
+    def chunk_size(self) -> int:
+        """Iterations per batch: well below a second of work, so that signals are noticed soon."""
         most = {"compiled": 10_000, "autograd": 250}[self.backend]
         work = WORK // (self.hidden * (57 + self.hidden))
         return max(1, min(most, work)) if self.online else 1
@@ -224,9 +224,9 @@ class Config:
         words = [word.lstrip("+").partition("=") for word in self.given]
         typed = {key: value for key, _, value in words if key in (*HYPERPARAMETERS, "experiment")}
         asked = ("lr", "hidden", "seed", "iterations")
-        return typed | self.pick(key for key in asked if key not in typed)
+        return typed | self.subset(key for key in asked if key not in typed)
 
-    def pick(self, keys: Iterable[str]) -> dict[str, Any]:
+    def subset(self, keys: Iterable[str]) -> dict[str, Any]:
         """Return some keys and their values."""
         return {key: getattr(self, key) for key in keys}
 
@@ -245,14 +245,17 @@ SUBJECTS = {
     "sampling": "Its training",
 }
 """Headings of `--help`, each above its first key."""
-FLAT = [each.name for each in fields(Config) if each.metadata and each.name != "resume"]
+RUN_KEYS = [each.name for each in fields(Config) if each.metadata and each.name != "resume"]
 """All that makes a run."""
-HYPERPARAMETERS = [key for key in FLAT if not key.endswith("_every")]
+HYPERPARAMETERS = [key for key in RUN_KEYS if not key.endswith("_every")]
 """What can change a result."""
-CORPUS = [*Source._fields, "letters", "val_fraction", "test_fraction", "seed"]
-DATA = [*CORPUS, *"iterations passes log_every val_every batch_size sampling".split()]
-NETWORK = ["cell", "hidden", "ngrams", *_needed("tutorial")]
-TRAINING = "lr seed optimizer schedule weight_decay label_smoothing".split()
+CORPUS_KEYS = [*DataSource._fields, "letters", "val_fraction", "test_fraction", "seed"]
+DATA_KEYS = [
+    *CORPUS_KEYS,
+    *"iterations passes log_every val_every batch_size chunk_size sampling".split(),
+]
+NETWORK_KEYS = ["cell", "hidden", "ngrams", *_needed("tutorial")]
+TRAINING_KEYS = "lr seed optimizer schedule weight_decay label_smoothing".split()
 
 
 def no_such_key(key: str) -> str:
@@ -263,7 +266,7 @@ def no_such_key(key: str) -> str:
     return f"{key}: no such key{meant} --help lists them"
 
 
-def message(error: Exception) -> str:
+def error_message(error: Exception) -> str:
     """Return an error in a line or two; the one place where others' are put into our words."""
     text, cause = str(error), error.__cause__
     if isinstance(error, OSError) and error.strerror:
@@ -292,7 +295,7 @@ def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
         if key not in (*KEYS, "hydra"):
             raise UserError(no_such_key(key))
     try:
-        some = OmegaConf.masked_copy(cfg, [*FLAT, "resume", "trainer"])
+        some = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
         settings: Any = OmegaConf.to_container(some, resolve=True, throw_on_missing=True)
         for key in ("data_dir", "data_file", "init_from", "resume"):
             settings[key] = settings.get(key) and to_absolute_path(settings[key])
@@ -311,9 +314,9 @@ def from_hydra(cfg: DictConfig, typed: Sequence[str] = ()) -> Config:
 def _resumed(settings: dict[str, Any], typed: set[str]) -> dict[str, Any]:
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    if not saved or not saved.keys() <= {*FLAT}:
+    if not saved or not saved.keys() <= {*RUN_KEYS}:
         raise UserError(f"resume={folder}: no run's folder with a whole {SETTINGS} in it")
-    for key in FLAT if "experiment" in typed else typed & {*FLAT}:
+    for key in RUN_KEYS if "experiment" in typed else typed & {*RUN_KEYS}:
         had, asked = saved.get(key), settings[key]
         grows = key == "iterations" and saved.get("schedule") == "constant" and asked >= had
         if had != asked and not grows:

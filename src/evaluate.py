@@ -11,11 +11,12 @@ import torch.nn.functional as F
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.answer.scores import Evaluated, as_text, make_report
-from src.data.corpus import Corpus, read_names
-from src.data.split import fingerprint, split_names
-from src.data.tables import Source, shown
+from src.data.corpus import NamesByCategory, read_corpus
+from src.data.readers import DataSource
+from src.data.readers.columns import quoted_list
+from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
-from src.models.decision import precision_curve
+from src.models.calibration import precision_curve
 from src.run.files import refuse_targets, write_bytes
 
 SIDES = {
@@ -58,7 +59,7 @@ def answer(options: argparse.Namespace) -> None:
     source = chosen_source(model, options)
     corpus = chosen_side(model, source, options.split)
     unknown = [category for category in corpus if category not in model.categories]
-    about = f"{len(unknown)} of {len(corpus)} categories, {shown(unknown)}"
+    about = f"{len(unknown)} of {len(corpus)} categories, {quoted_list(unknown)}"
     if unknown and not options.unknown:
         how = "--unknown skip leaves their names out, --unknown wrong counts them as wrong"
         raise UserError(f"{source.path}: the model never answers {about}; {how}")
@@ -88,28 +89,28 @@ def answer(options: argparse.Namespace) -> None:
         write_bytes(options.plot_coverage, as_png(figure))
 
 
-def chosen_source(model: TrainedModel, options: argparse.Namespace) -> Source:
+def chosen_source(model: TrainedModel, options: argparse.Namespace) -> DataSource:
     """Return where the names are: the run's own source, but for what the options say."""
-    given = {key: value for key in Source._fields if (value := getattr(options, key))}
-    source = Source(**{key: model.split.get(key) for key in Source._fields})
+    given = {key: value for key in DataSource._fields if (value := getattr(options, key))}
+    source = DataSource(**{key: model.split.get(key) for key in DataSource._fields})
     if options.data_dir or options.data_file:
         source = source._replace(data_dir=None, data_file=None)
-    return (Source() if options.data_dir else source)._replace(**given)
+    return (DataSource() if options.data_dir else source)._replace(**given)
 
 
-def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
+def chosen_side(model: TrainedModel, source: DataSource, side: str) -> NamesByCategory:
     """Return the names of one side of the run's split, proved to be the very same.
 
     Raises:
         UserError: if they are not.
     """
     split = model.split
-    names, path = read_names(source, model.letters.kind, fewest=1), source.path
+    names, path = read_corpus(source, model.alphabet.kind, min_categories=1), source.path
     if side == "all":
-        return names.corpus
-    if fingerprint(names.corpus) != split["all"]:
+        return names.all_names
+    if fingerprint(names.all_names) != split["all"]:
         raise UserError(f"{path}: not the corpus of the run, or changed since; use --split all")
-    sides = split_names(names, split["val_fraction"], split["test_fraction"], split["seed"])
+    sides = split_corpus(names, split["val_fraction"], split["test_fraction"], split["seed"])
     chosen = dict(zip(("train", "val", "test"), sides, strict=True))[side]
     if fingerprint(chosen) != split[side]:
         raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
@@ -118,7 +119,7 @@ def chosen_side(model: TrainedModel, source: Source, side: str) -> Corpus:
     return chosen
 
 
-def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
+def evaluate(model: TrainedModel, corpus: NamesByCategory) -> Evaluated:
     """Ask the model about each distinct (name, category) pair of a corpus.
 
     A category that it does not know has probability 0.
@@ -127,10 +128,10 @@ def evaluate(model: TrainedModel, corpus: Corpus) -> Evaluated:
         UserError: if there is none, or a name that it cannot answer.
     """
     categories = [*dict.fromkeys([*model.categories, *corpus])]
-    read = {c: sorted({*map(model.letters.read, names)}) for c, names in corpus.items()}
+    read = {c: sorted({*map(model.alphabet.normalize, names)}) for c, names in corpus.items()}
     names = [name for pairs in read.values() for name in pairs]
     if not names:
-        raise UserError(f"no names of any category that is asked about: {shown(categories)}")
+        raise UserError(f"no names of any category that is asked about: {quoted_list(categories)}")
     targets = [categories.index(c) for c, pairs in read.items() for _ in pairs]
     p = F.pad(model.probabilities(names), (0, len(categories) - len(model.categories)))
     if (unanswered := p[:, 0].isnan()).any():

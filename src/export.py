@@ -8,9 +8,9 @@ from typing import Any
 
 from src.answer import command
 from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.data.letters import fold
+from src.data.normalize import normalize_name
 from src.errors import UserError
-from src.models.networks import TutorialNetwork
+from src.models.recurrent import TutorialNetwork
 from src.run.files import refuse_targets, write_bytes
 
 PAGE = Path(__file__).parent / "answer" / "see.html"
@@ -65,7 +65,9 @@ def to_page(model: TrainedModel) -> bytes:
         raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
     spelled: dict[str, str] = {}
     for letter in map(chr, SPELLED):
-        symbols = fold(f"q{letter}q", model.letters.kind)[1:-1]  # no mark composes with a q
+        symbols = normalize_name(f"q{letter}q", model.alphabet.kind)[
+            1:-1
+        ]  # no mark composes with a q
         if symbols not in ("", letter):
             spelled[symbols] = spelled.get(symbols, "") + letter
     weights = {  # row by row, as little-endian float32

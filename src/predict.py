@@ -17,8 +17,9 @@ from typing import Any
 from src.answer import command
 from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
 from src.answer.tables import answer_csv
-from src.data.letters import printable
-from src.data.tables import NAME_WORDS, check_decoded, is_called
+from src.data.normalize import replace_unprintable
+from src.data.readers.columns import NAME_WORDS, is_called
+from src.data.readers.text import check_decoded
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
 
@@ -139,9 +140,9 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
 def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> None:
     """Print the answers to some names."""
     one_case = (n for n in names if n.lower() != n.upper() and n in (n.lower(), n.upper()))
-    if model.letters.kind == "tutorial" and not options.told and (name := next(one_case, "")):
+    if model.alphabet.kind == "tutorial" and not options.told and (name := next(one_case, "")):
         about = "is in one case, and letters=tutorial reads it so; most names it knows are in two"
-        print(f"{printable(name)} {about}", file=sys.stderr)
+        print(f"{replace_unprintable(name)} {about}", file=sys.stderr)
         options.told = True
     how = options.top_k, options.threshold
     if options.explain:
@@ -152,7 +153,11 @@ def show(model: TrainedModel, names: list[str], options: argparse.Namespace) -> 
                 steps = [as_json("prefix", *s) for s in zip(prefixes, answers, strict=True)]
                 print(json.dumps({"name": name, "prefixes": steps}, ensure_ascii=False))
             else:
-                print(printable(name) if prefixes else f"{printable(name)}  {model.reason(name)}")
+                print(
+                    replace_unprintable(name)
+                    if prefixes
+                    else f"{replace_unprintable(name)}  {model.reason(name)}"
+                )
                 print_table([f"  {prefix}" for prefix in prefixes], answers)
         return
     answers = model.answered(names, model.probabilities(names), *how)
@@ -172,7 +177,7 @@ def as_json(key: str, name: str, answer: tuple[Answer, str]) -> dict[str, Any]:
 
 def print_table(names: list[str], answers: list[tuple[Answer, str]]) -> None:
     """Print a line for each name, in columns."""
-    labels = list(map(printable, names))
+    labels = list(map(replace_unprintable, names))
     width = min(max(map(columns_of, labels), default=0), WIDEST)
     for label, (answer, reason) in zip(labels, answers, strict=True):
         cells = "".join(f"  {category:<12} {probability:.3f}" for category, probability in answer)
@@ -189,7 +194,7 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     """Draw how the belief about one name moves, letter by letter."""
     prefixes, beliefs = model.beliefs(name)
     if not prefixes:
-        raise UserError(f"--plot: {printable(name)}: {model.reason(name)}")
+        raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
     from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
 
     figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)

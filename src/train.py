@@ -1,178 +1,158 @@
-"""`python -m src.train`: one run, top to bottom; with `-m`, each of a sweep's."""
+"""Train a model: `python -m src.train key=value …`; `--help` lists the keys.
 
-import gc
+`train` is one run, from top to bottom. Everything around it (sweeps, repeated seeds, signals and
+the exit status) is in `src/run/launch.py`.
+"""
+
 import logging
-import os
-import signal
-import sys
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import CONFIGS, CORPUS, DATA, NETWORK, TRAINING, Config, from_hydra, message
-from src.errors import UserError
-from src.run import files, process
+from src.config import CONFIGS, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
+from src.run import launch, process
+from src.run.files import SCORE, find_checkpoint
+
+if TYPE_CHECKING:  # torch and Lightning take seconds to import
+    from src.data.datamodule import NamesDataModule
+    from src.models.calibration import Calibration
+    from src.models.classifier import NameClassifier
 
 log = logging.getLogger(__name__)
-EVERYTHING = os.environ.get("HYDRA_FULL_ERROR") == "1"
-"""Whether whoever started this wants tracebacks."""
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
 def main(cfg: DictConfig) -> float | None:
-    """Do one run with the settings of configs/ and the command line; return its score."""
-    job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
-    read = partial(from_hydra, cfg, job.overrides.task)
-    with process.WISH.listening():
-        if job.mode == RunMode.MULTIRUN:
-            from src.sweep.runs import run_of_sweep
-
-            return run_of_sweep(train, read, folder, job.job.num, list(job.overrides.task))
-        try:
-            return train(read(), folder)
-        except (UserError, OSError) as error:
-            if EVERYTHING:
-                raise
-            raise SystemExit(message(error)) from None
+    """Run one Hydra job, which trains by calling `train`, and return its score."""
+    return launch.run_hydra_job(train, cfg)
 
 
 def train(config: Config, folder: Path) -> float | None:
-    """Do one run, all its files into `folder`; return its validation balanced accuracy, if any.
+    """Train, calibrate and test one model, and write all files of the run to a folder.
 
-    Of several seeds it is the mean. Where the folder holds a part of the run already, the rest of
-    it is done.
+    If the folder already contains a checkpoint of this run, training resumes from it.
+
+    Args:
+        config: the settings of the run.
+        folder: the folder of the run.
+
+    Returns:
+        The validation balanced accuracy, or None if no names were held out for validation.
 
     Raises:
-        UserError: if the settings, the corpus or the training went wrong.
+        UserError: if a setting or the corpus is invalid, or training fails.
         KeyboardInterrupt: if a signal ended the run.
     """
-    status, numbers, _ = files.read_metrics(folder)
-    if status == files.FINISHED and (
-        config.passes or numbers.get("iterations", 0) >= config.iterations
-    ):
-        log.info(f"{folder}: is finished; a larger iterations= trains on")
-        return numbers.get(files.SCORE)
-    if config.seeds > 1:
-        from src.sweep.seeds import repeat
-
-        return repeat(train, config, folder)
-
-    # Imported now, as torch and Lightning take seconds: a wrong key is answered before that.
+    # Imported late: loading torch takes seconds, and a mistyped key should be reported at once.
     import torch
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
-    from lightning.pytorch import Trainer
 
     from src.data.datamodule import NamesDataModule
-    from src.models.classifier import NameClassifier, OnlineClassifier
-    from src.models.decision import fit_decision
-    from src.models.transfer import network_of, take_weights
-    from src.run.audit import tell_worst
-    from src.run.callbacks import Checkpoint, Interruption, Progress, WholeCheckpointIO
-    from src.run.report import Report, first_line
+    from src.run.audit import warn_about_corpus
+    from src.run.report import Report
+    from src.run.trainer import build_trainer
 
-    last, best = folder / "checkpoints/last.ckpt", folder / "checkpoints/best.ckpt"
-    resumes = last.exists()
+    checkpoint = folder / "checkpoints/last.ckpt"
+    is_resumed = checkpoint.exists()
 
-    with process.quiet():
-        if (config.data_dir or config.data_file) and not resumes and "LOCAL_RANK" not in os.environ:
-            tell_worst(**config.pick(CORPUS) | {"seed": 0})  # or each seed of a sweep would say it
-        data = NamesDataModule(**config.pick(DATA), together=config.together)
-        torch.manual_seed(config.seed)
-        shares = None if config.online else data.shares
-        names = {"letters": data.letters._asdict(), "categories": data.categories, "shares": shares}
-        kind = OnlineClassifier if config.online else NameClassifier
-        keys = [*TRAINING, "backend", "clip"] if config.online else TRAINING
-        model = kind(network=names | config.pick(NETWORK), **config.pick(keys) | data.every)
-        about = data.summary()
-        if config.init_from and not resumes:
-            file = files.find_checkpoint(Path(config.init_from))
-            source = files.from_checkpoint(file, network_of)
-            about += "\n" + take_weights(model.network, source, f"init_from={file}")
-        if model.network.ngrams is not None and not resumes:
-            model.network.ngrams.fit(data.once, data.corpus_shares, config.seed)
+    with process.training_environment():
+        if not is_resumed:  # the names are the same as when the run started
+            warn_about_corpus(config)
+        data = NamesDataModule(**config.subset(DATA_KEYS))
+        torch.manual_seed(config.seed)  # seeds the initial weights; the data has its own generator
+        model = build_model(config, data)
+        summary = data.summary()
+        if config.init_from and not is_resumed:
+            transferred = initialize_from(Path(config.init_from), model)
+            summary += f"\n{transferred}"
+        # The n-gram models are fitted here, before the trainer trains the recurrent network. If the
+        # run is resumed, the checkpoint contains them.
+        if model.network.ngrams is not None and not is_resumed:
+            model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
+        trainer, progress = build_trainer(config, folder, data)
 
-        print_every = config.print_every or -(-data.every["iterations"] // 10)
-        progress = Progress(print_every, data.order.names_per_iteration)
-        checkpoints = [Checkpoint(best, files.SCORE)] if len(data.val) else []
-        try:
-            trainer: Any = Trainer(
-                max_epochs=-1,  # the model ends it
-                callbacks=[progress, Interruption(last), *checkpoints, Checkpoint(last)],
-                plugins=[WholeCheckpointIO()],
-                gradient_clip_val=None if config.online else config.clip or None,
-                use_distributed_sampler=False,  # ours shares the names out
-                num_sanity_val_steps=0,
-                logger=False,  # made by the report
-                default_root_dir=folder,
-                **config.trainer_arguments,
-            )
-        except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-            raise UserError(f"trainer: {first_line(error)}") from error
-
-        with Report(config, folder, model, trainer, progress, resumes) as report:
-            log.info(about)
-            trainer.fit(model, data, ckpt_path=last if resumes else None, weights_only=True)
+        with Report(
+            config=config,
+            folder=folder,
+            model=model,
+            trainer=trainer,
+            progress=progress,
+            is_resumed=is_resumed,
+        ) as report:
+            log.info(summary)
+            resume_from = checkpoint if is_resumed else None
+            trainer.fit(model, data, ckpt_path=resume_from, weights_only=True)
             model.eval()
-            if len(data.val):
-                logp, targets = model.log_probabilities(data.val.loader()), data.val.categories
-                model.decision = fit_decision(logp, targets, data.shares, data.corpus_shares)
-            if not trainer.fast_dev_run:
-                trainer.save_checkpoint(last)
-            if len(data.test):
+            # The calibration is part of the checkpoint, which is therefore saved after it.
+            if len(data.val_dataset):
+                model.calibration = fit_validation_calibration(model, data)
+            if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
+                trainer.save_checkpoint(checkpoint)
+            if len(data.test_dataset):
                 trainer.test(model, data, verbose=False)
-            side, shown = data.shown()
-            logp = model.log_probabilities(shown.loader())
-            if side == "test" and model.decision:
-                report.beyond = model.score_priors("test", logp, shown.categories)
-            final = report.finish(logp, shown.categories, side)
-    return final.get(files.SCORE)
+            # The confusion matrix and the scores by prior need the probabilities of single names,
+            # which `trainer.test` does not return.
+            split, dataset = data.evaluation_split()
+            log_probs = model.log_probabilities(dataset.loader())
+            prior_scores = {}
+            if split == "test" and model.calibration:
+                prior_scores = model.score_priors("test", log_probs, dataset.targets)
+            metrics = report.finish(log_probs, dataset.targets, split, prior_scores)
+    return metrics.get(SCORE)
 
 
-def command() -> int:
-    """Run main; write the leaderboard of a sweep, however it ends. Return the exit status."""
-    files.open_streams()
-    HydraConfig.instance().cfg = None  # an earlier command's of this process
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors in a way of its own
-    logging.raiseExceptions = False  # nobody reads Hydra's lines any more: `-m … | head`
-    status = 0
-    with process.WISH.listening():
-        try:
-            main()
-        except KeyboardInterrupt:
-            status = 128 + (process.WISH.signum or signal.SIGINT)
-        except BrokenPipeError:  # `--help | head` has seen enough
-            files.drop_output()
-        except SystemExit as ended:
-            if not isinstance(ended.code, int):  # a message: refused before anything was done
-                raise
-            status = ended.code
-        except Exception as error:
-            mendable = isinstance(error, HydraException | UserError | OSError)
-            if EVERYTHING or (HydraConfig.initialized() and not mendable):
-                finish(1)
-                raise  # a bug, or a worker is lost
-            print(message(error), file=sys.stderr)
-            status = 1
-        return finish(status)
+def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
+    """Return a new model for the alphabet and the categories of the data."""
+    from src.models.classifier import NameClassifier, OnlineClassifier
+
+    # The keys `letters` and `shares` are part of the checkpoint format.
+    network = {
+        "letters": data.alphabet.to_dict(),
+        "categories": data.categories,
+        # As in the tutorial, online training has no prior: the network learns it from the names.
+        "shares": None if config.online else data.train_prior,
+        **config.subset(NETWORK_KEYS),
+    }
+    training = {
+        **config.subset(TRAINING_KEYS),
+        "iterations": data.run_length.iterations,
+        "log_every": data.run_length.log_every,
+        "val_every": data.run_length.val_every,
+    }
+    if config.online:
+        return OnlineClassifier(
+            network=network, backend=config.backend, clip=config.clip, **training
+        )
+    return NameClassifier(network=network, **training)
 
 
-def finish(status: int) -> int:
-    """Write the leaderboard, if this is a sweep; return the exit status."""
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        from src.sweep.runs import finish_sweep
+def initialize_from(path: Path, model: "NameClassifier") -> str:
+    """Initialize a model from the checkpoint of another run, as far as the two models match.
 
-        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
-    return status
+    Args:
+        path: a checkpoint, or the folder of a run or sweep; see `find_checkpoint`.
+        model: the new model, whose weights are changed in place.
+
+    Returns:
+        A line that says what was copied.
+    """
+    from src.models.checkpoint import load_network
+    from src.models.transfer import transfer_weights
+
+    checkpoint = find_checkpoint(path)
+    source = load_network(checkpoint)
+    return transfer_weights(source, model.network, source_name=f"init_from={checkpoint}")
+
+
+def fit_validation_calibration(model: "NameClassifier", data: "NamesDataModule") -> "Calibration":
+    """Return how to weigh the model's scores against a prior, fitted to the validation names."""
+    from src.models.calibration import fit_calibration
+
+    log_probs = model.log_probabilities(data.val_dataset.loader())
+    targets = data.val_dataset.targets
+    return fit_calibration(log_probs, targets, data.train_prior, data.corpus_prior)
 
 
 if __name__ == "__main__":
-    ended = command()
-    gc.freeze()  # or Python looks through all of torch before it ends: a second
-    sys.exit(ended)
+    launch.run_cli_and_exit(main)

@@ -20,8 +20,10 @@ from hydra.core.hydra_config import HydraConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.config import Config, from_hydra
-from src.data.corpus import Corpus, read_names
-from src.data.tables import Source
+from src.data import corpus
+from src.data.corpus import NamesByCategory
+from src.data.normalize import AlphabetKind
+from src.data.readers import DataSource
 
 ROOT = Path(__file__).parent.parent
 
@@ -57,9 +59,9 @@ def make_corpus(folder: Path) -> Path:
     return folder
 
 
-def read_corpus(folder: Path, kind: str = "ascii") -> Corpus:
+def read_corpus(folder: Path, kind: AlphabetKind = "ascii") -> NamesByCategory:
     """Return all names of a folder, folded to letters of a kind."""
-    return read_names(Source(str(folder)), kind).corpus
+    return corpus.read_corpus(DataSource(str(folder)), kind).all_names
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,12 @@ import torch
 
 from src import evaluate, predict
 from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.data.letters import ALPHABET, ASCII, LONGEST, OTHER, Letters, blocks, name_to_tensor
+from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet, name_to_tensor
+from src.data.batch import size_limited_batches
+from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.errors import UserError
-from src.models.decision import PRIORS
-from src.models.networks import Network
+from src.models.calibration import PRIORS
+from src.models.network import Network
 from src.models.rnn import RNN, read_name
 from src.run.files import SCORE, VERSION
 
@@ -34,7 +36,7 @@ DECISION = {
 
 
 NETWORK: dict[str, Any] = {
-    **{"letters": ASCII._asdict(), "categories": ["A", "B", "C"], "shares": None},
+    **{"letters": ASCII_ALPHABET.to_dict(), "categories": ["A", "B", "C"], "shares": None},
     **{"cell": "tutorial", "hidden": 16, "ngrams": 0},
 }
 GRU: dict[str, Any] = NETWORK | {
@@ -97,7 +99,7 @@ def test_why_there_is_no_answer(model: TrainedModel) -> None:
     """A linear hidden state that grows with every letter: it must not be called unreadable."""
     with torch.no_grad():
         rnn_of(model).i2h.weight.mul_(20)
-    longest, longer = "x" * LONGEST, "x" * (LONGEST + 1)
+    longest, longer = "x" * MAX_NAME_LENGTH, "x" * (MAX_NAME_LENGTH + 1)
     assert model.probabilities([longest, longer, "123", "x"])[:, 0].isnan().tolist() == [
         *(True, True, True, False)
     ]
@@ -108,7 +110,7 @@ def test_why_there_is_no_answer(model: TrainedModel) -> None:
 
 def test_the_longest_name_that_is_answered(model: TrainedModel) -> None:
     """What counts are letters of the folded name, not what was written."""
-    longest, longer = "x" * LONGEST, "x" * (LONGEST + 1)
+    longest, longer = "x" * MAX_NAME_LENGTH, "x" * (MAX_NAME_LENGTH + 1)
     assert model.probabilities([longest, f" {longest}1-", longer])[:, 0].isnan().tolist() == [
         *(False, False, True)
     ]
@@ -116,8 +118,8 @@ def test_the_longest_name_that_is_answered(model: TrainedModel) -> None:
 
 
 def test_blocks_are_bounded_in_names_and_letters() -> None:
-    assert [len(block) for block in blocks(["a"] * 9, len, 4, 100)] == [4, 4, 1]
-    assert [len(block) for block in blocks(["xxx"] * 5, len, 4, 6)] == [2, 2, 1]
+    assert [len(block) for block in size_limited_batches(["a"] * 9, len, 4, 100)] == [4, 4, 1]
+    assert [len(block) for block in size_limited_batches(["xxx"] * 5, len, 4, 6)] == [2, 2, 1]
 
 
 def test_best(model: TrainedModel) -> None:
@@ -199,7 +201,7 @@ def test_answers_under_a_prior(tmp_path: Path, prior: str, strength: float) -> N
 
 
 def test_no_prior_without_a_decision(tmp_path: Path, model: TrainedModel) -> None:
-    assert model.decision is None
+    assert model.calibration is None
     for prior in ("uniform", "corpus"):
         with pytest.raises(
             UserError, match=rf"--prior {prior}: \S+a\.ckpt does not say how common"
@@ -348,7 +350,9 @@ def test_a_checkpoint_that_would_grow_in_memory(tmp_path: Path, capsys: Captured
     path = write_checkpoint(
         tmp_path / "wide.ckpt", state_dict=make_checkpoint()["state_dict"] | wide
     )
-    assert "its recurrent.rnn.i2h.weight is not made of finite numbers" in refusal(capsys, path)
+    assert "its recurrent.rnn.i2h.weight has non-finite values or a wrong type" in refusal(
+        capsys, path
+    )
 
 
 def test_a_truncated_checkpoint(tmp_path: Path, capsys: Captured) -> None:
@@ -415,7 +419,7 @@ def test_a_checkpoint_of_an_older_version(tmp_path: Path, capsys: Captured) -> N
     del first["version"]
     first["hyper_parameters"] = {
         "categories": ["A", "B", "C"],
-        "letters": ASCII._asdict(),
+        "letters": ASCII_ALPHABET.to_dict(),
         "hidden": 16,
     }
     first["state_dict"] = {
@@ -456,10 +460,13 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each(f"{MADE_FOR} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
         *each(f"{MADE_FOR} letters", None, 57, [], {"symbols": None}, {"more": 1}),
         *each(f"{MADE_FOR} letters kind", "latin", None, [], "corpus"),
-        *each(f"{MADE_FOR} letters symbols", "", None, 57, ["a"], ALPHABET[::-1]),
+        *each(f"{MADE_FOR} letters symbols", "", None, 57, ["a"], ASCII_SYMBOLS[::-1]),
         *each(f"{MADE_FOR} letters style", "bold", None, []),
-        *each(f"{MADE_FOR} letters", Letters("corpus", "a" * 56 + OTHER)._asdict()),
-        *each(f"{MADE_FOR} letters", Letters("corpus", "\x1b" + ALPHABET[:55] + OTHER)._asdict()),
+        *each(f"{MADE_FOR} letters", Alphabet("corpus", "a" * 56 + UNKNOWN_SYMBOL).to_dict()),
+        *each(
+            f"{MADE_FOR} letters",
+            Alphabet("corpus", "\x1b" + ASCII_SYMBOLS[:55] + UNKNOWN_SYMBOL).to_dict(),
+        ),
         *each(f"{MADE_FOR} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
         *each(f"{MADE_FOR} cell", "mlp", "gru", None, []),
         *each(f"{MADE_FOR} shares", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),

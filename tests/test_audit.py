@@ -57,7 +57,7 @@ def test_nothing_to_say(tmp_path: Path) -> None:
 def test_every_line_that_is_no_name_is_counted(tmp_path: Path) -> None:
     bad = [f"{i}" for i in range(23)] + ["a\tb", "x" * 201]
     report = audit(**write(tmp_path, Alpha=["Ali", *bad], Beta=["Bob"]))
-    severity, count, examples = found(report, "lines that are no names")
+    severity, count, examples = found(report, "lines that are not names")
     assert (severity, count, len(examples)) == ("refused", 25, 20)
     assert examples[0] == f"{tmp_path}/Alpha.txt:2: '0'"
     assert report["lines"] == 2
@@ -208,7 +208,7 @@ def test_the_command(tmp_path: Path, capsys: Captured) -> None:
     command.main([*keys, f"--out={tmp_path}/audit.json"])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "audit.json").read_text())
-    assert "\nrefused   lines that are no names (1): at least one letter " in printed
+    assert "\nrefused   lines that are not names (1): a name has at least one letter " in printed
     assert "\x1b" not in printed
     assert "3,000 iterations see each of 3 training names about 1,000.0 times, in about" in printed
     assert [row["category"] for row in report["categories"]] == ["Alpha", "Beta"]

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.datamodule import NamesDataset
-from src.data.letters import ALPHABET, ASCII
+from src.data.alphabet import ASCII_ALPHABET
+from src.data.dataset import NamesDataset
+from src.data.normalize import ASCII_SYMBOLS
 from src.models.bag import BagOfGrams
 from src.models.ngrams import LetterNgrams
 
@@ -29,19 +30,19 @@ def some_names(seed: int, n: int = 40) -> dict[str, list[str]]:
 def make(names: dict[str, list[str]], seed: int = 0) -> tuple[BagOfGrams, list[LetterNgrams]]:
     """A bag fitted to names, and the models that find their grams: in lower case, and as it is."""
     known = NamesDataset(names)
-    models = [LetterNgrams(ALPHABET, 3, 2, cased) for cased in (False, True)]
+    models = [LetterNgrams(ASCII_SYMBOLS, 3, 2, cased) for cased in (False, True)]
     for model in models:
-        model.count(*known.__getitems__(range(len(known))))
+        model.count(*known.batch(range(len(known))))
     bag = BagOfGrams(3, LONGEST)
     parts = [range(i, min(i + 50, len(known))) for i in range(0, len(known), 50)]
-    blocks = map(known.__getitems__, parts)
+    blocks = map(known.batch, parts)
     found = ([m.find(batch.letters, batch.lengths) for m in models] for batch in blocks)
-    bag.fit(found, known.categories, SHARES, seed)
+    bag.fit(found, known.targets, SHARES, seed)
     return bag, models
 
 
 def ask(bag: BagOfGrams, models: list[LetterNgrams], names: list[str]) -> torch.Tensor:
-    letters, lengths = ASCII.pack(names)
+    letters, lengths = ASCII_ALPHABET.encode(names)
     logits: torch.Tensor = bag([model.find(letters, lengths) for model in models], len(names))
     return logits
 
@@ -108,9 +109,9 @@ def test_longer_or_shorter_weights_have_a_higher_loss(
     names = some_names(seed=3)
     bag, models = make(names)
     everything = [name for each in names.values() for name in each]
-    targets = NamesDataset(names).categories
+    targets = NamesDataset(names).targets
     weight = bag.weight.float()
-    letters, lengths = ASCII.pack(everything)
+    letters, lengths = ASCII_ALPHABET.encode(everything)
     found = [model.find(letters, lengths) for model in models]
     index, x, begins = bag._weigh(*bag._grams_of(found), len(everything))
 

@@ -9,8 +9,10 @@ from lightning.pytorch import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.letters import ASCII, Batch
+from src.data.alphabet import ASCII_ALPHABET
+from src.data.batch import Batch
+from src.data.datamodule import NamesDataModule
+from src.data.dataset import NamesDataset
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.rnn import RNN, read_name
 from tests.test_classifier import fit, plain_trainer, weights
@@ -23,7 +25,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
     torch.manual_seed(0)
-    names = {"letters": ASCII._asdict(), "categories": ["A", "B", "C"], "shares": [0.5, 0.3, 0.2]}
+    names = {
+        "letters": ASCII_ALPHABET.to_dict(),
+        "categories": ["A", "B", "C"],
+        "shares": [0.5, 0.3, 0.2],
+    }
     arguments: dict[str, Any] = {"iterations": 100, "log_every": 1, "lr": 0.1}
     return NameClassifier(
         {**names, "cell": "rnn", "hidden": 5, **(network or {})}, **arguments | changes
@@ -63,7 +69,7 @@ def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
     batch = batch_of(NAMES)
     (results,) = step(model, batch).outputs
     scores = answer(same, batch)
-    loss = F.cross_entropy(scores, batch.categories)
+    loss = F.cross_entropy(scores, batch.targets)
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     assert results["losses"].tolist() == pytest.approx([loss.item()], abs=1e-6)
     assert results["guesses"].tolist() == [int(scores[0].argmax())]
@@ -78,7 +84,7 @@ def test_label_smoothing_is_pytorchs() -> None:
     model, same = make(label_smoothing=0.1), make()
     batch = batch_of(NAMES)
     scores = answer(same, batch)
-    expected = F.cross_entropy(scores, batch.categories, label_smoothing=0.1).item()
+    expected = F.cross_entropy(scores, batch.targets, label_smoothing=0.1).item()
     assert step(model, batch).outputs[0]["losses"].item() == pytest.approx(expected, abs=1e-6)
 
 
@@ -105,7 +111,7 @@ def test_adamw_is_pytorchs() -> None:
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99))
     for _ in range(2):
         optimizer.zero_grad()
-        loss = F.cross_entropy(answer(same, batch), batch.categories)
+        loss = F.cross_entropy(answer(same, batch), batch.targets)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
     torch.testing.assert_close(weights(model), weights(same), atol=1e-6, rtol=0)
@@ -165,7 +171,7 @@ def test_a_batch_of_no_names_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 500, "log_every": 10, "val_every": 100}
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
     model = make({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
     with pytest.raises(
         DivergenceError, match=r"lr=50\.0 clip=0: the loss is no longer finite at iterat"
@@ -175,16 +181,16 @@ def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
 
 def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, together=1)
-    model = make({"cell": "tutorial", "hidden": 8, "shares": data.shares}, lr=0.05, **sizes)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
+    model = make({"cell": "tutorial", "hidden": 8, "shares": data.train_prior}, lr=0.05, **sizes)
     fit(model, data)
 
     torch.manual_seed(0)
     rnn = RNN(57, 8, 3)
     optimizer = torch.optim.SGD(rnn.parameters(), 0.05)
     for iteration in range(100):
-        lines = data.order.take(4 * iteration, 4)
-        pairs = [data.train[line] for line in lines]
+        lines = data.sampler.take(4 * iteration, 4)
+        pairs = [data.train_dataset[line] for line in lines]
         outputs = torch.cat([read_name(rnn, name) for name, _ in pairs])
         optimizer.zero_grad()
         loss = F.nll_loss(outputs, torch.cat([category for _, category in pairs]))
@@ -201,12 +207,12 @@ def test_names_of_one_length_and_a_batch_of_one_name(tmp_path: Path) -> None:
         (tmp_path / f"{category}.txt").write_text("\n".join(names))
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 5, "val_every": 20}
     data = NamesDataModule(
-        tmp_path, 0.1, 0.1, 0, **sizes, batch_size=7, together=1, sampling="natural"
+        tmp_path, 0.1, 0.1, 0, **sizes, batch_size=7, chunk_size=1, sampling="natural"
     )
     batches = list(data.train_dataloader())
     assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
     shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
-    names_of = {"categories": data.categories, "shares": data.shares}
+    names_of = {"categories": data.categories, "shares": data.train_prior}
     model = make({**names_of, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes)
     trainer = fit(model, data)
     trainer.test(model, data, verbose=False)

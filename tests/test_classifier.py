@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
+from src.data.alphabet import ASCII_ALPHABET
+from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
-from src.data.letters import ASCII, Batch
+from src.models.calibration import PRIORS, Calibration
 from src.models.classifier import (
     BalancedAccuracy,
     DivergenceError,
@@ -16,7 +18,6 @@ from src.models.classifier import (
     NameClassifier,
     OnlineClassifier,
 )
-from src.models.decision import PRIORS, Decision
 from src.models.rnn import RNN, read_name
 
 pytestmark = pytest.mark.filterwarnings(
@@ -27,7 +28,7 @@ SCORES = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"}
 
 def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> OnlineClassifier:
     torch.manual_seed(0)
-    network = {"letters": ASCII._asdict(), "categories": categories, "shares": None}
+    network = {"letters": ASCII_ALPHABET.to_dict(), "categories": categories, "shares": None}
     arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **others}
     return OnlineClassifier(
         network={**network, "cell": "tutorial", "hidden": 16}, lr=lr, **arguments
@@ -35,7 +36,7 @@ def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> Online
 
 
 def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
-    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, 50, 100, together=1000)
+    return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, 50, 100, chunk_size=1000)
 
 
 def plain_trainer(**arguments: Any) -> Trainer:
@@ -105,7 +106,7 @@ def test_scores_by_hand() -> None:
 
 def test_scores_under_each_prior_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
-    model.decision = Decision([0.25] * 4, [0.01, 0.97, 0.01, 0.01], strength=0)
+    model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], strength=0)
     scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
     assert {name: scores[f"test/{name}/accuracy"] for name in PRIORS} == {
         "uniform": pytest.approx(2 / 4),  # as they are
@@ -123,7 +124,7 @@ def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories)
     trainer = fit(model, data)
-    items = [data.val[i] for i in range(len(data.val))]
+    items = [data.val_dataset[i] for i in range(len(data.val_dataset))]
     with torch.no_grad():
         outputs = torch.cat([read_name(model.rnn, name) for name, _ in items])
     targets = torch.cat([category for _, category in items])
@@ -133,9 +134,9 @@ def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path) -> None:
     assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(accuracy)
 
     for most in (1000, 3):  # at once, and in blocks
-        logp = model.log_probabilities(data.val.loader(most=most))
+        logp = model.log_probabilities(data.val_dataset.loader(max_batch_size=most))
         torch.testing.assert_close(logp, outputs, atol=1e-6, rtol=0)
-    assert torch.equal(data.val.categories, targets)
+    assert torch.equal(data.val_dataset.targets, targets)
 
 
 def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None:
@@ -165,7 +166,7 @@ def test_training_is_the_tutorials(corpus_dir: Path, backend: str, clip: float) 
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     fit(model, data)
-    batch = data.train.__getitems__(data.order.take(0, 300))
+    batch = data.train_dataset.batch(data.sampler.take(0, 300))
     losses = tutorial_losses(rnn, batch, 0.05, clip)
     for mine, expected in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
@@ -179,7 +180,7 @@ def test_divergence_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e6, clip=0)
     twin = make_model(data.categories)
-    losses = tutorial_losses(twin.rnn, data.train.__getitems__(data.order.take(0, 50)), lr=1e6)
+    losses = tutorial_losses(twin.rnn, data.train_dataset.batch(data.sampler.take(0, 50)), lr=1e6)
     first_bad = torch.tensor(losses).isfinite().tolist().index(False) + 1
     said = rf"lr=1000000\.0 clip=0: .* at iteration {first_bad}; try a lower lr or clip=500$"
     with pytest.raises(DivergenceError, match=said):
@@ -210,7 +211,11 @@ def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataM
         data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes)
         return make_model(data.categories, **sizes), data
     data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes, batch_size=7, sampling="natural")
-    names = {"letters": ASCII._asdict(), "categories": data.categories, "shares": data.shares}
+    names = {
+        "letters": ASCII_ALPHABET.to_dict(),
+        "categories": data.categories,
+        "shares": data.train_prior,
+    }
     torch.manual_seed(0)
     return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **sizes), data
 
@@ -246,18 +251,18 @@ def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> N
     trainer = plain_trainer()
     for stage, run in (("val", trainer.validate), ("test", trainer.test)):
         (scores,) = run(model, data, verbose=False)
-        names = {"val": data.val, "test": data.test}[stage]
+        names = {"val": data.val_dataset, "test": data.test_dataset}[stage]
         logp = model.eval().log_probabilities(names.loader())
         assert scores.keys() - {"step"} == {f"{stage}/{name}" for name in SCORES}
-        assert scores[f"{stage}/loss"] == pytest.approx(F.nll_loss(logp, names.categories).item())
+        assert scores[f"{stage}/loss"] == pytest.approx(F.nll_loss(logp, names.targets).item())
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
     answers: Any = plain_trainer().predict(model, data.test_dataloader())
-    logp = model.eval().log_probabilities(data.test.loader())
-    assert logp.shape == (len(data.test), 3)
+    logp = model.eval().log_probabilities(data.test_dataset.loader())
+    assert logp.shape == (len(data.test_dataset), 3)
     torch.testing.assert_close(torch.cat(answers), logp, atol=0, rtol=0)
 
 

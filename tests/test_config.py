@@ -13,15 +13,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from src.config import ARGUMENTS, FLAT, REFUSED, SUBJECTS, Config, meanings, typed, words
-from src.data.tables import Source
+from src.config import ARGUMENTS, REFUSED, RUN_KEYS, SUBJECTS, Config, meanings, typed, words
+from src.data.readers import DataSource
 from src.errors import UserError
 from tests.conftest import ROOT, run_train, settings
 
 
 def test_defaults_are_the_tutorials() -> None:
     config = settings()
-    assert config.pick(FLAT) == {
+    assert config.subset(RUN_KEYS) == {
         "lr": 0.005,
         "hidden": 128,
         "iterations": 100_000,
@@ -33,7 +33,7 @@ def test_defaults_are_the_tutorials() -> None:
         "val_every": 5000,
         "val_fraction": 0.1,
         "test_fraction": 0.1,
-        **dict.fromkeys(Source._fields),
+        **dict.fromkeys(DataSource._fields),
         "letters": "ascii",
         "init_from": None,
         **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
@@ -151,10 +151,11 @@ def test_fractions_that_leave_nothing() -> None:
 def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[int, str, str]:
     """Return the exit status of `python -m src.train`, without a new process, and what it said."""
     import src.train
+    from src.run.launch import run_cli
 
     monkeypatch.setattr("sys.argv", ["train.py", *words])
     try:
-        status, message = src.train.command(), ""
+        status, message = run_cli(src.train.main), ""
     except SystemExit as ended:
         status, message = 1, f"{ended.code}\n"
     os.environ.pop("HYDRA_FULL_ERROR", None)

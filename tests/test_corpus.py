@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from src.data.tables import NAMES
+from src.data.readers.source import NAMES
 from src.errors import UserError
 from tests.conftest import read_corpus
 
@@ -35,12 +35,12 @@ def test_a_strangers_files_are_read(tmp_path: Path) -> None:
 
 
 def test_bad_folders(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"data_dir=.*nowhere: is no folder with <"):
+    with pytest.raises(UserError, match=r"data_dir=.*nowhere: contains no <"):
         read_corpus(tmp_path / "nowhere")
-    with pytest.raises(UserError, match=r"is no folder with <Category>\.txt files"):
+    with pytest.raises(UserError, match=r"contains no <Category>\.txt files"):
         read_corpus(tmp_path)
     (tmp_path / "Only.txt").write_text("Jones\n")
-    with pytest.raises(UserError, match=r"one category only, Only; needs two"):
+    with pytest.raises(UserError, match=r"only one category, Only; needs two"):
         read_corpus(tmp_path)
 
 
@@ -51,14 +51,17 @@ def test_bad_folders(tmp_path: Path) -> None:
         (b"Jones\rM\xfcller\r", r"Bad\.txt:2: not UTF-8"),
         (b"", r"Bad\.txt: holds no names"),
         (b"\n \r\n", r"Bad\.txt: holds no names"),
-        (b"Jones\n\n123\n", r": 1 lines are no names: .*\n  .*Bad\.txt:3: '123'$"),
-        (b"Jones\n.;\n", r"at least one letter that letters=ascii reads.*\n.*Bad\.txt:2: '\.;'$"),
+        (b"Jones\n\n123\n", r": 1 lines are not names: .*\n  .*Bad\.txt:3: '123'$"),
+        (
+            b"Jones\n.;\n",
+            r"one letter that letters=ascii can read.*\n.*Bad\.txt:2: '\.;'$",
+        ),
         (b"Jones\rLee\tChinese\r", r"no tab or other control.*\n.*Bad\.txt:2: 'Lee\\tChinese'$"),
         (b"Jo\x00nes\n", r"Bad\.txt:1: 'Jo\\x00nes'$"),
-        (b"\n\n" + b"x" * 201, r"at most 200, .*\n  .*Bad\.txt:3: 'x{40}'$"),
+        (b"\n\n" + b"x" * 201, r"at most 200 characters, .*\n  .*Bad\.txt:3: 'x{40}'$"),
         (
             b"1\n2\nLee\n3\n4\n5\n6",
-            r": 6 lines are no names(.*\n){4}.*:5: '4'\n.*:6: '5'$",
+            r": 6 lines are not names(.*\n){4}.*:5: '4'\n.*:6: '5'$",
         ),
     ],
 )
@@ -87,7 +90,7 @@ def test_an_unreadable_file(tmp_path: Path) -> None:
 def test_letters_of_another_script(tmp_path: Path) -> None:
     (tmp_path / "Russian.txt").write_text("Иванов\nПетров\n", encoding="utf-8")
     (tmp_path / "English.txt").write_text("Smith\n")
-    with pytest.raises(UserError, match=r": 2 lines are no names: .*; letters=corpus reads any"):
+    with pytest.raises(UserError, match=r": 2 lines are not names: .*; letters=corpus reads any"):
         read_corpus(tmp_path, "tutorial")
     assert read_corpus(tmp_path)["Russian"] == ["Ivanov", "Petrov"]
     assert read_corpus(tmp_path, "corpus")["Russian"] == ["Иванов", "Петров"]

@@ -1,4 +1,5 @@
 import math
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -6,8 +7,10 @@ import pytest
 import torch
 
 from benchmarks import tutorial_loop
-from src.data.datamodule import NamesDataModule, NamesDataset
-from src.data.letters import ASCII, Batch, name_to_tensor
+from src.data.alphabet import ASCII_ALPHABET, name_to_tensor
+from src.data.batch import Batch
+from src.data.datamodule import NamesDataModule, Sampling
+from src.data.dataset import NamesDataset
 from src.data.sampler import RandomExamples
 from src.errors import UserError
 from src.models.online_sgd import compiled_steps
@@ -18,7 +21,7 @@ CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
 
 def names_of(batch: Batch) -> list[str]:
     runs = torch.split(batch.letters, batch.lengths.tolist())
-    return [ASCII.unpack(run) for run in runs]
+    return [ASCII_ALPHABET.decode(run) for run in runs]
 
 
 def test_items_are_the_tutorials() -> None:
@@ -39,16 +42,16 @@ def test_storage_is_a_byte_a_letter() -> None:
 
 
 def test_many_at_once_are_the_items() -> None:
-    batch = NamesDataset(CORPUS).__getitems__([2, 0, 0, 1])
+    batch = NamesDataset(CORPUS).batch([2, 0, 0, 1])
     assert names_of(batch) == ["Lee", "Jones", "Jones", "Lee"]
-    assert batch.categories.tolist() == [1, 0, 0, 0]
-    assert names_of(NamesDataset(CORPUS).__getitems__([])) == []
+    assert batch.targets.tolist() == [1, 0, 0, 0]
+    assert names_of(NamesDataset(CORPUS).batch([])) == []
 
 
 def test_the_examples_of_a_batch_are_the_items() -> None:
     dataset = NamesDataset(CORPUS)
     lines = [2, 0, 1]
-    examples = dataset.__getitems__(lines).examples(57)
+    examples = dataset.batch(lines).examples(57)
     for line, (name, category) in zip(lines, examples, strict=True):
         assert torch.equal(name, dataset[line][0])
         assert torch.equal(category, dataset[line][1])
@@ -56,9 +59,9 @@ def test_the_examples_of_a_batch_are_the_items() -> None:
 
 def test_all_lines_in_blocks_in_order(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0)
-    whole = data.train.__getitems__(range(39))
-    (once,) = data.train.loader()
-    several = list(data.train.loader(most=7))
+    whole = data.train_dataset.batch(range(39))
+    (once,) = data.train_dataset.loader()
+    several = list(data.train_dataset.loader(max_batch_size=7))
     assert [len(block.lengths) for block in several] == [7] * 5 + [4]
     for blocks in ([once], several):
         for part, expected in zip(map(torch.cat, zip(*blocks, strict=True)), whole, strict=True):
@@ -66,36 +69,39 @@ def test_all_lines_in_blocks_in_order(corpus_dir: Path) -> None:
 
 
 def test_loaders(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, together=1000)
+    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, chunk_size=1000)
     assert data.categories == ["Alpha", "Beta", "Gamma"]
     batches = list(data.train_dataloader())
     assert [len(batch.lengths) for batch in batches] == [10, 10, 5]
 
-    counts = data.train.categories.bincount().tolist()
+    counts = data.train_dataset.targets.bincount().tolist()
     drawn = RandomExamples(counts, 1, seed=3).take(0, 25)
-    expected = names_of(data.train.__getitems__(drawn))
+    expected = names_of(data.train_dataset.batch(drawn))
     assert [name for batch in batches for name in names_of(batch)] == expected
 
-    for dataset, loader in ((data.val, data.val_dataloader()), (data.test, data.test_dataloader())):
+    for dataset, loader in (
+        (data.val_dataset, data.val_dataloader()),
+        (data.test_dataset, data.test_dataloader()),
+    ):
         (batch,) = loader
-        pairs = list(zip(names_of(batch), batch.categories.tolist(), strict=True))
+        pairs = list(zip(names_of(batch), batch.targets.tolist(), strict=True))
         assert len(pairs) == len(set(pairs)) == len(dataset) > 0
 
 
 def test_natural_sampling_passes_over_the_distinct_pairs(corpus_dir: Path) -> None:
-    data = NamesDataModule(corpus_dir, 0, 0, 3, 25, 25, 25, 7, together=1, sampling="natural")
+    data = NamesDataModule(corpus_dir, 0, 0, 3, 25, 25, 25, 7, chunk_size=1, sampling="natural")
     batches = list(data.train_dataloader())
     assert len(batches) == 25
     pairs = [
-        list(zip(names_of(batch), batch.categories.tolist(), strict=True)) for batch in batches[:6]
+        list(zip(names_of(batch), batch.targets.tolist(), strict=True)) for batch in batches[:6]
     ]
     seen = [pair for each in pairs for pair in each]
-    assert len(seen) == len(set(seen)) == len(data.distinct) == 38  # 39 lines, one of them twice
-    counts = data.distinct.categories.bincount()
-    assert data.shares == data.corpus_shares == pytest.approx((counts / 38).tolist())
+    assert len(seen) == len(set(seen)) == len(data.distinct_pairs) == 38  # 39 lines, one twice
+    counts = data.distinct_pairs.targets.bincount()
+    assert data.train_prior == data.corpus_prior == pytest.approx((counts / 38).tolist())
     balanced = NamesDataModule(corpus_dir, 0, 0)
-    assert balanced.shares == [1 / 3] * 3
-    assert balanced.corpus_shares == data.corpus_shares
+    assert balanced.train_prior == [1 / 3] * 3
+    assert balanced.corpus_prior == data.corpus_prior
 
 
 def test_by_default_the_names_are_those_shipped() -> None:
@@ -106,21 +112,21 @@ def test_nothing_held_out(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0, 3)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []
-    assert data.shown() == ("training", data.train)
-    assert len(data.train) == 20 + 13 + 6
+    assert data.evaluation_split() == ("training", data.train_dataset)
+    assert len(data.train_dataset) == 20 + 13 + 6
 
 
 def test_what_is_held_out_is_shown(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0.2, 0.2)
-    assert data.shown() == ("test", data.test)
+    assert data.evaluation_split() == ("test", data.test_dataset)
     data = NamesDataModule(corpus_dir, 0.2, 0)
-    assert data.shown() == ("validation", data.val)
+    assert data.evaluation_split() == ("validation", data.val_dataset)
 
 
 def test_a_category_of_one_name_is_trained_on(corpus_dir: Path) -> None:
     (corpus_dir / "Single.txt").write_text("alone\n")
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 3)
-    assert data.train.categories.bincount()[3] == 1
+    assert data.train_dataset.targets.bincount()[3] == 1
     assert data.summary().startswith("4 categories, ")
 
 
@@ -148,7 +154,7 @@ def test_the_tutorial_on_a_folder_as_its_author_has_it(tmp_path: Path) -> None:
         (tmp_path / f"{category}.txt").write_bytes(text.encode())
     n = 400
     plain = torch.tensor(tutorial_loop.train(tmp_path, n, 16)["losses"])
-    data = NamesDataModule(tmp_path, 0, 0, 0, n, n, n, together=n, letters="tutorial")
+    data = NamesDataModule(tmp_path, 0, 0, 0, n, n, n, chunk_size=n, letters="tutorial")
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     (batch,) = data.train_dataloader()
@@ -167,11 +173,13 @@ def test_the_tutorial_on_a_folder_as_its_author_has_it(tmp_path: Path) -> None:
     ],
 )
 def test_how_often_it_validates(asked: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    assert tuple(NamesDataModule(**asked).every.values()) == expected
+    assert astuple(NamesDataModule(**asked).run_length) == expected
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
-def test_passes_over_the_names_that_are_drawn(sampling: str) -> None:
+def test_passes_over_the_names_that_are_drawn(sampling: Sampling) -> None:
     data = NamesDataModule(passes=2.5, batch_size=100, sampling=sampling, letters="tutorial")
-    of_a_pass = {"balanced": len(data.train) / 100, "natural": math.ceil(len(data.distinct) / 100)}
-    assert data.every["iterations"] == math.ceil(2.5 * of_a_pass[sampling])
+    of_a_pass = len(data.train_dataset) / 100
+    if sampling == "natural":
+        of_a_pass = math.ceil(len(data.distinct_pairs) / 100)
+    assert data.run_length.iterations == math.ceil(2.5 * of_a_pass)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.data.datamodule import NamesDataModule
-from src.data.letters import Batch
+from src.data.batch import Batch
+from src.data.datamodule import NamesDataModule, Sampling
 from src.train import train
 from tests.conftest import metrics_of, run_train, settings, start_train
 
@@ -31,10 +31,10 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
-def test_each_name_is_seen_once(corpus_dir: Path, sampling: str) -> None:
+def test_each_name_is_seen_once(corpus_dir: Path, sampling: Sampling) -> None:
     def batches(process: int, n_processes: int) -> list[Batch]:
         data = NamesDataModule(
-            corpus_dir, 0.1, 0.1, 0, 30, 5, 30, batch_size=5, together=1, sampling=sampling
+            corpus_dir, 0.1, 0.1, 0, 30, 5, 30, batch_size=5, chunk_size=1, sampling=sampling
         )
         place = {"global_rank": process, "world_size": n_processes}
         data.trainer = SimpleNamespace(lightning_module=None, **place)  # type: ignore[assignment] # all that is asked of it
@@ -44,7 +44,7 @@ def test_each_name_is_seen_once(corpus_dir: Path, sampling: str) -> None:
         letters = torch.split(batch.letters, batch.lengths.tolist())
         return [
             (bytes(name.tolist()), int(category))
-            for name, category in zip(letters, batch.categories, strict=True)
+            for name, category in zip(letters, batch.targets, strict=True)
         ]
 
     whole = batches(0, 1)

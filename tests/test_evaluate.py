@@ -17,7 +17,7 @@ from torchmetrics.functional.classification import (
 from src import evaluate
 from src.answer.model import load_model
 from src.answer.scores import BINS, COVERAGES, Evaluated, as_text, make_report, scores
-from src.data.tables import NAMES
+from src.data.readers.source import NAMES
 from src.errors import UserError
 from src.train import train
 from tests.conftest import read_corpus, settings
@@ -296,7 +296,7 @@ def test_one_category_or_none(run: Path, others: Path, tmp_path: Path, capsys: C
     report = json.loads((tmp_path / "one.json").read_text())
     assert report["pairs"] == 28
     assert report["balanced_accuracy"] == report["accuracy"]
-    with pytest.raises(UserError, match="holds one category only, B; needs two"):
+    with pytest.raises(UserError, match="has only one category, B; needs two"):
         read_corpus(others)
 
 
@@ -384,4 +384,4 @@ def test_nothing_held_out(run: Path, tmp_path: Path, capsys: Captured) -> None:
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
     assert "--split test: the run held no names out" in capsys.readouterr().err
     assert ask(run, "--data-dir=nowhere") == 2
-    assert "nowhere: is no folder with <Category>.txt files" in capsys.readouterr().err
+    assert "nowhere: contains no <Category>.txt files" in capsys.readouterr().err

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from src import export
 from src.answer.model import TrainedModel, load_model
-from src.data.letters import ALPHABET, LONGEST, OTHER, Letters
-from src.models.decision import DEFAULT_PRIOR, PRIORS
-from src.models.networks import CELLS
+from src.data.alphabet import UNKNOWN_SYMBOL, Alphabet
+from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
+from src.models.calibration import DEFAULT_PRIOR, PRIORS
+from src.models.recurrent import N_GATES
 from tests.conftest import ROOT, read_corpus
 from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint
 
@@ -34,7 +35,13 @@ NAMES = """
 """.split()
 NAMES += "Satoshi Nakamura Hinton Dovesky Jackson Abdurahmanov Vosoughi Tsvetkov Shi Ueda".split()
 NAMES += "MacKenzie Ribeiro Nuremberg Cheng Noh Phi Arian Schmidhuber Quirke Xydias".split()
-NAMES += [" De  la\tFontaine. ", "'s-Gravesande", "e\u0301a\u0308", "x" * LONGEST, "Lee\u2013Kim"]
+NAMES += [
+    " De  la\tFontaine. ",
+    "'s-Gravesande",
+    "e\u0301a\u0308",
+    "x" * MAX_NAME_LENGTH,
+    "Lee\u2013Kim",
+]
 UNSPELLED = "Li 王3é"
 
 
@@ -74,7 +81,7 @@ def test_the_page_holds_the_very_weights(tmp_path: Path, capsys: Captured) -> No
         given = np.frombuffer(b64decode(text), "<f4").reshape(expected.shape)
         np.testing.assert_array_equal(given, expected)
     assert values["categories"] == ["A", "B", "C"]
-    assert values["letters"]["symbols"] == ALPHABET
+    assert values["letters"]["symbols"] == ASCII_SYMBOLS
     assert values["prior"] == "uniform"
     assert values["about"] == ABOUT
     assert str(tmp_path) not in page.read_text(encoding="utf-8")
@@ -136,9 +143,13 @@ def test_what_cannot_be_exported(
     assert refused("a.ckpt", "--onnx=b") == "--onnx needs an extra: pip install -e '.[export]'"
 
 
-CORPUS = Letters("corpus", "".join(sorted("абвЖИяáéabcdeijlns O'")) + OTHER, "lower", True)
-MANY = Letters("corpus", "".join(sorted([*ALPHABET, *map(chr, range(0x4E00, 0x4F00))])) + OTHER)
-IN_CORPUS, IN_MANY = {"letters": CORPUS._asdict()}, {"letters": MANY._asdict()}
+CORPUS = Alphabet(
+    "corpus", "".join(sorted("абвЖИяáéabcdeijlns O'")) + UNKNOWN_SYMBOL, "lower", True
+)
+MANY = Alphabet(
+    "corpus", "".join(sorted([*ASCII_SYMBOLS, *map(chr, range(0x4E00, 0x4F00))])) + UNKNOWN_SYMBOL
+)
+IN_CORPUS, IN_MANY = {"letters": CORPUS.to_dict()}, {"letters": MANY.to_dict()}
 DEEP: dict[str, Any] = {"bidirectional": True, "layers": 2}
 PLAIN: dict[str, Any] = {"bidirectional": False, "embedding": 0}
 
@@ -172,8 +183,8 @@ def ask(session: onnxruntime.InferenceSession, names: list[str], fill: int) -> N
     [
         NETWORK,
         NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
-        *(GRU | {"cell": cell} | changes for cell in CELLS for changes in (PLAIN, DEEP)),
-        *(GRU | {"cell": cell, "pooling": "all"} for cell in CELLS),
+        *(GRU | {"cell": cell} | changes for cell in N_GATES for changes in (PLAIN, DEEP)),
+        *(GRU | {"cell": cell, "pooling": "all"} for cell in N_GATES),
         GRU | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
         GRU | IN_MANY | {"embedding": 0, "layers": 2, "pooling": "all"},
     ],
@@ -183,24 +194,24 @@ def test_onnx_answers_as_predict_does(network: dict[str, Any], tmp_path: Path) -
     model, session = load_model(file, "corpus"), graph_of(file, "corpus")
     shipped = [name for names in read_corpus(ROOT / "data/names").values() for name in names]
     texts = ["a", *NAMES, *shipped[::20]]
-    names = [name for name in map(model.letters.read, texts) if name]
+    names = [name for name in map(model.alphabet.normalize, texts) if name]
     assert len(names) > 1000
-    assert {1, LONGEST} <= {*map(len, names)}
+    assert {1, MAX_NAME_LENGTH} <= {*map(len, names)}
     expected = model.probabilities(names).numpy()
     assert expected.std(axis=0).max() > 0.02
     given = ask(session, names, fill=-1)
     np.testing.assert_allclose(given, expected, atol=1e-5, rtol=0)
-    few = [*names[:20], "x" * LONGEST]
+    few = [*names[:20], "x" * MAX_NAME_LENGTH]
     alone = np.concatenate([ask(session, [name], fill=0) for name in few])
     np.testing.assert_allclose(alone, model.probabilities(few), atol=1e-5, rtol=0)
 
 
 def test_onnx_says_what_a_program_has_to_know(tmp_path: Path) -> None:
-    network = NETWORK | {"letters": CORPUS._asdict(), "shares": [0.2, 0.3, 0.5]}
+    network = NETWORK | {"letters": CORPUS.to_dict(), "shares": [0.2, 0.3, 0.5]}
     file = write(tmp_path / "a.ckpt", network, decision=DECISION)
     session = graph_of(file, "uniform")
     said = said_of(session)
-    assert Letters(**said["letters"]) == CORPUS
+    assert Alphabet.from_dict(said["letters"]) == CORPUS
     assert (said["categories"], said["prior"], said["longest"]) == (["A", "B", "C"], "uniform", 200)
     assert said["about"] == ABOUT.replace("ascii", "corpus")
     assert str(tmp_path) not in json.dumps(said)
@@ -248,8 +259,8 @@ def browsed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[TrainedModel
         pytest.skip("there is no chromium")
     folder = tmp_path_factory.mktemp("see")
     networks: list[dict[str, Any]] = [
-        NETWORK | {"letters": Letters(style="capitalised")._asdict()},
-        NETWORK | {"letters": Letters("tutorial")._asdict(), "shares": [0.2, 0.3, 0.5]},
+        NETWORK | {"letters": Alphabet(case_style="capitalised").to_dict()},
+        NETWORK | {"letters": Alphabet("tutorial").to_dict(), "shares": [0.2, 0.3, 0.5]},
         NETWORK | IN_CORPUS,
     ]
     decisions = [DECISION, None, DECISION]
@@ -272,8 +283,8 @@ def test_a_browser_answers_as_predict_does(
     browsed: list[tuple[TrainedModel, dict[str, Any]]],
 ) -> None:
     for model, tried in browsed:
-        assert [name for name, _ in tried["answers"]] == list(map(model.letters.read, NAMES))
-        for i, prior in enumerate(PRIORS if model.decision else [DEFAULT_PRIOR]):
+        assert [name for name, _ in tried["answers"]] == list(map(model.alphabet.normalize, NAMES))
+        for i, prior in enumerate(PRIORS if model.calibration else [DEFAULT_PRIOR]):
             expected = load_model(model.path, prior).probabilities(NAMES).numpy()
             rows = [priors[i][0] if priors[i] else [None] * 3 for _, priors in tried["answers"]]
             given = np.array(rows, dtype=float)  # None, as JSON has it, is NaN
@@ -297,4 +308,4 @@ def test_a_browser_shows_it(browsed: list[tuple[TrainedModel, dict[str, Any]]]) 
         ]
         first = [f"{p:.3f}" for p in beliefs[0].tolist()]
         assert tried["bars"] == [list(pair) for pair in zip("ABC", first, strict=True)]
-        assert tried["lit"] == (prefixes[0] if prefixes[0] in model.letters.symbols else "…")
+        assert tried["lit"] == (prefixes[0] if prefixes[0] in model.alphabet.symbols else "…")

@@ -10,7 +10,7 @@ import shlex
 import unicodedata
 from argparse import Namespace
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import cache, partial, wraps
 from hashlib import sha256
 from pathlib import Path
 from string import ascii_lowercase
@@ -29,23 +29,21 @@ from omegaconf import OmegaConf
 from src.answer.model import TrainedModel, load_model
 from src.answer.tables import answer_csv
 from src.config import Config, typed
-from src.data.corpus import Corpus
-from src.data.datamodule import NamesDataset
-from src.data.letters import (
-    ALPHABET,
-    ASCII,
-    LONGEST,
-    STYLES,
-    Letters,
-    fold,
-    name_to_tensor,
-    one_hot,
-    same_name,
+from src.data.alphabet import ASCII_ALPHABET, CASE_STYLES, Alphabet, CaseStyle, name_to_tensor
+from src.data.batch import one_hot
+from src.data.corpus import NamesByCategory
+from src.data.dataset import NamesDataset
+from src.data.normalize import (
+    ASCII_SYMBOLS,
+    MAX_NAME_LENGTH,
+    AlphabetKind,
+    name_key,
+    normalize_name,
 )
-from src.data.sampler import Iterations, RandomExamples
-from src.data.split import fingerprint, split_corpus
+from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainBatchSampler
+from src.data.split import fingerprint, hold_out_names
 from src.errors import UserError
-from src.models.networks import Network
+from src.models.network import Network
 from tests.conftest import TRIED, read_corpus, settings
 from tests.test_answer import GRU, NETWORK, make_checkpoint
 
@@ -73,19 +71,22 @@ anything = st.characters(exclude_categories=())  # lone surrogates, too
 mark = st.characters(categories=["Mn"])
 accents = st.text(st.characters(min_codepoint=0x300, max_codepoint=0x362), max_size=3)
 names_of_letters = st.text(st.sampled_from("abcXYZ '"))
-texts = st.text(anything | st.sampled_from(ALPHABET) | mark)
-folded_names = st.text(ALPHABET, min_size=1).filter(lambda name: fold(name) == name)
+texts = st.text(anything | st.sampled_from(ASCII_SYMBOLS) | mark)
+folded_names = st.text(ASCII_SYMBOLS, min_size=1).filter(lambda name: normalize_name(name) == name)
 kinds = st.sampled_from(["ascii", "corpus"])
 
 
 @tried(4000, text=texts, kind=kinds)
-def test_a_folded_name_stays_as_it_is(text: str, kind: str) -> None:
-    folded = fold(text, kind)
-    assert fold(folded, kind) == folded
+def test_a_folded_name_stays_as_it_is(text: str, kind: AlphabetKind) -> None:
+    folded = normalize_name(text, kind)
+    assert normalize_name(folded, kind) == folded
     assert folded == " ".join(folded.split()).strip(".,;")
     for c in folded:
-        assert c in ALPHABET if kind == "ascii" else c in " .,;'" or c.isprintable()
-    assert fold(text, "tutorial") in ("", "".join(filter(ALPHABET.__contains__, nfd(text))))
+        assert c in ASCII_SYMBOLS if kind == "ascii" else c in " .,;'" or c.isprintable()
+    assert normalize_name(text, "tutorial") in (
+        "",
+        "".join(filter(ASCII_SYMBOLS.__contains__, nfd(text))),
+    )
 
 
 def nfd(text: str) -> str:
@@ -93,43 +94,50 @@ def nfd(text: str) -> str:
 
 
 @tried(3000, text=texts, kind=st.sampled_from(["ascii", "corpus", "tutorial"]))
-def test_composed_and_decomposed_letters_are_folded_alike(text: str, kind: str) -> None:
+def test_composed_and_decomposed_letters_are_folded_alike(text: str, kind: AlphabetKind) -> None:
     composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
-    assert fold(composed, kind) == fold(decomposed, kind) == fold(text, kind)
+    assert (
+        normalize_name(composed, kind)
+        == normalize_name(decomposed, kind)
+        == normalize_name(text, kind)
+    )
 
 
 @tried(3000, text=st.text(st.characters(max_codepoint=127)))
 def test_ascii_alone_is_folded_as_ascii_among_other_letters(text: str) -> None:
-    assert fold(f"é {text} é", "corpus") == fold(f"e {text} e").replace("e", "é", 1)[:-1] + "é"
+    assert (
+        normalize_name(f"é {text} é", "corpus")
+        == normalize_name(f"e {text} e").replace("e", "é", 1)[:-1] + "é"
+    )
 
 
 @tried(3000, name=folded_names, wrapped=st.sampled_from(['"{}"', "“{}”", " {}, ", "«{}».", "{};"]))
 def test_what_is_around_a_name_goes(name: str, wrapped: str) -> None:
-    assert fold(wrapped.format(name)) == name
+    assert normalize_name(wrapped.format(name)) == name
 
 
-@tried(3000, letters=st.lists(st.tuples(st.sampled_from(ALPHABET), accents)))
+@tried(3000, letters=st.lists(st.tuples(st.sampled_from(ASCII_SYMBOLS), accents)))
 def test_accents_are_dropped(letters: list[tuple[str, str]]) -> None:
     plain = "".join(letter for letter, _ in letters)
-    assert fold("".join(map("".join, letters))) == fold(plain)
+    assert normalize_name("".join(map("".join, letters))) == normalize_name(plain)
 
 
-@tried(3000, name=names_of_letters, style=st.sampled_from([*STYLES]), always=st.booleans())
+@tried(3000, name=names_of_letters, style=st.sampled_from([*CASE_STYLES]), always=st.booleans())
 def test_a_name_is_read_alike_in_capitals_and_in_lower_case(
-    name: str, style: str, always: bool
+    name: str, style: CaseStyle, always: bool
 ) -> None:
-    letters = Letters(style=style, always=always)
-    once = letters.read(name)
-    assert letters.read(once) == once
-    assert letters.read(name.upper()) == letters.read(name.lower())
-    assert same_name(once) == same_name(fold(name))
+    letters = Alphabet(case_style=style, force_case=always)
+    once = letters.normalize(name)
+    assert letters.normalize(once) == once
+    assert letters.normalize(name.upper()) == letters.normalize(name.lower())
+    assert name_key(once) == name_key(normalize_name(name))
 
 
 @tried(2000, names=st.lists(folded_names))
 def test_packed_and_one_hot_names_are_the_names(names: list[str]) -> None:
-    letters, lengths = ASCII.pack(names)
+    letters, lengths = ASCII_ALPHABET.encode(names)
     runs = torch.split(one_hot(letters).argmax(dim=1), lengths.tolist())
-    assert [ASCII.unpack(run) for run in runs] == names
+    assert [ASCII_ALPHABET.decode(run) for run in runs] == names
     assert (one_hot(letters).sum(dim=1) == 1).all()
     for name, run in zip(names, runs, strict=True):
         assert torch.equal(name_to_tensor(name), one_hot(run).unsqueeze(1))
@@ -140,7 +148,7 @@ def test_packed_and_one_hot_names_are_the_names(names: list[str]) -> None:
 endings = st.sampled_from(["\n", "\r\n", "\r", "\n\n", " \r\n\r\n", "\r\r"])
 blanks = st.sampled_from(["", " ", "\t", "\N{NO-BREAK SPACE}", "\N{IDEOGRAPHIC SPACE}  "])
 names = st.text(st.characters(categories=["L", "Mn"]) | st.sampled_from(" '.-"), max_size=20)
-names = names.filter(fold)
+names = names.filter(normalize_name)
 contents = st.lists(
     st.sampled_from([b"\n", b"\r", b"\r\n", b"\t", b"Lee", b"x" * 199, codecs.BOM_UTF8, b"\xff"])
     | st.text().map(str.encode)
@@ -156,11 +164,11 @@ def reading(content: bytes) -> list[str] | str:
     found, bad = [], []
     for number, line in enumerate(lines, start=1):
         text = line.decode().strip()
-        if (text and (not fold(text) or re.search("[\0-\x1f\x7f-\x9f]", text))) or (
+        if (text and (not normalize_name(text) or re.search("[\0-\x1f\x7f-\x9f]", text))) or (
             len(line.decode()) > 200 and text
         ):
             bad.append(number)
-        found += [fold(text)] if text else []
+        found += [normalize_name(text)] if text else []
     if bad:
         return f"{len(bad):,} lines {bad[0]}:"
     return found or ": holds no names"
@@ -195,7 +203,7 @@ def test_names_come_back_whatever_is_around_them(
     with TemporaryDirectory() as folder:
         Path(folder, "A.txt").write_bytes((before + "".join(map("".join, lines))).encode())
         Path(folder, "B.txt").write_text("Lee")
-        assert read_corpus(Path(folder))["A"] == [fold(name) for _, name, _, _ in lines]
+        assert read_corpus(Path(folder))["A"] == [normalize_name(name) for _, name, _, _ in lines]
 
 
 file_names = st.text(max_size=20) | st.binary(max_size=20).map(os.fsdecode)
@@ -226,7 +234,9 @@ fractions = st.tuples(shares, shares).filter(lambda both: sum(both) < 1)
 seeds = st.integers(0, 2**32 - 1)
 
 
-def side_of_each_name(corpus: Corpus, fractions: tuple[float, float], seed: int) -> dict[str, str]:
+def side_of_each_name(
+    corpus: NamesByCategory, fractions: tuple[float, float], seed: int
+) -> dict[str, str]:
     homes = {
         name: min(
             (len(set(other)), category) for category, other in corpus.items() if name in other
@@ -249,20 +259,20 @@ def side_of_each_name(corpus: Corpus, fractions: tuple[float, float], seed: int)
 
 @tried(4000, corpus=corpora, fractions=fractions, seed=seeds)
 def test_the_split_is_whole_and_disjoint_and_as_large_as_asked_for(
-    corpus: Corpus, fractions: tuple[float, float], seed: int
+    corpus: NamesByCategory, fractions: tuple[float, float], seed: int
 ) -> None:
     sides = side_of_each_name(corpus, fractions, seed)
     bare = [c for c, names in corpus.items() if "train" not in map(sides.get, names)]
     if bare:
         with pytest.raises(UserError, match=f"^{bare[0]}: no name is left to train on"):
-            split_corpus(corpus, *fractions, seed)
+            hold_out_names(corpus, *fractions, seed)
         return
     for key, fraction in zip(("val", "test"), fractions, strict=True):
         if fraction and key not in sides.values():
             with pytest.raises(UserError, match=f"^{key}_fraction={fraction}: too few names"):
-                split_corpus(corpus, *fractions, seed)
+                hold_out_names(corpus, *fractions, seed)
             return
-    train, val, test = split_corpus(corpus, *fractions, seed)
+    train, val, test = hold_out_names(corpus, *fractions, seed)
     for category, names in corpus.items():
         assert train[category] == [name for name in names if sides[name] == "train"]
         assert val[category] == sorted({name for name in names if sides[name] == "val"})
@@ -271,22 +281,22 @@ def test_the_split_is_whole_and_disjoint_and_as_large_as_asked_for(
 
 @tried(3000, corpus=corpora, fractions=fractions, seed=seeds, shuffle=st.randoms())
 def test_neither_order_nor_repeated_lines_move_a_name(
-    corpus: Corpus, fractions: tuple[float, float], seed: int, shuffle: random.Random
+    corpus: NamesByCategory, fractions: tuple[float, float], seed: int, shuffle: random.Random
 ) -> None:
     try:
-        train, val, test = split_corpus(corpus, *fractions, seed)
+        train, val, test = hold_out_names(corpus, *fractions, seed)
     except UserError:
         return
     categories = shuffle.sample(list(corpus), len(corpus))
     other = {c: corpus[c] + shuffle.choices(corpus[c], k=3) for c in categories}
     for lines in other.values():
         shuffle.shuffle(lines)
-    again = split_corpus(other, *fractions, seed)
+    again = hold_out_names(other, *fractions, seed)
     assert again[1:] == (val, test)
     assert {c: set(names) for c, names in again[0].items()} == {
         c: set(names) for c, names in train.items()
     }
-    assert split_corpus(corpus, *fractions, seed) == (train, val, test)
+    assert hold_out_names(corpus, *fractions, seed) == (train, val, test)
 
 
 # The examples
@@ -335,40 +345,42 @@ def test_batches_hold_each_example_up_to_the_next_validation_once(
     every: tuple[int, int, int],
     processes: int,
 ) -> None:
-    total, (val_every, log_every, together) = 100, every
+    total, (val_every, log_every, chunk_size) = 100, every
     stop = min(at - at % val_every + val_every, total)
     shared = []
     for process in range(processes):
         order = RandomExamples(counts, size, seed)
-        place = (at, process, processes)
-        how = (together, lambda place=place: place, total, log_every, val_every)
-        shared.append(list(Iterations(order, size, *how)))
+        position = partial(IterationAndRank, at, process, processes)
+        length = RunLength(total, log_every, val_every)
+        shared.append(list(TrainBatchSampler(order, size, chunk_size, position, length)))
     for parts in zip(*shared, strict=True):  # a batch, by process
         most = max(map(len, parts))
         padded = [[*part, None][:most] for part in parts]
         lines = [line for row in zip(*padded, strict=True) for line in row if line is not None]
         count = len(lines) // size
         assert lines == first_examples(counts, seed, (at + count) * size)[at * size :]
-        assert 1 <= count <= together
+        assert 1 <= count <= chunk_size
         ends = at + count
-        assert ends in (stop, at + together) or ends % log_every == 0
+        assert ends in (stop, at + chunk_size) or ends % log_every == 0
         assert at // log_every == (ends - 1) // log_every
         at = ends
     assert at == stop or not shared[0]
 
 
 @tried(2000, corpus=corpora, numbers=st.lists(st.integers(0, 10**6)))
-def test_many_items_at_once_are_the_items_one_by_one(corpus: Corpus, numbers: list[int]) -> None:
+def test_many_items_at_once_are_the_items_one_by_one(
+    corpus: NamesByCategory, numbers: list[int]
+) -> None:
     dataset = NamesDataset(corpus)
     lines = [number % len(dataset) for number in numbers]
-    batch = dataset.__getitems__(lines)
+    batch = dataset.batch(lines)
     runs = torch.split(batch.letters, batch.lengths.tolist())
     named = [(c, name) for c, names in enumerate(corpus.values()) for name in names]
-    for line, run, category in zip(lines, runs, batch.categories, strict=True):
+    for line, run, category in zip(lines, runs, batch.targets, strict=True):
         letters, number = dataset[line]
         assert torch.equal(one_hot(run).unsqueeze(1), letters)
         assert torch.equal(category.reshape(1), number)
-        assert (int(category), ASCII.unpack(run)) == named[line]
+        assert (int(category), ASCII_ALPHABET.decode(run)) == named[line]
 
 
 # The settings
@@ -529,8 +541,8 @@ def check_answers(folder: Path, content: bytes, encoding: str, delimiter: str) -
     assert [row[: len(header)] for row in rows_out] == rows
     for row in filter(None, rows_out):
         answers = dict(zip(row[len(header) : -1 : 2], row[len(header) + 1 : -1 : 2], strict=True))
-        if not 0 < len(fold(row[0])) <= LONGEST:
-            reason = "longer than 200 letters" if fold(row[0]) else "no letters I know"
+        if not 0 < len(normalize_name(row[0])) <= MAX_NAME_LENGTH:
+            reason = "longer than 200 letters" if normalize_name(row[0]) else "no letters I know"
             assert (answers, row[-1]) == ({"": ""}, reason)
             continue
         (alone,) = small_model().probabilities([row[0]]).tolist()
@@ -546,7 +558,7 @@ cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=
 cells |= st.lists(st.sampled_from('" "" , \n \r \r\n Müller \' ; Lee 王 7 reason'.split(" "))).map(
     "".join
 )
-cells |= st.integers(LONGEST - 2, LONGEST + 2).map("x".__mul__)
+cells |= st.integers(MAX_NAME_LENGTH - 2, MAX_NAME_LENGTH + 2).map("x".__mul__)
 tables = st.integers(1, 4).flatmap(
     lambda width: st.lists(st.lists(cells, min_size=width, max_size=width), min_size=1, max_size=8)
 )

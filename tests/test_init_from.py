@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from src.config import read_settings
-from src.data.letters import ALPHABET, ASCII, OTHER, Letters
+from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
+from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
-from src.models.networks import Network
-from src.models.transfer import take_weights
+from src.models.network import Network
+from src.models.transfer import transfer_weights
 from src.train import train
 from tests.conftest import assert_equal_runs, settings
 from tests.test_answer import GRU, MADE_FOR, changed, make_checkpoint
@@ -20,16 +21,19 @@ from tests.test_answer import GRU, MADE_FOR, changed, make_checkpoint
 THEIRS, MINE = ["Alpha", "Beta", "Delta"], ["Beta", "Gamma", "Alpha", "Epsilon"]
 CATEGORIES = {0: 1, 2: 0}
 """Where those of MINE stand in THEIRS."""
-FEW, MORE = Letters("corpus", "Aabé" + OTHER), Letters("corpus", "AÄbcé" + OTHER)
+FEW, MORE = (
+    Alphabet("corpus", "Aabé" + UNKNOWN_SYMBOL),
+    Alphabet("corpus", "AÄbcé" + UNKNOWN_SYMBOL),
+)
 LETTERS = {0: 0, 2: 2, 4: 3, 5: 4}
-MANY = Letters("corpus", ALPHABET + "".join(map(chr, range(0x4E00, 0x4F00))) + OTHER)
+MANY = Alphabet("corpus", ASCII_SYMBOLS + "".join(map(chr, range(0x4E00, 0x4F00))) + UNKNOWN_SYMBOL)
 """Too many for a byte, so that columns are looked up."""
 
 
-def make(letters: Letters, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
+def make(letters: Alphabet, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
     torch.manual_seed(seed)
     usual: dict[str, Any] = {"cell": "gru", "hidden": 6}
-    return Network(letters._asdict(), categories, None, **usual | sizes)
+    return Network(letters.to_dict(), categories, None, **usual | sizes)
 
 
 def weights(network: Any) -> dict[str, Tensor]:
@@ -52,9 +56,9 @@ def test_the_tutorials_cell() -> None:
     """Letters are columns of both layers, categories rows of the second."""
     source = make(FEW, THEIRS, seed=1, cell="tutorial")
     network, fresh = (make(MORE, MINE, cell="tutorial") for _ in range(2))
-    assert take_weights(network, source, "it") == (
-        "it: takes 2 of 4 categories (new: Epsilon, Gamma; left: Delta), "
-        "4 of 6 letters (new: c, Ä; left: a)"
+    assert transfer_weights(source, network, "it") == (
+        "it: copied 2 of 4 categories (new: Epsilon, Gamma; left out: Delta), "
+        "4 of 6 letters (new: c, Ä; left out: a)"
     )
     mine, theirs, was = (weights(each) for each in (network, source, fresh))
     inputs = LETTERS | {6 + i: 5 + i for i in range(6)}  # and the hidden state
@@ -83,7 +87,7 @@ def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
     }
     source = make(FEW, THEIRS, seed=1, **sizes)
     network, fresh = (make(MORE, MINE, **sizes) for _ in range(2))
-    take_weights(network, source, "it")
+    transfer_weights(source, network, "it")
     mine, theirs, was = (weights(each) for each in (network, source, fresh))
     for name in ("output.weight", "output.bias"):
         assert torch.equal(mine[name], with_rows(was[name], theirs[name], CATEGORIES))
@@ -94,7 +98,7 @@ def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
         expected = with_rows(columns(fresh), columns(source), LETTERS)
         assert torch.equal(columns(network), expected)
         return
-    rows = network.recurrent.alike, source.recurrent.alike  # behind the letters' own vectors
+    rows = network.recurrent.groups, source.recurrent.groups  # behind the letters' own vectors
     alike = {int(rows[0][i, k]): int(rows[1][LETTERS[i], k]) for i in LETTERS for k in (0, 1)}
     assert len(alike) == 2 + 4  # cases; a, b, e and what is unknown
     expected = with_rows(was["letters"], theirs["letters"], LETTERS | alike)
@@ -105,30 +109,32 @@ def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
 @pytest.mark.parametrize(
     ("letters", "others", "sizes"),
     [
-        (ASCII, MANY, {"bidirectional": True}),  # of a layer's weights, and looked up
-        (MANY, Letters("corpus", MANY.symbols.replace("x", "")), {}),
-        (ASCII, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
+        (ASCII_ALPHABET, MANY, {"bidirectional": True}),  # of a layer's weights, and looked up
+        (MANY, Alphabet("corpus", MANY.symbols.replace("x", "")), {}),
+        (ASCII_ALPHABET, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
     ],
 )
 def test_a_name_of_shared_letters_is_read_as_before(
-    letters: Letters, others: Letters, sizes: dict[str, Any], turned: bool
+    letters: Alphabet, others: Alphabet, sizes: dict[str, Any], turned: bool
 ) -> None:
     letters, others = (others, letters) if turned else (letters, others)
     source, network = make(letters, THEIRS, seed=1, **sizes), make(others, THEIRS, **sizes)
-    take_weights(network, source, "it")
+    transfer_weights(source, network, "it")
     names = ["bAc", "A", "cccb"]
-    answers = [each.eval()(*each.letters.pack(names)) for each in (source, network)]
+    answers = [each.eval()(*each.alphabet.encode(names)) for each in (source, network)]
     torch.testing.assert_close(answers[1], answers[0], atol=1e-6, rtol=0)
 
 
 def test_what_goes_on_beside_it_is_the_new_models() -> None:
     """The style, the shares and the n-grams; new ones are counted."""
-    source = make(Letters(style="upper", always=True), THEIRS, seed=1, ngrams=1)
-    said = take_weights(make(ASCII, MINE), source, "it")
-    assert said.endswith("57 of 57 letters, no n-grams: they are counted anew")
-    network = make(Letters(style="lower"), THEIRS, ngrams=1)
-    take_weights(network, source, "it")
-    assert network.letters.style == "lower"
+    source = make(Alphabet(case_style="upper", force_case=True), THEIRS, seed=1, ngrams=1)
+    said = transfer_weights(source, make(ASCII_ALPHABET, MINE), "it")
+    assert said.endswith(
+        "57 of 57 letters; n-gram models are not copied but fitted to the new names"
+    )
+    network = make(Alphabet(case_style="lower"), THEIRS, ngrams=1)
+    transfer_weights(source, network, "it")
+    assert network.alphabet.case_style == "lower"
     assert len(network.ngrams.counted[0].counts) == 0
 
 
@@ -136,35 +142,41 @@ def test_what_goes_on_beside_it_is_the_new_models() -> None:
     ("letters", "categories", "sizes", "message"),
     [
         *(
-            (ASCII, MINE, {key: value}, f"{key}={value}: it is of other sizes; use {key}={theirs}")
+            (
+                ASCII_ALPHABET,
+                MINE,
+                {key: value},
+                f"{key}={value}: it has another architecture; use {key}={theirs}",
+            )
             for key, value, theirs in [
                 *(("hidden", 8, 6), ("layers", 2, 1), ("embedding", 4, 0)),
                 *(("cell", "tutorial", "gru"), ("pooling", "all", "last")),
             ]
         ),
         (
-            *(ASCII, MINE, {"cell": "lstm", "bidirectional": True}),
-            "cell=lstm bidirectional=true: it is of other sizes; use cell=gru bidirectional=false",
+            *(ASCII_ALPHABET, MINE, {"cell": "lstm", "bidirectional": True}),
+            "cell=lstm bidirectional=true: it has another architecture; "
+            "use cell=gru bidirectional=false",
         ),
-        (ASCII, ["X"], {}, "it: knows none of these categories, but Alpha, Beta, Delta"),
+        (ASCII_ALPHABET, ["X"], {}, "it: has none of these categories; it has Alpha, Beta, Delta"),
         (
-            *(Letters("corpus", "жя" + OTHER), MINE, {}),
-            "it: knows none of these letters, but  , ', ,, ., ;, A, B, C and 49 more",
+            *(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), MINE, {}),
+            "it: has none of these letters; it has  , ', ,, ., ;, A, B, C and 49 more",
         ),
     ],
 )
 def test_what_does_not_fit(
-    letters: Letters, categories: list[str], sizes: dict[str, Any], message: str
+    letters: Alphabet, categories: list[str], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        take_weights(make(letters, categories, **sizes), make(ASCII, THEIRS), "it")
+        transfer_weights(make(ASCII_ALPHABET, THEIRS), make(letters, categories, **sizes), "it")
     assert str(caught.value) == message
 
 
 def test_other_symbols_alone_are_no_shared_letter() -> None:
-    source = make(Letters("corpus", "жя" + OTHER), THEIRS)
-    with pytest.raises(UserError, match="knows none of these letters, but ж, я"):
-        take_weights(make(FEW, MINE), source, "it")
+    source = make(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), THEIRS)
+    with pytest.raises(UserError, match="has none of these letters; it has ж, я"):
+        transfer_weights(source, make(FEW, MINE), "it")
 
 
 TINY = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
@@ -193,7 +205,7 @@ def test_a_run(
     with caplog.at_level("INFO"):
         train(settings(*words, "init_from=source"), tmp_path / "run")
     last = "checkpoints/last.ckpt"
-    assert f"\ninit_from={others / last}: takes 2 of 3 categories (new: Gamma), " in caplog.text
+    assert f"\ninit_from={others / last}: copied 2 of 3 categories (new: Gamma), " in caplog.text
     states = (tmp_path / run / last for run in ("run", "source", "fresh"))
     mine, theirs, fresh = (torch.load(each, weights_only=True)["state_dict"] for each in states)
     name = "network.recurrent.rnn.i2o.weight"

@@ -2,23 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.letters import (
-    ALPHABET,
-    ASCII,
-    OTHER,
-    Letters,
-    fold,
-    name_to_tensor,
-    one_hot,
-    same_name,
-)
+from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet, name_to_tensor
+from src.data.batch import one_hot
+from src.data.normalize import ASCII_SYMBOLS, AlphabetKind, name_key, normalize_name
 
 
 def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
-    assert len(ALPHABET) == 57
-    assert ALPHABET.index("a") == 0
-    assert ALPHABET.index("A") == 26
-    assert ALPHABET[52:] == " .,;'"
+    assert len(ASCII_SYMBOLS) == 57
+    assert ASCII_SYMBOLS.index("a") == 0
+    assert ASCII_SYMBOLS.index("A") == 26
+    assert ASCII_SYMBOLS[52:] == " .,;'"
 
 
 @pytest.mark.parametrize(
@@ -47,7 +40,7 @@ def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
     ],
 )
 def test_fold(text: str, folded: str) -> None:
-    assert fold(text) == folded
+    assert normalize_name(text) == folded
 
 
 @pytest.mark.parametrize(
@@ -62,7 +55,7 @@ def test_fold(text: str, folded: str) -> None:
     ],
 )
 def test_vowel_signs_are_spelled(name: str, spelled: str) -> None:
-    assert fold(name) == spelled
+    assert normalize_name(name) == spelled
 
 
 @pytest.mark.parametrize("kind", ["ascii", "corpus"])
@@ -81,8 +74,8 @@ def test_vowel_signs_are_spelled(name: str, spelled: str) -> None:
         *((".;'", ""), ("😀", ""), ("1a2", "a"), ("'", ""), ("Smith & Co", "Smith Co")),
     ],
 )
-def test_names_as_people_write_them(kind: str, text: str, name: str) -> None:
-    assert fold(text, kind) == name
+def test_names_as_people_write_them(kind: AlphabetKind, text: str, name: str) -> None:
+    assert normalize_name(text, kind) == name
 
 
 @pytest.mark.parametrize(
@@ -96,20 +89,20 @@ def test_names_as_people_write_them(kind: str, text: str, name: str) -> None:
     ],
 )
 def test_the_tutorials_fold(text: str, folded: str) -> None:
-    assert fold(text, "tutorial") == folded
+    assert normalize_name(text, "tutorial") == folded
 
 
 @pytest.mark.parametrize("name", ["Ślusàrski", "Иванов", "王小明", "कुमार", "김철수", "さくら はな"])
 def test_letters_of_the_corpus_stay(name: str) -> None:
-    assert fold(name, "corpus") == name
-    assert fold(f"“{name}”, ", "corpus") == name
+    assert normalize_name(name, "corpus") == name
+    assert normalize_name(f"“{name}”, ", "corpus") == name
 
 
 def test_the_same_name() -> None:
-    assert len({same_name(name) for name in ("O'Neill", "ONEILL", "o neill", "Oneill")}) == 1
-    assert same_name("Weiß") == same_name("WEISS")
-    assert same_name("Müller") != same_name("Muller")
-    assert same_name("कुमार") != same_name("कमर")  # marks count
+    assert len({name_key(name) for name in ("O'Neill", "ONEILL", "o neill", "Oneill")}) == 1
+    assert name_key("Weiß") == name_key("WEISS")
+    assert name_key("Müller") != name_key("Muller")
+    assert name_key("कुमार") != name_key("कमर")  # marks count
 
 
 @pytest.mark.parametrize(
@@ -126,54 +119,54 @@ def test_the_same_name() -> None:
 )
 def test_the_case_of_a_corpus(names: list[str], style: str, always: bool) -> None:
     for kind in ("ascii", "corpus"):
-        letters = Letters.learned(kind, [fold(name, kind) for name in names])
+        letters = Alphabet.from_names(kind, [normalize_name(name, kind) for name in names])
         if kind == "corpus" or all(map(str.isascii, names)):
-            assert (letters.style, letters.always) == (style, always)
-    assert Letters.learned("tutorial", names) == Letters("tutorial")
+            assert (letters.case_style, letters.force_case) == (style, always)
+    assert Alphabet.from_names("tutorial", names) == Alphabet("tutorial")
 
 
 def test_names_in_one_case_are_written_in_that_of_the_corpus() -> None:
-    capitalised = Letters(style="capitalised")
+    capitalised = Alphabet(case_style="capitalised")
     for name in ("SMITH", "smith", "Smith"):
-        assert capitalised.read(name) == "Smith"
-    assert capitalised.read("O'NEILL") == "O'neill"
-    assert capitalised.read("DE LA FONTAINE") == "De la fontaine"
-    assert capitalised.read("'t hooft") == "'T hooft"
-    assert capitalised.read("McDonald") == "McDonald"
-    assert capitalised.read("王小明") == "Wangxiaoming"  # no letter has a case
-    assert Letters(style="lower").read("SMITH") == "smith"
-    assert Letters(style="lower").read("Smith") == "Smith"
-    assert Letters(style="lower", always=True).read("Smith") == "smith"
-    assert Letters(style="upper").read("ß") == "SS"
-    assert Letters("tutorial").read("SMITH") == "SMITH"
+        assert capitalised.normalize(name) == "Smith"
+    assert capitalised.normalize("O'NEILL") == "O'neill"
+    assert capitalised.normalize("DE LA FONTAINE") == "De la fontaine"
+    assert capitalised.normalize("'t hooft") == "'T hooft"
+    assert capitalised.normalize("McDonald") == "McDonald"
+    assert capitalised.normalize("王小明") == "Wangxiaoming"  # no letter has a case
+    assert Alphabet(case_style="lower").normalize("SMITH") == "smith"
+    assert Alphabet(case_style="lower").normalize("Smith") == "Smith"
+    assert Alphabet(case_style="lower", force_case=True).normalize("Smith") == "smith"
+    assert Alphabet(case_style="upper").normalize("ß") == "SS"
+    assert Alphabet("tutorial").normalize("SMITH") == "SMITH"
 
 
 def test_symbols_of_the_corpus() -> None:
-    letters = Letters.learned("corpus", ["Ōno", "Ono", "Ān", "Bān", "Kān", "x'y", "Y'z", "xo"])
+    letters = Alphabet.from_names("corpus", ["Ōno", "Ono", "Ān", "Bān", "Kān", "x'y", "Y'z", "xo"])
     # Not those that stand there once. x'y and xo are read X'y and Xo.
-    assert letters.symbols == "'Xnoā" + OTHER
-    indices, lengths = letters.pack(["Ōno", "王n"])
+    assert letters.symbols == "'Xnoā" + UNKNOWN_SYMBOL
+    indices, lengths = letters.encode(["Ōno", "王n"])
     assert indices.dtype == torch.uint8
     assert lengths.tolist() == [3, 2]
-    assert letters.unpack(indices.tolist()) == f"{OTHER}no{OTHER}n"
+    assert letters.decode(indices.tolist()) == f"{UNKNOWN_SYMBOL}no{UNKNOWN_SYMBOL}n"
 
 
 def test_thousands_of_symbols() -> None:
     names = [chr(0x4E00 + i) * 2 for i in range(8000)]
-    letters = Letters.learned("corpus", names)
+    letters = Alphabet.from_names("corpus", names)
     assert len(letters.symbols) == 8001
-    indices, _ = letters.pack(names)
+    indices, _ = letters.encode(names)
     assert indices.dtype == torch.int16
-    assert letters.unpack(indices.tolist()) == "".join(names)
+    assert letters.decode(indices.tolist()) == "".join(names)
 
 
 def test_pack_and_unpack() -> None:
-    letters, lengths = ASCII.pack(["Jones"])
+    letters, lengths = ASCII_ALPHABET.encode(["Jones"])
     assert letters.tolist() == [35, 14, 13, 4, 18]
     assert lengths.tolist() == [5]
-    assert ASCII.unpack(np.arange(57)) == ALPHABET
-    with pytest.raises(ValueError, match="not a name in ascii letters"):
-        ASCII.pack(["Müller"])
+    assert ASCII_ALPHABET.decode(np.arange(57)) == ASCII_SYMBOLS
+    with pytest.raises(ValueError, match="symbols that letters=ascii does not know"):
+        ASCII_ALPHABET.encode(["Müller"])
 
 
 def test_a_letter_is_a_one_hot_row() -> None:
@@ -186,12 +179,14 @@ def test_a_letter_is_a_one_hot_row() -> None:
 def test_a_name_is_letters_by_batch_by_alphabet() -> None:
     name = name_to_tensor("Jones")
     assert name.shape == (5, 1, 57)
-    assert name.argmax(dim=2).flatten().tolist() == [ALPHABET.index(letter) for letter in "Jones"]
+    assert name.argmax(dim=2).flatten().tolist() == [
+        ASCII_SYMBOLS.index(letter) for letter in "Jones"
+    ]
     assert name.sum() == 5
 
 
 def test_pack_lays_names_end_to_end() -> None:
-    letters, lengths = ASCII.pack(["ab", "c"])
+    letters, lengths = ASCII_ALPHABET.encode(["ab", "c"])
     assert letters.tolist() == [0, 1, 2]
     assert letters.dtype == torch.uint8
     assert lengths.tolist() == [2, 1]

@@ -4,9 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from src.data.datamodule import NamesDataset
-from src.data.letters import ASCII, OTHER, Batch, Letters
-from src.models.networks import Network, Ngrams, RecurrentNetwork, TutorialNetwork, alike_in
+from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
+from src.data.batch import Batch
+from src.data.dataset import NamesDataset
+from src.models.network import Network
+from src.models.ngram_mixture import NgramMixture
+from src.models.recurrent import PyTorchCell, RecurrentNetwork, TutorialNetwork, symbol_groups
 from src.models.rnn import read_name
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
@@ -14,18 +17,18 @@ SHARES = [0.5, 0.3, 0.2]
 
 
 def batch_of(names: list[str]) -> Batch:
-    letters, lengths = ASCII.pack(names)
+    letters, lengths = ASCII_ALPHABET.encode(names)
     return Batch(letters, lengths, torch.arange(len(names)) % 3)
 
 
-def make(cell: str, **changes: Any) -> RecurrentNetwork:
+def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
     torch.manual_seed(0)
     return RecurrentNetwork(57, 3, cell, hidden=6, **changes)
 
 
 def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
     """Read a single name with PyTorch's layer itself: no padding, no packing."""
-    states, _ = network.rnn(network.letters[ASCII.pack([name])[0].tolist()])  # [L, F]
+    states, _ = network.rnn(network.letters[ASCII_ALPHABET.encode([name])[0].tolist()])  # [L, F]
     if network.pooling == "all":
         features = torch.cat((states.max(dim=0).values, states.mean(dim=0)))
     elif network.rnn.bidirectional:
@@ -47,7 +50,7 @@ def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
         {"bidirectional": True, "pooling": "all", "embedding": 5},
     ],
 )
-def test_a_batch_gives_what_each_name_gives(cell: str, changes: dict[str, Any]) -> None:
+def test_a_batch_gives_what_each_name_gives(cell: PyTorchCell, changes: dict[str, Any]) -> None:
     network = make(cell, **changes)
     batch = batch_of(NAMES)
     together = network(batch.letters, batch.lengths)
@@ -88,11 +91,15 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
     torch.manual_seed(0)
     network = TutorialNetwork(57, 3, 8)
     batch = batch_of(NAMES)
-    F.nll_loss(network(batch.letters, batch.lengths), batch.categories).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+    F.nll_loss(network(batch.letters, batch.lengths), batch.targets).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     together = [weight.grad for weight in network.parameters()]
     network.zero_grad()
-    for name, category in zip(NAMES, batch.categories, strict=True):
-        one_hot = F.one_hot(torch.tensor(ASCII.pack([name])[0].tolist()), 57).float().unsqueeze(1)
+    for name, category in zip(NAMES, batch.targets, strict=True):
+        one_hot = (
+            F.one_hot(torch.tensor(ASCII_ALPHABET.encode([name])[0].tolist()), 57)
+            .float()
+            .unsqueeze(1)
+        )
         loss = -read_name(network.rnn, one_hot)[0, category] / len(NAMES)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     for mine, weight in zip(together, network.parameters(), strict=True):
@@ -100,29 +107,31 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
 
 
 def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
-    symbols = "AaáÄбŐ" + OTHER
+    symbols = "AaáÄбŐ" + UNKNOWN_SYMBOL
     upper, lower = 8, 7  # behind the symbols: the cases, then three letters, and what is unknown
     expected = [(upper, 9), (lower, 9), (lower, 9), (upper, 9), (lower, 10), (upper, 11)]
-    assert alike_in(symbols).tolist() == [*map(list, expected), [lower, 12]]
+    assert symbol_groups(symbols).tolist() == [*map(list, expected), [lower, 12]]
     torch.manual_seed(0)
-    letters = Letters("corpus", symbols)
-    network = Network(letters._asdict(), ["A", "B"], None, "gru", 4, embedding=3).eval()
+    letters = Alphabet("corpus", symbols)
+    network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4, embedding=3).eval()
     recurrent: Any = network.recurrent
     plain = RecurrentNetwork(len(symbols), 2, "gru", 4, embedding=3).eval()
     own = recurrent.letters.detach()
     assert own.shape == (13, 3)
-    sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(alike_in(symbols))]
+    sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(symbol_groups(symbols))]
     plain.load_state_dict({**recurrent.state_dict(), "letters": torch.stack(sums)})
-    batch = letters.pack(["Aáб", "ŐaÄ", "a" + OTHER])
+    batch = letters.encode(["Aáб", "ŐaÄ", "a" + UNKNOWN_SYMBOL])
     torch.testing.assert_close(network(*batch), plain(*batch))
-    one_hot: Any = Network(letters._asdict(), ["A", "B"], None, "gru", 4).recurrent
-    assert torch.equal(one_hot.vectors(), torch.eye(7))  # nothing is learned that could be shared
+    one_hot: Any = Network(letters.to_dict(), ["A", "B"], None, "gru", 4).recurrent
+    assert torch.equal(
+        one_hot.input_vectors(), torch.eye(7)
+    )  # nothing is learned that could be shared
 
 
 def test_one_hot_letters_of_a_corpus_share_nothing() -> None:
-    letters = Letters("corpus", "Aaá" + OTHER)
-    network = Network(letters._asdict(), ["A", "B"], None, "gru", 4)
-    batch = letters.pack(["Aaá", "b"])
+    letters = Alphabet("corpus", "Aaá" + UNKNOWN_SYMBOL)
+    network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4)
+    batch = letters.encode(["Aaá", "b"])
     torch.manual_seed(0)
     plain = RecurrentNetwork(4, 2, "gru", 4)
     network.recurrent.load_state_dict(plain.state_dict())
@@ -140,7 +149,7 @@ def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
 def make_mixture(counted: bool = True) -> Network:
     shape: dict[str, Any] = {"bidirectional": True, "embedding": 4, "pooling": "all"}
     network = Network(
-        ASCII._asdict(), ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
+        ASCII_ALPHABET.to_dict(), ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
     )
     assert network.ngrams is not None
     if counted:
@@ -148,7 +157,7 @@ def make_mixture(counted: bool = True) -> Network:
     return network
 
 
-def fit(ngrams: Ngrams) -> None:
+def fit(ngrams: NgramMixture) -> None:
     known = {c: NAMES[i::3] for i, c in enumerate("ABC")}
     ngrams.fit(NamesDataset(known), SHARES, seed=0)
 
@@ -164,7 +173,7 @@ def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
     batch = batch_of([*NAMES, "Zhang"])
     mixed = network(batch.letters, batch.lengths)
     alone = network.recurrent(batch.letters, batch.lengths)
-    assert isinstance(network.ngrams, Ngrams)
+    assert isinstance(network.ngrams, NgramMixture)
     lower, cased = (
         each(batch.letters, batch.lengths).softmax(1) for each in network.ngrams.counted
     )
@@ -176,11 +185,11 @@ def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
 
 
 def test_where_there_is_no_case_one_ngram_model_counts() -> None:
-    letters = Letters("corpus", "아이우" + OTHER)
-    ngrams = Network(letters._asdict(), ["A", "B"], SHARES[:2], "gru", 4, ngrams=2).ngrams
-    assert isinstance(ngrams, Ngrams)
+    letters = Alphabet("corpus", "아이우" + UNKNOWN_SYMBOL)
+    ngrams = Network(letters.to_dict(), ["A", "B"], SHARES[:2], "gru", 4, ngrams=2).ngrams
+    assert isinstance(ngrams, NgramMixture)
     ngrams.eval().fit(NamesDataset({"A": ["아이", "이우"], "B": ["우"]}, letters), [0.6, 0.4], 0)
-    batch = letters.pack(["아이우", "우"])
+    batch = letters.encode(["아이우", "우"])
     (counted,) = ngrams.counted
     bag = ngrams.weighed([counted.find(*batch)], 2)
     torch.testing.assert_close(ngrams(*batch), 0.6 * counted(*batch) + 0.2 * bag)
@@ -206,7 +215,7 @@ def test_in_training_the_network_answers_alone_under_the_shares() -> None:
 
 
 def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
-    network = Network(ASCII._asdict(), ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
+    network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
     batch = batch_of(NAMES)
     torch.testing.assert_close(
         network(batch.letters, batch.lengths), network.recurrent(batch.letters, batch.lengths)
@@ -214,7 +223,7 @@ def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> N
 
 
 def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
-    network = Network(ASCII._asdict(), ["A", "B", "C"], None, "tutorial", 8).eval()
+    network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], None, "tutorial", 8).eval()
     batch = batch_of(NAMES)
     together = network(batch.letters, batch.lengths)
     assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
@@ -228,7 +237,9 @@ def test_a_networks_weights_are_the_same_with_ngrams_beside_it() -> None:
     together = []
     for ngrams in (0, 2):
         torch.manual_seed(0)
-        network = Network(ASCII._asdict(), ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams)
+        network = Network(
+            ASCII_ALPHABET.to_dict(), ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams
+        )
         if network.ngrams is not None:
             fit(network.ngrams)
         together.append((network.recurrent.state_dict(), torch.rand(1)))

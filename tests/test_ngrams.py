@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.data.datamodule import NamesDataset
-from src.data.letters import ALPHABET, ASCII, Letters
+from src.data.alphabet import ASCII_ALPHABET, Alphabet
+from src.data.dataset import NamesDataset
+from src.data.normalize import ASCII_SYMBOLS
 from src.models.ngrams import LetterNgrams
 
 C = 5
@@ -28,7 +29,7 @@ def random_pairs(seed: int, n: int = 60) -> Pairs:
 
 
 def tensors(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor]:
-    letters, lengths = ASCII.pack([name for name, _ in pairs])
+    letters, lengths = ASCII_ALPHABET.encode([name for name, _ in pairs])
     return letters, lengths, torch.tensor([category for _, category in pairs])
 
 
@@ -39,7 +40,7 @@ def only(categories: Tensor) -> Tensor:
 
 def make_ngrams(pairs: Pairs, order: int = 4, seed: int = 0, cased: bool = False) -> LetterNgrams:
     """A model that counted `pairs`, every parameter somewhere around where it starts."""
-    ngrams = LetterNgrams(ALPHABET, C, order, cased)
+    ngrams = LetterNgrams(ASCII_SYMBOLS, C, order, cased)
     ngrams.count(*tensors(pairs))
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -77,7 +78,7 @@ def by_loops(
                         followers[category][context][symbols[t]] += 1
             symbols = spell(name, reading)
             for t in range(1, len(symbols)):
-                p = q = 1 / (len(set(map(read, ALPHABET))) + 1)
+                p = q = 1 / (len(set(map(read, ASCII_SYMBOLS))) + 1)
                 for k in range(min(ngrams.order, t) + 1):
                     context = "".join(symbols[t - k : t])
                     here = followers[c][context]
@@ -164,7 +165,7 @@ def test_case_is_ignored_unless_it_counts() -> None:
 
 
 def test_without_counts_every_category_is_alike() -> None:
-    ngrams = LetterNgrams(ALPHABET, C, 4)
+    ngrams = LetterNgrams(ASCII_SYMBOLS, C, 4)
     logits = ngrams(*tensors([("Jones", 0), ("a", 0)])[:2])
     n_symbols = torch.tensor([[6.0], [2.0]])  # each letter and a mark, forward and backward
     expected = -n_symbols * 2 * 0.4 * math.log(32)
@@ -186,7 +187,7 @@ def test_a_saved_model_is_the_same_bit_for_bit(on_meta: bool) -> None:
     torch.save(ngrams.state_dict(), file)
     state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
     with torch.device("meta" if on_meta else "cpu"):
-        loaded = LetterNgrams(ALPHABET, C, 4)
+        loaded = LetterNgrams(ASCII_SYMBOLS, C, 4)
     loaded.load_state_dict(state, strict=True, assign=on_meta)
     for one, other in zip(ngrams.parameters(), loaded.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -204,10 +205,12 @@ def test_a_change_of_dtype_keeps_the_counts() -> None:
 
 def test_the_state_of_a_large_corpus_is_small() -> None:
     rng = random.Random(0)
-    ngrams = LetterNgrams(ALPHABET, 18, 4)
-    abc = ALPHABET[:26]
+    ngrams = LetterNgrams(ASCII_SYMBOLS, 18, 4)
+    abc = ASCII_SYMBOLS[:26]
     names = ["".join(rng.choices(abc, range(26, 0, -1), k=8)) for _ in range(14_000)]
-    letters, lengths = ASCII.pack(names)  # random: more distinct grams than in real names
+    letters, lengths = ASCII_ALPHABET.encode(
+        names
+    )  # random: more distinct grams than in real names
     ngrams.count(letters, lengths, torch.arange(14_000) % 18)
     file = io.BytesIO()
     torch.save(ngrams.state_dict(), file)
@@ -267,11 +270,11 @@ def test_thousands_of_symbols() -> None:
     alphabet = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
     rng = random.Random(0)
     pairs = [("".join(rng.choices(alphabet, k=4)), rng.randrange(C)) for _ in range(50)]
-    letters = Letters("corpus", alphabet)
+    letters = Alphabet("corpus", alphabet)
     ngrams = LetterNgrams(alphabet, C, 6)
     categories = torch.tensor([category for _, category in pairs])
-    ngrams.count(*letters.pack([name for name, _ in pairs]), categories)
-    assert ngrams(*letters.pack([name for name, _ in pairs])).argmax(1).equal(categories)
+    ngrams.count(*letters.encode([name for name, _ in pairs]), categories)
+    assert ngrams(*letters.encode([name for name, _ in pairs])).argmax(1).equal(categories)
     total = ngrams.get_extra_state()["counts"].sum().item()
     assert total == 50 * (5 + 6 + 5 + 4 + 3 + 2 + 1)  # grams of 0 … 6 of 6 symbols, and none of 7
 
@@ -327,9 +330,9 @@ def test_fitted_to_names_it_knows_others_of_their_categories(
     pairs = sorted({("".join(rng.choices(kinds[c], k=5)), c) for c in (0, 1, 2) for _ in range(60)})
     known = NamesDataset({str(c): [name for name, of in pairs[::2] if of == c] for c in range(3)})
     letters, lengths, categories = tensors(pairs[1::2])
-    ngrams, again = LetterNgrams(ALPHABET, 3, 4), LetterNgrams(ALPHABET, 3, 4)
+    ngrams, again = LetterNgrams(ASCII_SYMBOLS, 3, 4), LetterNgrams(ASCII_SYMBOLS, 3, 4)
     for each in (ngrams, again):
-        each.count(*known.__getitems__(range(len(known))))
+        each.count(*known.batch(range(len(known))))
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for each in (ngrams, again):

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
-from src.data.letters import Batch
 from src.models.online_sgd import OnlineSGD, compiled_steps
 from src.models.rnn import RNN, read_name
 
@@ -30,7 +30,7 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
 
         ((name, _),) = batch.examples(57)
         output = read_name(rnn, name)
-        loss = F.nll_loss(output, batch.categories)
+        loss = F.nll_loss(output, batch.targets)
         gradients = torch.autograd.grad(loss, list(rnn.parameters()), materialize_grads=True)
         losses, guesses = compiled_steps(rnn, batch, lr=1.0)
 
@@ -72,7 +72,7 @@ def test_steps_are_those_of_torch_sgd(hidden: int, clip: float, clipped: str) ->
 @pytest.mark.parametrize("seed", range(5))
 def test_at_home_the_default_clip_changes_no_bit(seed: int) -> None:
     data = NamesDataModule(
-        seed=seed, iterations=4000, log_every=4000, val_every=4000, together=4000
+        seed=seed, iterations=4000, log_every=4000, val_every=4000, chunk_size=4000
     )
     (batch,) = data.train_dataloader()
     trained = []
@@ -91,7 +91,7 @@ def test_a_clip_of_a_gradient_beyond_all_bounds() -> None:
     with torch.no_grad():
         rnn.i2h.weight *= 1e15
     _, guesses = compiled_steps(rnn, batch, 0.0)
-    batch = batch._replace(categories=(guesses + 1) % 3)  # wrong
+    batch = batch._replace(targets=(guesses + 1) % 3)  # wrong
     before = torch.cat([weight.detach().flatten().clone() for weight in rnn.parameters()]).double()
     compiled_steps(rnn, batch, 1e20, 0.01)
     after = torch.cat([weight.detach().flatten() for weight in rnn.parameters()]).double()

@@ -21,7 +21,7 @@ import torch
 
 from src import predict
 from src.answer.model import AT_ONCE, load_model
-from src.data.letters import Letters
+from src.data.alphabet import Alphabet
 from tests.conftest import ROOT
 from tests.test_answer import (
     ABOUT,
@@ -49,7 +49,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_name_in_one_case_is_pointed_out_once_where_case_is_read_as_it_is(
     here: Path, capsys: Captured
 ) -> None:
-    letters = Letters("tutorial")._asdict()
+    letters = Alphabet("tutorial").to_dict()
     torch.save(make_checkpoint(NETWORK | {"letters": letters}), here / "a.ckpt")
     assert ask("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
     told = capsys.readouterr().err.splitlines()[1:]
@@ -481,10 +481,13 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
     ("content", "message"),
     [
         (
-            *(b"name,x\nJones,1\n",),
-            *("in.csv: has no column 'surname'; --column is a name or number of: 'name', 'x'",),
+            b"name,x\nJones,1\n",
+            "has no column 'surname'; --column must be the name or number of one of: 'name', 'x'",
         ),
-        (b"", "in.csv: has no column 'surname'; --column is a name or number of: none"),
+        (
+            b"",
+            "in.csv: has no column 'surname'; --column must be the name or number of one of: none",
+        ),
         (b"surname,x\nJones,1\nLee\n", "in.csv:3: 1 fields; the header has 2"),
         (b"surname\nJones,1\n", "in.csv:2: 2 fields; the header has 1"),
         (b"surname\nLee\n\nM\xfcller\n" + 9999 * b"Lee\n", "in.csv:4: not utf-8; name its --enc"),

@@ -16,8 +16,8 @@ from lightning.pytorch import Trainer
 from src.config import read_settings
 from src.errors import UserError
 from src.models.classifier import NameClassifier
-from src.run.callbacks import Interruption
-from src.run.process import WISH
+from src.run.callbacks import StopOnSignal
+from src.run.process import STOP_REQUEST
 from src.train import train
 from tests.conftest import (
     ROOT,
@@ -40,20 +40,20 @@ BATCHED = [
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """Send SIGTERM, as it were, at the start of the first batch from an iteration on."""
-    start = Interruption.on_train_batch_start
+    start = StopOnSignal.on_train_batch_start
 
-    def stops(self: Interruption, trainer: Trainer, module: Any, *others: Any) -> None:
+    def stops(self: StopOnSignal, trainer: Trainer, module: Any, *others: Any) -> None:
         if module.iteration >= iteration:
-            WISH.signum = signal.SIGTERM
+            STOP_REQUEST.signum = signal.SIGTERM
         start(self, trainer, module, *others)
 
-    monkeypatch.setattr(Interruption, "on_train_batch_start", stops)
+    monkeypatch.setattr(StopOnSignal, "on_train_batch_start", stops)
 
 
 @pytest.fixture(autouse=True)
 def no_wish() -> Any:
     yield
-    WISH.signum = 0
+    STOP_REQUEST.signum = 0
 
 
 @pytest.mark.parametrize(
@@ -72,10 +72,10 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     with monkeypatch.context() as patched:
         interrupt_at(patched, stop)
         if stop == 35:  # amid a point of the curve
-            patched.setattr("src.config.Config.together", 35)
+            patched.setattr("src.config.Config.chunk_size", 35)
         with pytest.raises(KeyboardInterrupt):
             train(settings(*words), tmp_path / "parts")
-    WISH.signum = 0
+    STOP_REQUEST.signum = 0
     told = metrics_of(tmp_path / "parts")
     assert told["status"] == "interrupted"
     assert stop <= int(told["iterations"]) < stop + 70

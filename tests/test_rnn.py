@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.data.letters import ASCII, name_to_tensor
+from src.data.alphabet import ASCII_ALPHABET, name_to_tensor
 from src.models.rnn import RNN, read_name, read_names
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li", "b"]
@@ -57,6 +57,6 @@ def test_a_names_output_is_the_one_after_its_last_letter() -> None:
 @pytest.mark.parametrize("names", [NAMES, ["Lee"], ["a", "b"]])
 def test_a_batch_is_the_names_one_by_one(names: list[str]) -> None:
     rnn = make_rnn()
-    together = read_names(rnn, *ASCII.pack(names))
+    together = read_names(rnn, *ASCII_ALPHABET.encode(names))
     one_by_one = torch.cat([read_name(rnn, name_to_tensor(name)) for name in names])
     torch.testing.assert_close(together, one_by_one, atol=1e-6, rtol=0)

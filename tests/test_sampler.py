@@ -4,7 +4,13 @@ from itertools import pairwise
 
 import pytest
 
-from src.data.sampler import Iterations, Passes, RandomExamples
+from src.data.sampler import (
+    IterationAndRank,
+    RandomExamples,
+    RunLength,
+    ShuffledPasses,
+    TrainBatchSampler,
+)
 
 
 def reference(counts: list[int], seed: int, n: int) -> list[tuple[int, int]]:
@@ -34,7 +40,7 @@ def test_starts_anywhere_as_if_it_had_drawn_up_to_there() -> None:
 
 def test_a_pass_holds_each_name_once_in_batches_of_similar_length() -> None:
     lengths = [1 + number * 7 % 12 for number in range(100)]
-    passes = Passes(lengths, size=8, seed=3)
+    passes = ShuffledPasses(lengths, batch_size=8, seed=3)
     first, second = ([passes.take(8 * (13 * p + i), 8) for i in range(13)] for p in range(2))
     for batches in (first, second):
         assert sorted(number for batch in batches for number in batch) == list(range(100))
@@ -43,29 +49,35 @@ def test_a_pass_holds_each_name_once_in_batches_of_similar_length() -> None:
         assert sum(spread) / 13 < 3  # 11 without sorting
     assert first != second
     assert passes.take(8 * 5, 8) == first[5]  # back in the first pass
-    assert Passes(lengths, size=8, seed=4).take(0, 8) != first[0]
+    assert ShuffledPasses(lengths, batch_size=8, seed=4).take(0, 8) != first[0]
 
 
 def test_names_of_an_iteration() -> None:
     assert RandomExamples([3, 1, 5], 1, seed=7).names_per_iteration == 1
     assert RandomExamples([3, 1, 5], 7, seed=7).names_per_iteration == 7
-    assert Passes([5] * 38, 7, seed=7).names_per_iteration == 38 / 6
-    assert Passes([5] * 38, 100, seed=7).names_per_iteration == 38
+    assert ShuffledPasses([5] * 38, 7, seed=7).names_per_iteration == 38 / 6
+    assert ShuffledPasses([5] * 38, 100, seed=7).names_per_iteration == 38
 
 
 def examples() -> RandomExamples:
     return RandomExamples([3, 1, 5], 2, seed=7)
 
 
-def passes() -> Passes:
-    return Passes([1 + number % 5 for number in range(11)], 2, seed=7)
+def passes() -> ShuffledPasses:
+    return ShuffledPasses([1 + number % 5 for number in range(11)], 2, seed=7)
 
 
 def batches(
-    order: RandomExamples | Passes, at: int, together: int = 1, part: tuple[int, int] = (0, 1)
+    order: RandomExamples | ShuffledPasses,
+    at: int,
+    chunk_size: int = 1,
+    part: tuple[int, int] = (0, 1),
 ) -> list[list[int]]:
     """Return those up to the next validation: of 100 iterations, at every 30th."""
-    return list(Iterations(order, 2, together, lambda: (at, *part), 100, 8, 30))
+    length = RunLength(100, 8, 30)
+    return list(
+        TrainBatchSampler(order, 2, chunk_size, lambda: IterationAndRank(at, *part), length)
+    )
 
 
 def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> None:
@@ -74,13 +86,13 @@ def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> No
     marks |= {90: [90, 95, 96, 100], 12: [12, 16, 21, 24, 29, 30], 29: [29, 30], 99: [99, 100]}
     for at, bounds in marks.items():
         expected = [names[2 * a : 2 * b] for a, b in pairwise(bounds)]
-        assert batches(examples(), at, together=5) == expected
+        assert batches(examples(), at, chunk_size=5) == expected
     assert batches(examples(), 100) == []  # the run is over
 
 
 @pytest.mark.parametrize("order", [examples, passes])
 def test_begun_anywhere_the_names_are_those_of_the_whole_run(
-    order: Callable[[], RandomExamples | Passes],
+    order: Callable[[], RandomExamples | ShuffledPasses],
 ) -> None:
     whole = [batch for at in (0, 30, 60, 90) for batch in batches(order(), at)]
     assert len(whole) == 100
@@ -91,7 +103,7 @@ def test_begun_anywhere_the_names_are_those_of_the_whole_run(
 
 @pytest.mark.parametrize("order", [examples, passes])
 def test_the_parts_of_processes_are_disjoint_and_complete(
-    order: Callable[[], RandomExamples | Passes],
+    order: Callable[[], RandomExamples | ShuffledPasses],
 ) -> None:
     whole = batches(order(), 3)
     parts = [batches(order(), 3, part=(process, 3)) for process in range(3)]

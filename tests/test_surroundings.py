@@ -255,8 +255,8 @@ def test_the_garbage_of_a_sweeps_runs_is_collected() -> None:
         def __init__(self) -> None:
             self.me = self
 
-    with process.quiet():
+    with process.training_environment():
         gone = weakref.ref(Cycle())
-    with process.quiet():
+    with process.training_environment():
         gc.collect()
         assert gone() is None

@@ -16,6 +16,7 @@ import urllib.parse
 import urllib.request
 import warnings
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,11 @@ from src.answer.model import find_checkpoint
 from src.config import Config, read_settings
 from src.errors import UserError
 from src.run.files import SCORE, lock, read_metrics
+from src.run.launch import train_all_seeds_unless_finished
 from src.sweep.leaderboard import Run, ranked, swept_keys, table
 from src.sweep.runs import finish_sweep, read_runs
-from src.sweep.seeds import repeat
-from src.train import train
+from src.sweep.seeds import train_each_seed
+from src.train import train as train_once
 from tests.conftest import (
     ROOT,
     assert_equal_runs,
@@ -43,6 +45,8 @@ from tests.conftest import (
     settings,
     start_train,
 )
+
+train = partial(train_all_seeds_unless_finished, train_once)
 
 TINY = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
 
@@ -81,7 +85,8 @@ def many(*commands: list[str], cwd: Path) -> list[subprocess.CompletedProcess[st
 EACH = """
 import gc, json, os, sys, tempfile
 from src.run import preflight, report  # what takes seconds to import
-from src.train import command
+from src.run.launch import run_cli
+from src.train import main
 gc.freeze()
 ended = []
 for words in json.loads(sys.argv[1]):
@@ -92,7 +97,7 @@ for words in json.loads(sys.argv[1]):
             os.dup2(err.fileno(), 2)
             serial = [] if any("cluster=" in word for word in words) else ["hydra/launcher=basic"]
             sys.argv[1:] = ["-m", *serial, *words]
-            sys.exit(command())
+            sys.exit(run_cli(main))
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         out.seek(0)
         err.seek(0)
@@ -227,7 +232,7 @@ def test_seeds_end_and_go_on_together(
     caplog.set_level("INFO")
     config, folder = settings(*TINY, f"data_dir={corpus_dir}", "seeds=2"), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        repeat(interrupted, config, folder)
+        train_each_seed(interrupted, config, folder)
     (again,) = caplog.messages[-1].splitlines()[1:]
     words = shlex.split(again)[3:]
     assert words == [f"resume={folder}"]

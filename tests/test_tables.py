@@ -13,13 +13,12 @@ import pytest
 import torch
 
 from src import evaluate
-from src.config import message
-from src.data import tables
-from src.data.corpus import read_names
+from src.config import error_message
+from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
-from src.data.sampler import Passes, RandomExamples
-from src.data.split import split_names
-from src.data.tables import Row, Source, read_rows
+from src.data.readers import DataSource, Row, read_rows, records, text
+from src.data.sampler import RandomExamples, ShuffledPasses
+from src.data.split import split_corpus
 from src.errors import UserError
 from src.train import train
 from tests.conftest import make_corpus, settings
@@ -37,13 +36,13 @@ def write(path: Path, content: str | bytes) -> Path:
 def rows_of(path: Path, **columns: str) -> tuple[list[tuple[str, str]], str]:
     """Return names and categories, and what was said of the file."""
     said: list[str] = []
-    rows = list(read_rows(Source(data_file=str(path), **columns), said.append))
+    rows = list(read_rows(DataSource(data_file=str(path), **columns), said.append))
     (line,) = said
-    return [(row.name, row.label) for row in rows], line.removeprefix(f"data_file={path}: ")
+    return [(row.name, row.category) for row in rows], line.removeprefix(f"data_file={path}: ")
 
 
 PAIRS = [("Smith", "England"), ("Rossi", "Italy"), ("O'Neill", "Ireland"), ("Bianchi", "Italy")]
-FOUND = "cells between ',', name_column=1 'surname', label_column=2 'country' of 2"
+FOUND = "delimiter ',', name_column=1 ('surname'), label_column=2 ('country'), 2 columns"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".csv.gz", ".csv.GZ"])
@@ -51,7 +50,7 @@ def test_a_table_of_names(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"people{suffix}"
     path.write_bytes(gzip.compress(PEOPLE.encode()) if "gz" in suffix.lower() else PEOPLE.encode())
     assert rows_of(path) == (PAIRS, FOUND)
-    rows = list(read_rows(Source(data_file=str(path))))
+    rows = list(read_rows(DataSource(data_file=str(path))))
     assert rows[2] == Row("O'Neill", "Ireland", 1, "", f"{path}:4")
 
 
@@ -64,11 +63,11 @@ def test_a_table_of_names(tmp_path: Path, suffix: str) -> None:
         ("a.csv", "sep=|\n" + PEOPLE.replace(",", "|"), FOUND.replace("','", "'|'")),
         ("a.tsv", PEOPLE.replace(",", "\t"), FOUND.replace("','", r"'\t'")),
         # A header of words that say nothing: categories repeat, names do not.
-        ("a.csv", PEOPLE.replace("surname,country", "x,y"), "cells between ',', name_column=1 'x'"),
+        ("a.csv", PEOPLE.replace("surname,country", "x,y"), "delimiter ',', name_column=1 ('x')"),
         # No header: its cell is a category of other lines, too.
-        ("a.csv", "".join(f"{n},{c}\n" for n, c in PAIRS[::-1]), "cells between ',', no header, "),
+        ("a.csv", "".join(f"{n},{c}\n" for n, c in PAIRS[::-1]), "delimiter ',', no header, "),
         # Commas in a header that another delimiter cuts at columns known by name.
-        ("a.csv", PEOPLE.replace(",", ";").replace("country", "country, now"), "cells between ';'"),
+        ("a.csv", PEOPLE.replace(",", ";").replace("country", "country, now"), "delimiter ';'"),
     ],
 )  # fmt: skip
 def test_what_is_guessed_is_said(tmp_path: Path, name: str, content: str, found: str) -> None:
@@ -102,7 +101,10 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
     lines = "".join(json.dumps(each) + "\n\n" for each in objects)
     for name in ("a.jsonl", "a.jsonl.gz"):
         pairs, said = rows_of(write(tmp_path / name, lines))
-        assert (pairs, said) == (PAIRS, "name_column=1 'surname', label_column=2 'country' of 3")
+        assert (pairs, said) == (
+            PAIRS,
+            "name_column=1 ('surname'), label_column=2 ('country'), 3 columns",
+        )
 
     class ParquetFile:  # as pyarrow's
         def __init__(self, file: str) -> None:
@@ -114,7 +116,7 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
         def __exit__(self, *_: object) -> None: ...
 
         def iter_batches(self, size: int) -> list[SimpleNamespace]:
-            assert size == tables.SAMPLE
+            assert size == records.PARQUET_BATCH
             parts = objects[:1], objects[1:]
             return [SimpleNamespace(to_pylist=lambda part=part: part) for part in parts]
 
@@ -122,8 +124,8 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=ParquetFile))
     path = write(tmp_path / "a.parquet", b"PAR1")
     assert rows_of(path)[0] == PAIRS
-    counted = Source(data_file=str(path), count_column="n")
-    assert [row.times for row in read_rows(counted)] == [3] * 4
+    counted = DataSource(data_file=str(path), count_column="n")
+    assert [row.count for row in read_rows(counted)] == [3] * 4
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"a\.parquet: Parquet needs an extra: pip install -e '\."):
         rows_of(path)
@@ -137,7 +139,7 @@ def test_real_parquet(tmp_path: Path) -> None:
     table: Any = pyarrow.table({"surname": names, "country": countries, "n": [1, 2, 3, None]})
     parquet.write_table(table, tmp_path / "a.parquet")
     assert rows_of(tmp_path / "a.parquet")[0] == PAIRS
-    with pytest.raises(UserError, match=r"a\.parquet:4: count_column: '' is no whole number"):
+    with pytest.raises(UserError, match=r"a\.parquet:4: count_column: '' is not a whole number"):
         rows_of(tmp_path / "a.parquet", count_column="n")
     with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
         rows_of(write(tmp_path / "b.parquet", b"PAR1"))
@@ -149,13 +151,13 @@ def test_categories_of_any_script(tmp_path: Path) -> None:
     labels.append(unicodedata.normalize("NFD", labels[0]))
     content = "".join(f"Ann\t{label}\n" for label in labels)
     path = write(tmp_path / "a.tsv", "name\tlabel\n" + content.replace("\t\n", "\n"))
-    counts = {label: len(names) for label, names in read_names(source(path)).corpus.items()}
+    counts = {label: len(names) for label, names in read_corpus(source(path)).all_names.items()}
     assert counts == {"Côte d'Ivoire": 3, "日本": 1, "हिन्दी": 1, "Male": 1, "male": 1}
     assert list(counts) == sorted(counts)
 
 
-def source(path: Path, **columns: str) -> Source:
-    return Source(data_file=str(path), **columns)
+def source(path: Path, **columns: str) -> DataSource:
+    return DataSource(data_file=str(path), **columns)
 
 
 WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
@@ -164,14 +166,14 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
 @pytest.mark.parametrize(
     ("name", "content", "columns", "answer"),
     [
-        ("a.csv", PEOPLE, {"name_column": "no"}, "has no column 'no'; name_column is a name"),
+        ("a.csv", PEOPLE, {"name_column": "no"}, "has no column 'no'; name_column must"),
         ("a.csv", "name,name,label\nx,y,z\n", {"name_column": "name"}, "has 2 columns 'name'; n"),
-        ("a.csv", "name,name,label\nx,y,z\n", {}, "and label_column=: 'name', 'name'"),
-        ("a.csv", "a,b,c\nx,y,z\n", {}, "and label_column=: 'a', 'b', 'c'"),
-        ("a.csv", "a,b\nx,y\n", {}, "say which are name_column= and label_column=: 'a', 'b'"),
-        ("a.csv", "name\nx\n", {}, "say which are name_column= and label_column=: 'name'"),
-        ("a.csv", "", {}, "say which are name_column= and label_column=: none"),
-        ("a.csv", PEOPLE, {"name_column": "1", "label_column": "surname"}, "say which are"),
+        ("a.csv", "name,name,label\nx,y,z\n", {}, "and label_column= to two of: 'name', 'name'"),
+        ("a.csv", "a,b,c\nx,y,z\n", {}, "and label_column= to two of: 'a', 'b', 'c'"),
+        ("a.csv", "a,b\nx,y\n", {}, "set name_column= and label_column= to two of: 'a', 'b'"),
+        ("a.csv", "name\nx\n", {}, "set name_column= and label_column= to two of: 'name'"),
+        ("a.csv", "", {}, "set name_column= and label_column= to two of: none"),
+        ("a.csv", PEOPLE, {"name_column": "1", "label_column": "surname"}, "set name_column= and"),
         ("a.csv", PEOPLE + "\nLee,Korea,x\n", {}, "a.csv:7: 3 fields; the header has 2"),
         ("a.csv", PEOPLE + "Lee\n", {}, "a.csv:6: 1 fields; the header has 2"),
         ("a.csv", PEOPLE + '"Lee', {}, "a.csv:6: unexpected end of data"),
@@ -179,9 +181,9 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
         ("a.csv", PEOPLE + "Lee,\n,Italy\nLi, \n", {}, ": 2 lines have no category, or one w"),
         ("a.csv", PEOPLE + "Lee,K\x1b[31m\n", {}, "a.csv:6: 'K\\x1b[31m'"),
         ("a.csv", PEOPLE + 'Lee,"two\nlines"\nLi,\n', {}, "a.csv:6: 'two\\nlines'\n"),
-        ("a.csv", PEOPLE + "L\x1bee,Italy\n123,Italy\n", {}, ": 2 lines are no names: at lea"),
+        ("a.csv", PEOPLE + "L\x1bee,Italy\n123,Italy\n", {}, ": 2 lines are not names: a na"),
         ("a.csv", PEOPLE + "".join(f"{i},Italy\n" for i in range(9)), {}, "a.csv:10: '4'$"),
-        ("a.csv", "name,label\nAnn,A\nBob,A\n", {}, "holds one category only, A; needs two"),
+        ("a.csv", "name,label\nAnn,A\nBob,A\n", {}, "has only one category, A; needs two"),
         ("a.csv", PEOPLE.encode() + b"M\xfcller,x\n", {}, "a.csv:6: not UTF-8; save the file"),
         ("a.csv", PEOPLE + "x" * 2000 + ",Italy\n", {}, "a.csv:6: a line of 1,000 letters or more"),
         ("a.csv.gz", PEOPLE, {"name_column": "no"}, "has no column 'no'"),
@@ -191,16 +193,16 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
             ("a.csv", WIDE.replace("2", n), {"count_column": "n"}, f"a.csv:3: count_column: '{n}' ")
             for n in ("-1", "1.5", "", "two", "1e3", "9" * 10, "²")
         ),
-        ("a.jsonl", '{"name": "x", "label": "y"}\n[1]\n', {}, "a.jsonl:2: is no JSON object"),
-        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": ', {}, "a.jsonl:2: is no JSON object"),
-        ("a.jsonl", '"name"\n', {}, "a.jsonl:1: is no JSON object"),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n[1]\n', {}, "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": ', {}, "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", '"name"\n', {}, "a.jsonl:1: not a JSON object"),
         ("a.jsonl", "[" * 100_000, {}, "a.jsonl:1: "),
         ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": "x"}\n', {}, ": 1 lines have no cate"),
-        ("a.jsonl", '{"name": ["x"], "label": "y"}\n', {}, ": 1 lines are no names"),
-        ("a.xlsx", "PK", {}, "a.xlsx: is not read; save it as CSV"),
-        ("a.ods", "PK", {}, "a.ods: is not read; save it as CSV"),
-        ("a.txt", "x", {}, "a.txt: is not read; save it as CSV; .tsv"),
-        ("a.zip", "PK", {}, "a.zip: is not read; save it as CSV"),
+        ("a.jsonl", '{"name": ["x"], "label": "y"}\n', {}, ": 1 lines are not names"),
+        ("a.xlsx", "PK", {}, "a.xlsx: unsupported format; save it as .csv"),
+        ("a.ods", "PK", {}, "a.ods: unsupported format; save it as .csv"),
+        ("a.txt", "x", {}, "a.txt: unsupported format; save it as .csv, .tsv"),
+        ("a.zip", "PK", {}, "a.zip: unsupported format; save it as .csv"),
     ],
 )  # fmt: skip
 def test_bad_tables(
@@ -211,12 +213,12 @@ def test_bad_tables(
     columns: dict[str, str],
     answer: str,
 ) -> None:
-    monkeypatch.setattr(tables, "text_lines", partial(tables.text_lines, most=1000))
+    monkeypatch.setattr(text, "check_lines", partial(text.check_lines, max_letters=1000))
     with pytest.raises(UserError) as refused:
-        read_names(source(write(tmp_path / name, content), **columns))
-    text = str(refused.value)
-    assert text.endswith(answer[:-1]) if answer[-1] == "$" else answer in text
-    assert text.count("\n") <= 5
+        read_corpus(source(write(tmp_path / name, content), **columns))
+    message = str(refused.value)
+    assert message.endswith(answer[:-1]) if answer[-1] == "$" else answer in message
+    assert message.count("\n") <= 5
 
 
 @pytest.mark.parametrize("end", [9, 30, -9])
@@ -225,10 +227,10 @@ def test_a_file_that_is_still_being_written(tmp_path: Path, end: int) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(content.encode())[:end])
     with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
-        read_names(source(path))
+        read_corpus(source(path))
     path.write_bytes(b"no gzip at all")
     with pytest.raises(UserError, match=r"Not a gzipped file .* is it damaged"):
-        read_names(source(path))
+        read_corpus(source(path))
 
 
 def test_a_line_without_an_end_is_not_read_whole() -> None:
@@ -240,7 +242,7 @@ def test_a_line_without_an_end_is_not_read_whole() -> None:
 
     endless = SimpleNamespace(readline=readline, encoding="UTF-8")
     with pytest.raises(UserError, match="endless:1: a line of 1,000,000 letters or more"):
-        next(tables.text_lines(endless, "endless"))
+        next(text.check_lines(endless, "endless"))
     assert asked == [1_000_000]
 
 
@@ -256,9 +258,9 @@ def test_folders_as_they_come(tmp_path: Path) -> None:
     write(tmp_path / ".git/C.txt", "Cid\n")
     write(tmp_path / "B/.D.txt", "Dan\n")
     write(tmp_path / "E/notes.md", "Eve\n")
-    names = read_names(Source(str(tmp_path)))
-    assert names.corpus == {"A": ["Ann"], "B": ["Ben", "Bob", "Bo"]}
-    assert list(names.sides) == [""]
+    names = read_corpus(DataSource(str(tmp_path)))
+    assert names.all_names == {"A": ["Ann"], "B": ["Ben", "Bob", "Bo"]}
+    assert list(names.splits) == [""]
 
 
 @pytest.mark.parametrize("nested", [False, True])
@@ -269,13 +271,18 @@ def test_folders_that_give_the_split(tmp_path: Path, nested: bool) -> None:
             file = f"{category}/{side}.txt" if nested else f"{category}.txt"
             write(tmp_path / side / file, "".join(f"{category}{n}\n" for n in letters * 2))
     write(tmp_path / "README.txt", "Not a name")
-    names = read_names(Source(str(tmp_path)))
-    train, val, test = split_names(names, 0.5, 0.5, 0)
+    names = read_corpus(DataSource(str(tmp_path)))
+    train, val, test = split_corpus(names, 0.5, 0.5, 0)
     assert train == {"A": [*("Al", "Am", "An") * 2], "B": [*("Bl", "Bm", "Bn") * 2]}
     assert val == {"A": ["Ao", "Ap"], "B": ["Bo", "Bp"]}
     assert test == {"A": ["Aq", "Ar"], "B": ["Bq", "Br"]}
     (tmp_path / "TEST").rename(tmp_path / "tests")  # none of the words: three categories
-    assert list(read_names(Source(str(tmp_path))).corpus) == ["README", "Training", "dev", "tests"]
+    assert list(read_corpus(DataSource(str(tmp_path))).all_names) == [
+        "README",
+        "Training",
+        "dev",
+        "tests",
+    ]
 
 
 # Sides and counts
@@ -287,8 +294,8 @@ def test_sides_as_they_are_given(tmp_path: Path) -> None:
     ]
     lines += ["Ax,A,VALID", "Ax,A,dev", "Bx,B,validation", "Ak,A,test", "B K,B,Test"]
     path = write(tmp_path / "a.csv", "name,label,fold\n" + "\n".join(lines))
-    names = read_names(source(path, split_column="fold"))
-    train, val, test = split_names(names, 0.9, 0.9, 0)
+    names = read_corpus(source(path, split_column="fold"))
+    train, val, test = split_corpus(names, 0.9, 0.9, 0)
     assert train == {"A": ["Ak", "Al", "Am", "An"], "B": ["Bk", "Bl", "Bm", "Bn"]}
     assert val == {"A": ["Ax"], "B": ["Bx"]}
     assert test == {"A": ["Ak"], "B": ["B K"]}  # kept, though they are trained on
@@ -297,8 +304,8 @@ def test_sides_as_they_are_given(tmp_path: Path) -> None:
         tmp_path / "b.csv", path.read_text().replace("VALID", "train").replace("dev", "train")
     )
     some.write_text(some.read_text().replace("validation", "train"))
-    names = read_names(source(some, split_column="fold"))
-    train, val, test = split_names(names, 0.3, 0.9, 0)
+    names = read_corpus(source(some, split_column="fold"))
+    train, val, test = split_corpus(names, 0.3, 0.9, 0)
     assert {c: len(of) for c, of in val.items()} == {"A": 2, "B": 2}  # 30 % of five names each
     assert test == {"A": ["Ak"], "B": ["B K"]}
     assert {*train["A"], *val["A"]} == {"Ak", "Al", "Am", "An", "Ax"}
@@ -319,11 +326,11 @@ def counted(path: Path) -> Path:
 
 def test_a_row_counts_as_so_many_lines(tmp_path: Path) -> None:
     """A row that counts nothing is as if it were not there."""
-    names = read_names(source(counted(tmp_path / "a.csv"), count_column="n"))
+    names = read_corpus(source(counted(tmp_path / "a.csv"), count_column="n"))
     written = {c: {**{n: k - 1 for n, k in of.items() if k > 1}} for c, of in COUNTS.items()}
     expected = {c: written[c] | {n.upper(): 1 for n in of} for c, of in COUNTS.items()}
-    assert names.counts == expected
-    assert names.corpus == {c: [*of] for c, of in expected.items()}
+    assert names.line_counts == expected
+    assert names.all_names == {c: [*of] for c, of in expected.items()}
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
@@ -335,8 +342,8 @@ def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -
     drawn: Counter[tuple[str, int]] = Counter()
     for batch in data.train_dataloader():
         runs = torch.split(batch.letters, batch.lengths.tolist())
-        names = [data.letters.unpack(run).title() for run in runs]
-        drawn.update(zip(names, batch.categories.tolist(), strict=True))
+        names = [data.alphabet.decode(run).title() for run in runs]
+        drawn.update(zip(names, batch.targets.tolist(), strict=True))
     total = {c: sum(of.values()) for c, of in COUNTS.items()}
     share = {
         "balanced": {c: 1 / (2 * n) for c, n in total.items()},
@@ -347,8 +354,9 @@ def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -
             expected = n * share[sampling]["AB"[category]]
             found = drawn[name, category] / drawn.total()
             assert found == pytest.approx(expected, rel=0.05), name
-    assert data.shares == pytest.approx([10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5])
-    assert data.corpus_shares == [5 / 8, 3 / 8]  # spellings
+    prior = [10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5]
+    assert data.train_prior == pytest.approx(prior)
+    assert data.corpus_prior == [5 / 8, 3 / 8]  # spellings
 
 
 def test_weighted_draws_are_those_of_lines_written_out() -> None:
@@ -363,18 +371,18 @@ def test_a_pass_in_proportion_to_weights(seed: int) -> None:
     """Systematic sampling: each name its expected number of times, rounded up or down."""
     rng = random.Random(seed)
     weights = [rng.choice([1, 1, 2, 50, 1000]) for _ in range(60)]
-    passes = Passes([5] * 60, 7, seed, weights)
+    passes = ShuffledPasses([5] * 60, 7, seed, weights)
     for number in range(3):
         names = [n for i in range(9) for n in passes.take(7 * (9 * number + i), 7)]
         times = Counter(names)
         assert len(names) == 60
         for name, weight in enumerate(weights):
             assert abs(times[name] - 60 * weight / sum(weights)) < 1
-    assert Passes([5] * 60, 7, seed, weights).take(7 * 9, 7) == passes.take(7 * 9, 7)
+    assert ShuffledPasses([5] * 60, 7, seed, weights).take(7 * 9, 7) == passes.take(7 * 9, 7)
 
 
 def test_equal_counts_are_a_pass_over_each_name(tmp_path: Path) -> None:
-    passes = Passes([3, 4, 5, 6], 4, 0, [2, 2, 2, 2])
+    passes = ShuffledPasses([3, 4, 5, 6], 4, 0, [2, 2, 2, 2])
     assert sorted(passes.take(0, 4)) == sorted(passes.take(4, 4)) == [0, 1, 2, 3]
 
 
@@ -401,9 +409,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = torch.load(ran / "run/checkpoints/last.ckpt", weights_only=True)
-    kept = {key: checkpoint["NamesDataModule"][key] for key in Source._fields}
+    kept = {key: checkpoint["NamesDataModule"][key] for key in DataSource._fields}
     columns = ("1", "woher", "n", None)
-    assert kept == dict(zip(Source._fields, (None, f"{ran}/own.csv", *columns), strict=True))
+    assert kept == dict(zip(DataSource._fields, (None, f"{ran}/own.csv", *columns), strict=True))
     evaluate.main([f"--checkpoint={ran}/run"])
     assert f"names: {ran}/own.csv, test: names the run never saw" in capsys.readouterr().out
 
@@ -415,11 +423,11 @@ def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixtur
         (["--data-dir={}/names", "--split=all"], ""),
         (["--data-file={}/own.csv", "--split=val"], ""),
         (["--data-file={}/other.tsv"], "other.tsv: has no column 'woher'; label_column"),
-        (["--data-file={}/other.tsv", "--label-column=2", "--count-column=9"], "count_column is"),
+        (["--data-file={}/other.tsv", "--label-column=2", "--count-column=9"], "count_column must"),
         (["--data-file={}/gone.csv"], "No such file or directory: "),
         (["--data-file={}/own.csv", "--data-dir={}/names"], "not allowed with argument"),
-        (["--data-file={}/own.xlsx"], "save it as CSV"),
-        (["--data-dir={}/own.csv"], "own.csv: is no folder with <"),
+        (["--data-file={}/own.xlsx"], "save it as .csv"),
+        (["--data-dir={}/own.csv"], "own.csv: contains no <"),
     ],
 )  # fmt: skip
 def test_other_sources(
@@ -452,8 +460,8 @@ def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -
         (["data_dir=own.csv"], "own.csv: must be a folder, or null; a file is data_file"),
         (["data_file=names"], "names: must be a file, or null; a folder is data_dir's"),
         (["data_file=gone.csv"], "gone.csv: must be a file"),
-        (["data_file=own.xlsx"], "own.xlsx: is not read; save it as CSV"),
-        (["data_file=own.csv", "data_dir=names"], "names: give one of them"),
+        (["data_file=own.xlsx"], "own.xlsx: unsupported format; save it as .csv"),
+        (["data_file=own.csv", "data_dir=names"], "names: set only one of the two"),
         (["name_column=surname"], "data_dir="),
         (["data_file=own.csv", "name_column='a\u200bb'"], "name_column=a\u200bb: must be a c"),
     ],
@@ -465,4 +473,4 @@ def test_settings_of_a_source(
     write(ran / "own.xlsx", "PK")
     with pytest.raises(UserError) as refused:
         settings(*words)
-    assert answer in message(refused.value)
+    assert answer in error_message(refused.value)

@@ -12,12 +12,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from src.answer.model import load_model
+from src.data.alphabet import Alphabet
 from src.data.datamodule import NamesDataModule
-from src.data.letters import ALPHABET, Letters
+from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
 from src.models.rnn import RNN, read_name
 from src.run.files import read_metrics
-from src.run.process import WISH
+from src.run.process import STOP_REQUEST
 from src.train import main, train
 from tests.conftest import ROOT, make_corpus, metrics_of, run_train, settings
 
@@ -134,8 +135,8 @@ def test_train_loss_is_the_mean_of_the_tutorials_loop(finished: tuple[Path, str]
     torch.manual_seed(0)
     rnn = RNN(57, 16, 18)
     criterion, losses = torch.nn.NLLLoss(), []
-    for line in data.order.take(0, 250):
-        name, category = data.train[line]
+    for line in data.sampler.take(0, 250):
+        name, category = data.train_dataset[line]
         loss = criterion(read_name(rnn, name), category)
         rnn.zero_grad()
         loss.backward()
@@ -159,7 +160,7 @@ def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
     checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 250
     network = checkpoint["hyper_parameters"]["network"]
-    assert network["letters"] == Letters(style="capitalised")._asdict()
+    assert network["letters"] == Alphabet(case_style="capitalised").to_dict()
     assert network["categories"][:2] == ["Arabic", "Chinese"]
     assert len(network["categories"]) == 18
     assert load_model(finished[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (1, 18)
@@ -186,9 +187,9 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
 
 def test_the_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
     data = NamesDataModule()
-    line = data.order.take(99, 1)[0]
-    letters = data.train[line][0].argmax(dim=2).flatten()
-    name = "".join(ALPHABET[i] for i in letters)
+    line = data.sampler.take(99, 1)[0]
+    letters = data.train_dataset[line][0].argmax(dim=2).flatten()
+    name = "".join(ASCII_SYMBOLS[i] for i in letters)
     assert f"  {name} / " in finished[1].splitlines()[1]
 
 
@@ -226,11 +227,11 @@ def test_the_recipes(tmp_path: Path, recipe: str) -> None:
     ("overrides", "message"),
     [
         (["data_dir=nowhere"], "data_dir={}/nowhere: must be a folder, or null"),
-        (["data_dir=empty"], "data_dir={}/empty: is no folder with <Category>.txt files"),
-        (["data_dir=one"], "data_dir={}/one: holds one category only, Only; needs two"),
+        (["data_dir=empty"], "data_dir={}/empty: contains no <Category>.txt files"),
+        (["data_dir=one"], "data_dir={}/one: has only one category, Only; needs two"),
         (["data_dir=latin"], "{}/latin/Bad.txt:1: not UTF-8; save the file as UTF-8"),
         (["data_dir=blank"], "{}/blank/Bad.txt: holds no names; delete the file"),
-        (["data_dir=digits"], "{}/digits: 1 lines are no names: at least one letter"),
+        (["data_dir=digits"], "{}/digits: 1 lines are not names: a name has at least one letter"),
         (["trainer=gpu", "backend=autograd", "batch_size=2"], "trainer: "),
         (["trainer.profiler=none"], "trainer: When passing string value for the `profiler`"),
         (["logger.tensorboard._target_=os.nothing"], "logger.tensorboard: "),
@@ -309,10 +310,10 @@ def test_a_signal_at_the_end(
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     config = settings(*TINY, f"data_dir={corpus_dir}")
-    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), WISH.listening():
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_REQUEST.installed():
         train(config, tmp_path)
-    assert (WISH.signum, WISH.awaited) == (signal.SIGINT, False)
-    WISH.signum = 0
+    assert (STOP_REQUEST.signum, STOP_REQUEST.is_polled) == (signal.SIGINT, False)
+    STOP_REQUEST.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
     said = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
     assert caplog.messages[-1] == said
@@ -397,7 +398,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
     worker = threading.Thread(target=fails)
     worker.start()
     worker.join()
-    assert "is no folder with <Category>.txt files" in str(results[1])
+    assert "contains no <Category>.txt files" in str(results[1])
 
 
 def test_main_from_another_folder(

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from src.data.tables import label_of
+from src.data.readers.source import normalize_label
 from src.errors import UserError
-from src.models.decision import DEFAULT_PRIOR, PRIORS
+from src.models.calibration import DEFAULT_PRIOR, PRIORS
 from src.run.files import drop_output, open_streams
 from src.run.process import freeze
 
@@ -44,7 +44,7 @@ def make_parser(name: str, description: str) -> ArgumentParser:
 def listed(text: str) -> list[str]:
     """Return the categories that an option names, cells of a CSV row: one may hold a comma."""
     rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return [label_of(cell) for row in rows for cell in row]
+    return [normalize_label(cell) for row in rows for cell in row]
 
 
 def run_command(

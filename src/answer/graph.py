@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.answer.model import TrainedModel
 from src.errors import UserError
-from src.models.networks import RecurrentNetwork, TutorialNetwork
+from src.models.recurrent import RecurrentNetwork, TutorialNetwork
 
 OPSET = 17
 """ONNX's operators as of 2022, so that older runtimes read it, too."""
@@ -107,7 +107,8 @@ def _recurrent(graph: _Graph, network: RecurrentNetwork) -> str:
     if rnn.mode == "GRU":
         how["linear_before_reset"] = 1  # the reset gate is multiplied to W h + b, not to h
     kind, lengths = rnn.mode.partition("_")[0], graph.add("Cast", "lengths", to=TensorProto.INT32)
-    states = graph.add("Gather", network.vectors(), graph.add("Transpose", "letters"))  # [L, B, E]
+    vectors = network.input_vectors()
+    states = graph.add("Gather", vectors, graph.add("Transpose", "letters"))  # [L, B, E]
     for layer in range(rnn.num_layers):
         parts = (f"{part}_l{layer}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
         w, r, *biases = map(weights, parts)

@@ -11,12 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.letters import LONGEST, MOST_CELLS, Letters, blocks
-from src.data.tables import Source, shown
+from src.data.alphabet import Alphabet
+from src.data.batch import MAX_BATCH_CELLS, size_limited_batches
+from src.data.normalize import MAX_NAME_LENGTH
+from src.data.readers import DataSource
+from src.data.readers.columns import quoted_list
 from src.errors import UserError
-from src.models.decision import DEFAULT_PRIOR, PRIORS, Decision
-from src.models.networks import Network
-from src.models.transfer import network_of
+from src.models.calibration import DEFAULT_PRIOR, PRIORS, Calibration
+from src.models.checkpoint import network_from_checkpoint
+from src.models.network import Network
 from src.run.files import SCORE, from_checkpoint
 from src.run.files import find_checkpoint as find_checkpoint
 
@@ -40,7 +43,7 @@ class TrainedModel:
     categories: list[str]
     split: dict[str, Any]
     """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
-    decision: Decision | None = None
+    calibration: Calibration | None = None
     """How to answer under a prior; without it the answers are the network's own."""
     prior: str = DEFAULT_PRIOR
     """How common the categories are taken to be, one of PRIORS."""
@@ -50,23 +53,23 @@ class TrainedModel:
     """Which of the network's categories it answers among, if not all."""
 
     @property
-    def letters(self) -> Letters:
+    def alphabet(self) -> Alphabet:
         """How it reads names."""
-        return self.network.letters
+        return self.network.alphabet
 
     @property
     def sharpness(self) -> float:
         """What the network's scores are multiplied by, under each prior."""
-        return 1 / self.decision.temperature if self.decision else 1.0
+        return 1 / self.calibration.temperature if self.calibration else 1.0
 
     @property
     def offsets(self) -> dict[str, list[float]]:
         """What each prior then adds to them [C], so that their softmax are the probabilities."""
         shares = self.network.log_shares
         scores = torch.zeros(len(self.categories)) if shares is None else shares  # [C]
-        if not self.decision:
+        if not self.calibration:
             return {self.prior: scores.tolist()}
-        under = self.decision.log_probabilities
+        under = self.calibration.log_probabilities
         return {prior: under(scores[None], prior)[0].tolist() for prior in PRIORS}
 
     def described(self) -> dict[str, Any]:
@@ -74,8 +77,8 @@ class TrainedModel:
         return {
             "about": self.about.removeprefix(f"{self.path}, "),
             "categories": self.categories,
-            "letters": self.letters._asdict(),
-            "longest": LONGEST,
+            "letters": self.alphabet.to_dict(),
+            "longest": MAX_NAME_LENGTH,
             "prior": self.prior,
             "priors": self.offsets,
         }
@@ -87,17 +90,17 @@ class TrainedModel:
         that is too long, and one on which the hidden state, which nothing keeps in bounds, runs off
         to infinity.
         """
-        read = [self.letters.read(name) for name in names]
-        readable = [i for i, name in enumerate(read) if 0 < len(name) <= LONGEST]
+        read = [self.alphabet.normalize(name) for name in names]
+        readable = [i for i, name in enumerate(read) if 0 < len(name) <= MAX_NAME_LENGTH]
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
         probabilities[readable] = self._ask([read[i] for i in readable])
         return probabilities
 
     def reason(self, name: str) -> str:
         """Return why a name has no answer."""
-        read = self.letters.read(name)
-        if len(read) > LONGEST:
-            return f"longer than {LONGEST} letters"
+        read = self.alphabet.normalize(name)
+        if len(read) > MAX_NAME_LENGTH:
+            return f"longer than {MAX_NAME_LENGTH} letters"
         return "too long for this model" if read else "no letters I know"
 
     def beliefs(self, name: str) -> tuple[list[str], Tensor]:
@@ -105,26 +108,26 @@ class TrainedModel:
 
         A name without letters, or one that is too long, has none.
         """
-        read = self.letters.read(name)
-        prefixes = [read[:end] for end in range(1, len(read) + 1) if len(read) <= LONGEST]
+        read = self.alphabet.normalize(name)
+        prefixes = [read[:end] for end in range(1, len(read) + 1) if len(read) <= MAX_NAME_LENGTH]
         return prefixes, self._ask(prefixes)
 
     def _ask(self, names: Sequence[str]) -> Tensor:
         """Return the probabilities under the prior of names that were read [B, C].
 
-        In blocks that fit a core's cache, each core working on one.
+        In batches that fit a core's cache, each core working on one.
         """
-        width = len(self.letters.symbols) + len(self.categories)
-        parts = blocks(names, len, BLOCK, MOST_CELLS // width)
+        width = len(self.alphabet.symbols) + len(self.categories)
+        parts = size_limited_batches(names, len, BLOCK, MAX_BATCH_CELLS // width)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             answers = pool.map(self._ask_block, parts)
             return torch.cat([torch.empty(0, len(self.categories)), *answers])
 
     @torch.inference_mode()
     def _ask_block(self, names: Sequence[str]) -> Tensor:
-        logp: Tensor = self.network(*self.letters.pack(names))
-        if self.decision:
-            logp = self.decision.log_probabilities(logp, self.prior)
+        logp: Tensor = self.network(*self.alphabet.encode(names))
+        if self.calibration:
+            logp = self.calibration.log_probabilities(logp, self.prior)
         if self.chosen is not None:
             logp = logp[:, self.chosen].log_softmax(dim=1)
         return logp.exp()
@@ -162,7 +165,11 @@ class TrainedModel:
         Raises:
             UserError: if none did, or the checkpoint does not say.
         """
-        curve = self.decision.curves.get(self.prior) if self.decision and not self.chosen else None
+        curve = (
+            self.calibration.curves.get(self.prior)
+            if self.calibration and not self.chosen
+            else None
+        )
         if not curve:
             of = " among these categories" if self.chosen else ""
             raise UserError(f"--precision: {self.path} holds none{of}; give a --threshold")
@@ -185,7 +192,7 @@ def load_model(
         OSError: if it cannot be read.
     """
     model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
-    if prior != DEFAULT_PRIOR and not model.decision:
+    if prior != DEFAULT_PRIOR and not model.calibration:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     return model if among is None else _among(model, list(among))
 
@@ -195,7 +202,7 @@ def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
     for each in categories:
         if each not in model.categories:
             near = get_close_matches(each.casefold(), known, 1) or known
-            meant = shown([known[key] for key in near])
+            meant = quoted_list([known[key] for key in near])
             raise UserError(f"--among: the model knows no category {each!r}; try {meant}")
         if categories.count(each) > 1:
             raise UserError(f"--among: {each} is named twice")
@@ -207,16 +214,16 @@ def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
 
 def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
     made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
-    network = network_of(checkpoint)
-    said = (split.get(key) or "" for key in Source._fields)
+    network = network_from_checkpoint(checkpoint)
+    said = (split.get(key) or "" for key in DataSource._fields)
     printable = all(text.isprintable() for text in said)
     if not (printable and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
         raise ValueError("its split is none")
     values = checkpoint.get("decision")
-    decision = None if values is None else Decision.checked(values, len(network.categories))
-    about = f"{path}, cell={made_for['cell']} letters={network.letters.kind}"
+    calibration = None if values is None else Calibration.checked(values, len(network.categories))
+    about = f"{path}, cell={made_for['cell']} letters={network.alphabet.kind}"
     about += f", {checkpoint['iteration']:,} iterations"
     history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
     about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
-    prior = prior if decision else "as trained"
-    return TrainedModel(path, network, network.categories, split, decision, prior, about)
+    prior = prior if calibration else "as trained"
+    return TrainedModel(path, network, network.categories, split, calibration, prior, about)

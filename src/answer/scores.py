@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.decision import FEWEST, precision_curve
+from src.models.calibration import FEWEST, precision_curve
 
 RESAMPLES = 1000
 COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)

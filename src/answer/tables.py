@@ -11,8 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from src.answer.model import AT_ONCE, LETTERS_AT_ONCE, TrainedModel
-from src.data.letters import blocks
-from src.data.tables import cut_rows, place_of, text_lines
+from src.data.batch import size_limited_batches
+from src.data.readers.columns import find_column
+from src.data.readers.records import DelimitedReader, Record
+from src.data.readers.text import check_lines
 from src.errors import UserError
 from src.run.files import written_whole
 
@@ -51,11 +53,12 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
         nullcontext(sys.stdout) if printed else written_whole(options.out, "w", **how) as rows_out,
         tqdm(total=size, unit="B", unit_scale=True, disable=printed or None) as bar,
     ):
-        lines_in = text_lines(lines, where, "name its --encoding", LONGEST_CELL)
-        rows = cut_rows(lines_in, where, options.delimiter, [options.column])
-        header, _, text, delimiter = next(rows, ([], 0, "", ","))
-        place = place_of(options.column, header, where, "--column")
-        if taken := set(header) & set(added):
+        lines_in = check_lines(lines, where, "name its --encoding", LONGEST_CELL)
+        reader = DelimitedReader(lines_in, where, options.delimiter, [options.column])
+        records, delimiter = iter(reader), reader.delimiter
+        header = next(records, Record([], 0))
+        place = find_column(options.column, header.cells, where, "--column")
+        if taken := set(header.cells) & set(added):
             raise UserError(f"{where}: already has the column {min(taken)}")
         cells: Any = csv.writer(Namespace(write=str), delimiter=delimiter, lineterminator="")
 
@@ -64,13 +67,15 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
             text = row.rstrip("\r\n")
             return f"{text}{delimiter}{cells.writerow(more)}{row[len(text) :]}" if text else row
 
-        rows_out.write(longer(text, added))
-        for chunk in blocks(rows, lambda row: len(row[2]), AT_ONCE, LETTERS_AT_ONCE):
-            names = [row[place] if row else "" for row, *_ in chunk]
+        rows_out.write(longer(header.text, added))
+        for chunk in size_limited_batches(
+            records, lambda record: len(record.text), AT_ONCE, LETTERS_AT_ONCE
+        ):
+            names = [record.cells[place] if record.cells else "" for record in chunk]
             asked = options.top_k, options.threshold
             answers = model.answered(names, model.probabilities(names), *asked)
-            for (_, _, text, _), (answer, reason) in zip(chunk, answers, strict=True):
+            for record, (answer, reason) in zip(chunk, answers, strict=True):
                 more = [cell for c, p in answer for cell in (shown[c], f"{p:.6f}")]
                 more += [""] * (2 * options.top_k - len(more)) + [reason]
-                rows_out.write(longer(text, more))
+                rows_out.write(longer(record.text, more))
             bar.update((file.tell() if file.seekable() else 0) - bar.n)  # a pipe has no position

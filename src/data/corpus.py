@@ -1,110 +1,168 @@
-"""The names of a folder or a table, read, folded and checked.
-
-In memory a corpus is a dictionary from category, in sorted order, to the folded names of its lines,
-in file order.
-"""
+"""Reads the names of a folder or a table, normalizes them and checks them."""
 
 import logging
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from src.data.letters import LONGEST, fold, printable
-from src.data.tables import Row, Source, read_rows
+from src.data.normalize import (
+    MAX_NAME_LENGTH,
+    AlphabetKind,
+    normalize_name,
+    replace_unprintable,
+)
+from src.data.readers import DataSource, Row, list_files, read_rows
 from src.errors import UserError
 
-Corpus = dict[str, list[str]]
-Bad = dict[str, list[str]]
-"""What is wrong with lines → where they are, and how they begin."""
+NamesByCategory = dict[str, list[str]]
+"""The normalized names of each category. The categories are sorted; the names are in the order of
+their lines."""
 
-SHOWN = 5
-"""Of the lines that are no names, at most."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""What no list of names has in a line: the file is something else, a table perhaps."""
+RejectedLines = dict[str, list[str]]
+"""For each reason to reject lines, their locations and first characters."""
+
+SPLIT_ORDER = ("", "train", "val", "test")
+MAX_REJECTED_SHOWN = 5
+MAX_QUOTED = 40
+"""Number of characters of a name or category that a message quotes."""
+CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""A file with control characters within its lines is not a list of names, but perhaps a table."""
 
 log = logging.getLogger(__name__)
 
 
-class Names(NamedTuple):
-    """What a source holds, folded."""
+class Corpus(NamedTuple):
+    """All names of a source."""
 
-    sides: dict[str, Corpus]
-    """The names of `train`, `val` and `test`, where the split is given; else all, as ``."""
-    counts: dict[str, Counter[str]]
-    """Of each category, the lines that each name to train on counts for; empty if not said. Then a
-    side has a name once."""
+    splits: dict[str, NamesByCategory]
+    """The names of `train`, `val` and `test` if the source is split; else all of them under ""."""
+    line_counts: dict[str, Counter[str]]
+    """For each category, the number of lines that each training name stands for. Empty if the
+    source has no counts; if it has, a split holds each name once."""
 
     @property
-    def corpus(self) -> Corpus:
-        """All names."""
-        first, *more = self.sides.values()
-        return {c: sum((side[c] for side in more), first[c]) for c in first}
+    def all_names(self) -> NamesByCategory:
+        """The names of all splits."""
+        # A source without splits may be large, so its lists are not copied.
+        first, *others = self.splits.values()
+        all_names = dict(first)
+        for names in others:
+            for category in names:
+                all_names[category] = all_names[category] + names[category]
+        return all_names
 
 
-@lru_cache(maxsize=4)  # the runs of a sweep read the same files
-def _read(source: Source, kind: str, _stamps: Any) -> Names:
-    counted = source.count_column
-    found: Any = defaultdict(Counter if counted else list)
-    bad: Bad = defaultdict(list)
-    for row, name in good_rows(source, kind, bad):
-        if counted:
-            found[row.side, row.label][name] += row.times
-        else:
-            found[row.side, row.label].append(name)
-    for why, lines in bad.items():
-        first = f"{source.path}: {len(lines):,} lines {why}"
-        raise UserError("\n  ".join([first, *lines[:SHOWN]]))
-    counts = {c: of for (side, c), of in found.items() if counted and side in ("", "train")}
-    return Names(in_order(found), counts)
+def read_corpus(
+    source: DataSource, kind: AlphabetKind = "ascii", min_categories: int = 2
+) -> Corpus:
+    """Read and normalize the names of a source.
 
-
-def read_names(source: Source, kind: str = "ascii", fewest: int = 2) -> Names:
-    """Read the names of a source, folded to letters of a kind.
-
-    Blank lines, a byte-order mark and the kind of line ends do not matter.
-
-    Raises:
-        UserError: if it cannot be read, holds fewer than `fewest` categories, or lines that are no
-            names.
-        OSError: if a file cannot be opened.
-    """
-    stats = [(file, file.stat()) for file in source.files]
-    names = _read(source, kind, tuple((file, s.st_size, s.st_mtime_ns) for file, s in stats))
-    categories, *_ = names.sides.values()
-    if len(categories) < fewest:
-        raise UserError(f"{source}: holds one category only, {', '.join(categories)}; needs two")
-    return names
-
-
-def good_rows(
-    source: Source, kind: str, bad: Bad, say: Callable[[str], None] = log.info
-) -> Iterator[tuple[Row, str]]:
-    """Yield each row that is a name, and that name, folded; see `read_rows`.
+    Blank lines, a byte-order mark and the kind of line ends make no difference.
 
     Args:
-        source: where they are.
-        kind: of letters.
-        bad: is given the places of all other rows, under what is wrong with them.
-        say: is told what was guessed.
+        source: the folder or table to read.
+        kind: the kind of alphabet that names are normalized for.
+        min_categories: number of categories that the source must have.
+
+    Raises:
+        UserError: if the source cannot be read, has too few categories, or contains lines that are
+            not names.
+        OSError: if a file cannot be opened.
+    """
+    # The files' sizes and times are part of the cache key, so that a changed file is read again.
+    stamps = []
+    for file in list_files(source):
+        stat = file.stat()
+        stamps.append((file, stat.st_size, stat.st_mtime_ns))
+    corpus = _read_files(source, kind, tuple(stamps))
+    categories = list(next(iter(corpus.splits.values())))
+    if len(categories) < min_categories:
+        raise UserError(f"{source}: has only one category, {', '.join(categories)}; needs two")
+    return corpus
+
+
+@lru_cache(maxsize=4)  # all runs of a sweep read the same files
+def _read_files(
+    source: DataSource, kind: AlphabetKind, stamps: tuple[tuple[Path, int, int], ...]
+) -> Corpus:
+    """Read a source; `stamps`, the files with their sizes and times, are only keys of the cache."""
+    has_counts = source.count_column is not None
+    # Like lists, counters keep the order of the lines.
+    names: Any = defaultdict(Counter if has_counts else list)
+    rejected: RejectedLines = defaultdict(list)
+    for row, name in valid_rows(source, kind, rejected):
+        if has_counts:
+            names[row.split, row.category][name] += row.count
+        else:
+            names[row.split, row.category].append(name)
+    # All lines are read before the first reason is reported, with the number of lines it concerns.
+    for reason, locations in rejected.items():
+        summary = f"{source.path}: {len(locations):,} lines {reason}"
+        raise UserError("\n  ".join([summary, *locations[:MAX_REJECTED_SHOWN]]))
+    line_counts = {}
+    if has_counts:
+        for (split, category), counts in names.items():
+            if split in ("", "train"):  # held-out names are scored once, whatever their counts
+                line_counts[category] = counts
+    return Corpus(group_by_split(names), line_counts)
+
+
+def valid_rows(
+    source: DataSource,
+    kind: AlphabetKind,
+    rejected: RejectedLines,
+    report: Callable[[str], None] = log.info,
+) -> Iterator[tuple[Row, str]]:
+    """Yield each valid row of a source with its normalized name, and collect the invalid rows.
+
+    Args:
+        source: the folder or table to read.
+        kind: the kind of alphabet that names are normalized for.
+        rejected: receives the invalid rows; should be a `defaultdict(list)`.
+        report: is called with a line that says what was guessed; see `read_rows`.
     """
     no_label = "have no category, or one with a control character"
-    no_name = f"are no names: at least one letter that letters={kind} reads, at most {LONGEST}, no"
-    no_name += " tab or other control character"
-    no_name += "; letters=corpus reads any script" if kind == "tutorial" else ""
-    for row in read_rows(source, say):
-        name = fold(row.name, kind)
-        if not (row.label and row.label.isprintable()):
-            bad[no_label].append(printable(f"{row.where}: {row.label[:40]!r}"))
-        elif not name or len(row.name) > LONGEST or CONTROL.search(row.name.strip()):
-            bad[no_name].append(f"{row.where}: {row.name[:40]!r}")
+    no_name = (
+        f"are not names: a name has at least one letter that letters={kind} can read, at most "
+        f"{MAX_NAME_LENGTH} characters, and no tab or other control character"
+    )
+    if kind == "tutorial":
+        no_name += "; letters=corpus reads any script"
+    for row in read_rows(source, report):
+        name = normalize_name(row.name, kind)
+        # Tabs around a name are harmless. Within a name, they suggest that the file is a table.
+        has_control_character = CONTROL_CHARACTER.search(row.name.strip())
+        if not (row.category and row.category.isprintable()):
+            quoted = f"{row.location}: {row.category[:MAX_QUOTED]!r}"
+            rejected[no_label].append(replace_unprintable(quoted))
+        elif not name or len(row.name) > MAX_NAME_LENGTH or has_control_character:
+            rejected[no_name].append(f"{row.location}: {row.name[:MAX_QUOTED]!r}")
         else:
             yield row, name
 
 
-def in_order(found: dict[tuple[str, str], Iterable[str]]) -> dict[str, Corpus]:
-    """Return the names of each side and category as `Names` has them; at least one side."""
-    categories = sorted({label for _, label in found})
-    order = sorted({side for side, _ in found}, key=("", "train", "val", "test").index) or [""]
-    return {side: {c: [*found.get((side, c), ())] for c in categories} for side in order}
+def group_by_split(names: dict[tuple[str, str], Iterable[str]]) -> dict[str, NamesByCategory]:
+    """Return the names by split and category, with all categories in each split.
+
+    Args:
+        names: the names of each pair of a split and a category.
+
+    Returns:
+        The `splits` of a `Corpus`; at least one of them, even without names.
+    """
+    categories = sorted({category for _, category in names})
+    splits = sorted({split for split, _ in names}, key=SPLIT_ORDER.index)
+    grouped: dict[str, NamesByCategory] = {}
+    for split in splits or [""]:
+        grouped[split] = {}
+        for category in categories:
+            grouped[split][category] = list(names.get((split, category), ()))
+    return grouped
+
+
+def unique_names(names: NamesByCategory) -> NamesByCategory:
+    """Return each name once per category, sorted."""
+    return {category: sorted(set(lines)) for category, lines in names.items()}

@@ -1,90 +1,76 @@
-"""The names as PyTorch and Lightning take them."""
+"""Lightning data module that reads, splits, encodes and samples the names of a corpus."""
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import chain
 from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from src.data.corpus import Corpus, read_names
-from src.data.letters import ASCII, MOST_CELLS, Batch, Letters, blocks, places, same_name
-from src.data.sampler import Iterations, Passes, RandomExamples
-from src.data.split import fingerprint, split_names
-from src.data.tables import Source
+from src.data.alphabet import Alphabet
+from src.data.corpus import NamesByCategory, read_corpus, unique_names
+from src.data.dataset import NamesDataset
+from src.data.normalize import AlphabetKind, name_key
+from src.data.readers import DataSource
+from src.data.sampler import (
+    IterationAndRank,
+    NameSampler,
+    RandomExamples,
+    RunLength,
+    ShuffledPasses,
+    TrainBatchSampler,
+)
+from src.data.split import Split, fingerprint, split_corpus
 from src.errors import UserError
 
-EVAL_BATCH = 1024
-"""Names validated or tested at once, at most."""
+EVAL_BATCH_SIZE = 1024
+"""Maximum number of names in a batch for validation and test."""
 
-
-class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The lines of a corpus, written in its letters and numbered through, a byte a letter.
-
-    An item is the tutorial's pair: the one-hot name [L, 1, S] and its category [1], int64.
-    A data loader takes many at once, as a compact `Batch`.
-    """
-
-    def __init__(self, corpus: Corpus, letters: Letters = ASCII) -> None:
-        self.letters, self.lengths = letters.pack([n for names in corpus.values() for n in names])
-        self.n_symbols = len(letters.symbols)
-        self.starts = self.lengths.cumsum(0) - self.lengths
-        counts = torch.tensor([len(lines) for lines in corpus.values()])
-        self.categories = torch.arange(len(counts)).repeat_interleave(counts)
-        self.n_categories = len(corpus)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, line: int) -> tuple[Tensor, Tensor]:
-        return next(self.__getitems__([line]).examples(self.n_symbols))
-
-    def __getitems__(self, lines: Sequence[int]) -> Batch:
-        """Return many lines at once; PyTorch's data loader asks for them so."""
-        chosen = torch.as_tensor(lines, dtype=torch.int64)
-        lengths = self.lengths[chosen]
-        letters = self.letters[places(self.starts[chosen], lengths)]
-        return Batch(letters, lengths, self.categories[chosen])
-
-    def loader(self, batch_sampler: Any = None, most: int = MOST_CELLS) -> DataLoader[Any]:
-        """Return the lines as `Batch`es: the sampler's, or all in order, in blocks to score."""
-        letters = MOST_CELLS // (self.n_symbols + self.n_categories)
-        length = self.lengths.tolist().__getitem__
-        order = batch_sampler or Blocks(blocks(range(len(self)), length, most, letters))
-        return DataLoader(self, batch_sampler=order, collate_fn=Batch._make)  # it is one already
-
-
-class Blocks(list[list[int]]):
-    """A plain list has no attributes, which Lightning wants to see when it predicts."""
+Sampling = Literal["balanced", "natural"]
 
 
 class NamesDataModule(LightningDataModule):
-    """The corpus, split, as data loaders of `Batch`es.
+    """Data loaders of training, validation and test names. Each of them yields a `Batch` at a time.
 
-    An epoch of the trainer goes from where the model has come to, its `iteration`, to the next
-    multiple of `val_every`; so a run that is taken up anywhere sees the names of the whole run.
+    An epoch starts at the current iteration of the model and ends at the next multiple of
+    `val_every`. The names of an iteration depend on nothing but its number and the seed, so a run
+    that is resumed sees the same names as one that was never interrupted.
 
     Args:
-        data_dir: the folder of the names; None: those shipped.
-        val_fraction: share of each category's names held out for validation.
-        test_fraction: likewise, for the test.
-        seed: of the split and of the order of names.
-        iterations: of the whole run.
-        log_every: iterations per point of the loss curve; 0: a 50th of all.
-        val_every: iterations between validations, in whole points of the curve; 0: a 10th of all.
-        batch_size: names of an iteration.
-        together: iterations whose names lie in one batch, at most; only the tutorial's training can
-            take more than one.
-        sampling: `balanced`, random examples; `natural`, passes over the distinct pairs of a name
-            and a category.
-        letters: `ascii`, `tutorial` or `corpus`: the symbols of the names; see `fold`.
-        passes: over the names that are drawn; in place of `iterations`.
-        data_file: a table of the names, instead of a folder.
-        columns: of the table, see `Source`; a name counts as many lines as `count_column` says.
+        data_dir: folder of names. Defaults to the shipped corpus if there is no `data_file`.
+        val_fraction: fraction of each category's names to hold out for validation.
+        test_fraction: fraction of each category's names to hold out for the test.
+        seed: seeds the split and the order of the training names.
+        iterations: length of the whole run.
+        log_every: iterations between points of the loss curve; 0 means 50 points per run.
+        val_every: iterations between validations; 0 means 10 validations per run. Rounded up to a
+            multiple of `log_every`.
+        batch_size: number of names in an iteration.
+        chunk_size: maximum number of iterations whose names are delivered as one batch. Only
+            `OnlineClassifier` accepts more than one, because it steps through a batch by itself.
+        sampling: `balanced` draws a category, then one of its lines. `natural` passes over the
+            distinct pairs of a name and a category.
+        letters: the kind of alphabet; see `normalize_name`.
+        passes: length of the run in passes over the training names; overrides `iterations`.
+        data_file: table of names, instead of a folder.
+        columns: the `*_column` fields of `DataSource`. If there is a `count_column`, a name has the
+            weight of that many lines.
+
+    Attributes:
+        train_dataset: the training names, line by line.
+        val_dataset: the validation names, each once per category.
+        test_dataset: the test names, each once per category.
+        categories: names of the categories, in index order.
+        alphabet: the alphabet of the training names.
+        sampler: draws the training names.
+        train_prior: share of each category among the training names as they are sampled.
+        corpus_prior: share of each category among the distinct training names.
+        run_length: length of the run, and how often it logs and validates.
 
     Raises:
         UserError: if the corpus cannot be read or split.
@@ -100,105 +86,228 @@ class NamesDataModule(LightningDataModule):
         log_every: int = 1000,
         val_every: int = 5000,
         batch_size: int = 1,
-        together: int = 1,
-        sampling: str = "balanced",
-        letters: str = "ascii",
+        chunk_size: int = 1,
+        sampling: Sampling = "balanced",
+        letters: AlphabetKind = "ascii",
         passes: float | None = None,
         data_file: str | Path | None = None,
         **columns: str | None,
     ) -> None:
         super().__init__()
-        paths = (str(Path(path).absolute()) if path else None for path in (data_dir, data_file))
-        source = Source(*paths, **columns)
-        names = read_names(source, letters)
-        corpus, sides = names.corpus, split_names(names, val_fraction, test_fraction, seed)
-        self.categories = list(corpus)
-        self.letters = Letters.learned(letters, {n for of in sides[0].values() for n in of})
-        """How names are written, learned from the names to train on."""
-        write = self.letters.write
-        lines = {c: [*map(write, of)] for c, of in sides[0].items()}
-        val, test = ({c: sorted({*map(write, side[c])}) for c in side} for side in sides[1:])
-        sets = (NamesDataset(names, self.letters) for names in (lines, val, test))
-        self.train, self.val, self.test = sets
-        """What to train on, validate and test."""
-        self._lines = lines
-        weights = [names.counts[c][n] for c, of in sides[0].items() for n in of if names.counts]
-        natural = sampling == "natural"
-        self._drawn = self.distinct if natural and not weights else self.train
-        times = torch.tensor(weights, dtype=torch.float64) if weights else None
-        counts = self._drawn.categories.bincount(times, len(lines)).long().tolist()
-        self.order: RandomExamples | Passes = RandomExamples(counts, batch_size, seed, weights)
-        if natural:
-            self.order = Passes(self._drawn.lengths.tolist(), batch_size, seed, weights)
-        self.shares = [n / sum(counts) if natural else 1 / len(counts) for n in counts]
-        """Of the categories among the names as they are drawn for training."""
-        pairs = torch.tensor([len({*of}) for of in lines.values()]).double()
-        self.corpus_shares: list[float] = (pairs / pairs.sum()).tolist()
-        """Of the categories among the distinct pairs to train on."""
+        # Absolute paths, so that src.evaluate finds the names from any folder.
+        source = DataSource(absolute_path(data_dir), absolute_path(data_file), **columns)
+        corpus = read_corpus(source, letters)
+        split = split_corpus(corpus, val_fraction, test_fraction, seed)
+        line_counts = count_lines(split.train, corpus.line_counts)
+
+        self.categories = list(split.train)
+        # Held-out names must not influence the alphabet.
+        self.alphabet = Alphabet.from_names(letters, set(chain.from_iterable(split.train.values())))
+        self._train_names = match_case(split.train, self.alphabet)
+        self.train_dataset = NamesDataset(self._train_names, self.alphabet)
+        self.val_dataset = self._make_eval_dataset(split.val)
+        self.test_dataset = self._make_eval_dataset(split.test)
+
+        # If the source has counts, it lists each name once, so the names are distinct already.
+        use_distinct_pairs = sampling == "natural" and not line_counts
+        self._sampled = self.distinct_pairs if use_distinct_pairs else self.train_dataset
+        sampled_counts = count_targets(self._sampled, len(self.categories), line_counts)
+        self.sampler = make_sampler(
+            sampling, self._sampled, sampled_counts, batch_size, seed, line_counts
+        )
+        self.train_prior = prior_of_sampling(sampling, sampled_counts)
+        self.corpus_prior = normalize([len(set(names)) for names in self._train_names.values()])
+
+        # Only now is it known how many iterations a pass over the sampled names takes.
         if passes:
-            iterations = ceil(passes * len(self._drawn) / self.order.names_per_iteration)
-        log_every = log_every or ceil(iterations / 50)
-        val_every = ceil((val_every or iterations / 10) / log_every) * log_every
-        self.every = {"iterations": iterations, "log_every": log_every, "val_every": val_every}
-        """The run's length, and from one point of the loss curve and one validation to the next."""
-        self._batches = Iterations(self.order, batch_size, together, self._place, **self.every)
-        how = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
-        named = zip(("all", "train", "val", "test"), (corpus, *sides), strict=True)
-        prints = {side: fingerprint(of) for side, of in named}
-        if weights:
-            prints["counts"] = fingerprint({"": [*map(str, weights)]})
-        self._split = {**source._asdict(), **how, **prints}
+            iterations = ceil(passes * len(self._sampled) / self.sampler.names_per_iteration)
+        self.run_length = RunLength.from_settings(iterations, log_every, val_every)
+        self._train_batch_sampler = TrainBatchSampler(
+            self.sampler, batch_size, chunk_size, self.iteration_and_rank, self.run_length
+        )
+        # Checkpoints contain this record, so that no run is resumed on other names.
+        settings = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
+        fingerprints = fingerprint_split(corpus.all_names, split, line_counts)
+        self._split_record = {**source._asdict(), **settings, **fingerprints}
+
+    def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
+        """Return the dataset of held-out names."""
+        # Names that differ in case may become the same name, which should be scored only once.
+        return NamesDataset(unique_names(match_case(names, self.alphabet)), self.alphabet)
 
     @cached_property
-    def distinct(self) -> NamesDataset:
-        """Of what to train on, the distinct pairs of a spelling and a category."""
-        return NamesDataset({c: sorted({*of}) for c, of in self._lines.items()}, self.letters)
+    def distinct_pairs(self) -> NamesDataset:
+        """The training names, each spelling once per category."""
+        return NamesDataset(unique_names(self._train_names), self.alphabet)
 
     @cached_property
-    def once(self) -> NamesDataset:
-        """Of these, those with one spelling of a name."""
-        of_name = {c: {same_name(n): n for n in sorted({*of})} for c, of in self._lines.items()}
-        return NamesDataset({c: [*of.values()] for c, of in of_name.items()}, self.letters)
+    def distinct_names(self) -> NamesDataset:
+        """The training names, each once per category: one of `O'Neill` and `ONEILL`."""
+        distinct: NamesByCategory = {}
+        for category, names in unique_names(self._train_names).items():
+            # Of several spellings, the last one in sorted order is kept.
+            spelling_of_key = {name_key(name): name for name in names}
+            distinct[category] = list(spelling_of_key.values())
+        return NamesDataset(distinct, self.alphabet)
 
-    def _place(self) -> tuple[int, int, int]:
-        if self.trainer is None:
-            return 0, 0, 1
-        done = getattr(self.trainer.lightning_module, "iteration", 0)
-        return done, self.trainer.global_rank, self.trainer.world_size
+    def iteration_and_rank(self) -> IterationAndRank:
+        """Return the current iteration of the model, and the rank of this process."""
+        if self.trainer is None:  # the data loaders also work without a trainer
+            return IterationAndRank()
+        iteration = getattr(self.trainer.lightning_module, "iteration", 0)
+        return IterationAndRank(iteration, self.trainer.global_rank, self.trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the split: how it was made, and fingerprints of it."""
-        return self._split
+        """Return the record of the split that checkpoints contain: settings and fingerprints."""
+        return self._split_record
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up a run.
+        """Check that a checkpoint was trained on this split.
 
         Raises:
             UserError: if the names or their split have changed since.
         """
-        if state_dict | Source()._asdict() != self._split | Source()._asdict():
+        if without_source(state_dict) != without_source(self._split_record):
             raise UserError("the names or their split have changed since; start a new run")
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the training names; each pass through them is the next epoch's."""
-        return self._drawn.loader(self._batches)
+        """Return the training names. Each pass over the loader is one epoch."""
+        return self._sampled.loader(self._train_batch_sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return the held-out names of validation; nothing if there are none."""
-        return self.val.loader(most=EVAL_BATCH) if len(self.val) else []
+        """Return the validation names; an empty list if there are none."""
+        if not len(self.val_dataset):
+            return []  # Lightning then skips validation
+        return self.val_dataset.loader(max_batch_size=EVAL_BATCH_SIZE)
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
-        """Return the held-out names of the test; nothing if there are none."""
-        return self.test.loader(most=EVAL_BATCH) if len(self.test) else []
+        """Return the test names; an empty list if there are none."""
+        if not len(self.test_dataset):
+            return []
+        return self.test_dataset.loader(max_batch_size=EVAL_BATCH_SIZE)
 
     predict_dataloader = test_dataloader
 
-    def shown(self) -> tuple[str, NamesDataset]:
-        """Return the names to picture, and what they are: test, else validation, else training."""
-        sides = {"test": self.test, "validation": self.val, "training": self.train}
-        return next((side, names) for side, names in sides.items() if len(names))
+    def evaluation_split(self) -> tuple[str, NamesDataset]:
+        """Return the name and the dataset of the split that the report of a run shows.
+
+        It is the first split with names of test, validation and training.
+        """
+        if len(self.test_dataset):
+            return "test", self.test_dataset
+        if len(self.val_dataset):
+            return "validation", self.val_dataset
+        return "training", self.train_dataset
 
     def summary(self) -> str:
-        """Return what there is to train and evaluate on."""
-        text = f"{len(self.categories)} categories, {len(self.train):,} lines to train on, "
-        return text + f"{len(self.val):,} names to validate, {len(self.test):,} to test"
+        """Return a line with the number of categories and of names in each split."""
+        return (
+            f"{len(self.categories)} categories, {len(self.train_dataset):,} training lines, "
+            f"{len(self.val_dataset):,} validation names, {len(self.test_dataset):,} test names"
+        )
+
+
+def absolute_path(path: str | Path | None) -> str | None:
+    """Return an absolute path as a plain string, or None for None."""
+    return str(Path(path).absolute()) if path else None
+
+
+def match_case(names: NamesByCategory, alphabet: Alphabet) -> NamesByCategory:
+    """Return the names in the case that the alphabet expects."""
+    matched: NamesByCategory = {}
+    for category, category_names in names.items():
+        matched[category] = [alphabet.match_case(name) for name in category_names]
+    return matched
+
+
+def make_sampler(
+    sampling: Sampling,
+    dataset: NamesDataset,
+    counts: list[int],
+    batch_size: int,
+    seed: int,
+    line_counts: list[int],
+) -> NameSampler:
+    """Return the sampler of the training names.
+
+    Args:
+        sampling: see `NamesDataModule`.
+        dataset: the names to draw from.
+        counts: number of lines in each category.
+        batch_size: number of names in an iteration.
+        seed: seeds the order of the names.
+        line_counts: number of lines of each name. Empty if each name is one line.
+    """
+    if sampling == "natural":
+        return ShuffledPasses(dataset.lengths.tolist(), batch_size, seed, line_counts)
+    return RandomExamples(counts, batch_size, seed, line_counts)
+
+
+def prior_of_sampling(sampling: Sampling, counts: list[int]) -> list[float]:
+    """Return the share of each category among the sampled names.
+
+    Args:
+        sampling: see `NamesDataModule`.
+        counts: number of lines in each category.
+    """
+    if sampling == "natural":
+        return normalize(counts)
+    return normalize([1] * len(counts))  # all categories are equally frequent
+
+
+def count_lines(names: NamesByCategory, line_counts: dict[str, Counter[str]]) -> list[int]:
+    """Return the number of lines of each name, in the order of the names.
+
+    Args:
+        names: the names, distinct within each category.
+        line_counts: the number of lines of each name by category. If it is empty, so is the result.
+    """
+    counts: list[int] = []
+    if line_counts:
+        for category, category_names in names.items():
+            counts += [line_counts[category][name] for name in category_names]
+    return counts
+
+
+def count_targets(
+    dataset: NamesDataset, n_categories: int, line_counts: Sequence[int]
+) -> list[int]:
+    """Return the number of lines in each category.
+
+    Args:
+        dataset: the names.
+        n_categories: number of categories, some of which may have no names.
+        line_counts: number of lines of each name. Empty if each name is one line.
+    """
+    weights = torch.tensor(line_counts, dtype=torch.float64) if line_counts else None
+    counts = dataset.targets.bincount(weights, minlength=n_categories)
+    # With weights, bincount returns floating-point numbers.
+    whole_numbers: list[int] = counts.long().tolist()
+    return whole_numbers
+
+
+def fingerprint_split(
+    all_names: NamesByCategory, split: Split, line_counts: list[int]
+) -> dict[str, str]:
+    """Return hashes of the names, of each split and of the counts, for the record of the split."""
+    fingerprints = {
+        "all": fingerprint(all_names),
+        "train": fingerprint(split.train),
+        "val": fingerprint(split.val),
+        "test": fingerprint(split.test),
+    }
+    if line_counts:
+        # `fingerprint` hashes text by category, so the counts are written as text.
+        fingerprints["counts"] = fingerprint({"": [str(count) for count in line_counts]})
+    return fingerprints
+
+
+def without_source(split_record: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of the split without the paths, because files may be moved."""
+    return {key: value for key, value in split_record.items() if key not in DataSource._fields}
+
+
+def normalize(counts: Sequence[int]) -> list[float]:
+    """Return the share of each count in their sum."""
+    total = sum(counts)
+    return [count / total for count in counts]

@@ -5,128 +5,228 @@ from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import ceil
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-Counts = Sequence[int]
+MAX_SKIPPED_AT_ONCE = 100_000
+"""Number of examples that are drawn at once on the way to a later one; it limits the memory."""
+SORTED_BATCHES = 8
+"""Number of batches whose names are sorted by length together. With more of them, the batches would
+differ less from pass to pass."""
+
+
+class NameSampler(Protocol):
+    """An endless sequence of training names, which depends on nothing but its seed."""
+
+    names_per_iteration: float
+    """Mean number of names in an iteration."""
+
+    def take(self, start: int, count: int) -> list[int]:
+        """Return the indices of the names at positions `start` to `start + count`."""
 
 
 class RandomExamples:
-    """Draws a category uniformly, then one of its lines uniformly, over and over.
+    """Draws random training examples: first a category, then one of its lines, both uniformly.
 
-    With seed *s* the draws are those of one `random.Random(s)`, two a training example:
+    With seed *s* the draws are those of one `random.Random(s)`, two per example:
     `randint(0, n - 1)` for the category, then for the line.
 
     Args:
-        counts: lines of each category, all at least 1, each as often as it counts. Lines are
-            numbered through, category after category.
-        size: names of an iteration.
+        counts: number of lines in each category, all at least 1.
+        batch_size: number of examples in an iteration.
         seed: the seed *s*.
-        weights: how often each line counts; none: once.
+        line_counts: number of lines that each name stands for, in the order of the categories.
+            Empty if each name is one line.
     """
 
-    def __init__(self, counts: Counts, size: int, seed: int, weights: Counts = ()) -> None:
-        self.names_per_iteration: float = size
-        self._counts, self._seed = counts, seed
-        self._first, self._ends = [0, *accumulate(counts)], [*accumulate(weights)]
-        self._rng, self._position = random.Random(seed), 0
+    def __init__(
+        self,
+        counts: Sequence[int],
+        batch_size: int,
+        seed: int,
+        line_counts: Sequence[int] = (),
+    ) -> None:
+        self.names_per_iteration: float = batch_size
+        self._counts = counts
+        self._seed = seed
+        self._first_lines = [0, *accumulate(counts)]
+        self._line_ends = list(accumulate(line_counts))
+        self._rng = random.Random(seed)
+        self._position = 0  # number of examples drawn so far
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the lines' numbers of `count` examples, as if the first `start` had been drawn.
+        """Return the indices of the names at positions `start` to `start + count`.
 
-        Going on from where the last call stopped costs nothing; any other start draws its way
-        there, a third of a microsecond an example.
+        It costs nothing to continue where the last call stopped. For any other start, the examples
+        before it are drawn as well, which takes a third of a microsecond for each.
         """
-        if start < self._position:
+        if start < self._position:  # the generator cannot go back, so it starts again
             self._rng.seed(self._seed)
             self._position = 0
         while self._position < start:
-            self._draw(min(start - self._position, 100_000))
-        return self._draw(count)
+            self._draw_lines(min(start - self._position, MAX_SKIPPED_AT_ONCE))
+        lines = self._draw_lines(count)
+        # A name that stands for several lines owns as many consecutive line numbers.
+        if self._line_ends:
+            return [bisect(self._line_ends, line) for line in lines]
+        return lines
 
-    def _draw(self, count: int) -> list[int]:
-        # What randint does, without its calls, is three times as fast: as many random bits as the
-        # number of choices has, until they are below it.
-        bits, counts, first, n = self._rng.getrandbits, self._counts, self._first, len(self._counts)
-        n_bits, sizes = n.bit_length(), [count.bit_length() for count in counts]
+    def _draw_lines(self, count: int) -> list[int]:
+        """Return the next random lines, numbered across the categories."""
+        # This is what randint does, without its calls, which makes it three times as fast: take as
+        # many random bits as the number of choices has, until they are below that number.
+        random_bits = self._rng.getrandbits
+        counts = self._counts
+        first_lines = self._first_lines
+        n_categories = len(counts)
+        category_bits = n_categories.bit_length()
+        line_bits = [count.bit_length() for count in counts]
         lines = []
         for _ in range(count):
-            while (category := bits(n_bits)) >= n:
+            while (category := random_bits(category_bits)) >= n_categories:
                 pass
-            while (line := bits(sizes[category])) >= counts[category]:
+            while (line := random_bits(line_bits[category])) >= counts[category]:
                 pass
-            lines.append(first[category] + line)
+            lines.append(first_lines[category] + line)
         self._position += count
-        return [bisect(self._ends, line) for line in lines] if self._ends else lines
+        return lines
 
 
-class Passes:
-    """Passes over all of some names, in batches of names of similar length.
+class ShuffledPasses:
+    """Passes over all names, each in another order, in batches of names of similar length.
 
-    The order depends on nothing but seed and pass. With weights a pass draws as many names, each in
-    proportion to its weight: at equal steps through the lines, from a random one on.
+    The order depends on the seed and the number of the pass alone.
 
     Args:
-        lengths: letters of each name.
-        size: names of a batch, an iteration's; the last batch of a pass is what is left.
-        seed: of the order.
-        weights: how often each name counts; none: once.
+        lengths: number of letters in each name.
+        batch_size: number of names in a batch, which is an iteration. The last batch of a pass may
+            be smaller.
+        seed: seeds the order.
+        line_counts: number of lines that each name stands for. If given, a pass holds as many names
+            as otherwise, but each of them in proportion to its lines (systematic sampling: the
+            lines are visited in equal steps from a random start). Empty if each name is one line.
     """
 
-    def __init__(self, lengths: Counts, size: int, seed: int, weights: Counts = ()) -> None:
-        self._lengths, self._size, self._seed = lengths, size, seed
-        self._ends = np.cumsum(weights)
-        self._n_batches = -(-len(lengths) // size)  # of a pass
-        self.names_per_iteration = len(lengths) / self._n_batches
-        self._pass, self._batches = -1, [[0]]
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+        line_counts: Sequence[int] = (),
+    ) -> None:
+        self._lengths = lengths
+        self._batch_size = batch_size
+        self._seed = seed
+        self._line_ends = np.cumsum(line_counts)
+        self._batches_per_pass = ceil(len(lengths) / batch_size)
+        self.names_per_iteration = len(lengths) / self._batches_per_pass
+        self._pass_number = -1  # no batches have been made yet
+        self._batches: list[list[int]] = []
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the numbers of the batch that begins where `start` names would have been drawn."""
-        number, index = divmod(start // self._size, self._n_batches)
-        if number != self._pass:
-            rng = random.Random(f"{self._seed} {number}")
-            self._pass, self._batches = number, self._shuffled(rng)
+        """Return the indices of the names in the batch that begins at position `start`.
+
+        Positions count every batch as full, also the last one of a pass.
+
+        Args:
+            start: a multiple of the batch size.
+            count: the batch size. It is ignored, since batches are always taken whole.
+        """
+        batch_number = start // self._batch_size
+        pass_number, index = divmod(batch_number, self._batches_per_pass)
+        if pass_number != self._pass_number:
+            # A generator of its own for each pass: no other pass has to be drawn to get to it.
+            self._batches = self._make_batches(random.Random(f"{self._seed} {pass_number}"))
+            self._pass_number = pass_number
         return self._batches[index]
 
-    def _shuffled(self, rng: random.Random) -> list[list[int]]:
-        order = list(range(len(self._lengths)))
-        if len(self._ends):
-            steps = (np.arange(len(order)) + rng.random()) * (self._ends[-1] / len(order))
-            order = np.searchsorted(self._ends[:-1], steps, side="right").tolist()
-        rng.shuffle(order)
-        nearby = 8 * self._size  # few enough that batches differ from pass to pass
-        parts = (order[at : at + nearby] for at in range(0, len(order), nearby))
-        order = [name for part in parts for name in sorted(part, key=self._lengths.__getitem__)]
-        batches = [order[at : at + self._size] for at in range(0, len(order), self._size)]
+    def _make_batches(self, rng: random.Random) -> list[list[int]]:
+        """Return the batches of one pass, each a list of indices of names."""
+        n_names = len(self._lengths)
+        indices = list(range(n_names))
+        if len(self._line_ends):
+            # Equal steps through the lines meet each name in proportion to its lines, and a name
+            # with more lines than a step more than once. The random start changes with the pass.
+            step = self._line_ends[-1] / n_names
+            lines = (np.arange(n_names) + rng.random()) * step
+            indices = np.searchsorted(self._line_ends[:-1], lines, side="right").tolist()
+        rng.shuffle(indices)
+        # Names of similar length need little padding. Sorting all of them would give each pass the
+        # same batches, so only chunks of the shuffled names are sorted.
+        chunk_size = SORTED_BATCHES * self._batch_size
+        sorted_indices: list[int] = []
+        for start in range(0, n_names, chunk_size):
+            chunk = indices[start : start + chunk_size]
+            sorted_indices += sorted(chunk, key=self._lengths.__getitem__)
+        batches = []
+        for start in range(0, n_names, self._batch_size):
+            batches.append(sorted_indices[start : start + self._batch_size])
         rng.shuffle(batches)
         return batches
 
 
-@dataclass
-class Iterations:
-    """The names of the iterations up to the next validation: a batch sampler for PyTorch.
+@dataclass(frozen=True)
+class RunLength:
+    """The length of a run, and how often it logs and validates."""
 
-    A batch holds the names of several iterations, and ends at each point of the loss curve. Of the
-    processes that train together, each takes its own part: the parts are disjoint, and equal but
-    for what cannot be divided.
+    iterations: int
+    """Number of iterations of the whole run."""
+    log_every: int
+    """Iterations between points of the loss curve."""
+    val_every: int
+    """Iterations between validations, a multiple of `log_every`."""
+
+    @classmethod
+    def from_settings(cls, iterations: int, log_every: int, val_every: int) -> "RunLength":
+        """Return the run length for some settings, with defaults for those that are 0.
+
+        By default a run has 50 points of the loss curve and 10 validations. `val_every` is rounded
+        up to a multiple of `log_every`.
+        """
+        log_every = log_every or ceil(iterations / 50)
+        points_per_validation = ceil((val_every or iterations / 10) / log_every)
+        return cls(iterations, log_every, points_per_validation * log_every)
+
+
+class IterationAndRank(NamedTuple):
+    """The current iteration, and the rank of this process among all that train together."""
+
+    iteration: int = 0
+    rank: int = 0
+    world_size: int = 1
+
+
+@dataclass
+class TrainBatchSampler:
+    """A batch sampler for one epoch: from the current iteration to the next validation.
+
+    A batch holds the names of up to `chunk_size` iterations, and ends at each point of the loss
+    curve. With several processes, each takes its own part of every batch. The parts are disjoint,
+    and their sizes differ by at most one name.
     """
 
-    order: RandomExamples | Passes
-    size: int
-    """Names of an iteration."""
-    together: int
-    """Iterations of a batch, at most."""
-    place: Callable[[], tuple[int, int, int]]
-    """Where a pass begins: the iteration, this process's number and how many there are."""
-    iterations: int
-    """Of the whole run."""
-    log_every: int
-    val_every: int
+    sampler: NameSampler
+    batch_size: int
+    """Number of names in an iteration, for all processes together."""
+    chunk_size: int
+    """Maximum number of iterations in a batch."""
+    get_iteration_and_rank: Callable[[], IterationAndRank]
+    """Is called at the start of each epoch."""
+    run_length: RunLength
 
     def __iter__(self) -> Iterator[list[int]]:
-        at, process, n_processes = self.place()
-        stop = min((at // self.val_every + 1) * self.val_every, self.iterations)
-        while at < stop:
-            count = min(self.together, self.log_every - at % self.log_every, stop - at)
-            yield self.order.take(at * self.size, count * self.size)[process::n_processes]
-            at += count
+        log_every = self.run_length.log_every
+        val_every = self.run_length.val_every
+        iteration, rank, world_size = self.get_iteration_and_rank()
+        next_validation = (iteration // val_every + 1) * val_every
+        end = min(next_validation, self.run_length.iterations)
+        while iteration < end:
+            next_point = (iteration // log_every + 1) * log_every
+            chunk_end = min(iteration + self.chunk_size, next_point, end)
+            n_names = (chunk_end - iteration) * self.batch_size
+            # All processes draw the same names, and each keeps its part of them.
+            indices = self.sampler.take(iteration * self.batch_size, n_names)
+            yield indices[rank::world_size]
+            iteration = chunk_end

@@ -1,89 +1,189 @@
-"""Some names are held out: which, depends on nothing but the names and the seed."""
+"""Holds out names for validation and test. The choice depends on the names and the seed alone.
 
-from collections import defaultdict
+Shapes: N distinct names.
+"""
+
 from hashlib import sha256
-from itertools import compress, count
+from itertools import compress
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from src.data.corpus import Corpus, Names
-from src.data.letters import same_name
+from src.data.corpus import Corpus, NamesByCategory, unique_names
+from src.data.normalize import name_key
 from src.errors import UserError
 
-Split = tuple[Corpus, Corpus, Corpus]
-"""What to train on, to validate and to test."""
+UNASSIGNED, TRAIN, VAL, TEST = -1, 0, 1, 2
+"""Codes of the splits in the arrays below."""
+
+Integers = NDArray[np.integer[Any]]
 
 
-def fingerprint(corpus: Corpus) -> str:
-    """Return the SHA-256 of all categories and lines: equal only for the same corpus."""
-    lines = (line for category, names in corpus.items() for line in (f"# {category}", *names))
+class Split(NamedTuple):
+    """The names to train on, to validate with and to test with."""
+
+    train: NamesByCategory
+    val: NamesByCategory
+    test: NamesByCategory
+
+
+def fingerprint(names: NamesByCategory) -> str:
+    """Return a SHA-256 hash of all categories and names, in their order."""
+    lines = []
+    for category, category_names in names.items():
+        lines.append(f"# {category}")
+        lines += category_names
     return sha256("\n".join(lines).encode()).hexdigest()
 
 
-def split_names(names: Names, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """Split as given; a side that is not given is held out of the others: see `split_corpus`.
-
-    Raises:
-        UserError: if a category has no names to train on, or too few to hold any out.
-    """
-    given = names.sides
-    lines = given.get("") or given.get("train") or {category: [] for category in names.corpus}
-    of_val, of_test = 0 if "val" in given else val_fraction, 0 if "test" in given else test_fraction
-    train, val, test = split_corpus(lines, of_val, of_test, seed)
-    held_out = given.get("val", val), given.get("test", test)
-    val, test = ({c: sorted({*side[c]}) for c in side} for side in held_out)
-    return train, val, test
-
-
 def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed: int) -> Split:
-    """Hold out distinct names: → the training lines, the validation names, the test names.
+    """Split a corpus into training, validation and test names.
 
-    A held-out name takes every line that has it along, whatever the category and however it is
-    cased, spaced or punctuated (`same_name`), so no name is on two sides. The held-out sides hold
-    each pair of a spelling and a category once.
-
-    Stratified: the fractions are of each category's distinct names; a name of several categories
-    counts in the rarest of them. A category keeps at least one name of its own for training, and
-    gives at least one to each held-out side if it has three. Which names: those whose first
-    spelling has, together with the seed, the lowest SHA-256, so the choice depends on nothing but
-    seed and names.
+    Splits that the source gives are kept. A split that it does not give is held out of the other
+    names; see `hold_out_names`.
 
     Raises:
-        UserError: if the corpus is too small for these fractions.
+        UserError: if a category has no names to train on, or a split would have no names.
     """
-    number = defaultdict[str, int](count().__next__)  # of each name
-    of = {c: np.array([number[same_name(n)] for n in names], int) for c, names in corpus.items()}
-    first = [""] * len(number)  # spelling of each, in sorted order
-    del number  # of ten million names half a gigabyte
-    for category, names in corpus.items():
-        for i, name in zip(of[category].tolist(), names, strict=True):
-            first[i] = min(name, first[i] or name)
-    digests = (sha256(f"{seed} {name}".encode()).digest() for name in first)
-    rank = np.fromiter(digests, "S32", len(first))
-    side = np.full(len(first), -1, np.int8)  # of each: 0, 1 or 2 of a Split
-    distinct = ((category, np.unique(numbers)) for category, numbers in of.items())
-    for _, own in sorted(distinct, key=lambda each: (len(each[1]), each[0])):
-        own = own[side[own] < 0]
-        own = own[rank[own].argsort()]
-        n_test = _share(test_fraction, len(own), at_most=len(own) - 1)
-        n_val = _share(val_fraction, len(own), at_most=len(own) - 1 - n_test)
-        side[own] = [2] * n_test + [1] * n_val + [0] * (len(own) - n_test - n_val)
+    given = corpus.splits
+    names = given.get("") or given.get("train")
+    if not names:
+        names = {category: [] for category in corpus.all_names}
+    held_out = hold_out_names(
+        names,
+        val_fraction=0 if "val" in given else val_fraction,
+        test_fraction=0 if "test" in given else test_fraction,
+        seed=seed,
+    )
+    val = given.get("val", held_out.val)
+    test = given.get("test", held_out.test)
+    return Split(held_out.train, unique_names(val), unique_names(test))
 
-    def lines(i: int) -> Corpus:
-        return {c: [*compress(names, (side[of[c]] == i).tolist())] for c, names in corpus.items()}
 
-    train, val, test = map(lines, range(3))
-    for category in (c for c, names in train.items() if not names):
-        why = "no name is left to train on; add some, or lower val_fraction and test_fraction"
-        raise UserError(f"{category}: {why}")
-    fractions = {"val_fraction": val_fraction, "test_fraction": test_fraction}
-    for i, (key, fraction) in enumerate(fractions.items(), start=1):
-        if fraction and not (side == i).any():
+def hold_out_names(
+    names: NamesByCategory, val_fraction: float, test_fraction: float, seed: int
+) -> Split:
+    """Hold out a random choice of distinct names for validation and test.
+
+    All lines with the same `name_key` go to the same split, whatever their category. The training
+    names keep repeated lines; the other splits have each name once per category.
+
+    The choice is stratified: the fractions apply to the distinct names of each category, where a
+    name with several categories counts in the rarest of them. A category keeps at least one of
+    these names for training. If it has three or more, it gives at least one to each split with a
+    fraction above 0.
+
+    The names with the lowest hashes are chosen. A hash is the SHA-256 of the seed and the
+    alphabetically first spelling of a name, so the choice depends on nothing else.
+
+    Raises:
+        UserError: if a category has no names left to train on, or a split would have no names.
+    """
+    # Names are handled as numbers in arrays: a corpus may have millions of them.
+    name_numbers, spellings = number_names(names)
+    hashes = hash_names(spellings, seed)
+    splits = assign_splits(name_numbers, hashes, val_fraction, test_fraction)  # [N]
+
+    # A category may lose all of its names to the choice of a rarer one.
+    train = select_lines(names, name_numbers, splits == TRAIN)
+    for category, lines in train.items():
+        if not lines:
+            remedy = "add some, or lower val_fraction and test_fraction"
+            raise UserError(f"{category}: no name is left to train on; {remedy}")
+    for key, fraction, code in (
+        ("val_fraction", val_fraction, VAL),
+        ("test_fraction", test_fraction, TEST),
+    ):
+        if fraction and not (splits == code).any():
             raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
-    val, test = ({c: sorted({*names}) for c, names in held_out.items()} for held_out in (val, test))
-    return train, val, test
+    val = select_lines(names, name_numbers, splits == VAL)
+    test = select_lines(names, name_numbers, splits == TEST)
+    return Split(train, unique_names(val), unique_names(test))
 
 
-def _share(fraction: float, count: int, at_most: int) -> int:
-    at_least = 1 if fraction and count >= 3 else 0
-    return max(0, min(max(round(fraction * count), at_least), at_most))
+def number_names(names: NamesByCategory) -> tuple[dict[str, Integers], list[str]]:
+    """Number the distinct names of all categories from 0 to N - 1.
+
+    Returns:
+        For each category, the number of the name in each of its lines; and for each number, the
+        alphabetically first spelling of the name [N].
+    """
+    number_of_key: dict[str, int] = {}
+    name_numbers: dict[str, Integers] = {}
+    spellings: list[str] = []
+    for category, lines in names.items():
+        numbers = []
+        for name in lines:
+            # A new name gets the next free number.
+            number = number_of_key.setdefault(name_key(name), len(spellings))
+            if number == len(spellings):
+                spellings.append(name)
+            spellings[number] = min(name, spellings[number])
+            numbers.append(number)
+        name_numbers[category] = np.array(numbers, int)
+    return name_numbers, spellings
+
+
+def hash_names(spellings: list[str], seed: int) -> NDArray[np.bytes_]:
+    """Return the SHA-256 of the seed and each name [N]."""
+    # A generator, because a list of digests would take more memory than the array.
+    digests = (sha256(f"{seed} {name}".encode()).digest() for name in spellings)
+    return np.fromiter(digests, "S32", len(spellings))
+
+
+def assign_splits(
+    name_numbers: dict[str, Integers],
+    hashes: NDArray[np.bytes_],
+    val_fraction: float,
+    test_fraction: float,
+) -> NDArray[np.int8]:
+    """Return the code of the split of each distinct name [N].
+
+    Args:
+        name_numbers: the numbers of each category's names; see `number_names`.
+        hashes: the hash of each name [N]; low ones are held out.
+        val_fraction: fraction of each category's names to hold out for validation.
+        test_fraction: fraction of each category's names to hold out for the test.
+    """
+    splits = np.full(len(hashes), UNASSIGNED, np.int8)
+    distinct = {category: np.unique(numbers) for category, numbers in name_numbers.items()}
+    # A name with several categories counts in the rarest of them, so that one chooses first.
+    rarest_first = sorted(distinct, key=lambda category: (len(distinct[category]), category))
+    for category in rarest_first:
+        numbers = distinct[category]
+        unassigned = numbers[splits[numbers] == UNASSIGNED]  # those that no rarer category has
+        by_hash = unassigned[hashes[unassigned].argsort()]
+        n_names = len(by_hash)
+        n_test = count_held_out(test_fraction, n_names, at_most=n_names - 1)
+        n_val = count_held_out(val_fraction, n_names, at_most=n_names - 1 - n_test)
+        splits[by_hash[:n_test]] = TEST
+        splits[by_hash[n_test : n_test + n_val]] = VAL
+        splits[by_hash[n_test + n_val :]] = TRAIN
+    return splits
+
+
+def count_held_out(fraction: float, n_names: int, at_most: int) -> int:
+    """Return how many of a category's names to hold out for one split."""
+    # Even a small category should be validated and tested, unless it needs its names for training.
+    at_least = 1 if fraction and n_names >= 3 else 0
+    wanted = max(round(fraction * n_names), at_least)
+    return max(0, min(wanted, at_most))
+
+
+def select_lines(
+    names: NamesByCategory, name_numbers: dict[str, Integers], is_selected: NDArray[np.bool_]
+) -> NamesByCategory:
+    """Return the lines whose names are selected.
+
+    Args:
+        names: the lines of each category.
+        name_numbers: the number of the name in each line; see `number_names`.
+        is_selected: whether each distinct name is selected [N].
+    """
+    selected: NamesByCategory = {}
+    for category, lines in names.items():
+        # A list, because iterating over an array is slow.
+        is_line_selected = is_selected[name_numbers[category]].tolist()
+        selected[category] = list(compress(lines, is_line_selected))
+    return selected

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.letters import places
+from src.data.batch import ragged_indices
 from src.models.ngrams import NEVER, Found, Tables, descend
 
 LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
@@ -141,7 +141,7 @@ class BagOfGrams(Tables):
 def _chosen(bags: Bags, names: Tensor) -> Bags:
     index, x, begins = bags
     sizes = begins.diff()[names]
-    chosen = places(begins[names], sizes)
+    chosen = ragged_indices(begins[names], sizes)
     return index[chosen], x[chosen], F.pad(sizes.cumsum(0), (1, 0))
 
 

@@ -15,10 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
-from src.data.letters import Batch
+from src.data.batch import Batch
 from src.errors import UserError
-from src.models.decision import PRIORS, Decision
-from src.models.networks import Network
+from src.models.calibration import PRIORS, Calibration
+from src.models.network import Network
 from src.models.online_sgd import OnlineSGD
 from src.models.rnn import RNN, read_name
 
@@ -88,7 +88,7 @@ class NameClassifier(LightningModule):
         """Iterations done so far."""
         self.history: list[tuple[int, dict[str, float]]] = []
         """What was logged so far: iteration and values."""
-        self.decision: Decision | None = None
+        self.calibration: Calibration | None = None
         """How to answer under each prior; known at the end of training."""
         self._losses: list[Tensor] = []  # since the last point of the loss curve
         c = len(network["categories"])
@@ -139,12 +139,12 @@ class NameClassifier(LightningModule):
         if n := len(batch.lengths):
             log_probabilities = self(batch)
             smoothing = self.hparams["label_smoothing"]
-            right = F.nll_loss(log_probabilities, batch.categories)
+            right = F.nll_loss(log_probabilities, batch.targets)
             loss = (1 - smoothing) * right - smoothing * log_probabilities.mean()
             guess = log_probabilities[:1].argmax(dim=1)
         else:  # of processes that share a small batch, one may have none of its names
             loss = torch.stack([0 * weight.sum() for weight in self.network.parameters()]).sum()
-            guess = batch.categories
+            guess = batch.targets
         # Each process counts by its names: DDP then takes the gradient's mean over the processes.
         sums = n * torch.stack((loss.detach(), loss.new_tensor(1)))
         whole, names = self.trainer.strategy.reduce(sums)  # their means over all processes
@@ -187,11 +187,11 @@ class NameClassifier(LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Score one batch."""
         log_probabilities = self(batch)
-        losses = F.nll_loss(log_probabilities, batch.categories, reduction="none")
+        losses = F.nll_loss(log_probabilities, batch.targets, reduction="none")
         if not losses.isfinite().all():
             raise self._diverged(self.iteration)
         self.loss.update(losses)
-        self.scores.update(log_probabilities, batch.categories)
+        self.scores.update(log_probabilities, batch.targets)
 
     test_step = validation_step
 
@@ -232,11 +232,11 @@ class NameClassifier(LightningModule):
 
     def score_priors(self, stage: str, logp: Tensor, targets: Tensor) -> dict[str, float]:
         """Return the scores under each prior of names with log-probabilities [N, C]."""
-        assert self.decision is not None
+        assert self.calibration is not None
         scores: dict[str, Tensor] = {}
         for prior in PRIORS:
             metrics = self.scores.clone(prefix=f"{stage}/{prior}/")
-            scores |= metrics(self.decision.log_probabilities(logp, prior), targets)
+            scores |= metrics(self.calibration.log_probabilities(logp, prior), targets)
         return {name: float(value) for name, value in scores.items() if "top3" not in name}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -247,8 +247,8 @@ class NameClassifier(LightningModule):
         """
         del checkpoint["loops"]
         checkpoint.update(iteration=self.iteration, history=self.history, losses=self._losses)
-        if self.decision is not None:
-            checkpoint["decision"] = asdict(self.decision)
+        if self.calibration is not None:
+            checkpoint["decision"] = asdict(self.calibration)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the run where the checkpoint was written."""
@@ -302,7 +302,7 @@ class OnlineClassifier(NameClassifier):
         if self.hparams["backend"] == "compiled":
             losses, guesses = optimizer.step(batch=batch)
             return {"losses": losses, "guesses": guesses}
-        steps, criterion, n_symbols = [], nn.NLLLoss(), len(self.network.letters.symbols)
+        steps, criterion, n_symbols = [], nn.NLLLoss(), len(self.network.alphabet.symbols)
         for name, category in batch.examples(n_symbols):  # one-hot [L, 1, S], index [1]
             output = read_name(self.rnn, name)  # [1, C]
             loss = criterion(output, category)

@@ -33,7 +33,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.letters import MOST_CELLS, places
+from src.data.batch import MAX_BATCH_CELLS, ragged_indices
 
 LR, STEPS, NAMES = 0.1, 450, 128
 """How the weights are learned: Adam's highest rate, its steps, the names of a step."""
@@ -211,16 +211,18 @@ class LetterNgrams(Tables):
             seed: of the order of names that the steps are taken on.
             stop: see `descend`.
         """
-        owners = self._owners(*names.__getitems__(range(len(names))))
+        owners = self._owners(*names.batch(range(len(names))))
         log_shares = torch.tensor(shares).log()
 
         def loss(lines: Tensor) -> Tensor:
-            batch = names.__getitems__(lines)
+            batch = names.batch(lines)
             scores = self(batch.letters, batch.lengths, leave_out=owners[lines])
-            return F.cross_entropy(scores + log_shares, batch.categories)
+            return F.cross_entropy(scores + log_shares, batch.targets)
 
         self.requires_grad_(True)
-        size = min(NAMES, 1 + MOST_CELLS // (64 * self.n_categories))  # fewer of many categories
+        size = min(
+            NAMES, 1 + MAX_BATCH_CELLS // (64 * self.n_categories)
+        )  # fewer of many categories
         rng = torch.Generator().manual_seed(seed)
         groups, sizes = [{"params": list(self.parameters())}], (STEPS, size, len(names))
         descend(groups, LR, sizes, rng, loss, stop)
@@ -286,7 +288,7 @@ class LetterNgrams(Tables):
         begins = self.starts[rows.flatten()]
         sizes = self.starts[rows.flatten() + 1] - begins
         place = torch.arange(len(sizes), device=rows.device).repeat_interleave(sizes)
-        pair = places(begins, sizes)
+        pair = ragged_indices(begins, sizes)
         table = self.dense.new_zeros(len(sizes), self.n_categories)
         table[place, self.categories[pair].long()] = self.counts[pair].to(table.dtype)
         return table.reshape(*rows.shape, self.n_categories)

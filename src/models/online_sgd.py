@@ -31,7 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from src.data.letters import Batch, letter_dtype
+from src.data.alphabet import letter_dtype
+from src.data.batch import Batch
 from src.models.rnn import RNN
 
 Floats = NDArray[np.float32]

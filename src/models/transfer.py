@@ -1,122 +1,223 @@
-"""Networks out of checkpoints, and their weights for new networks."""
+"""Transfer learning: initial weights from a network with other letters and categories.
 
-from collections.abc import Set
-from typing import Any
+Shapes: n shared items, which are letters or categories of both networks; S symbols in the alphabet
+of the source.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
 
-from src.data.letters import ALPHABET, OTHER, STYLES, printable
+from src.data.alphabet import UNKNOWN_SYMBOL
+from src.data.normalize import replace_unprintable
 from src.errors import UserError
-from src.models.networks import Network, RecurrentNetwork
+from src.models.network import Network
+from src.models.recurrent import RecurrentNetwork, TutorialNetwork
+from src.models.rnn import RNN
 
-MOST = 8
-"""Categories or letters that are named; of more, the number is."""
-
-
-def network_of(checkpoint: dict[str, Any]) -> Network:
-    """Return the network of a checkpoint, ready to answer.
-
-    Raises:
-        ValueError: if a value is none that this program writes, or likewise another error.
-    """
-    made_for = checkpoint["hyper_parameters"]["network"]
-    weights = {name.removeprefix("network."): w for name, w in checkpoint["state_dict"].items()}
-    for name, weight in weights.items():
-        # Made of plain numbers: one number may be many. The n-grams check the rest of their counts.
-        for part in weight.values() if isinstance(weight, dict) else [weight]:
-            plain = part.is_contiguous() and bool(part.isfinite().all())
-            if not plain or (part is weight and not part.is_floating_point()):
-                raise ValueError(f"its {name} is not made of finite numbers")
-    with torch.device("meta"):  # sizes only: the weights come from the file
-        network = Network(**made_for)
-    letters = network.letters
-    learned = letters.symbols.rstrip(OTHER) + OTHER
-    known = {"ascii": ALPHABET, "tutorial": ALPHABET, "corpus": learned}[letters.kind]
-    if letters.symbols != known or letters.style not in ("", *STYLES):
-        raise ValueError("its letters are none that this program reads")
-    if len(set(known)) < len(known) or not known.isprintable():
-        raise ValueError("its letters repeat, or cannot be shown")
-    if not all(category.isprintable() for category in network.categories):
-        raise ValueError("its categories are no names")
-    network.load_state_dict(weights, assign=True)
-    with torch.inference_mode():  # sizes may fit, and values still be of a wrong type
-        network.eval().float()(*letters.pack([known[0]]))
-    return network
+MAX_LISTED = 8
+"""Maximum number of categories or letters that a message lists."""
 
 
 @torch.no_grad()
-def take_weights(network: Network, source: Network, name: str) -> str:
-    """Give a new network the weights that another has for the letters and categories of both.
+def transfer_weights(source: Network, target: Network, source_name: str) -> str:
+    """Initialize a network from a trained one, for the letters and categories that both have.
 
-    What the other does not know keeps its initial weights. n-grams are never taken.
+    Other weights keep their initial values. The n-gram models are not transferred.
 
     Args:
-        network: is changed.
-        source: of the same sizes.
-        name: what the source is called in messages.
+        source: the trained network.
+        target: the new network, of the same architecture. Its weights are changed in place.
+        source_name: how messages name the source.
 
     Returns:
-        What was taken, what is new, and what was left.
+        A line that says what was copied, what is new and what was left out.
 
     Raises:
-        UserError: if the sizes differ, or there is no letter or no category that both have.
+        UserError: if the architectures differ, or the networks share no letter or no category.
     """
-    if differ := [key for key, size in network.sizes.items() if size != source.sizes[key]]:
-        sizes = [" ".join(f"{key}={of.sizes[key]}" for key in differ) for of in (network, source)]
-        asked, use = (printable(each.lower()) for each in sizes)  # as they are typed
-        raise UserError(f"{asked}: {name} is of other sizes; use {use}")
-    places, told = [], []
-    known = [(of.categories, of.letters.symbols) for of in (network, source)]
-    for kind, *both in zip(("categories", "letters"), *known, strict=True):
-        mine, theirs = ({item: i for i, item in enumerate(items)} for items in both)
-        shared = [(i, theirs[item]) for item, i in mine.items() if item in theirs]
-        new, left = mine.keys() - theirs, theirs.keys() - mine
-        if not {*mine} & {*theirs} - {OTHER}:
-            raise UserError(f"{name}: knows none of these {kind}, but {_some(left)}")
-        places.append(torch.tensor(shared).T)  # in the one and in the other [2, n]
-        beside = [f"{what}: {_some(some)}" for what, some in (("new", new), ("left", left)) if some]
-        told.append(f"{len(shared):,} of {len(mine):,} {kind}")
-        told[-1] += f" ({'; '.join(beside)})" if beside else ""
-    told += ["no n-grams: they are counted anew"] if source.ngrams is not None else []
-    copy = _copy if isinstance(network.recurrent, RecurrentNetwork) else _copy_tutorial
-    copy(network.recurrent, source.recurrent, *places)
-    return f"{name}: takes {', '.join(told)}"
+    check_architecture(source, target, source_name)
+    categories = match_items("categories", source.categories, target.categories, source_name)
+    source_symbols = source.alphabet.symbols
+    target_symbols = target.alphabet.symbols
+    letters = match_items("letters", source_symbols, target_symbols, source_name)
+    if isinstance(target.recurrent, TutorialNetwork):
+        source_tutorial = cast(TutorialNetwork, source.recurrent)
+        copy_tutorial_cell(source_tutorial.rnn, target.recurrent.rnn, categories, letters)
+    else:
+        source_recurrent = cast(RecurrentNetwork, source.recurrent)
+        target_recurrent = cast(RecurrentNetwork, target.recurrent)
+        copy_recurrent_network(source_recurrent, target_recurrent, categories, letters)
+    message = f"{source_name}: copied {categories.description}, {letters.description}"
+    if source.ngrams is not None:
+        message += "; n-gram models are not copied but fitted to the new names"
+    return message
 
 
-def _some(items: Set[str]) -> str:
-    more = f" and {len(items) - MOST:,} more" if len(items) > MOST else ""
-    return ", ".join(sorted(items)[:MOST]) + more
+def check_architecture(source: Network, target: Network, source_name: str) -> None:
+    """Check that the weights of two networks differ in letters and categories only.
+
+    Raises:
+        UserError: if they do not, with the settings that would fit.
+    """
+    differing = []
+    for key, value in target.architecture.items():
+        if value != source.architecture[key]:
+            differing.append(key)
+    if differing:
+        current = as_overrides(target, differing)
+        needed = as_overrides(source, differing)
+        raise UserError(f"{current}: {source_name} has another architecture; use {needed}")
 
 
-def _copy_tutorial(mine: Any, theirs: Any, categories: Tensor, letters: Tensor) -> None:
-    new, old = mine.rnn, theirs.rnn
-    hidden = torch.arange(-new.hidden_size, 0).expand(2, -1)  # columns, behind the letters'
-    (row, its), (to, of) = categories, torch.cat((letters, hidden), dim=1)
-    new.i2h.weight[:, to] = old.i2h.weight[:, of]
-    new.i2h.bias.copy_(old.i2h.bias)
-    new.i2o.weight[row[:, None], to] = old.i2o.weight[its[:, None], of]
-    new.i2o.bias[row] = old.i2o.bias[its]
+def as_overrides(network: Network, keys: Iterable[str]) -> str:
+    """Return part of a network's architecture as one would type it on the command line."""
+    overrides = [f"{key}={network.architecture[key]}".lower() for key in keys]
+    return replace_unprintable(" ".join(overrides))
 
 
-def _copy(mine: Any, theirs: Any, categories: Tensor, letters: Tensor) -> None:
-    (row, its), (to, of) = categories, letters
-    for name, weight in mine.output.named_parameters():
-        weight[row] = theirs.output.get_parameter(name)[its]
-    old = dict(theirs.rnn.named_parameters())
-    columns = {}  # that a one-hot letter chooses, wherever they are kept
-    if not mine.embedding:
-        columns = {n: w @ theirs.letters.T for n, w in old.items() if "weight_ih_l0" in n}
-    for name, weight in mine.rnn.named_parameters():
-        if name not in columns:
-            weight.copy_(old[name])
-        elif weight.requires_grad:
-            weight[:, to] = columns[name][:, of]
-    if mine.embedding:
-        ours, its = mine.alike[to], theirs.alike[of]
-        if ours.shape == its.shape:
-            mine.letters[ours] = theirs.letters[its]
-        shared = theirs.letters[its].sum(dim=1) - mine.letters[ours].sum(dim=1)
-        mine.letters[to] = theirs.letters[of] + shared  # so that each vector's sum is the other's
-    elif mine.letters.requires_grad:
-        mine.letters[to] = torch.cat([*columns.values()]).T[of]
+class SharedItems(NamedTuple):
+    """The categories, or the letters, that two networks have in common."""
+
+    source_indices: Tensor
+    """Indices of the shared items in the source [n], int64."""
+    target_indices: Tensor
+    """Indices of the shared items in the target [n], int64."""
+    description: str
+    """How many items are shared, new and left out, for a message."""
+
+
+def match_items(
+    kind: Literal["categories", "letters"],
+    source_items: Sequence[str],
+    target_items: Sequence[str],
+    source_name: str,
+) -> SharedItems:
+    """Find the items that two networks have in common.
+
+    Args:
+        kind: how messages name the items.
+        source_items: the categories or letters of the source, in index order.
+        target_items: the categories or letters of the target, in index order.
+        source_name: how messages name the source.
+
+    Raises:
+        UserError: if they have none in common.
+    """
+    source_index = {item: index for index, item in enumerate(source_items)}
+    target_index = {item: index for index, item in enumerate(target_items)}
+    # A list in the order of the target: the order of a set would change from run to run.
+    shared = [item for item in target_items if item in source_index]
+    new = target_index.keys() - source_index.keys()
+    left_out = source_index.keys() - target_index.keys()
+    if set(shared) <= {UNKNOWN_SYMBOL}:  # which all alphabets of corpora have in common
+        known = shortened_list(left_out)
+        raise UserError(f"{source_name}: has none of these {kind}; it has {known}")
+    differences = []
+    if new:
+        differences.append(f"new: {shortened_list(new)}")
+    if left_out:
+        differences.append(f"left out: {shortened_list(left_out)}")
+    description = f"{len(shared):,} of {len(target_index):,} {kind}"
+    if differences:
+        description += f" ({'; '.join(differences)})"
+    return SharedItems(
+        source_indices=torch.tensor([source_index[item] for item in shared]),
+        target_indices=torch.tensor([target_index[item] for item in shared]),
+        description=description,
+    )
+
+
+def shortened_list(items: Iterable[str]) -> str:
+    """Return the first few items in sorted order, and the number of others."""
+    sorted_items = sorted(items)
+    text = ", ".join(sorted_items[:MAX_LISTED])
+    n_others = len(sorted_items) - MAX_LISTED
+    return f"{text} and {n_others:,} more" if n_others > 0 else text
+
+
+def copy_tutorial_cell(
+    source: RNN, target: RNN, categories: SharedItems, letters: SharedItems
+) -> None:
+    """Copy the weights of the tutorial's cell for the shared letters and categories.
+
+    The columns of both weight matrices are the letters, then the hidden state. The rows of `i2o`
+    are the categories.
+    """
+    # Negative indices, because the alphabets may differ in size.
+    hidden_columns = torch.arange(-target.hidden_size, 0)
+    source_columns = torch.cat([letters.source_indices, hidden_columns])
+    target_columns = torch.cat([letters.target_indices, hidden_columns])
+    target.i2h.weight[:, target_columns] = source.i2h.weight[:, source_columns]
+    target.i2h.bias.copy_(source.i2h.bias)
+
+    # An index [n, 1] of rows and an index [m] of columns select a block [n, m].
+    source_rows = categories.source_indices.unsqueeze(1)
+    target_rows = categories.target_indices.unsqueeze(1)
+    target.i2o.weight[target_rows, target_columns] = source.i2o.weight[source_rows, source_columns]
+    target.i2o.bias[categories.target_indices] = source.i2o.bias[categories.source_indices]
+
+
+def copy_recurrent_network(
+    source: RecurrentNetwork,
+    target: RecurrentNetwork,
+    categories: SharedItems,
+    letters: SharedItems,
+) -> None:
+    """Copy the weights of a `RecurrentNetwork` for the shared letters and categories."""
+    output_weight = source.output.weight[categories.source_indices]
+    target.output.weight[categories.target_indices] = output_weight
+    target.output.bias[categories.target_indices] = source.output.bias[categories.source_indices]
+    for name, weight in target.rnn.named_parameters():
+        # With one-hot letters, the columns of the first layer's input weights are letters.
+        if target.embedding or not is_first_input_weight(name):
+            weight.copy_(source.rnn.get_parameter(name))
+    if target.embedding:
+        copy_embeddings(source, target, letters)
+    else:
+        copy_letter_columns(source, target, letters)
+
+
+def is_first_input_weight(name: str) -> bool:
+    """Return whether a parameter of `nn.RNN` is the first layer's input weight of a direction."""
+    return name in ("weight_ih_l0", "weight_ih_l0_reverse")
+
+
+def copy_embeddings(
+    source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
+) -> None:
+    """Copy the learned vectors of the shared letters and of their groups."""
+    source_groups = source.groups[letters.source_indices]  # [n, K]
+    target_groups = target.groups[letters.target_indices]  # [n, K]
+    if source_groups.shape == target_groups.shape:
+        target.letters[target_groups] = source.letters[source_groups]
+    # The input for a letter is its own vector plus those of its groups. The letter's vector makes
+    # up for groups that were not copied, so that the sum is the same as in the source.
+    source_sum = source.letters[source_groups].sum(dim=1)
+    target_sum = target.letters[target_groups].sum(dim=1)
+    letter_vectors = source.letters[letters.source_indices] + (source_sum - target_sum)
+    target.letters[letters.target_indices] = letter_vectors
+
+
+def copy_letter_columns(
+    source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
+) -> None:
+    """Copy the columns of the first layer's input weights for the shared one-hot letters.
+
+    A network with a large alphabet keeps these columns in `letters`, any other in the layer itself.
+    The two networks may differ in that.
+    """
+    columns: dict[str, Tensor] = {}  # for each direction [G · H, S]
+    for name, weight in source.rnn.named_parameters():
+        if is_first_input_weight(name):
+            columns[name] = weight @ source.letters.T
+    if target.looks_up_columns:
+        all_directions = torch.cat(list(columns.values()))  # [D · G · H, S]
+        shared_columns = all_directions.T[letters.source_indices]
+        target.letters[letters.target_indices] = shared_columns
+    else:
+        for name, source_columns in columns.items():
+            weight = target.rnn.get_parameter(name)
+            weight[:, letters.target_indices] = source_columns[:, letters.source_indices]

@@ -12,6 +12,7 @@ Shapes: N different runs, C categories; B pairs of a name and a category, G runs
 """
 
 import logging
+import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -23,10 +24,14 @@ from zlib import crc32
 import torch
 import torch.nn.functional as F
 
-from src.data.corpus import Bad, Names, good_rows, in_order
-from src.data.letters import Letters, printable, same_name
-from src.data.split import Split, split_names
-from src.data.tables import LABEL_WORDS, NAME_WORDS, READ, SIDES, Source, is_called
+from src.config import CORPUS_KEYS, Config
+from src.data.alphabet import Alphabet
+from src.data.corpus import Corpus, RejectedLines, group_by_split, valid_rows
+from src.data.normalize import AlphabetKind, name_key, replace_unprintable
+from src.data.readers import DataSource, list_files
+from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_called
+from src.data.readers.source import SPLIT_NAMES, TABLE_FILE
+from src.data.split import Split, split_corpus
 from src.errors import UserError
 
 REFUSED, WRONG, DOUBTFUL, NOTE = SEVERITIES = "refused", "wrong", "doubtful", "note"
@@ -43,13 +48,21 @@ GRAMS, PRIOR, WEIGHT = 3, 100.0, 0.25
 log = logging.getLogger(__name__)
 _NO_NAMES = {*"n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx".split()}
 _NO_NAMES |= {"notavailable", "noname", *NAME_WORDS}
-_NO_LABELS = {*_NO_NAMES, *SIDES, *LABEL_WORDS, "readme", "all", "data", "other", "misc"}
+_NO_LABELS = {*_NO_NAMES, *SPLIT_NAMES, *LABEL_WORDS, "readme", "all", "data", "other", "misc"}
+
+
+def warn_about_corpus(config: Config) -> None:
+    """Log the worst problems of the user's own names; those shipped have none."""
+    own_names = config.data_dir or config.data_file
+    if own_names and "LOCAL_RANK" not in os.environ:  # DDP's other processes would repeat it
+        # One seed for all, so that the runs of a sweep over seeds warn only once.
+        tell_worst(**{**config.subset(CORPUS_KEYS), "seed": 0})
 
 
 @cache  # the runs of a sweep have the same names
 def tell_worst(**how: Any) -> None:
     """Log the worst findings of an `audit`; of a long list, those in a share of its names."""
-    files = Source(**{key: how.get(key) for key in Source._fields}).files
+    files = list_files(DataSource(**{key: how.get(key) for key in DataSource._fields}))
     every = 1 + sum(file.stat().st_size for file in files) // QUICK
     for each in audit(**how, every=every)["findings"][:WORST]:
         log.warning(finding_line(each))
@@ -58,14 +71,14 @@ def tell_worst(**how: Any) -> None:
 
 
 def audit(
-    letters: str,
+    letters: AlphabetKind,
     val_fraction: float,
     test_fraction: float,
     seed: int,
     every: int = 1,
     **columns: str | None,
 ) -> dict[str, Any]:
-    """Return all there is to say of a `Source` as a run with these settings reads and splits it.
+    """Return all there is to say of a `DataSource` as a run with these settings reads it.
 
     What was `guessed`; numbers; the `findings`, the worst first, a `count` of what the `text` says
     and `examples` each; a row for each of the `categories`; the pairs whose label is `doubted`.
@@ -75,45 +88,45 @@ def audit(
         UserError: if the names cannot be read.
         OSError: likewise.
     """
-    source, guessed = Source(**columns), list[str]()
+    source, guessed = DataSource(**columns), list[str]()
     findings: list[dict[str, Any]] = []
 
     def find(severity: str, text: str, examples: Iterable[str], shown: int = SHOWN) -> None:
         """Note a finding of as many things as there are examples, if there are any."""
         if some := [*examples]:
             about = {"severity": severity, "count": len(some), "text": text}
-            findings.append(about | {"examples": [*map(printable, some[:shown])]})
+            findings.append(about | {"examples": [*map(replace_unprintable, some[:shown])]})
 
     read: dict[str, str] = {}  # each name, as it stands → folded
     times: Any = defaultdict(Counter)  # of each category, the lines of its names
     found: Any = defaultdict(dict)
-    bad: Bad = defaultdict(list)
+    bad: RejectedLines = defaultdict(list)
     missing = []
-    for row, folded in good_rows(source, letters, bad, guessed.append):
-        name, of_label = row.name.strip(), times[row.label]
+    for row, folded in valid_rows(source, letters, bad, guessed.append):
+        name, of_label = row.name.strip(), times[row.category]
         if is_called(name, _NO_NAMES):
-            missing.append(f"{row.where}: {name}")
-        if every == 1 or crc32(same_name(folded).encode()) % every == 0:
+            missing.append(f"{row.location}: {name}")
+        if every == 1 or crc32(name_key(folded).encode()) % every == 0:
             read[name] = folded
-            of_label[name] += row.times
-            found[row.side, row.label][folded] = None
+            of_label[name] += row.count
+            found[row.split, row.category][folded] = None
 
     differ = {name for name, folded in read.items() if folded != name}
     changed = {name for name in differ if _plain(read[name]) != _plain(name)}
     lines = {c: of.total() for c, of in times.items()}
     altered = {c: sum(of[name] for name in changed & of.keys()) for c, of in times.items()}
-    names, labels = Names(in_order(found), {}), sorted(lines)
-    every_name = names.corpus
+    names, labels = Corpus(group_by_split(found), {}), sorted(lines)
+    every_name = names.all_names
     corpus = {c: [*dict.fromkeys(every_name.get(c, ()))] for c in labels}
-    split: Split = corpus, {}, {}
+    split = Split(corpus, {}, {})
     try:
-        split = split_names(names, val_fraction, test_fraction, seed)
+        split = split_corpus(names, val_fraction, test_fraction, seed)
     except UserError as error:
         find(REFUSED, "reasons not to train on them", [str(error)] if every == 1 else [])
-    style = Letters.learned(letters, {n for of in split[0].values() for n in of})
+    alphabet = Alphabet.from_names(letters, {n for of in split[0].values() for n in of})
     own: dict[str, tuple[int, ...]] = {}  # each name as it is read → its categories
     for number, of in enumerate(corpus.values()):
-        for name in dict.fromkeys(map(style.write, of)):
+        for name in dict.fromkeys(map(alphabet.match_case, of)):
             own[name] = (*own.get(name, ()), number)
     n_pairs, total = sum(map(len, own.values())), sum(lines.values())
 
@@ -129,9 +142,9 @@ def audit(
     find(WRONG, "categories written in several ways: case, blanks, forms of letters", twins)
     if source.data_dir:
         there = (path for depth in ("*", "*/*") for path in sorted(source.path.glob(depth)))
-        files = {*source.files}
+        files = {*list_files(source)}
         over = [path.name for path in there if path.is_file() and path not in files]
-        table = "; data_file= reads a table" if any(map(READ.search, over)) else ""
+        table = "; data_file= reads a table" if any(map(TABLE_FILE.search, over)) else ""
         find(NOTE, f"files that are passed over{table}", over)
 
     much = sum(altered.values()) > MUCH * total
@@ -139,7 +152,7 @@ def audit(
     rewritten = (f"{name} → {read[name]}" for name in sorted(changed))
     find(DOUBTFUL if much else NOTE, f"names that letters={letters} changes{what}", rewritten)
     first: dict[str, str] = {}
-    spelled = ((first.setdefault(style.write(folded), n), n) for n, folded in read.items())
+    spelled = ((first.setdefault(alphabet.match_case(folded), n), n) for n, folded in read.items())
     merged = (f"{one} = {name}" for one, name in spelled if one != name)
     find(NOTE, "names that are read like one spelled otherwise", merged)
     several = (f"{n}: {', '.join(labels[c] for c in of)}" for n, of in own.items() if of[1:])
@@ -150,7 +163,7 @@ def audit(
     heaviest = (f"{name}: {n:,} of {total:,} lines" for n, name in most if n > 1)
     find(NOTE, "name that counts for more lines than any other", heaviest)
 
-    keys = ({c: {same_name(n): n for n in side.get(c, ())} for c in labels} for side in split)
+    keys = ({c: {name_key(n): n for n in side.get(c, ())} for c in labels} for side in split)
     train, val, test = sides = [*keys]
     on = Counter(key for side in sides for key in set().union(*side.values()))
     shared = (key for key, n in on.items() if n > 1)
@@ -176,7 +189,7 @@ def audit(
         about = {"category": c, "lines": lines[c], "changed": altered[c] / max(1, lines[c])}
         rows.append(about | {kind: len(of[c]) for kind, of in kinds.items()})
     numbers = {"lines": total, "names": len(own), "pairs": n_pairs, "ceiling": ceiling}
-    numbers |= {"symbols": len(style.symbols), "letters": sum(map(len, own))}
+    numbers |= {"symbols": len(alphabet.symbols), "letters": sum(map(len, own))}
     findings.sort(key=lambda each: (SEVERITIES.index(each["severity"]), -each["count"]))
     report = {"findings": findings, "categories": rows, "doubted": doubted}
     return {"guessed": guessed, **numbers, **report}

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import Callback, Trainer, callbacks, plugins
 from tqdm import tqdm
 
-from src.data.letters import Batch
+from src.data.batch import Batch
 from src.run import files, process
 
 log = logging.getLogger(__name__)
@@ -84,9 +84,9 @@ class Progress(Callback):
         categories = model.hparams["network"]["categories"]
         share = iteration / model.hparams["iterations"]
         letters = torch.split(batch.letters, batch.lengths.tolist())[row]
-        guess, right = categories[outputs["guesses"][row]], categories[batch.categories[row]]
+        guess, right = categories[outputs["guesses"][row]], categories[batch.targets[row]]
         verdict = "CORRECT" if guess == right else f"WRONG ({right})"
-        said = f"{model.network.letters.unpack(letters)} / {guess}  {verdict}"
+        said = f"{model.network.alphabet.decode(letters)} / {guess}  {verdict}"
         with tqdm.external_write_mode():  # above the bar
             log.info(f"{iteration:>9}  {share:>4.0%}  {outputs['losses'][row]:.4f}  {said}")
 
@@ -97,15 +97,15 @@ class Progress(Callback):
     on_exception = teardown
 
 
-class WholeCheckpointIO(plugins.TorchCheckpointIO):
-    """Reads and writes checkpoints as this program does.
+class AtomicCheckpointIO(plugins.TorchCheckpointIO):
+    """Writes checkpoints atomically, and verifies their checksums when reading them.
 
-    Lightning's own writing stages a file in the temporary folder, which may be on another disk;
-    its reading does not look at checksums.
+    Lightning itself writes to the temporary folder first, which may be on another disk, and ignores
+    checksums.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write the checkpoint beside the previous one, then put it in its place."""
+        """Write a new file, then replace the previous checkpoint by it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # as torch hides what is wrong with a file
         torch.save({**checkpoint, "version": files.VERSION}, content)
@@ -141,13 +141,14 @@ class Checkpoint(callbacks.ModelCheckpoint):
             self.best_k_models = {self.best_model_path: self.kth_value}
 
 
-class Interruption(Callback):
-    """Ends a run that is wished to end at the start of a batch, with a checkpoint.
+class StopOnSignal(Callback):
+    """Stops training at the start of the next batch after a signal, and writes a checkpoint.
 
-    There the weights and the model's `iteration` agree. A run whose sweep has died ends, too.
+    At that point the weights and the model's `iteration` agree. A run of a sweep also stops if the
+    process of the sweep has died.
 
     Args:
-        file: the checkpoint.
+        file: where to write the checkpoint.
     """
 
     def __init__(self, file: Path) -> None:
@@ -155,27 +156,27 @@ class Interruption(Callback):
         self._parent = os.getppid() if process.is_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Await signals, already while the kernel is compiled: the compiler cannot take them."""
-        process.WISH.awaited = stage == "fit"
+        """Record signals from now on, because the compiler of the kernel cannot be interrupted."""
+        process.STOP_REQUEST.is_polled = stage == "fit"
 
     def on_train_start(self, *_: Any) -> None:
-        """Take the signals back from Lightning, which would end without a checkpoint."""
-        if isinstance(signal.getsignal(signal.SIGINT), process.Wish):
-            process.WISH.listen()
+        """Replace Lightning's signal handlers, which would stop without a checkpoint."""
+        if isinstance(signal.getsignal(signal.SIGINT), process.StopRequest):
+            process.STOP_REQUEST.install()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        """End if that is wished, in all processes of the run together.
+        """Stop if a process of the run has received a signal.
 
         Raises:
-            KeyboardInterrupt: then.
+            KeyboardInterrupt: to stop.
         """
-        wished = process.WISH.signum != 0 or self._parent not in (None, os.getppid())
-        if trainer.strategy.reduce_boolean_decision(wished, all=False):
+        should_stop = process.STOP_REQUEST.signum != 0 or self._parent not in (None, os.getppid())
+        if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
             trainer.save_checkpoint(self.file)
             raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """From now on a signal ends at once."""
-        process.WISH.awaited = False
+        """Let signals raise KeyboardInterrupt at once again."""
+        process.STOP_REQUEST.is_polled = False
 
     on_exception = teardown

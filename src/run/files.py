@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from math import isfinite
 from pathlib import Path
 from secrets import token_hex
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 from zipfile import ZipFile
 
 from filelock import FileLock, Timeout
@@ -179,17 +179,24 @@ def write_failure(folder: Path, reason: str) -> None:
     write_metrics(folder, DIVERGED if status == DIVERGED else FAILED, numbers, reason)
 
 
-def read_metrics(folder: Path) -> tuple[str, Metrics, str]:
-    """Return a run's status, numbers and the reason if it failed; nothing if it has none so far.
+class RunResult(NamedTuple):
+    """The content of a run's metrics.json; empty values if the run has none so far."""
 
-    A file that is cut off, or none of ours, counts as none.
-    """
+    status: str
+    metrics: Metrics
+    reason: str
+    """Why the run failed."""
+
+
+def read_metrics(folder: Path) -> RunResult:
+    """Return the result of a run. A damaged or foreign metrics.json is ignored."""
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))
         status, reason = str(content.pop("status")), str(content.pop("reason", ""))
-        return status, {name: n for name, n in content.items() if isfinite(n)}, reason
+        metrics = {name: value for name, value in content.items() if isfinite(value)}
+        return RunResult(status, metrics, reason)
     except Exception:  # whatever its content provokes
-        return "", {}, ""
+        return RunResult("", {}, "")
 
 
 def find_checkpoint(path: Path | None) -> Path:

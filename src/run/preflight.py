@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.config import from_hydra, message, typed
+from src.config import error_message, from_hydra, typed
 from src.errors import UserError
 from src.run import process
 from src.run.files import PARTS, lock
@@ -64,7 +64,7 @@ def refusing(config: DictConfig) -> Iterator[None]:
         HydraConfig.instance().set_config(config)  # a folder's name may hold ${hydra:…}
         yield
     except Exception as error:  # any other would only be a warning, too
-        raise SystemExit(message(error).partition("\n")[0] or repr(error)) from None
+        raise SystemExit(error_message(error).partition("\n")[0] or repr(error)) from None
 
 
 def swept(config: DictConfig) -> dict[str, Override]:

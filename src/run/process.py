@@ -20,41 +20,45 @@ PLAN = "NAMES_RNN_PLAN"
 """In the environment of a sweep and its workers: how many runs, and since when."""
 
 
-class Wish:
-    """The command's handler of signals. A second signal ends at once; so does one nobody awaits."""
+class StopRequest:
+    """A signal handler that records a stop signal, so that training stops at its next batch.
+
+    A second signal, or one outside of training, raises KeyboardInterrupt at once. In a worker of a
+    sweep it is only recorded, because a run ends soon.
+    """
 
     def __init__(self) -> None:
         self.signum = 0
-        """Of the signal that came."""
-        self.awaited = False
-        """Whether somebody looks at `signum` soon."""
+        """Number of the signal that was received; 0 for none."""
+        self.is_polled = False
+        """Whether training is running, which checks `signum` at each batch."""
 
     def __call__(self, signum: int, _: Any) -> None:
-        """Note the signal, or end.
+        """Record the signal, or end the program.
 
         Raises:
-            KeyboardInterrupt: to end.
+            KeyboardInterrupt: if this is the second signal, or training is not running.
         """
         first, self.signum = not self.signum, signum
         if is_worker():  # a run ends soon, and whoever started it does not wait for long
             return
-        if not (first and self.awaited):
+        if not (first and self.is_polled):
             workers = multiprocessing.active_children() if first else []
             for worker in workers:
                 worker.terminate()
             time.sleep(2 if workers else 0)  # joblib kills them next
             raise KeyboardInterrupt
 
-    def listen(self) -> dict[int, Any]:
-        """Take over the signals; they go to the main thread alone. Return who had them."""
+    def install(self) -> dict[int, Any]:
+        """Install the handler, if this is the main thread, and return the previous handlers."""
         if threading.current_thread() is not threading.main_thread():
             return {}
         return {signum: signal.signal(signum, self) for signum in SIGNALS}
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Take over the signals, for a while."""
-        before = self.listen()
+    def installed(self) -> Iterator[None]:
+        """Install the handler for the duration of a `with` block."""
+        before = self.install()
         try:
             yield
         finally:
@@ -67,8 +71,8 @@ def is_worker() -> bool:
     return multiprocessing.current_process().name != "MainProcess"
 
 
-WISH = Wish()
-"""This process's."""
+STOP_REQUEST = StopRequest()
+"""The only instance in this process."""
 
 
 @cache
@@ -82,8 +86,11 @@ def freeze() -> None:
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what others say meanwhile: tips, hardware lists, advice for larger models."""
+def training_environment() -> Iterator[None]:
+    """Silence Lightning's tips and warnings, and let torch use a single thread, in a `with` block.
+
+    Garbage collection ignores from now on what was imported before. That is not undone.
+    """
     import torch  # takes seconds
 
     theirs = [logging.getLogger("lightning.pytorch"), logging.getLogger("lightning.fabric")]

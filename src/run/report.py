@@ -19,10 +19,10 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
-from src.config import FLAT, HYPERPARAMETERS, SETTINGS, Config, typed
+from src.config import HYPERPARAMETERS, RUN_KEYS, SETTINGS, Config, typed
 from src.errors import UserError
+from src.models.calibration import PRIORS
 from src.models.classifier import DivergenceError, NameClassifier
-from src.models.decision import PRIORS
 from src.run import files, pictures
 from src.run.callbacks import Progress
 
@@ -44,7 +44,7 @@ def begin(config: Config, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files.remove_parts(folder)
     (folder / files.FILE).unlink(missing_ok=True)
-    settings = yaml.safe_dump(config.pick(FLAT), sort_keys=False)
+    settings = yaml.safe_dump(config.subset(RUN_KEYS), sort_keys=False)
     files.write_bytes(folder / SETTINGS, settings.encode())
 
 
@@ -60,15 +60,14 @@ class Report:
     model: NameClassifier
     trainer: Any
     progress: Progress
-    resumes: bool
+    is_resumed: bool
     """Whether it begins with a checkpoint."""
-    beyond: files.Metrics = field(default_factory=dict)
-    """Scores that are points of no curve."""
     start: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
-        self.settings = self.config.pick(HYPERPARAMETERS) | {"iterations": self.whole}
+        self.settings = self.config.subset(HYPERPARAMETERS) | {"iterations": self.whole}
+        self.prior_scores: files.Metrics = {}
         self.told = self.config.told | {"iterations": self.whole}
 
     def __enter__(self) -> "Report":
@@ -104,21 +103,29 @@ class Report:
         """The numbers so far."""
         seconds, speed = time.perf_counter() - self.start, self.progress.names_per_second
         told = {"iterations": self.model.iteration, "seconds": seconds, "names_per_second": speed}
-        return {**self.model.final_scores(), **self.beyond, **told}
+        return {**self.model.final_scores(), **self.prior_scores, **told}
 
-    def finish(self, logp: Tensor, targets: Tensor, side: str) -> files.Metrics:
+    def finish(
+        self,
+        log_probs: Tensor,
+        targets: Tensor,
+        split: str,
+        prior_scores: files.Metrics,
+    ) -> files.Metrics:
         """Report a run that came to its end, in order; return its numbers.
 
         Args:
-            logp: log-probabilities of the names to picture [N, C].
-            targets: their true categories [N].
-            side: of the split.
+            log_probs: log-probabilities of the names in the confusion matrix [N, C].
+            targets: indices of their true categories [N].
+            split: name of the split that these names are.
+            prior_scores: scores of the test names under each prior. They are not part of a curve.
         """
+        self.prior_scores = prior_scores  # stored first, so that metrics.json has it in any case
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
-        answers = targets.numpy(), logp.argmax(dim=1).numpy(), self.model.network.categories
-        picture = pictures.as_png(pictures.confusion_figure(*answers, f"the {side} names"))
+        answers = targets.numpy(), log_probs.argmax(dim=1).numpy(), self.model.network.categories
+        picture = pictures.as_png(pictures.confusion_figure(*answers, f"the {split} names"))
         files.write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
@@ -160,7 +167,7 @@ class Report:
             raise KeyboardInterrupt from None
         if error is None or isinstance(error, UserError | OSError):
             return
-        if self.resumes and not self.progress.started:
+        if self.is_resumed and not self.progress.started:
             raise UserError(f"{self.folder}: cannot be taken up: {first_line(error)}") from error
         if isinstance(error, RuntimeError | MisconfigurationException):
             raise UserError(f"the training has failed: {first_line(error)}") from error

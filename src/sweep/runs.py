@@ -15,9 +15,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from src.config import FLAT, Config, read_settings, typed
+from src.config import RUN_KEYS, Config, read_settings, typed
 from src.errors import UserError
 from src.run import files, process
+from src.run.launch import TrainFunction
 from src.sweep.leaderboard import Run, ranked, repetitions, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
@@ -25,12 +26,14 @@ log = logging.getLogger(__name__)
 TRAIN = ("python", "-m", "src.train")
 RAN = "overrides.json"
 """In a run's folder: the overrides that it ran with."""
-Train = Callable[[Config, Path], float | None]
-"""Does a run with these settings in a folder; returns its score."""
 
 
 def run_of_sweep(
-    train: Train, settings: Callable[[], Config], folder: Path, number: int, overrides: list[str]
+    train: TrainFunction,
+    settings: Callable[[], Config],
+    folder: Path,
+    number: int,
+    overrides: list[str],
 ) -> float | None:
     """Do one run of a sweep in its folder, unless it is there already; return its score.
 
@@ -48,14 +51,14 @@ def run_of_sweep(
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a full disk is told once
-    if process.WISH.signum:
+    if process.STOP_REQUEST.signum:
         raise KeyboardInterrupt  # the one before was to end
     with files.lock(folder):
         try:
             files.write_bytes(folder / RAN, json.dumps(overrides).encode())
             config = settings()
             status, numbers, _ = files.read_metrics(folder)
-            if read_settings(folder) != config.pick(FLAT):
+            if read_settings(folder) != config.subset(RUN_KEYS):
                 for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
                     shutil.rmtree(path, ignore_errors=True)
                 for path in (folder / files.FILE, *folder.glob("*.png")):

@@ -8,14 +8,15 @@ from typing import Any
 from src.config import Config, typed
 from src.errors import UserError
 from src.run import files
+from src.run.launch import TrainFunction
 from src.run.report import begin
 from src.sweep.leaderboard import Row, table
-from src.sweep.runs import Train, read_run
+from src.sweep.runs import read_run
 
 log = logging.getLogger(__name__)
 
 
-def repeat(train: Train, config: Config, folder: Path) -> float | None:
+def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float | None:
     """Do a run once for each of its seeds, one after the other; return the mean score.
 
     Each is a run of its own, in `folder/seed_<seed>/`. If one fails, the others are done.

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.models.decision import PRIORS, Decision, fit_decision, precision_curve
+from src.models.calibration import PRIORS, Calibration, fit_calibration, precision_curve
 
 
-def probabilities(decision: Decision, network: list[float], prior: str) -> list[float]:
+def probabilities(decision: Calibration, network: list[float], prior: str) -> list[float]:
     logp = torch.tensor([network], dtype=torch.float64).log()
     (row,) = decision.log_probabilities(logp, prior).exp().tolist()
     return list(row)
@@ -17,12 +17,12 @@ def probabilities(decision: Decision, network: list[float], prior: str) -> list[
 
 def test_bayes_rule_by_hand() -> None:
     """The network says 0.6 and 0.4, so the likelihoods are as 0.6 / 0.75 to 0.4 / 0.25: 1 to 2."""
-    decision = Decision([0.75, 0.25], [0.9, 0.1], strength=0.5)
+    decision = Calibration([0.75, 0.25], [0.9, 0.1], strength=0.5)
     uniform, corpus, tempered = (probabilities(decision, [0.6, 0.4], prior) for prior in PRIORS)
     assert uniform == pytest.approx([1 / 3, 2 / 3])
     assert corpus == pytest.approx([9 / 11, 2 / 11])  # 1 · 0.9 to 2 · 0.1
     assert tempered == pytest.approx([3 / 5, 2 / 5])  # 1 · √0.9 to 2 · √0.1
-    cooler = Decision([0.75, 0.25], [0.9, 0.1], temperature=0.5)
+    cooler = Calibration([0.75, 0.25], [0.9, 0.1], temperature=0.5)
     assert probabilities(cooler, [0.6, 0.4], "uniform") == pytest.approx([1 / 5, 4 / 5])
     assert probabilities(cooler, [0.6, 0.4], "corpus") == pytest.approx([9 / 13, 4 / 13])
 
@@ -30,7 +30,7 @@ def test_bayes_rule_by_hand() -> None:
 def test_under_the_prior_it_was_trained_on_the_network_answers_for_itself() -> None:
     shares = [0.5, 0.3, 0.2 - 1e-9, 1e-9]
     logp = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    same = Decision(shares, shares, temperature=1.0, strength=1.0)
+    same = Calibration(shares, shares, temperature=1.0, strength=1.0)
     for prior in ("corpus", "tempered"):
         torch.testing.assert_close(same.log_probabilities(logp, prior), logp, atol=1e-6, rtol=0)
 
@@ -38,7 +38,7 @@ def test_under_the_prior_it_was_trained_on_the_network_answers_for_itself() -> N
 def test_what_has_no_answer_still_has_none() -> None:
     logp = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan], [0.1, 0.9]]).log()
     for prior in PRIORS:
-        answers = Decision([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(logp, prior)
+        answers = Calibration([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(logp, prior)
         assert answers.dtype == torch.float32
         assert answers.isnan().all(dim=1).tolist() == [False, True, False]
         assert answers[[0, 2]].exp().sum(dim=1).tolist() == pytest.approx([1, 1])
@@ -56,7 +56,7 @@ def test_the_temperature_undoes_too_sure_a_network(surer: float) -> None:
     targets = torch.tensor([i >= round(10 * a) for a in rows[:, 0].tolist() for i in range(10)])
     trained, corpus = torch.tensor([0.6, 0.4]), torch.tensor([0.375, 0.625])
     logp = network(rows.repeat_interleave(10, dim=0), trained, corpus, surer)
-    decision = fit_decision(logp, targets.long(), trained.tolist(), corpus.tolist())
+    decision = fit_calibration(logp, targets.long(), trained.tolist(), corpus.tolist())
     assert decision.temperature == pytest.approx(surer, rel=1e-4)
     fitted = decision.log_probabilities(logp, "corpus").exp()
     torch.testing.assert_close(fitted[::10], rows, atol=1e-4, rtol=0)
@@ -66,7 +66,7 @@ def test_the_temperature_has_bounds() -> None:
     logp = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
     right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
     for targets, bound in ((right, 0.2), (wrong, 5)):
-        decision = fit_decision(logp, targets, [0.5, 0.5], [0.5, 0.5])
+        decision = fit_calibration(logp, targets, [0.5, 0.5], [0.5, 0.5])
         assert decision.temperature == pytest.approx(bound, rel=1e-4)
 
 
@@ -98,25 +98,25 @@ def test_the_strength_is_the_lowest_of_the_best() -> None:
     found = set()
     for seed in range(10):
         logp, targets, shares = random_names(seed)
-        decision = fit_decision(logp, targets, [0.2] * 5, shares.tolist())
+        decision = fit_calibration(logp, targets, [0.2] * 5, shares.tolist())
         expected = best_strength(logp, targets, shares, decision.temperature)
         assert decision.strength == expected
-        assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) == decision
+        assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) == decision
         found.add(decision.strength)
     assert len(found) > 3  # it is not the same for all
 
 
 def test_many_names_are_fitted_to_evenly_spaced_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     logp, targets, shares = random_names(3)
-    expected = fit_decision(logp[::4], targets[::4], [0.2] * 5, shares.tolist())
-    assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) != expected
-    monkeypatch.setattr("src.models.decision.ENOUGH", 99)
-    assert fit_decision(logp, targets, [0.2] * 5, shares.tolist()) == expected
+    expected = fit_calibration(logp[::4], targets[::4], [0.2] * 5, shares.tolist())
+    assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) != expected
+    monkeypatch.setattr("src.models.calibration.ENOUGH", 99)
+    assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) == expected
 
 
 def test_of_equal_strengths_the_first() -> None:
     logp = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
-    assert fit_decision(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
+    assert fit_calibration(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
 
 
 def test_what_a_threshold_does_by_hand() -> None:
@@ -141,7 +141,7 @@ def test_the_curve_that_is_kept_by_hand() -> None:
     targets = torch.zeros(40, dtype=torch.int64)
     targets[[10, 30, 35]] = 1
     logp = torch.stack((likelihood, 1 - likelihood), dim=1).log()
-    decision = fit_decision(logp, targets, [0.5, 0.5], [0.5, 0.5])
+    decision = fit_calibration(logp, targets, [0.5, 0.5], [0.5, 0.5])
     for prior in PRIORS:
         rows = decision.curves[prior]
         answers = decision.log_probabilities(logp, prior).exp()[:, 0]
@@ -149,14 +149,14 @@ def test_the_curve_that_is_kept_by_hand() -> None:
             *([37 / 40, 1], [33 / 35, 35 / 40], [29 / 30, 30 / 40]),
         ]
         assert [int((answers >= row[0]).sum()) for row in rows] == [40, 35, 30]
-    assert Decision.checked(asdict(decision), 2) == decision
-    few = fit_decision(logp[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
+    assert Calibration.checked(asdict(decision), 2) == decision
+    few = fit_calibration(logp[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
     assert few.curves == {prior: [] for prior in PRIORS}
 
 
 def test_the_curve_that_is_kept_against_trying_all_thresholds() -> None:
     logp, targets, shares = random_names(0)
-    decision = fit_decision(logp, targets, [0.2] * 5, shares.tolist())
+    decision = fit_calibration(logp, targets, [0.2] * 5, shares.tolist())
     confidence, guesses = decision.log_probabilities(logp, "tempered").exp().max(dim=1)
     curve = decision.curves["tempered"]
     assert 5 < len(curve) <= 1001
@@ -173,7 +173,7 @@ def test_the_curve_that_is_kept_against_trying_all_thresholds() -> None:
             assert each >= found[0] or answered.sum() < 20 or share < int(1000 * wanted + 1) / 1000
 
 
-GOOD = asdict(Decision([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))
+GOOD = asdict(Calibration([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))
 
 
 def test_plain_values_and_back() -> None:
@@ -181,11 +181,11 @@ def test_plain_values_and_back() -> None:
         **{"trained_prior": [0.25, 0.75], "corpus_prior": [0.5, 0.5]},
         **{"temperature": 1.5, "strength": 0.25, "curves": {}},
     }
-    assert asdict(Decision.checked(GOOD, 2)) == GOOD
+    assert asdict(Calibration.checked(GOOD, 2)) == GOOD
     limits = {"temperature": 20, "strength": 1, "corpus_prior": [0.49995, 0.50001]}
-    assert Decision.checked(GOOD | limits, 2).strength == 1
+    assert Calibration.checked(GOOD | limits, 2).strength == 1
     curves = {"curves": {"corpus": [[0.0, 0.5, 1.0], [0.25, 1.0, 0.0]], "uniform": []}}
-    assert Decision.checked(GOOD | curves, 2).curves == curves["curves"]
+    assert Calibration.checked(GOOD | curves, 2).curves == curves["curves"]
 
 
 NO_SHARES: list[Any] = [
@@ -218,4 +218,4 @@ NO_STRENGTH: list[Any] = [None, "1", [], -0.01, 1.01, torch.nan]
 )
 def test_malformed(values: Any) -> None:
     with pytest.raises((ValueError, TypeError, ArithmeticError)):
-        Decision.checked(values, 2)
+        Calibration.checked(values, 2)

@@ -31,7 +31,7 @@ FEWEST = 20
 
 
 @dataclass(frozen=True)
-class Decision:
+class Calibration:
     """What it takes to answer under each prior; `dataclasses.asdict` makes it plain values."""
 
     trained_prior: list[float]
@@ -45,7 +45,7 @@ class Decision:
     """Under each prior, rows of `precision_curve` for the validation names, precision rising."""
 
     @classmethod
-    def checked(cls, values: Any, n_categories: int) -> "Decision":
+    def checked(cls, values: Any, n_categories: int) -> "Calibration":
         """Return the decision that plain values from a file describe.
 
         Raises:
@@ -79,9 +79,9 @@ class Decision:
 
 
 @torch.no_grad()
-def fit_decision(
+def fit_calibration(
     logp: Tensor, targets: Tensor, trained_prior: list[float], corpus_prior: list[float]
-) -> Decision:
+) -> Calibration:
     """Return the decision that suits names the network was not trained on, such as validation's.
 
     The temperature, from 0.2 to 5, is the one of the least negative log-likelihood under the
@@ -95,7 +95,7 @@ def fit_decision(
     Args:
         logp: the network's log-probabilities of the names [N, C].
         targets: their true categories [N], int64.
-        trained_prior: see Decision; all above 0.
+        trained_prior: see Calibration; all above 0.
         corpus_prior: likewise.
     """
     # Imported now, as it takes a second, and answering needs none of it.
@@ -105,7 +105,7 @@ def fit_decision(
     logp, targets = logp[::every], targets[::every]
 
     def loss(log_temperature: float) -> float:
-        decision = Decision(trained_prior, corpus_prior, exp(log_temperature))
+        decision = Calibration(trained_prior, corpus_prior, exp(log_temperature))
         return F.nll_loss(decision.log_probabilities(logp.double(), "corpus"), targets).item()
 
     # Golden-section search: the loss is convex in 1 / T, so it has one valley, in log T as well.
@@ -118,7 +118,7 @@ def fit_decision(
             low = high - step
     temperature = exp((low + high) / 2)
 
-    tempered = [Decision(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
+    tempered = [Calibration(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
     guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
     f1 = torch.stack([f1_of(each, targets, logp.shape[1], average="none") for each in guesses])
     f1 = f1[:, targets.bincount(minlength=logp.shape[1]) > 0].mean(dim=1)  # of those there

@@ -1,0 +1,206 @@
+"""The alphabet of a network: which symbols it reads, and how names are encoded in them.
+
+Shapes: B names in a batch, L letters in a name, S symbols in the alphabet.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from functools import cache
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from src.data.batch import one_hot
+from src.data.normalize import ASCII_SYMBOLS, AlphabetKind, normalize_name
+
+UNKNOWN_SYMBOL = "\N{REPLACEMENT CHARACTER}"
+"""Last symbol of an alphabet with `letters=corpus`. It replaces every symbol outside of it."""
+MAX_SYMBOLS = 32_000
+"""Maximum number of known symbols with `letters=corpus`. Indices are int16, so up to 32,767."""
+MAX_UINT8_SYMBOLS = 255
+"""Maximum number of symbols whose indices are stored as uint8."""
+MIN_FORCED_SHARE = 0.99
+"""Share of the training names in one case from which all names are converted to that case."""
+
+CaseStyle = Literal["", "lower", "upper", "capitalised"]
+
+
+def capitalize(name: str) -> str:
+    """Return a name with its first cased letter as a capital and all others in lower case."""
+    if name[:1].isalpha() and name.isascii():
+        return name.capitalize()  # five times as fast as the general way
+    lower = name.lower()
+    for index, letter in enumerate(lower):
+        if letter != letter.upper():
+            return lower[:index] + letter.title() + lower[index + 1 :]
+    return lower[:1].title() + lower[1:]
+
+
+CASE_STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": capitalize}
+"""Functions that convert a name to a case, by the name of the case in checkpoints."""
+
+
+class EncodedNames(NamedTuple):
+    """Names as tensors; the letters of a `Batch`."""
+
+    letters: Tensor
+    """Letter indices of all names, end to end [sum of lengths]."""
+    lengths: Tensor
+    """Number of letters in each name [B], int64."""
+
+
+class Alphabet(NamedTuple):
+    """The symbols that a network reads, and the case in which it expects names."""
+
+    kind: AlphabetKind = "ascii"
+    """How names are normalized; see `normalize_name`."""
+    symbols: str = ASCII_SYMBOLS
+    """All symbols, in index order."""
+    case_style: CaseStyle = ""
+    """The most frequent case of the training names; empty if there is none."""
+    force_case: bool = False
+    """Whether to convert all names to that case, instead of only those in a single case."""
+
+    @classmethod
+    def from_names(cls, kind: AlphabetKind, names: Collection[str]) -> "Alphabet":
+        """Build the alphabet for some training names.
+
+        Args:
+            kind: the kind of alphabet. With `ascii` and `corpus` the case of the names is detected;
+                with `corpus` the symbols are those that occur at least twice in the names.
+            names: the distinct training names, normalized.
+        """
+        if kind == "tutorial":
+            return cls(kind)
+        case = detect_case(names)
+        alphabet = cls(kind, ASCII_SYMBOLS, case.style, case.is_forced)
+        # Every name in ASCII can be encoded, so these symbols do not depend on the names.
+        if kind == "ascii":
+            return alphabet
+        # A symbol that occurs once would be learned from a single name, so it counts as unknown.
+        symbol_counts = Counter("".join(alphabet.match_case(name) for name in names))
+        most_common = symbol_counts.most_common(MAX_SYMBOLS)
+        symbols = sorted(symbol for symbol, count in most_common if count > 1)
+        return alphabet._replace(symbols="".join(symbols) + UNKNOWN_SYMBOL)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "Alphabet":
+        """Build an alphabet from the dictionary that `to_dict` returns.
+
+        Raises:
+            ValueError: if the dictionary has other keys.
+        """
+        if fields.keys() != cls().to_dict().keys():
+            raise ValueError(f"not the fields of an alphabet: {', '.join(map(str, fields))}")
+        return cls(
+            kind=fields["kind"],
+            symbols=fields["symbols"],
+            case_style=fields["style"],
+            force_case=fields["always"],
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the alphabet as plain values. The keys are part of the checkpoint format."""
+        return {
+            "kind": self.kind,
+            "symbols": self.symbols,
+            "style": self.case_style,
+            "always": self.force_case,
+        }
+
+    def match_case(self, name: str) -> str:
+        """Return a normalized name in the case of the training names.
+
+        A name in mixed case is returned unchanged, unless `force_case` is set.
+        """
+        if not self.case_style:
+            return name
+        # Many people write names in capitals: `SMITH` should be read like `Smith`.
+        if self.force_case or name in (name.lower(), name.upper()):
+            return CASE_STYLES[self.case_style](name)
+        return name
+
+    def normalize(self, text: str) -> str:
+        """Return the name in a text as the network reads it; empty if it contains no letter."""
+        return self.match_case(normalize_name(text, self.kind))
+
+    def encode(self, names: Sequence[str]) -> EncodedNames:
+        """Return normalized names as tensors.
+
+        The letter indices are uint8, or int16 if the alphabet has more than 255 symbols.
+
+        Raises:
+            ValueError: if a name contains a symbol that is not in the alphabet.
+        """
+        # UTF-32 has one number per symbol, so that one table lookup encodes all names together.
+        code_points = np.frombuffer("".join(names).encode("utf-32-le"), np.uint32)
+        letters = torch.from_numpy(_index_table(self.symbols)[code_points])
+        if (letters < 0).any():  # -1 stands for symbols that are not in the alphabet
+            raise ValueError(f"a name contains symbols that letters={self.kind} does not know")
+        lengths = torch.tensor([len(name) for name in names], dtype=torch.int64)
+        return EncodedNames(letters.to(letter_dtype(len(self.symbols))), lengths)
+
+    def decode(self, letters: Iterable[int]) -> str:
+        """Return the name with these letter indices."""
+        return "".join(self.symbols[letter] for letter in letters)
+
+
+ASCII_ALPHABET = Alphabet()
+"""The 57 symbols of the tutorial; the case of names is kept."""
+
+
+class DetectedCase(NamedTuple):
+    """The result of `detect_case`."""
+
+    style: CaseStyle
+    is_forced: bool
+
+
+def detect_case(names: Collection[str]) -> DetectedCase:
+    """Return the most frequent case of some names, and whether to convert all names to it.
+
+    Names with fewer than two cased letters are ignored.
+    """
+    cased_names = []
+    for name in names:
+        n_cased = sum(map(str.isupper, name)) + sum(map(str.islower, name))
+        if n_cased > 1:  # a single capital is in upper case, but also capitalized
+            cased_names.append(name)
+    counts: dict[CaseStyle, int] = {
+        "lower": sum(name == name.lower() for name in cased_names),
+        "upper": sum(name == name.upper() for name in cased_names),
+        "capitalised": sum(name == capitalize(name) for name in cased_names),
+    }
+    if not any(counts.values()):
+        return DetectedCase(style="", is_forced=False)
+    style = max(counts, key=counts.__getitem__)
+    # Capitalized names may have further capitals, as in `McDonald`, which are worth keeping.
+    is_frequent = counts[style] >= MIN_FORCED_SHARE * len(cased_names)
+    return DetectedCase(style, is_forced=is_frequent and style != "capitalised")
+
+
+def letter_dtype(n_symbols: int) -> torch.dtype:
+    """Return the dtype of letter indices in an alphabet of this size."""
+    return torch.uint8 if n_symbols <= MAX_UINT8_SYMBOLS else torch.int16
+
+
+@cache
+def _index_table(symbols: str) -> NDArray[np.int16]:
+    """Return the letter index of every Unicode code point.
+
+    A code point outside of the alphabet has the index of `UNKNOWN_SYMBOL`, or -1 if the alphabet
+    does not contain that.
+    """
+    # Unicode has 0x110000 code points, so a table takes 2 MB. It is cached for each alphabet.
+    table = np.full(0x110000, symbols.find(UNKNOWN_SYMBOL), np.int16)
+    table[[ord(symbol) for symbol in symbols]] = range(len(symbols))
+    return table
+
+
+def name_to_tensor(name: str, alphabet: Alphabet = ASCII_ALPHABET) -> Tensor:
+    """Return the tutorial's tensor of a normalized name: one-hot [L, 1, S], with a batch of 1."""
+    letters = alphabet.encode([name]).letters
+    return one_hot(letters, len(alphabet.symbols)).unsqueeze(1)

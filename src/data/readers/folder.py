@@ -1,0 +1,90 @@
+"""Reader of a folder with a text file for each category, one name a line."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from src.data.readers.source import SPLIT_NAMES, DataSource, Row, normalize_label
+from src.data.readers.text import read_decompressed_lines
+from src.errors import UserError
+
+
+@dataclass
+class NameFile:
+    """A text file with names of one category."""
+
+    path: Path
+    label: str
+    split: str
+    """`train`, `val` or `test` if the folders give the split; else empty."""
+
+
+def folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
+    """Yield the names of a folder; see `read_rows`."""
+    files = find_name_files(source)
+    if files[0].split:
+        report(f"{source}: using the split that its folders give")
+    for file in files:
+        for number, name in read_names_in(file.path).items():
+            yield Row(name, file.label, 1, file.split, f"{file.path}:{number}")
+
+
+def find_text_files(folder: Path) -> list[Path]:
+    """Return the `.txt` files in a folder and up to two levels below, as sorted relative paths."""
+    paths = []
+    for pattern in ("*.[tT][xX][tT]", "*/*.[tT][xX][tT]", "*/*/*.[tT][xX][tT]"):
+        for file in folder.glob(pattern):
+            path = file.relative_to(folder)
+            # Archives made on a Mac bring along hidden files such as `._Arabic.txt`.
+            hidden = any(part.startswith(".") for part in path.parts)
+            if not hidden:
+                paths.append(path)
+    return sorted(paths)
+
+
+def find_name_files(source: DataSource) -> list[NameFile]:
+    """Return the text files of a folder, with the categories and the sides of the split.
+
+    A category is a `.txt` file, or a folder of such files. If there is a folder `train`, and no
+    other folder but `val` and `test`, these give the split; files beside them are ignored.
+
+    Raises:
+        UserError: if there are none.
+    """
+    paths = find_text_files(source.path)
+    top_folders = {path.parts[0].casefold() for path in paths if len(path.parts) > 1}
+    sides = {SPLIT_NAMES.get(folder) for folder in top_folders}
+    is_split = "train" in sides and None not in sides
+
+    files = []
+    for path in paths:
+        folders = list(path.parts[:-1])
+        split = ""
+        if is_split:
+            if not folders:
+                continue
+            split = SPLIT_NAMES[folders.pop(0).casefold()]
+        label = normalize_label(folders[0] if folders else path.stem)
+        files.append(NameFile(source.path / path, label, split))
+    if not files:
+        raise UserError(f"{source}: contains no <Category>.txt files")
+    return files
+
+
+def read_names_in(path: Path) -> dict[int, str]:
+    """Return the names in a text file by their line numbers.
+
+    Raises:
+        UserError: if there are none.
+    """
+    names = {}
+    for number, line in enumerate(read_decompressed_lines(path), start=1):
+        if line.strip():
+            names[number] = line.rstrip("\r\n")
+    if not names:
+        raise UserError(f"{path}: holds no names; delete the file or add one name a line")
+    # The tutorial strips the whole text, not each line: blanks at the ends of other lines stay.
+    first, last = min(names), max(names)
+    names[first] = names[first].lstrip()
+    names[last] = names[last].rstrip()
+    return names

@@ -1,0 +1,169 @@
+"""Readers of tables in the formats CSV, TSV, JSON Lines and Parquet."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_called, matching_columns
+from src.data.readers.text import read_decompressed_lines
+from src.errors import UserError
+
+DELIMITERS = ",;\t|"
+SEPARATOR_LINE = re.compile(r'(?i)"?sep=([^"\r\n])"?\s*')
+"""The optional first line of an Excel file, which names the delimiter: `sep=;`."""
+PARQUET_BATCH = 1000
+"""Rows of a Parquet file that are in memory at once."""
+
+
+@dataclass(slots=True)
+class Record:
+    """A row of a table; the first one may be its header."""
+
+    cells: list[str]
+    """Empty for a blank line."""
+    number: int
+    """The line on which it starts, from 1; in a Parquet file, the row."""
+    text: str = ""
+    """As it stands in a CSV file, line ends included."""
+
+
+def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], str]:
+    """Return the records of a table that are not blank, the header first, and the delimiter.
+
+    Args:
+        path: the file; its name says which format it has.
+        columns: those that are asked for; they help to guess the delimiter.
+    """
+    file = str(path)
+    suffix = file.lower().removesuffix(".gz").rpartition(".")[2]
+    if suffix == "parquet":
+        return keyed_records(parquet_objects(file)), ""
+    if suffix == "jsonl":
+        return keyed_records(json_objects(read_decompressed_lines(path), file)), ""
+    delimiter = "\t" if suffix == "tsv" else None
+    reader = DelimitedReader(read_decompressed_lines(path), file, delimiter, columns)
+    return (record for record in reader if record.cells), reader.delimiter
+
+
+class DelimitedReader:
+    """Iterates over the records of a CSV file, blank lines included.
+
+    Args:
+        lines: the lines of the file, line ends included.
+        where: the file, for error messages.
+        delimiter: what separates cells; if None, it is guessed from the first line.
+        columns: names or numbers of columns that the file should have.
+    """
+
+    def __init__(
+        self,
+        lines: Iterable[str],
+        where: str,
+        delimiter: str | None,
+        columns: Sequence[str | None],
+    ) -> None:
+        self._where = where
+        self._text: list[str] = []  # the lines of the current record
+        self._lines = self._keep_text(lines)
+        self._header = next(self._lines, "").removeprefix("\ufeff")
+        if separator := SEPARATOR_LINE.fullmatch(self._header):
+            delimiter = delimiter or separator[1]
+            self._header = next(self._lines, "")
+        self.delimiter = delimiter or guess_delimiter(self._header, columns)
+
+    def _keep_text(self, lines: Iterable[str]) -> Iterator[str]:
+        for line in lines:
+            self._text.append(line)
+            yield line
+
+    def __iter__(self) -> Iterator[Record]:
+        number, width = 1, 0
+        lines = chain([self._header], self._lines)
+        try:
+            for cells in csv.reader(lines, delimiter=self.delimiter, strict=True):
+                width = width or len(cells)
+                if cells and len(cells) != width:
+                    raise csv.Error(f"{len(cells)} fields; the header has {width}")
+                yield Record(cells, number, "".join(self._text))
+                number += len(self._text)
+                self._text.clear()
+        except csv.Error as error:
+            raise UserError(f"{self._where}:{number}: {error}") from None
+
+
+def guess_delimiter(header: str, columns: Sequence[str | None]) -> str:
+    """Return the delimiter that makes most sense of a header.
+
+    That is the one that yields most of the columns asked for; then most columns with usual names;
+    then most columns.
+    """
+
+    def sense(delimiter: str) -> tuple[int, int, int]:
+        cells = next(csv.reader([header], delimiter=delimiter), [])
+        n_asked = sum(bool(matching_columns(cells, column)) for column in columns)
+        n_usual = sum(is_called(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
+        return n_asked, n_usual, len(cells)
+
+    return max(DELIMITERS, key=sense)
+
+
+def keyed_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Record]:
+    """Yield the keys of the first object as a header, then what each object has under them.
+
+    Args:
+        objects: the number of each object in the file, and the object.
+    """
+    header: list[str] = []
+    for number, values in objects:
+        if not header:
+            header = list(values)
+            yield Record(header, number)
+        yield Record([as_cell(values.get(key)) for key in header], number)
+
+
+def as_cell(value: Any) -> str:
+    """Return a value as a CSV file would have it: text and numbers; anything else is empty."""
+    if isinstance(value, str):
+        return value
+    is_number = type(value) in (int, float)  # bool is a subclass of int, but True is not a number
+    return str(value) if is_number else ""
+
+
+def json_objects(lines: Iterable[str], file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the objects of a JSON Lines file with their line numbers.
+
+    Raises:
+        UserError: if a line is not a JSON object.
+    """
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text:
+            continue
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError):
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"{file}:{number}: not a JSON object")
+        yield number, values
+
+
+def parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the rows of a Parquet file with their numbers.
+
+    Raises:
+        UserError: if pyarrow is not installed.
+    """
+    try:
+        from pyarrow.parquet import ParquetFile  # an optional dependency
+    except ImportError:
+        raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
+    with ParquetFile(file) as table:
+        batches = table.iter_batches(PARQUET_BATCH)
+        rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+        yield from enumerate(rows, start=1)

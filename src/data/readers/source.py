@@ -1,0 +1,85 @@
+"""The source of the names, and the rows that readers yield."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from src.errors import UserError
+
+NAMES = Path(__file__).parents[3] / "data/names"
+"""The corpus as shipped."""
+TABLE_FILE = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
+"""Suffixes of the tables that can be read."""
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "test": "test",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+}
+"""Accepted names of splits, in lower case, and the names that this program uses for them."""
+
+
+class DataSource(NamedTuple):
+    """A folder of text files or a table; without either, the corpus that comes with the program."""
+
+    data_dir: str | None = None
+    data_file: str | None = None
+    name_column: str | None = None
+    label_column: str | None = None
+    count_column: str | None = None
+    split_column: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The folder or the table."""
+        return Path(self.data_file or self.data_dir or NAMES)
+
+    @property
+    def columns(self) -> dict[str, str | None]:
+        """The columns that are asked for, by the keys of the configuration."""
+        keys = ("name_column", "label_column", "count_column", "split_column")
+        return {key: getattr(self, key) for key in keys}
+
+    def __str__(self) -> str:
+        return f"{'data_file' if self.data_file else 'data_dir'}={self.path}"
+
+    def check_settings(self) -> None:
+        """Refuse a source that cannot be read, without looking at any file.
+
+        Raises:
+            UserError: if there is both a folder and a table, a table of a format that is not read,
+                or a column without a table.
+        """
+        if self.data_dir and self.data_file:
+            raise UserError(f"{self} data_dir={self.data_dir}: set only one of the two")
+        if self.data_file and not TABLE_FILE.search(self.data_file):
+            formats = ".csv, .tsv, .jsonl (each also as .gz) or .parquet"
+            raise UserError(f"{self}: unsupported format; save it as {formats}")
+        if any(self.columns.values()) and not self.data_file:
+            raise UserError(f"{self}: a folder has no columns; set data_file= instead")
+
+
+@dataclass(slots=True)
+class Row:
+    """A name and its category."""
+
+    name: str
+    """As it stands in the file."""
+    category: str
+    """The category; see `normalize_label`."""
+    count: int
+    """Number of lines that the row stands for."""
+    split: str
+    """`train`, `val` or `test` if the source is split already; else empty."""
+    location: str
+    """The file and the line number. Parquet files have row numbers instead."""
+
+
+def normalize_label(text: str) -> str:
+    """Return a category in Unicode form NFC, without blanks around it."""
+    return unicodedata.normalize("NFC", text).strip()

@@ -1,0 +1,65 @@
+"""Reader of a table with a column of names and one of categories."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+
+from src.data.readers.columns import choose_columns
+from src.data.readers.records import Record, read_records
+from src.data.readers.source import SPLIT_NAMES, DataSource, Row, normalize_label
+from src.errors import UserError
+
+SAMPLE = 1000
+"""Number of rows from which the columns and the header are guessed."""
+
+
+def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
+    """Yield the names of a table; see `read_rows`."""
+    asked = [column for column in source.columns.values() if column]
+    records, delimiter = read_records(source.path, asked)
+    header = next(records, Record([], 0))
+    sample = list(islice(records, SAMPLE))
+    columns = choose_columns(source, header.cells, [record.cells for record in sample])
+
+    guesses = []
+    label = columns["label_column"]
+    if delimiter:
+        guesses.append(f"delimiter {delimiter!r}")
+        if header.cells[label] in {record.cells[label] for record in sample}:
+            guesses.append("no header")
+            sample.insert(0, header)
+    for key in source.columns:
+        if key in columns:
+            index = columns[key]
+            guesses.append(f"{key}={index + 1} ({header.cells[index]!r})")
+    guesses.append(f"{len(header.cells)} columns")
+    report(f"{source}: {', '.join(guesses)}")
+
+    file = str(source.path)  # a new Path for each row would take most of the time
+    for record in chain(sample, records):
+        row = parse_row(record.cells, columns, f"{file}:{record.number}")
+        if row.count:
+            yield row
+
+
+def parse_row(cells: list[str], columns: dict[str, int], where: str) -> Row:
+    """Return the row with the values of some cells.
+
+    Raises:
+        UserError: if its count or its split cannot be understood.
+    """
+    count, split = "1", ""
+    if "count_column" in columns:
+        count = cells[columns["count_column"]].strip()
+        if not (count.isdecimal() and len(count) < 10):
+            raise UserError(
+                f"{where}: count_column: {count[:40]!r} is not a whole number below 10^9"
+            )
+    if "split_column" in columns:
+        word = cells[columns["split_column"]]
+        split = SPLIT_NAMES.get(word.strip().casefold(), "")
+        if not split:
+            choices = ", ".join(SPLIT_NAMES)
+            raise UserError(f"{where}: split_column: {word[:40]!r} is none of {choices}")
+    name = cells[columns["name_column"]]
+    label = normalize_label(cells[columns["label_column"]])
+    return Row(name, label, int(count), split, where)

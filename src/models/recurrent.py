@@ -1,0 +1,253 @@
+"""Recurrent networks that read a batch of names in parallel.
+
+Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, K groups of a
+symbol, E size of a letter vector, H hidden size, D directions, G gates of the cell, C categories.
+"""
+
+import math
+import unicodedata
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+from src.data.alphabet import MAX_UINT8_SYMBOLS
+from src.models.rnn import RNN, read_names
+
+PyTorchCell = Literal["rnn", "gru", "lstm"]
+CellType = Literal["tutorial", "rnn", "gru", "lstm"]
+Pooling = Literal["last", "all"]
+
+LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+"""PyTorch's class for the layers of each cell."""
+N_GATES: dict[str, int] = {"tutorial": 1, "rnn": 1, "gru": 3, "lstm": 4}
+"""Number of gates of each cell: a weight matrix has G · H rows."""
+MAX_LAYERS = 16
+
+
+class TutorialNetwork(nn.Module):
+    """The hand-written cell of the PyTorch tutorial "Classifying names with a character-level RNN".
+
+    Args:
+        n_letters: number of symbols in the alphabet, S.
+        n_categories: number of categories, C.
+        hidden: size of the hidden state, H.
+    """
+
+    def __init__(self, n_letters: int, n_categories: int, hidden: int) -> None:
+        super().__init__()
+        self.rnn = RNN(n_letters, hidden, n_categories)
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Return the log-probabilities of the categories [B, C]; see `RecurrentNetwork.forward`."""
+        return read_names(self.rnn, letters, lengths)
+
+
+class RecurrentNetwork(nn.Module):
+    """PyTorch's recurrent layers, and a linear layer on the pooled hidden states of a name.
+
+    The input for a letter is a learned vector or a one-hot vector. Multiplying one-hot vectors of a
+    large alphabet would be slow. In that case `letters` contains the columns of the first layer's
+    input weights, which are looked up like embeddings. The layer's own input weights are then the
+    identity, which is not trained.
+
+    Args:
+        n_letters: number of symbols in the alphabet, S.
+        n_categories: number of categories, C.
+        cell: the kind of recurrent layers.
+        hidden: size of the hidden state in each direction, H.
+        layers: number of stacked recurrent layers.
+        bidirectional: whether each layer also reads backwards.
+        embedding: size of learned letter vectors; 0 for one-hot letters.
+        pooling: `last` uses the last hidden state of each direction; `all` uses the maximum and the
+            mean of all hidden states.
+        dropout: dropout rate of the pooled features and between layers. Learned letter vectors use
+            a fifth of it.
+        recurrent_dropout: dropout rate of the hidden-to-hidden weights.
+        groups: indices of the groups of each letter [S, K], int64; see `symbol_groups`. The input
+            for a letter is the sum of its own vector and those of its groups, so that rare letters
+            benefit from frequent ones. Used for learned letter vectors only.
+
+    Attributes:
+        letters: the vectors of all letters, followed by those of the groups.
+        looks_up_columns: whether `letters` contains columns of the first layer's input weights.
+
+    Raises:
+        ValueError: if the number of layers or a dropout rate is out of range.
+    """
+
+    def __init__(
+        self,
+        n_letters: int,
+        n_categories: int,
+        cell: PyTorchCell,
+        hidden: int,
+        layers: int = 1,
+        bidirectional: bool = False,
+        embedding: int = 0,
+        pooling: Pooling = "last",
+        dropout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        groups: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        if not 1 <= layers <= MAX_LAYERS:
+            raise ValueError(f"layers={layers} is out of range: must be 1 to {MAX_LAYERS}")
+        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate} is out of range: must be at least 0, below 1")
+        self.pooling = pooling
+        self.embedding = embedding
+        self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
+        self.letter_dropout = dropout / 5 if embedding else 0.0
+        if groups is None or not embedding:
+            # Explicitly on the CPU, because checkpoints are loaded with the meta device as default
+            # and do not contain this buffer.
+            groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
+        self.groups: Tensor = nn.Buffer(groups, persistent=False)
+
+        n_directions = 2 if bidirectional else 1
+        self.looks_up_columns = not embedding and n_letters > MAX_UINT8_SYMBOLS
+        if embedding:
+            vectors = self._random_embeddings(n_letters)
+        elif self.looks_up_columns:
+            vectors = random_columns(n_letters, n_directions * N_GATES[cell] * hidden, hidden)
+        else:
+            vectors = torch.eye(n_letters)
+        is_learned = bool(embedding) or self.looks_up_columns
+        self.letters = nn.Parameter(vectors, requires_grad=is_learned)  # [S + groups, E]
+
+        self.rnn = LAYERS[cell](
+            input_size=vectors.shape[1],
+            hidden_size=hidden,
+            num_layers=layers,
+            dropout=dropout if layers > 1 else 0.0,
+            bidirectional=bidirectional,
+        )
+        if self.looks_up_columns:
+            self._replace_input_weights_by_identity()
+        n_features = n_directions * hidden * (2 if pooling == "all" else 1)
+        self.output = nn.Linear(n_features, n_categories)
+
+    def _random_embeddings(self, n_letters: int) -> Tensor:
+        """Return random vectors of letters and groups; the sum for a letter has variance 1."""
+        groups_per_letter = self.groups.shape[1]
+        n_vectors = int(self.groups.max()) + 1 if groups_per_letter else n_letters
+        return torch.randn(n_vectors, self.embedding) / math.sqrt(1 + groups_per_letter)
+
+    def _replace_input_weights_by_identity(self) -> None:
+        """Make the first layer pass the looked-up columns through unchanged."""
+        # The columns of both directions are concatenated, and each direction takes its own part.
+        identity = torch.eye(self.rnn.input_size)  # [D · G · H, D · G · H]
+        n_rows = len(self.rnn.weight_ih_l0)  # G · H
+        forward_part = identity[:n_rows].clone()
+        self.rnn.weight_ih_l0 = nn.Parameter(forward_part, requires_grad=False)
+        if self.rnn.bidirectional:
+            backward_part = identity[n_rows:].clone()
+            self.rnn.weight_ih_l0_reverse = nn.Parameter(backward_part, requires_grad=False)
+
+    def input_vectors(self) -> Tensor:
+        """Return the input vector of each symbol [S, E]."""
+        vectors = F.dropout(self.letters, self.letter_dropout, self.training)
+        if self.groups.shape[1]:
+            letter_vectors = vectors[: len(self.groups)]
+            group_vectors = vectors[self.groups]  # [S, K, E]
+            vectors = letter_vectors + group_vectors.sum(dim=1)
+        return vectors
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Return the log-probabilities of the categories [B, C].
+
+        Args:
+            letters: letter indices of all names, end to end [sum of lengths].
+            lengths: number of letters in each name [B], all at least 1.
+        """
+        steps = torch.arange(int(lengths.max()), device=letters.device).unsqueeze(1)  # [L, 1]
+        starts = lengths.cumsum(0) - lengths
+        # Beyond its end, a name is padded with the letters of the next one. Packing removes them.
+        indices = (starts + steps).clamp(max=len(letters) - 1)  # [L, B]
+        padded = F.embedding(letters[indices].long(), self.input_vectors())  # [L, B, E]
+        packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)
+        states, last_states = self._run_layers(packed)
+        if self.pooling == "all":
+            features = pool_states(states, lengths)  # [B, 2 · D · H]
+        else:
+            # An LSTM also returns its cell states.
+            hidden = last_states[0] if isinstance(last_states, tuple) else last_states
+            last_layer = hidden[-2:] if self.rnn.bidirectional else hidden[-1:]  # [D, B, H]
+            features = torch.cat(list(last_layer), dim=1)  # [B, D · H]
+        features = F.dropout(features, self.dropout, self.training)
+        return F.log_softmax(self.output(features), dim=1)
+
+    def _run_layers(self, packed: PackedSequence) -> Any:
+        """Return the states of the last layer, packed, and the last states of all layers."""
+        if not self.training:
+            return self.rnn(packed)
+        # DropConnect: drop hidden-to-hidden weights instead of states. The call uses these weights
+        # in place of the module's own; all others are unchanged.
+        dropped_weights = {}
+        for name, weight in self.rnn.named_parameters():
+            if "weight_hh" in name:
+                dropped_weights[name] = F.dropout(weight, self.recurrent_dropout)
+        return functional_call(self.rnn, dropped_weights, (packed,))
+
+
+def random_columns(n_columns: int, n_rows: int, hidden: int) -> Tensor:
+    """Return the random columns of a weight matrix, initialized as PyTorch's recurrent layers do.
+
+    Args:
+        n_columns: number of columns.
+        n_rows: number of rows of the matrix.
+        hidden: size of the hidden state, H.
+
+    Returns:
+        The columns [n_columns, n_rows], uniform between ±1 / √H.
+    """
+    columns: Tensor = torch.empty(n_columns, n_rows).uniform_(-1, 1) / hidden**0.5
+    return columns
+
+
+def pool_states(states: PackedSequence, lengths: Tensor) -> Tensor:
+    """Return the maximum and the mean of the hidden states of each name.
+
+    Args:
+        states: the states of the last layer, of size F = D · H.
+        lengths: number of letters in each name [B].
+
+    Returns:
+        The maximum and the mean, concatenated [B, 2 · F].
+    """
+    padded, _ = pad_packed_sequence(states)  # [L, B, F], zeros beyond the end of a name
+    steps = torch.arange(len(padded), device=lengths.device).unsqueeze(1)  # [L, 1]
+    is_padding = (steps >= lengths).unsqueeze(2)  # [L, B, 1]
+    maximum = padded.masked_fill(is_padding, -torch.inf).amax(dim=0)
+    mean = padded.sum(dim=0) / lengths.unsqueeze(1)
+    return torch.cat([maximum, mean], dim=1)
+
+
+def symbol_groups(symbols: str) -> Tensor:
+    """Return the indices of two groups for each symbol of an alphabet.
+
+    One group is all symbols of the same case. The other is all forms of the same base letter, with
+    and without accents, in both cases. Groups are numbered after the symbols: S and S + 1 are the
+    cases, and the base letters follow.
+
+    Returns:
+        The indices [S, 2], int64.
+    """
+    first_case = len(symbols)
+    first_base = first_case + 2
+    base_numbers: dict[str, int] = {}
+    case_groups = []
+    base_groups = []
+    for symbol in symbols:
+        is_upper = symbol != symbol.lower()
+        case_groups.append(first_case + is_upper)
+        base = unicodedata.normalize("NFKD", symbol)[0].lower()
+        base_number = base_numbers.setdefault(base, len(base_numbers))
+        base_groups.append(first_base + base_number)
+    return torch.tensor([case_groups, base_groups], device="cpu").T

@@ -1,0 +1,141 @@
+"""Everything around one training run: Hydra jobs, repeated seeds, signals and the exit status."""
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from src.config import Config, error_message, from_hydra
+from src.errors import UserError
+from src.run.files import FINISHED, SCORE, drop_output, open_streams, read_metrics
+from src.run.process import STOP_REQUEST
+
+log = logging.getLogger(__name__)
+
+TrainFunction = Callable[[Config, Path], float | None]
+"""A function that trains with some settings, writes its files to a folder and returns a score."""
+
+SHOW_TRACEBACKS = os.environ.get("HYDRA_FULL_ERROR") == "1"
+"""Whether to show full tracebacks instead of one-line errors. Read at import, because `run_cli`
+overwrites the variable."""
+
+
+def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
+    """Execute one Hydra job, a single run or one run of a sweep, and return its score.
+
+    A run of a sweep that fails is recorded as failed, and the sweep continues.
+
+    Raises:
+        SystemExit: with a message, if a single run fails for a reason that the user can fix.
+    """
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    overrides = job.overrides.task
+    run = partial(train_all_seeds_unless_finished, train)
+    with STOP_REQUEST.installed():
+        if job.mode == RunMode.MULTIRUN:
+            from src.sweep.runs import run_of_sweep
+
+            # The settings are read within the run, so that invalid ones are recorded as well.
+            read_config = partial(from_hydra, cfg, overrides)
+            return run_of_sweep(run, read_config, folder, job.job.num, list(overrides))
+        try:
+            return run(from_hydra(cfg, overrides), folder)
+        except (UserError, OSError) as error:
+            if SHOW_TRACEBACKS:
+                raise
+            raise SystemExit(error_message(error)) from None
+
+
+def train_all_seeds_unless_finished(
+    train: TrainFunction, config: Config, folder: Path
+) -> float | None:
+    """Return the score of the finished run in a folder; if there is none, train first.
+
+    With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
+    """
+    result = read_metrics(folder)
+    # A run whose length is given in passes cannot be extended.
+    is_long_enough = bool(config.passes) or result.metrics.get("iterations", 0) >= config.iterations
+    if result.status == FINISHED and is_long_enough:
+        log.info(f"{folder}: already finished; set a larger iterations= to train further")
+        return result.metrics.get(SCORE)
+    if config.seeds > 1:
+        from src.sweep.seeds import train_each_seed
+
+        # Each seed is a run with seeds=1, which may be finished already.
+        return train_each_seed(partial(train_all_seeds_unless_finished, train), config, folder)
+    return train(config, folder)
+
+
+def run_cli_and_exit(main: Callable[[], object]) -> NoReturn:
+    """Run the command line and exit with its status; see `run_cli`."""
+    status = run_cli(main)
+    gc.freeze()  # skips the garbage collection at exit, which takes a second with torch loaded
+    sys.exit(status)
+
+
+def run_cli(main: Callable[[], object]) -> int:
+    """Run the command line and return its exit status.
+
+    The leaderboard of a sweep is written even if the sweep fails.
+
+    Args:
+        main: the function that `hydra.main` decorates.
+
+    Raises:
+        SystemExit: with a message, if a single run fails for a reason that the user can fix.
+        Exception: if the program has a bug, or the user asked for tracebacks.
+    """
+    open_streams()
+    HydraConfig.instance().cfg = None  # an earlier command in this process may have set it
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
+    logging.raiseExceptions = False  # no logging tracebacks if stdout is closed: `-m … | head`
+    status = 0
+    # Jobs install the handler as well. This one covers the time before, between and after them.
+    with STOP_REQUEST.installed():
+        try:
+            main()
+        except KeyboardInterrupt:
+            status = 128 + (STOP_REQUEST.signum or signal.SIGINT)
+        except BrokenPipeError:  # stdout was closed: `--help | head`
+            drop_output()
+        except SystemExit as exit_request:
+            if not isinstance(exit_request.code, int):
+                raise  # Python prints the message and exits with status 1
+            status = exit_request.code
+        except Exception as error:
+            user_can_fix = isinstance(error, HydraException | UserError | OSError)
+            is_bug = HydraConfig.initialized() and not user_can_fix  # or a worker process died
+            if SHOW_TRACEBACKS or is_bug:
+                write_leaderboard_if_sweep(1)
+                raise
+            print(error_message(error), file=sys.stderr)
+            status = 1
+        return write_leaderboard_if_sweep(status)
+
+
+def write_leaderboard_if_sweep(status: int) -> int:
+    """Write the leaderboard if this command ran a sweep.
+
+    Args:
+        status: the exit status of the command so far.
+
+    Returns:
+        The exit status of the command: also 1 if a run of the sweep has failed.
+    """
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        from src.sweep.runs import finish_sweep
+
+        return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
+    return status

@@ -1,0 +1,51 @@
+"""Builds the Lightning `Trainer` of a run."""
+
+from math import ceil
+from pathlib import Path
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+
+from src.config import Config
+from src.data.datamodule import NamesDataModule
+from src.errors import UserError
+from src.run.callbacks import AtomicCheckpointIO, Checkpoint, Progress, StopOnSignal
+from src.run.files import SCORE
+from src.run.report import first_line
+
+
+def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[Trainer, Progress]:
+    """Return the trainer of a run and its progress callback, which also measures the speed.
+
+    Args:
+        config: the settings of the run.
+        folder: the folder of the run, for its checkpoints.
+        data: the data module, for the length of the run.
+
+    Raises:
+        UserError: if Lightning rejects one of the `trainer.` settings.
+    """
+    last_checkpoint = folder / "checkpoints/last.ckpt"
+    best_checkpoint = folder / "checkpoints/best.ckpt"
+    print_every = config.print_every or ceil(data.run_length.iterations / 10)
+    progress = Progress(print_every, data.sampler.names_per_iteration)
+    callbacks: list[Callback] = [progress, StopOnSignal(last_checkpoint)]
+    if len(data.val_dataset):  # without a validation score, no weights are known to be the best
+        callbacks.append(Checkpoint(best_checkpoint, monitor=SCORE))
+    callbacks.append(Checkpoint(last_checkpoint))
+    try:
+        trainer = Trainer(
+            max_epochs=-1,  # the model sets `should_stop` after the last iteration
+            callbacks=callbacks,
+            plugins=[AtomicCheckpointIO()],
+            gradient_clip_val=None if config.online else config.clip or None,
+            use_distributed_sampler=False,  # TrainBatchSampler splits each batch between the ranks
+            num_sanity_val_steps=0,
+            logger=False,  # Report creates the loggers
+            default_root_dir=folder,
+            **config.trainer_arguments,
+        )
+    except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
+        raise UserError(f"trainer: {first_line(error)}") from error
+    return trainer, progress
