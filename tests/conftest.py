@@ -1,141 +1,180 @@
-"""What several rooms' tests need: a small corpus, and the program run as a user runs it."""
+"""Fixtures for all tests, and the settings of pytest and Hypothesis.
 
-import json
+This file imports neither torch nor Lightning: pytest's main process does not need them.
+"""
+
 import logging
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the workers share few cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; tests run in parallel
 
-import subprocess
-import sys
-import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.config import Config, from_hydra
-from src.data import corpus
-from src.data.corpus import NamesByCategory
-from src.data.normalize import AlphabetKind
-from src.data.readers import DataSource
+from tests.processes import ForkServer, Programs, Result
 
-ROOT = Path(__file__).parent.parent
+if TYPE_CHECKING:
+    from tests.helpers import Sweep
 
-FUZZ = "fuzz"
-"""The profile that tries test_fuzz.py's properties often, on other inputs every time."""
-TRIED: Counter[str] = Counter()
-"""How often each of the properties was tried, and held."""
+FUZZ_PROFILE = "fuzz"
+"""The Hypothesis profile that tries many random inputs, others in every run."""
+
+N_TRIED_INPUTS: Counter[str] = Counter()
+"""The number of inputs that each property was tried with."""
+
+FORK_SERVER = pytest.StashKey[ForkServer]()
+"""Where pytest's main process keeps the fork server."""
 
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
-hypothesis.settings.register_profile(FUZZ, deadline=None, print_blob=True)
+hypothesis.settings.register_profile(FUZZ_PROFILE, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("suite")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many inputs were tried."""
-    if TRIED:
+    """Print the number of inputs that were tried."""
+    if N_TRIED_INPUTS:
         terminalreporter.write_line(
-            f"{sum(TRIED.values()):,} inputs tried on {len(TRIED)} properties"
+            f"{sum(N_TRIED_INPUTS.values()):,} inputs tried on {len(N_TRIED_INPUTS)} properties"
         )
 
 
-def make_corpus(folder: Path) -> Path:
-    """Write three categories of 20, 12 and 6 distinct names; one name in two, one line repeated."""
-    folder.mkdir()
-    vowels = "aeiou"
-    files = {
-        "Alpha": [f"{a}l{b}" for a in vowels for b in vowels[:4]],
-        "Beta": [f"b{a}t{b}" for a in vowels[:4] for b in vowels[:3]] + ["bata"],
-        "Gamma": [f"g{a}mm" for a in vowels] + ["bata"],
-    }
-    for category, names in files.items():
-        (folder / f"{category}.txt").write_text("".join(f"{name}\n" for name in names))
-    return folder
-
-
-def read_corpus(folder: Path, kind: AlphabetKind = "ascii") -> NamesByCategory:
-    """Return all names of a folder, folded to letters of a kind."""
-    return corpus.read_corpus(DataSource(str(folder)), kind).all_names
-
-
 @pytest.fixture(autouse=True)
-def loggers_heard() -> None:
-    """Undo what `hydra/job_logging=disabled` in an earlier test has done to the loggers."""
+def enabled_loggers() -> None:
+    """Enable the loggers that `hydra/job_logging=disabled` has disabled in an earlier test."""
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("src") and isinstance(logger, logging.Logger):
             logger.disabled = False
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Start one fork server for all test workers, while these import the tests."""
+    if config.getoption("numprocesses", None) and not config.getoption("collectonly"):
+        config.stash[FORK_SERVER] = ForkServer()
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Tell a test worker the address of the server."""
+    node.workerinput["fork_server"] = node.config.stash[FORK_SERVER].address
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End the server, after all test workers."""
+    if server := config.stash.get(FORK_SERVER, None):
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def all_programs(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Programs]:
+    """Starts programs, for fixtures that outlive a test.
+
+    Its end fails if a process of the tests is still running.
+    """
+    folder = tmp_path_factory.mktemp("programs")
+    worker_input = getattr(request.config, "workerinput", None)
+    if worker_input is not None:
+        programs = Programs(worker_input["fork_server"], folder)
+        yield programs
+        programs.close()
+        return
+    server = ForkServer()
+    programs = Programs(server.address, folder)
+    yield programs
+    programs.close()
+    server.close()
+
+
 @pytest.fixture
-def corpus_dir(tmp_path: Path) -> Path:
-    """The small corpus, in a folder of its own."""
+def programs(all_programs: Programs) -> Iterator[Programs]:
+    """Starts programs; whatever is running when the test ends is killed."""
+    yield all_programs
+    all_programs.kill_all()
+
+
+@pytest.fixture(scope="session")
+def corpus_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small corpus, see `make_corpus`. Tests do not change it."""
+    from tests.helpers import make_corpus
+
+    return make_corpus(tmp_path_factory.mktemp("corpus") / "names")
+
+
+@pytest.fixture
+def own_corpus_dir(tmp_path: Path) -> Path:
+    """The folder `names` with the small corpus, which the test may change."""
+    from tests.helpers import make_corpus
+
     return make_corpus(tmp_path / "names")
 
 
-def settings(*overrides: str) -> Config:
-    """Return the settings that `python -m src.train` would run with."""
-    HydraConfig.instance().cfg = None  # of a command that this process ran
-    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return from_hydra(compose("train", list(overrides)), overrides)
+@pytest.fixture(scope="session")
+def sweep(
+    all_programs: Programs, corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> "Sweep":
+    """A sweep over three learning rates and two seeds; training diverges with the last rate."""
+    from tests.helpers import QUICK_RUN, Sweep
+
+    cwd = tmp_path_factory.mktemp("sweep")
+    common = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8", "clip=0"]
+    overrides = ["lr=0.01,0.2,900", "seed=range(2)", *common, "hydra/launcher=basic"]
+    result = all_programs.train("-m", *overrides, cwd=cwd)
+    (folder,) = cwd.glob("outputs/sweeps/*/*")
+    return Sweep(cwd, folder, overrides, common, result)
 
 
-def start_train(*overrides: str, cwd: Path, until: str) -> subprocess.Popen[str]:
-    """Start `python -m src.train`; return when a file named like `until` is below `cwd`."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", *overrides],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+@pytest.fixture
+def train_in_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
+    """A function that runs `python -m src.train` with some arguments, but in this process."""
+
+    def run(*overrides: str) -> Result:
+        import src.train
+        from src.run.launch import run_cli
+
+        message = ""
+        with monkeypatch.context() as patch:
+            patch.setattr("sys.argv", ["train.py", *overrides])
+            patch.setitem(os.environ, "HYDRA_FULL_ERROR", "0")
+            try:
+                status = run_cli(src.train.main)
+            except SystemExit as exit_request:
+                status = 1
+                message = f"{exit_request.code}\n"
+        captured = capsys.readouterr()
+        return Result(status, captured.out, message + captured.err)
+
+    return run
+
+
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures at the end of a run: they take half of the time of a short run.
+
+    The files are written all the same, with an empty picture.
+    """
+    from matplotlib.figure import Figure
+
+    from src.run import pictures
+
+    empty_picture = pictures.as_png(Figure((1, 1)))
+    stand_in = SimpleNamespace(
+        as_png=lambda figure: empty_picture,
+        loss_figure=lambda *args, **kwargs: None,
+        confusion_figure=lambda *args, **kwargs: None,
     )
-    deadline = time.monotonic() + 60
-    while not list(cwd.glob(until)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process
+    monkeypatch.setattr("src.run.report.pictures", stand_in)
 
 
-def run_train(*overrides: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run `python -m src.train` in a process of its own."""
-    return subprocess.run(
-        [sys.executable, "-m", "src.train", *overrides],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
-def points(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves in a run's TensorBoard log."""
-    log = EventAccumulator(str(run), size_guidance={"scalars": 0})
-    log.Reload()
-    return {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
-
-
-def metrics_of(run: Path) -> dict[str, float | str]:
-    """Return what a run's metrics.json holds, but for what depends on the machine."""
-    metrics: dict[str, float | str] = json.loads((run / "metrics.json").read_text())
-    return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
-
-
-def assert_equal_runs(one: Path, other: Path) -> None:
-    """Assert that two runs have the same weights, bit for bit, the same metrics and curves."""
-    weights = [
-        torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)["state_dict"]
-        for name in ("last", "best")
-        for run in (one, other)
-    ]
-    for mine, theirs in (weights[:2], weights[2:]):
-        torch.testing.assert_close(dict(mine), dict(theirs), atol=0, rtol=0)
-    assert metrics_of(one) == metrics_of(other)
-    assert points(one) == points(other)
+@pytest.fixture
+def few_ngram_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit n-gram models in few optimizer steps, for tests in which their scores do not matter."""
+    monkeypatch.setattr("src.models.ngrams.STEPS", 20)
+    monkeypatch.setattr("src.models.bag.STEPS", (20, 20))

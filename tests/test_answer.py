@@ -21,53 +21,23 @@ from src.data.batch import size_limited_batches
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.errors import UserError
 from src.models.calibration import PRIORS
-from src.models.network import Network
 from src.models.rnn import RNN, read_name
 from src.run.files import SCORE, VERSION
+from tests.helpers import (
+    CALIBRATION,
+    CHECKPOINT_SUMMARY,
+    GRU_NETWORK,
+    NETWORK_PATH,
+    PRECISION_CURVE,
+    make_checkpoint,
+    replace_value,
+    write_checkpoint,
+)
 
 Captured = pytest.CaptureFixture[str]
 
 NAMES = ["Jones", "", "O'Neill", "123", "Иванов", "a", "Ślusàrski"]
 FOLDED = ["Jones", "", "O'Neill", "", "Ivanov", "a", "Slusarski"]
-DECISION = {
-    **{"trained_prior": [0.2, 0.3, 0.5], "corpus_prior": [0.9, 0.06, 0.04]},
-    **{"temperature": 1.5, "strength": 0.4},
-}
-
-
-NETWORK: dict[str, Any] = {
-    **{"letters": ASCII_ALPHABET.to_dict(), "categories": ["A", "B", "C"], "shares": None},
-    **{"cell": "tutorial", "hidden": 16, "ngrams": 0},
-}
-GRU: dict[str, Any] = NETWORK | {
-    **{"shares": [1 / 3] * 3, "cell": "gru", "hidden": 8, "layers": 1, "bidirectional": True},
-    **{"embedding": 4, "pooling": "last", "dropout": 0.5, "recurrent_dropout": 0.0},
-}
-ABOUT = "cell=tutorial letters=ascii, 1,200 iterations, validation balanced accuracy 0.625"
-"""What is said of a checkpoint of NETWORK."""
-
-
-def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
-    """Return what a run with this network leaves behind, untrained."""
-    torch.manual_seed(0)
-    weights = Network(**network).state_dict()
-    return {
-        "version": VERSION,
-        "hyper_parameters": {"network": network, "lr": 0.005},
-        "state_dict": {f"network.{name}": weight for name, weight in weights.items()},
-        "NamesDataModule": {
-            **{"data_dir": None, "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1},
-            **{"all": "", "train": "", "val": "", "test": ""},
-        },
-        "iteration": 1200,
-        "history": [(600, {SCORE: 0.5}), (1200, {"train/loss": 1.0}), (1200, {SCORE: 0.625})],
-    }
-
-
-def write_checkpoint(path: Path, **changes: object) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(make_checkpoint() | changes, path)
-    return path
 
 
 def rnn_of(model: TrainedModel) -> RNN:
@@ -129,7 +99,7 @@ def test_best(model: TrainedModel) -> None:
 
 def test_among_some_categories_by_hand(tmp_path: Path) -> None:
     """Bayes' rule with the prior's own shares, of those asked about only."""
-    path = write_checkpoint(tmp_path / "a.ckpt", decision=DECISION)
+    path = write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION)
     names = ["Jones", "123", "O'Neill"]
     for prior in PRIORS:
         whole = load_model(path, prior).probabilities(names)[:, [2, 0]]
@@ -153,16 +123,18 @@ def test_an_answer_and_why_there_is_none(model: TrainedModel) -> None:
     assert model.answered(["a"], rows[:1], 1) == sure[:1]
 
 
-CURVE = [[0.25, 0.8, 1.0], [0.5, 0.9, 0.75], [0.75, 0.9375, 0.5]]
-"""What thresholds did to the validation names of a run."""
-
-
 def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
-    decision = DECISION | {"curves": {"tempered": CURVE}}
+    decision = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     path = write_checkpoint(tmp_path / "a.ckpt", decision=decision)
     model = load_model(path)
     found = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
-    assert found == [CURVE[0], CURVE[0], CURVE[1], CURVE[1], CURVE[2]]
+    assert found == [
+        PRECISION_CURVE[0],
+        PRECISION_CURVE[0],
+        PRECISION_CURVE[1],
+        PRECISION_CURVE[1],
+        PRECISION_CURVE[2],
+    ]
     with pytest.raises(
         UserError, match=r"^--precision 0.938: validation reaches 0.937 at the most"
     ):
@@ -186,7 +158,7 @@ def test_beliefs_end_in_the_answer(model: TrainedModel) -> None:
 
 @pytest.mark.parametrize(("prior", "strength"), [("uniform", 0), ("corpus", 1), ("tempered", 0.4)])
 def test_answers_under_a_prior(tmp_path: Path, prior: str, strength: float) -> None:
-    model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=DECISION), prior)
+    model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION), prior)
     trained, corpus = np.array([0.2, 0.3, 0.5]), np.array([0.9, 0.06, 0.04])
     for folded, row in zip(FOLDED, model.probabilities(NAMES), strict=True):
         if not folded:
@@ -248,9 +220,14 @@ def test_the_best_run_of_a_sweep_is_found(tmp_path: Path) -> None:
 
 
 def test_what_is_said_of_a_model(tmp_path: Path) -> None:
-    assert load_model(write_checkpoint(tmp_path / "a.ckpt")).about == f"{tmp_path}/a.ckpt, {ABOUT}"
+    assert (
+        load_model(write_checkpoint(tmp_path / "a.ckpt")).about
+        == f"{tmp_path}/a.ckpt, {CHECKPOINT_SUMMARY}"
+    )
     history = [(5, {"train/loss": 1.0})]  # nothing was held out
-    torch.save(make_checkpoint(GRU) | {"iteration": 5, "history": history}, tmp_path / "b.ckpt")
+    torch.save(
+        make_checkpoint(GRU_NETWORK) | {"iteration": 5, "history": history}, tmp_path / "b.ckpt"
+    )
     about = f"{tmp_path}/b.ckpt, cell=gru letters=ascii, 5 iterations"
     assert load_model(tmp_path / "b.ckpt").about == about
 
@@ -433,21 +410,10 @@ def test_a_checkpoint_of_an_older_version(tmp_path: Path, capsys: Captured) -> N
         assert line == "is of an older version of this program; train anew"
 
 
-def changed(value: Any, path: str, new: Any) -> Any:
-    """Return plain values with another one in a place: `NamesDataModule seed`."""
-    if not path:
-        return new
-    key, _, rest = path.partition(" ")
-    if isinstance(value, list):
-        return [changed(v, rest, new) if str(i) == key else v for i, v in enumerate(value)]
-    return {**value, key: changed(value.get(key), rest, new)}
-
-
 def each(place: str, *values: object) -> list[tuple[str, object]]:
     return [(place, value) for value in values]
 
 
-MADE_FOR = "hyper_parameters network"
 BIAS = "state_dict network.recurrent.rnn.i2h.bias"
 
 
@@ -457,20 +423,20 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("hyper_parameters", {}, None, [], 5, {"network": None}),
         *each("state_dict", {}, None, [], {5: torch.zeros(3)}),
         *each("NamesDataModule", {}, None, [], "seed"),
-        *each(f"{MADE_FOR} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
-        *each(f"{MADE_FOR} letters", None, 57, [], {"symbols": None}, {"more": 1}),
-        *each(f"{MADE_FOR} letters kind", "latin", None, [], "corpus"),
-        *each(f"{MADE_FOR} letters symbols", "", None, 57, ["a"], ASCII_SYMBOLS[::-1]),
-        *each(f"{MADE_FOR} letters style", "bold", None, []),
-        *each(f"{MADE_FOR} letters", Alphabet("corpus", "a" * 56 + UNKNOWN_SYMBOL).to_dict()),
+        *each(f"{NETWORK_PATH} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
+        *each(f"{NETWORK_PATH} letters", None, 57, [], {"symbols": None}, {"more": 1}),
+        *each(f"{NETWORK_PATH} letters kind", "latin", None, [], "corpus"),
+        *each(f"{NETWORK_PATH} letters symbols", "", None, 57, ["a"], ASCII_SYMBOLS[::-1]),
+        *each(f"{NETWORK_PATH} letters style", "bold", None, []),
+        *each(f"{NETWORK_PATH} letters", Alphabet("corpus", "a" * 56 + UNKNOWN_SYMBOL).to_dict()),
         *each(
-            f"{MADE_FOR} letters",
+            f"{NETWORK_PATH} letters",
             Alphabet("corpus", "\x1b" + ASCII_SYMBOLS[:55] + UNKNOWN_SYMBOL).to_dict(),
         ),
-        *each(f"{MADE_FOR} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
-        *each(f"{MADE_FOR} cell", "mlp", "gru", None, []),
-        *each(f"{MADE_FOR} shares", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),
-        *each(f"{MADE_FOR} ngrams", 4, -1, 7, 10**9, 10**30, 0.5, "4", [4]),
+        *each(f"{NETWORK_PATH} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
+        *each(f"{NETWORK_PATH} cell", "mlp", "gru", None, []),
+        *each(f"{NETWORK_PATH} shares", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),
+        *each(f"{NETWORK_PATH} ngrams", 4, -1, 7, 10**9, 10**30, 0.5, "4", [4]),
         *each(BIAS, None, 5, [0.0] * 16, torch.zeros(3), torch.zeros(())),
         *each(BIAS, torch.full((16,), torch.nan), torch.full((16,), torch.inf)),
         *each(BIAS, torch.zeros(16).long(), torch.zeros(16) + 0j, torch.zeros(16).to_sparse()),
@@ -478,7 +444,7 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("state_dict more_extra_state", {}),
         *each("NamesDataModule val_fraction", "0.1", None, []),
         *each("NamesDataModule data_dir", 5),
-        *each("decision", {}, [], DECISION | {"more": 1}),
+        *each("decision", {}, [], CALIBRATION | {"more": 1}),
         *each("decision corpus_prior", [0.5, 0.5], None, [torch.nan] * 3),
         *each("iteration", None, "5", [], torch.zeros(3)),
         *each("history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]),
@@ -489,8 +455,8 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
 def test_wrong_values_are_refused(
     tmp_path: Path, capsys: Captured, place: str, value: object
 ) -> None:
-    whole = make_checkpoint() | {"decision": DECISION}
-    torch.save(changed(whole, place, value), tmp_path / "bad.ckpt")
+    whole = make_checkpoint() | {"decision": CALIBRATION}
+    torch.save(replace_value(whole, place, value), tmp_path / "bad.ckpt")
     assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "bad.ckpt")
 
 
@@ -515,10 +481,10 @@ def test_wrong_values_are_refused(
 def test_a_network_that_cannot_be_is_refused(
     tmp_path: Path, capsys: Captured, key: str, value: object
 ) -> None:
-    whole = make_checkpoint(GRU)
+    whole = make_checkpoint(GRU_NETWORK)
     torch.save(whole, tmp_path / "good.ckpt")
     assert load_model(tmp_path / "good.ckpt").probabilities(["Jones"]).shape == (1, 3)
-    torch.save(changed(whole, f"{MADE_FOR} {key}", value), tmp_path / "bad.ckpt")
+    torch.save(replace_value(whole, f"{NETWORK_PATH} {key}", value), tmp_path / "bad.ckpt")
     start = time.perf_counter()
     assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "bad.ckpt")
     assert time.perf_counter() - start < 2
@@ -530,7 +496,7 @@ def test_weights_of_another_kind_are_refused(
 ) -> None:
     """Such a network can be loaded, and fails when it is asked."""
     for name in ("ngrams.counted.0.weight", "recurrent.letters", "log_shares"):
-        whole = make_checkpoint(GRU | {"embedding": 0, "ngrams": 2})
+        whole = make_checkpoint(GRU_NETWORK | {"embedding": 0, "ngrams": 2})
         weight = whole["state_dict"][f"network.{name}"]
         assert not weight.requires_grad or name == "ngrams.counted.0.weight"
         whole["state_dict"][f"network.{name}"] = weight.to(kind)
@@ -551,7 +517,7 @@ def test_weights_of_another_precision_are_read(tmp_path: Path) -> None:
 
 def test_counts_that_would_grow_in_memory(tmp_path: Path, capsys: Captured) -> None:
     """One number for a hundred million: they must not be counted one by one."""
-    whole = make_checkpoint(GRU | {"ngrams": 2})
+    whole = make_checkpoint(GRU_NETWORK | {"ngrams": 2})
     for state in (each for each in whole["state_dict"].values() if isinstance(each, dict)):
         for key, part in state.items():
             state[key] = torch.zeros(1, dtype=part.dtype).expand(10**8)
@@ -566,7 +532,7 @@ def test_counts_that_would_grow_in_memory(tmp_path: Path, capsys: Captured) -> N
 def test_values_of_a_wrong_type_are_refused(
     tmp_path: Path, capsys: Captured, place: str, value: object
 ) -> None:
-    whole = make_checkpoint(GRU)
-    whole["hyper_parameters"]["network"] = GRU | {place: value}
+    whole = make_checkpoint(GRU_NETWORK)
+    whole["hyper_parameters"]["network"] = GRU_NETWORK | {place: value}
     torch.save(whole, tmp_path / "bad.ckpt")
     assert "not a checkpoint of this program" in refusal(capsys, tmp_path / "bad.ckpt")

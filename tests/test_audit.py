@@ -14,7 +14,7 @@ import pytest
 from src import audit as command
 from src.run import audit as findings
 from src.run.audit import audit
-from tests.conftest import make_corpus, settings
+from tests.helpers import make_corpus, settings
 
 Captured = pytest.CaptureFixture[str]
 

@@ -15,8 +15,8 @@ from src.data.datamodule import NamesDataModule
 from src.data.dataset import NamesDataset
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.rnn import RNN, read_name
-from tests.test_classifier import fit, plain_trainer, weights
-from tests.test_network import NAMES, batch_of
+from tests.helpers import fit, flat_weights, make_batch, make_trainer
+from tests.test_network import NAMES
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:lightning", "ignore::FutureWarning:lightning"
@@ -55,7 +55,7 @@ class Watch(Callback):
 def step(model: NameClassifier, *batches: Batch, **arguments: Any) -> Watch:
     """Take a step on each batch."""
     watch, loader = Watch(), DataLoader[Any](list(batches), batch_size=None)  # type: ignore[arg-type] # a list will do
-    plain_trainer(callbacks=[watch], max_epochs=1, **arguments).fit(model, loader)
+    make_trainer(callbacks=[watch], max_epochs=1, **arguments).fit(model, loader)
     return watch
 
 
@@ -66,7 +66,7 @@ def answer(model: NameClassifier, batch: Batch) -> Tensor:
 
 def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
     model, same = make(), make()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     (results,) = step(model, batch).outputs
     scores = answer(same, batch)
     loss = F.cross_entropy(scores, batch.targets)
@@ -82,7 +82,7 @@ def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
 
 def test_label_smoothing_is_pytorchs() -> None:
     model, same = make(label_smoothing=0.1), make()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     scores = answer(same, batch)
     expected = F.cross_entropy(scores, batch.targets, label_smoothing=0.1).item()
     assert step(model, batch).outputs[0]["losses"].item() == pytest.approx(expected, abs=1e-6)
@@ -90,13 +90,13 @@ def test_label_smoothing_is_pytorchs() -> None:
 
 def test_lightning_shortens_a_long_gradient() -> None:
     model = make()
-    before = weights(model).clone()
-    step(model, batch_of(NAMES), gradient_clip_val=0.01)
-    assert float((weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
+    before = flat_weights(model).clone()
+    step(model, make_batch(NAMES), gradient_clip_val=0.01)
+    assert float((flat_weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_the_cosine_schedule() -> None:
-    watch = step(make(schedule="cosine", iterations=200), *[batch_of(["Lee"])] * 200)
+    watch = step(make(schedule="cosine", iterations=200), *[make_batch(["Lee"])] * 200)
     for iteration, rate in enumerate(watch.rates):
         falling = (1 + math.cos(math.pi * iteration / 200)) / 2
         assert rate == pytest.approx(0.1 * min(1, (iteration + 1) / 10) * falling)
@@ -105,7 +105,7 @@ def test_the_cosine_schedule() -> None:
 
 def test_adamw_is_pytorchs() -> None:
     model, same = (make(optimizer="adamw", weight_decay=0.5) for _ in range(2))
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     step(model, batch, batch)
     trained = [weight for weight in same.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99))
@@ -114,11 +114,11 @@ def test_adamw_is_pytorchs() -> None:
         loss = F.cross_entropy(answer(same, batch), batch.targets)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
-    torch.testing.assert_close(weights(model), weights(same), atol=1e-6, rtol=0)
+    torch.testing.assert_close(flat_weights(model), flat_weights(same), atol=1e-6, rtol=0)
 
 
 def test_dropout_of_an_iteration_depends_on_it_and_the_seed_alone() -> None:
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
 
     def losses(first: int, seed: int = 0) -> list[float]:
         model = make({"dropout": 0.5}, lr=0.0, seed=seed)
@@ -147,7 +147,7 @@ def test_ngrams_are_not_trained_with_the_network(
     (group,), (expected,) = (each.configure_optimizers().param_groups for each in (model, alone))
     assert [weight.shape for weight in group["params"]] == [w.shape for w in expected["params"]]
     for each in (model, alone):
-        step(each, batch_of(NAMES), batch_of(NAMES))
+        step(each, make_batch(NAMES), make_batch(NAMES))
     torch.testing.assert_close(list(ngrams.parameters()), before, atol=0, rtol=0)
     for mine, same in zip(
         model.network.recurrent.parameters(), alone.network.recurrent.parameters(), strict=True
@@ -158,10 +158,10 @@ def test_ngrams_are_not_trained_with_the_network(
 def test_a_batch_of_no_names_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where processes share a batch, one may have none of its names: its gradient is zero."""
     model = make({"ngrams": 2})
-    model.trainer = plain_trainer()
+    model.trainer = make_trainer()
     another_has_seven = torch.tensor([0.0, 7.0])
     monkeypatch.setattr(model.trainer.strategy, "reduce", another_has_seven.add)
-    results = model.training_step(Batch(*(part[:0] for part in batch_of(NAMES))), 0)
+    results = model.training_step(Batch(*(part[:0] for part in make_batch(NAMES))), 0)
     results["loss"].backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     assert results["losses"].tolist() == [0]
     assert results["guesses"].tolist() == []

@@ -4,7 +4,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 
 from src.data.alphabet import ASCII_ALPHABET
@@ -19,6 +18,7 @@ from src.models.classifier import (
     OnlineClassifier,
 )
 from src.models.rnn import RNN, read_name
+from tests.helpers import fit, flat_weights, make_trainer
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::UserWarning:lightning", "ignore::FutureWarning:lightning"
@@ -37,23 +37,6 @@ def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> Online
 
 def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
     return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, 50, 100, chunk_size=1000)
-
-
-def plain_trainer(**arguments: Any) -> Trainer:
-    """Return a trainer as anybody makes one; the model ends the training."""
-    quietly = {"enable_progress_bar": False, "enable_model_summary": False}
-    plainly: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "logger": False, **quietly}
-    return Trainer(enable_checkpointing=False, **plainly | arguments)
-
-
-def fit(model: NameClassifier, data: NamesDataModule) -> Trainer:
-    trainer = plain_trainer(num_sanity_val_steps=0)
-    trainer.fit(model, data)
-    return trainer
-
-
-def weights(model: NameClassifier) -> torch.Tensor:
-    return torch.cat([weight.detach().flatten() for weight in model.parameters()])
 
 
 def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) -> list[float]:
@@ -146,7 +129,7 @@ def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None
         model = make_model(data.categories, backend=backend)
         fit(model, data)
         assert model.iteration == 300
-        trained[backend].append((weights(model), model.history))
+        trained[backend].append((flat_weights(model), model.history))
     for (one, points), (other, same_points) in trained.values():
         assert torch.equal(one, other)
         assert points == same_points
@@ -224,7 +207,7 @@ def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataM
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: int | None) -> None:
     model, data = any_model(regime, corpus_dir)
-    trainer = plain_trainer(max_epochs=max_epochs)
+    trainer = make_trainer(max_epochs=max_epochs)
     trainer.fit(model, data)
     assert model.iteration == 30
     assert [iteration for iteration, _ in model.curve("train/loss")] == [5, 10, 15, 20, 25, 30]
@@ -235,20 +218,20 @@ def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: in
 def test_a_stopping_callback_is_heard(corpus_dir: Path) -> None:
     model, data = any_model("online", corpus_dir)
     stopping = EarlyStopping("val/loss", stopping_threshold=99.0)  # after the first validation
-    plain_trainer(num_sanity_val_steps=0, callbacks=[stopping]).fit(model, data)
+    make_trainer(num_sanity_val_steps=0, callbacks=[stopping]).fit(model, data)
     assert (model.iteration, len(model.curve("val/loss"))) == (10, 1)
 
 
 def test_lightnings_check_before_the_training_is_no_point_of_a_curve(corpus_dir: Path) -> None:
     model, data = any_model("online", corpus_dir)
-    plain_trainer(num_sanity_val_steps=2).fit(model, data)
+    make_trainer(num_sanity_val_steps=2).fit(model, data)
     assert model.history[0][0] == 5
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
-    trainer = plain_trainer()
+    trainer = make_trainer()
     for stage, run in (("val", trainer.validate), ("test", trainer.test)):
         (scores,) = run(model, data, verbose=False)
         names = {"val": data.val_dataset, "test": data.test_dataset}[stage]
@@ -260,7 +243,7 @@ def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> N
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
-    answers: Any = plain_trainer().predict(model, data.test_dataloader())
+    answers: Any = make_trainer().predict(model, data.test_dataloader())
     logp = model.eval().log_probabilities(data.test_dataset.loader())
     assert logp.shape == (len(data.test_dataset), 3)
     torch.testing.assert_close(torch.cat(answers), logp, atol=0, rtol=0)
@@ -271,10 +254,10 @@ def test_a_checkpoint_is_enough_to_have_the_model_back(
     corpus_dir: Path, tmp_path: Path, regime: str
 ) -> None:
     model, data = any_model(regime, corpus_dir)
-    trainer = plain_trainer()
+    trainer = make_trainer()
     trainer.fit(model, data)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = type(model).load_from_checkpoint(tmp_path / "model.ckpt")
     assert again.hparams == model.hparams
     assert again.iteration == 30
-    assert torch.equal(weights(again), weights(model))
+    assert torch.equal(flat_weights(again), flat_weights(model))

@@ -1,12 +1,10 @@
 import inspect
-import os
 import re
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -16,11 +14,12 @@ from omegaconf import OmegaConf
 from src.config import ARGUMENTS, REFUSED, RUN_KEYS, SUBJECTS, Config, meanings, typed, words
 from src.data.readers import DataSource
 from src.errors import UserError
-from tests.conftest import ROOT, run_train, settings
+from tests.helpers import ROOT, compose_settings, settings
+from tests.processes import Programs, Result
 
 
 def test_defaults_are_the_tutorials() -> None:
-    config = settings()
+    config = compose_settings()
     assert config.subset(RUN_KEYS) == {
         "lr": 0.005,
         "hidden": 128,
@@ -50,14 +49,29 @@ def test_defaults_are_the_tutorials() -> None:
     assert list(config.logger) == ["tensorboard"]
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["lr=0.01", "hidden=64", "iterations=300"],
+        ["experiment=best", "iterations=200", "letters=corpus"],
+        ["lr=1e-3", "logger=[tensorboard,csv]", "passes=null", "trainer.deterministic=true"],
+    ],
+)
+def test_settings_of_the_tests_are_those_of_hydra(overrides: list[str]) -> None:
+    assert settings(*overrides) == compose_settings(*overrides)
+
+
 def test_overrides_and_groups() -> None:
-    assert settings("lr=0.01", "hidden=64").lr == 0.01
-    gpu = settings("trainer=gpu", "backend=autograd", "batch_size=2")
+    assert compose_settings("lr=0.01", "hidden=64").lr == 0.01
+    gpu = compose_settings("trainer=gpu", "backend=autograd", "batch_size=2")
     assert gpu.trainer_arguments["accelerator"] == "gpu"
-    assert settings("trainer.precision=64", "backend=autograd").trainer_arguments["precision"] == 64
-    assert list(settings("logger=csv").logger) == ["csv"]
-    assert list(settings("logger=[tensorboard,csv]").logger) == ["tensorboard", "csv"]
-    assert settings("logger=[]").logger == {}
+    assert (
+        compose_settings("trainer.precision=64", "backend=autograd").trainer_arguments["precision"]
+        == 64
+    )
+    assert list(compose_settings("logger=csv").logger) == ["csv"]
+    assert list(compose_settings("logger=[tensorboard,csv]").logger) == ["tensorboard", "csv"]
+    assert compose_settings("logger=[]").logger == {}
 
 
 def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None:
@@ -72,14 +86,14 @@ def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None
 
 def test_every_recipe_takes_other_settings_too() -> None:
     for recipe in (ROOT / "configs/experiment").iterdir():
-        assert settings(f"experiment={recipe.stem}", "lr=0.25").lr == 0.25
+        assert compose_settings(f"experiment={recipe.stem}", "lr=0.25").lr == 0.25
 
 
 def test_the_tutorial_recipe_holds_nothing_out() -> None:
-    tutorial = settings("experiment=tutorial")
+    tutorial = compose_settings("experiment=tutorial")
     assert (tutorial.val_fraction, tutorial.test_fraction, tutorial.clip) == (0, 0, 0)
     assert tutorial.online
-    assert settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
+    assert compose_settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
 
 
 @pytest.mark.parametrize(
@@ -120,7 +134,7 @@ def test_the_tutorial_recipe_holds_nothing_out() -> None:
 )
 def test_out_of_range(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        settings(override)
+        compose_settings(override)
     assert message in str(caught.value)
 
 
@@ -134,33 +148,18 @@ def test_out_of_range(override: str, message: str) -> None:
 )
 def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError) as caught:
-        settings("trainer=ddp", *overrides)
+        compose_settings("trainer=ddp", *overrides)
     assert message in str(caught.value)
 
 
 def test_batches_are_shared_out_by_ddp_alone() -> None:
     with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp with backend=a"):
-        settings("experiment=best", "trainer.strategy=ddp_spawn")
+        compose_settings("experiment=best", "trainer.strategy=ddp_spawn")
 
 
 def test_fractions_that_leave_nothing() -> None:
     with pytest.raises(UserError, match=r"val_fraction \+ test_fraction = 1\.1: must be below 1"):
-        settings("val_fraction=0.9", "test_fraction=0.2")
-
-
-def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[int, str, str]:
-    """Return the exit status of `python -m src.train`, without a new process, and what it said."""
-    import src.train
-    from src.run.launch import run_cli
-
-    monkeypatch.setattr("sys.argv", ["train.py", *words])
-    try:
-        status, message = run_cli(src.train.main), ""
-    except SystemExit as ended:
-        status, message = 1, f"{ended.code}\n"
-    os.environ.pop("HYDRA_FULL_ERROR", None)
-    printed = capsys.readouterr()
-    return status, printed.out, message + printed.err
+        compose_settings("val_fraction=0.9", "test_fraction=0.2")
 
 
 @pytest.mark.parametrize(
@@ -201,27 +200,28 @@ def command(*words: str, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> tuple[
         ),
     ],
 )
-def test_a_wrong_setting_ends_in_a_message_and_writes_nothing(
+def test_invalid_settings_produce_a_message_and_write_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    train_in_process: Callable[..., Result],
     overrides: list[str],
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken").write_text("a file, no folder")
     (tmp_path / "old/checkpoints").mkdir(parents=True)
-    status, out, err = command(*overrides, monkeypatch=monkeypatch, capsys=capsys)
-    assert (status, out) == (1, "")
-    assert message in err
-    assert "Traceback" not in err
+    result = train_in_process(*overrides)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
     assert len([path for path in tmp_path.rglob("*") if path.name != ".lock"]) == 3
 
 
-def test_a_wrong_key_is_answered_at_once_and_in_a_process_of_its_own(tmp_path: Path) -> None:
-    ran = run_train("hidden_size=64", cwd=tmp_path)
-    said = "hidden_size: no such key; did you mean hidden? --help lists them\n"
-    assert (ran.returncode, ran.stdout, ran.stderr) == (1, "", said)
+def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) -> None:
+    command = [sys.executable, "-m", "src.train", "hidden_size=64"]
+    result = programs.run(*command, cwd=tmp_path, is_forked=False)
+    message = "hidden_size: no such key; did you mean hidden? --help lists them\n"
+    assert result == (1, "", message)
     assert not any(tmp_path.iterdir())
 
 
@@ -251,8 +251,8 @@ def test_a_folder_is_typed_back_as_it_is(folder: str) -> None:
     assert Path(config.resume) == Path(folder)
 
 
-def test_help_documents_every_key() -> None:
-    ran = run_train("--help", "hidden=77")
+def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> None:
+    ran = train_in_process("--help", "hidden=77")
     assert ran.returncode == 0
     lines = [line for line in ran.stdout.splitlines() if not line.startswith("experiment: ")]
     assert max(map(len, lines)) <= 80
@@ -271,9 +271,9 @@ def test_help_documents_every_key() -> None:
         assert recipe.stem in ran.stdout
 
 
-def test_settings_are_checked_before_torch_is_imported() -> None:
+def test_settings_are_checked_before_torch_is_imported(programs: Programs) -> None:
     code = (
         "import sys, src.train, src.run.preflight; print({'torch', 'lightning'} & {*sys.modules})"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout == "set()\n"
+    result = programs.run(sys.executable, "-c", code, cwd=ROOT, is_forked=False)
+    assert result == (0, "set()\n", "")

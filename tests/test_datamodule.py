@@ -123,16 +123,16 @@ def test_what_is_held_out_is_shown(corpus_dir: Path) -> None:
     assert data.evaluation_split() == ("validation", data.val_dataset)
 
 
-def test_a_category_of_one_name_is_trained_on(corpus_dir: Path) -> None:
-    (corpus_dir / "Single.txt").write_text("alone\n")
-    data = NamesDataModule(corpus_dir, 0.1, 0.1, 3)
+def test_a_category_of_one_name_is_trained_on(own_corpus_dir: Path) -> None:
+    (own_corpus_dir / "Single.txt").write_text("alone\n")
+    data = NamesDataModule(own_corpus_dir, 0.1, 0.1, 3)
     assert data.train_dataset.targets.bincount()[3] == 1
     assert data.summary().startswith("4 categories, ")
 
 
-def test_a_run_goes_on_with_the_same_split_wherever_it_is(corpus_dir: Path) -> None:
-    state = NamesDataModule(corpus_dir, 0.1, 0.1).state_dict()
-    moved = corpus_dir.rename(corpus_dir.parent / "moved")
+def test_a_run_goes_on_with_the_same_split_wherever_it_is(own_corpus_dir: Path) -> None:
+    state = NamesDataModule(own_corpus_dir, 0.1, 0.1).state_dict()
+    moved = own_corpus_dir.rename(own_corpus_dir.parent / "moved")
     NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)
     for other in (NamesDataModule(moved, 0.1, 0.1, seed=1), NamesDataModule(moved, 0.1, 0.2)):
         with pytest.raises(UserError, match="the names or their split have changed"):

@@ -10,12 +10,13 @@ import torch
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule, Sampling
 from src.train import train
-from tests.conftest import metrics_of, run_train, settings, start_train
+from tests.helpers import settings, timeless_metrics
+from tests.processes import Programs
 
 TWO = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
 WORDS = ["cell=gru", "bidirectional=true", "pooling=all", "embedding=4", "hidden=8", "ngrams=2"]
 WORDS += ["sampling=natural", "batch_size=7", "backend=autograd", "lr=0.2"]
-WORDS += ["iterations=100", "log_every=5", "print_every=10", "val_every=20"]
+WORDS += ["iterations=400", "log_every=20", "print_every=40", "val_every=80"]
 
 
 def assert_close(one: Path, two: Path, atol: float) -> None:
@@ -25,7 +26,7 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
     torch.testing.assert_close(
         dict(together["state_dict"]), dict(alone["state_dict"]), atol=atol, rtol=0
     )
-    assert metrics_of(two) == pytest.approx(metrics_of(one), abs=atol)
+    assert timeless_metrics(two) == pytest.approx(timeless_metrics(one), abs=atol)
     for (at, mine), (same, theirs) in zip(together["history"], alone["history"], strict=True):
         assert (at, mine) == (same, pytest.approx(theirs, abs=atol))
 
@@ -56,24 +57,29 @@ def test_each_name_is_seen_once(corpus_dir: Path, sampling: Sampling) -> None:
         assert sorted(name for part in shared for name in names(part)) == sorted(names(batch))
 
 
-def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
-    corpus_dir: Path, tmp_path: Path
+@pytest.mark.slow
+def test_two_processes_take_the_same_steps_as_one(
+    corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
-    # Steps of plain SGD, whose size is the gradient's; dropout off; ended and taken up again.
-    # 29 names in batches of 7, 4 and 3 a process: the last of a pass has one, and one process none.
+    # Plain SGD, so that a wrong gradient changes the weights; no dropout; interrupted and resumed.
+    # There are 29 names in batches of 7, of which the processes take 4 and 3. The last batch of a
+    # pass has one name, and one process then has none. The run is long enough for the signal to
+    # come while it trains, even on a busy machine.
     words = [*WORDS, f"data_dir={corpus_dir}"]
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     train(settings(*words, "logger=[]"), one)
-    place = f"hydra.run.dir={two}"
-    run = start_train(*words, *TWO, place, cwd=tmp_path, until="two/checkpoints/last.ckpt")
-    run.send_signal(signal.SIGUSR1)  # SLURM's, to one of them
-    said, errors = run.communicate(timeout=60)
-    assert (run.returncode, errors) == (128 + signal.SIGUSR1, "")
-    assert said.count("To go on") == 1
-    assert 0 < int(metrics_of(two)["iterations"]) < 100
-    ended = run_train("resume=two", *TWO, cwd=tmp_path)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    checkpoint = "two/checkpoints/last.ckpt"
+    process = programs.start_training(
+        *words, *TWO, f"hydra.run.dir={two}", cwd=tmp_path, until=checkpoint
+    )
+    process.send_signal(signal.SIGUSR1)  # SLURM sends it to one of the processes
+    interrupted = process.result()
+    assert (interrupted.returncode, interrupted.stderr) == (128 + signal.SIGUSR1, "")
+    assert interrupted.stdout.count("To go on") == 1
+    assert 0 < int(timeless_metrics(two)["iterations"]) < 400
+    resumed = programs.train("resume=two", *TWO, cwd=tmp_path)
+    assert (resumed.returncode, resumed.stderr) == (0, "")
     assert_close(one, two, atol=1e-5)
     left, alone = (
         {p.name for p in folder.iterdir() if not p.name.startswith(("events", "hparams"))}
@@ -82,19 +88,22 @@ def test_two_processes_take_the_steps_of_one_with_the_whole_batch(
     assert left == alone | {".hydra", ".lock", "train.log"}
 
 
-def test_two_processes_that_diverge_say_so_once(corpus_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_divergence_of_two_processes_is_reported_once(
+    corpus_dir: Path, tmp_path: Path, programs: Programs
+) -> None:
     words = [*WORDS, *TWO, "cell=tutorial", "bidirectional=false", "pooling=last", "embedding=0"]
     words += ["batch_size=5", "lr=100", "clip=0", f"data_dir={corpus_dir}"]
-    words += ["print_every=1"]  # whoever has none of a batch's names is silent
-    ended = run_train(*words, "hydra.run.dir=run", cwd=tmp_path)
-    assert ended.returncode == 1
-    assert ended.stderr.count("the loss is no longer finite") == 1
-    assert "Traceback" not in ended.stderr
-    assert metrics_of(tmp_path / "run")["status"] == "diverged"
+    words += ["print_every=1"]  # a process without a name in the batch prints nothing
+    result = programs.train(*words, "hydra.run.dir=run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.count("the loss is no longer finite") == 1
+    assert "Traceback" not in result.stderr
+    assert timeless_metrics(tmp_path / "run")["status"] == "diverged"
 
 
-def test_a_sweep_has_no_runs_of_two_processes(tmp_path: Path) -> None:
-    ended = run_train("-m", "seed=1,2", *WORDS, *TWO, cwd=tmp_path)
-    assert (ended.returncode, ended.stdout) == (1, "")
-    assert "a sweep's runs have one process each" in ended.stderr
+def test_sweep_of_runs_with_two_processes_is_refused(tmp_path: Path, programs: Programs) -> None:
+    result = programs.train("-m", "seed=1,2", *WORDS, *TWO, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "a sweep's runs have one process each" in result.stderr
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ from src.answer.scores import BINS, COVERAGES, Evaluated, as_text, make_report, 
 from src.data.readers.source import NAMES
 from src.errors import UserError
 from src.train import train
-from tests.conftest import read_corpus, settings
+from tests.helpers import read_corpus, settings
 
 Captured = pytest.CaptureFixture[str]
 

@@ -21,8 +21,15 @@ from src.data.alphabet import UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.models.calibration import DEFAULT_PRIOR, PRIORS
 from src.models.recurrent import N_GATES
-from tests.conftest import ROOT, read_corpus
-from tests.test_answer import ABOUT, DECISION, GRU, NETWORK, make_checkpoint
+from tests.helpers import (
+    CALIBRATION,
+    CHECKPOINT_SUMMARY,
+    GRU_NETWORK,
+    NETWORK,
+    ROOT,
+    make_checkpoint,
+    read_corpus,
+)
 
 Captured = pytest.CaptureFixture[str]
 
@@ -70,7 +77,7 @@ def values_of(page: str) -> dict[str, Any]:
 
 
 def test_the_page_holds_the_very_weights(tmp_path: Path, capsys: Captured) -> None:
-    file, page = write(tmp_path / "a.ckpt", NETWORK, decision=DECISION), tmp_path / "see.html"
+    file, page = write(tmp_path / "a.ckpt", NETWORK, decision=CALIBRATION), tmp_path / "see.html"
     assert run(str(file), f"--html={page}", "--prior=uniform") == 0
     assert capsys.readouterr().out == f"{page}: {load_model(file).about}\n"
     values = values_of(page.read_text(encoding="utf-8"))
@@ -83,7 +90,7 @@ def test_the_page_holds_the_very_weights(tmp_path: Path, capsys: Captured) -> No
     assert values["categories"] == ["A", "B", "C"]
     assert values["letters"]["symbols"] == ASCII_SYMBOLS
     assert values["prior"] == "uniform"
-    assert values["about"] == ABOUT
+    assert values["about"] == CHECKPOINT_SUMMARY
     assert str(tmp_path) not in page.read_text(encoding="utf-8")
 
 
@@ -115,10 +122,10 @@ def test_what_cannot_be_exported(
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix("python -m src.export: ")
 
-    write(Path("gru.ckpt"), GRU)
+    write(Path("gru.ckpt"), GRU_NETWORK)
     only = "--html shows cell=tutorial without n-grams, and no other"
     assert refused("gru.ckpt", "--html=a.html", "--onnx=a.onnx") == f"gru.ckpt: {only}"
-    torch.save(make_checkpoint(GRU | {"ngrams": 1}), "best.ckpt")
+    torch.save(make_checkpoint(GRU_NETWORK | {"ngrams": 1}), "best.ckpt")
     none = "--onnx: ONNX has no operator that looks up n-grams in the tables beside the network"
     assert refused("best.ckpt", "--onnx=a.onnx") == f"best.ckpt: {none}; train with ngrams=0"
     assert refused("gru.ckpt") == "--html FILE.html, --onnx FILE.onnx or both say what to write"
@@ -183,14 +190,14 @@ def ask(session: onnxruntime.InferenceSession, names: list[str], fill: int) -> N
     [
         NETWORK,
         NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
-        *(GRU | {"cell": cell} | changes for cell in N_GATES for changes in (PLAIN, DEEP)),
-        *(GRU | {"cell": cell, "pooling": "all"} for cell in N_GATES),
-        GRU | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
-        GRU | IN_MANY | {"embedding": 0, "layers": 2, "pooling": "all"},
+        *(GRU_NETWORK | {"cell": cell} | changes for cell in N_GATES for changes in (PLAIN, DEEP)),
+        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in N_GATES),
+        GRU_NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
+        GRU_NETWORK | IN_MANY | {"embedding": 0, "layers": 2, "pooling": "all"},
     ],
 )
 def test_onnx_answers_as_predict_does(network: dict[str, Any], tmp_path: Path) -> None:
-    file = write(tmp_path / "a.ckpt", network, decision=DECISION)
+    file = write(tmp_path / "a.ckpt", network, decision=CALIBRATION)
     model, session = load_model(file, "corpus"), graph_of(file, "corpus")
     shipped = [name for names in read_corpus(ROOT / "data/names").values() for name in names]
     texts = ["a", *NAMES, *shipped[::20]]
@@ -208,12 +215,12 @@ def test_onnx_answers_as_predict_does(network: dict[str, Any], tmp_path: Path) -
 
 def test_onnx_says_what_a_program_has_to_know(tmp_path: Path) -> None:
     network = NETWORK | {"letters": CORPUS.to_dict(), "shares": [0.2, 0.3, 0.5]}
-    file = write(tmp_path / "a.ckpt", network, decision=DECISION)
+    file = write(tmp_path / "a.ckpt", network, decision=CALIBRATION)
     session = graph_of(file, "uniform")
     said = said_of(session)
     assert Alphabet.from_dict(said["letters"]) == CORPUS
     assert (said["categories"], said["prior"], said["longest"]) == (["A", "B", "C"], "uniform", 200)
-    assert said["about"] == ABOUT.replace("ascii", "corpus")
+    assert said["about"] == CHECKPOINT_SUMMARY.replace("ascii", "corpus")
     assert str(tmp_path) not in json.dumps(said)
     uniform = ask(session, ["lisa"], fill=0)
     for prior in PRIORS:  # the others follow from one
@@ -263,7 +270,7 @@ def browsed(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[TrainedModel
         NETWORK | {"letters": Alphabet("tutorial").to_dict(), "shares": [0.2, 0.3, 0.5]},
         NETWORK | IN_CORPUS,
     ]
-    decisions = [DECISION, None, DECISION]
+    decisions = [CALIBRATION, None, CALIBRATION]
     code = TRY.replace("NAMES", json.dumps(NAMES)).replace("UNSPELLED", json.dumps(UNSPELLED))
     files, frames = [], ""
     for i, (network, decision) in enumerate(zip(networks, decisions, strict=True)):

@@ -44,8 +44,8 @@ from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainB
 from src.data.split import fingerprint, hold_out_names
 from src.errors import UserError
 from src.models.network import Network
-from tests.conftest import TRIED, read_corpus, settings
-from tests.test_answer import GRU, NETWORK, make_checkpoint
+from tests.conftest import N_TRIED_INPUTS
+from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings
 
 Property = Callable[..., None]
 
@@ -57,7 +57,7 @@ def tried(often: int, few: int = 30, **inputs: st.SearchStrategy[Any]) -> Callab
         @wraps(holds)
         def counted(**drawn: Any) -> None:
             holds(**drawn)
-            TRIED[holds.__name__] += 1
+            N_TRIED_INPUTS[holds.__name__] += 1
 
         number = few if hypothesis.settings().derandomize else often
         return hypothesis.settings(max_examples=number)(given(**inputs)(counted))
@@ -616,7 +616,7 @@ plain = st.recursive(
 
 @cache
 def whole_checkpoint(cell: str) -> bytes:
-    network = GRU | {"embedding": 0, "ngrams": 2} if cell == "gru" else NETWORK
+    network = GRU_NETWORK | {"embedding": 0, "ngrams": 2} if cell == "gru" else NETWORK
     content = io.BytesIO()
     torch.save(make_checkpoint(network), content)
     return content.getvalue()

@@ -15,8 +15,16 @@ from src.errors import UserError
 from src.models.network import Network
 from src.models.transfer import transfer_weights
 from src.train import train
-from tests.conftest import assert_equal_runs, settings
-from tests.test_answer import GRU, MADE_FOR, changed, make_checkpoint
+from tests.helpers import (
+    GRU_NETWORK,
+    NETWORK_PATH,
+    assert_equal_runs,
+    make_checkpoint,
+    replace_value,
+    settings,
+)
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 THEIRS, MINE = ["Alpha", "Beta", "Delta"], ["Beta", "Gamma", "Alpha", "Epsilon"]
 CATEGORIES = {0: 1, 2: 0}
@@ -183,9 +191,9 @@ TINY = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
 
 
 @pytest.fixture
-def others(tmp_path: Path, corpus_dir: Path) -> Path:
+def others(tmp_path: Path, own_corpus_dir: Path) -> Path:
     """Alpha and Beta, and a run that has trained on them."""
-    shutil.copytree(corpus_dir, tmp_path / "others")
+    shutil.copytree(own_corpus_dir, tmp_path / "others")
     (tmp_path / "others/Gamma.txt").unlink()
     train(settings(*TINY, f"data_dir={tmp_path / 'others'}"), tmp_path / "source")
     return tmp_path / "source"
@@ -193,7 +201,7 @@ def others(tmp_path: Path, corpus_dir: Path) -> Path:
 
 def test_a_run(
     others: Path,
-    corpus_dir: Path,
+    own_corpus_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -233,8 +241,11 @@ def test_a_run_is_taken_up_without_the_model_it_came_from(
     [
         (b"PK", "{}: not a checkpoint, or a damaged or unsafe one"),
         (("version", 3), "{}: is of an older version of this program; train anew"),
-        ((f"{MADE_FOR} hidden", 9), "{}: not a checkpoint of this program ("),
-        ((f"{MADE_FOR} categories", ["\x1b", "B", "C"]), "{}: not a checkpoint of this program ("),
+        ((f"{NETWORK_PATH} hidden", 9), "{}: not a checkpoint of this program ("),
+        (
+            (f"{NETWORK_PATH} categories", ["\x1b", "B", "C"]),
+            "{}: not a checkpoint of this program (",
+        ),
         (None, "no finished run with a val/balanced_accuracy in {}/; name a run or a checkpoint"),
     ],
 )
@@ -245,7 +256,7 @@ def test_what_is_no_model(tmp_path: Path, corpus_dir: Path, content: Any, messag
     elif isinstance(content, bytes):
         path.write_bytes(content)
     else:
-        torch.save(changed(make_checkpoint(GRU), *content), path)
+        torch.save(replace_value(make_checkpoint(GRU_NETWORK), *content), path)
     with pytest.raises(UserError) as caught:
         train(settings(*TINY, f"data_dir={corpus_dir}", f"init_from={path}"), tmp_path / "run")
     assert str(caught.value).startswith(message.format(path))

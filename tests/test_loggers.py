@@ -11,7 +11,9 @@ from omegaconf import OmegaConf
 
 from src.errors import UserError
 from src.train import train
-from tests.conftest import ROOT, settings
+from tests.helpers import ROOT, settings
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TINY = ["hidden=8", "lr=0.05", "iterations=100", "log_every=50", "val_every=50", "logger=[]"]
 

@@ -5,20 +5,15 @@ import torch
 import torch.nn.functional as F
 
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
-from src.data.batch import Batch
 from src.data.dataset import NamesDataset
 from src.models.network import Network
 from src.models.ngram_mixture import NgramMixture
 from src.models.recurrent import PyTorchCell, RecurrentNetwork, TutorialNetwork, symbol_groups
 from src.models.rnn import read_name
+from tests.helpers import make_batch
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
 SHARES = [0.5, 0.3, 0.2]
-
-
-def batch_of(names: list[str]) -> Batch:
-    letters, lengths = ASCII_ALPHABET.encode(names)
-    return Batch(letters, lengths, torch.arange(len(names)) % 3)
 
 
 def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
@@ -52,7 +47,7 @@ def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
 )
 def test_a_batch_gives_what_each_name_gives(cell: PyTorchCell, changes: dict[str, Any]) -> None:
     network = make(cell, **changes)
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     together = network(batch.letters, batch.lengths)
     expected = torch.stack([one_by_one(network, name) for name in NAMES])
     torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
@@ -61,7 +56,7 @@ def test_a_batch_gives_what_each_name_gives(cell: PyTorchCell, changes: dict[str
 def test_names_of_one_length_and_a_single_name() -> None:
     network = make("gru", bidirectional=True, pooling="all")
     for names in (["Li", "Wu", "Bo"], ["a", "b"], ["Abel"]):
-        batch = batch_of(names)
+        batch = make_batch(names)
         expected = torch.stack([one_by_one(network, name) for name in names])
         together = network(batch.letters, batch.lengths)
         torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
@@ -69,7 +64,7 @@ def test_names_of_one_length_and_a_single_name() -> None:
 
 def test_recurrent_dropout_is_of_the_weights_from_state_to_state() -> None:
     network = make("gru", recurrent_dropout=0.5)
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     torch.manual_seed(3)
     dropped = network(batch.letters, batch.lengths)
     torch.manual_seed(3)
@@ -82,7 +77,7 @@ def test_recurrent_dropout_is_of_the_weights_from_state_to_state() -> None:
 
 def test_dropout_is_gone_in_evaluation() -> None:
     network = make("lstm", dropout=0.5, recurrent_dropout=0.5, embedding=4).eval()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     once, again = (network(batch.letters, batch.lengths) for _ in range(2))
     assert torch.equal(once, again)
 
@@ -90,7 +85,7 @@ def test_dropout_is_gone_in_evaluation() -> None:
 def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
     torch.manual_seed(0)
     network = TutorialNetwork(57, 3, 8)
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     F.nll_loss(network(batch.letters, batch.lengths), batch.targets).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     together = [weight.grad for weight in network.parameters()]
     network.zero_grad()
@@ -170,7 +165,7 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
     network = make_mixture().eval()
-    batch = batch_of([*NAMES, "Zhang"])
+    batch = make_batch([*NAMES, "Zhang"])
     mixed = network(batch.letters, batch.lengths)
     alone = network.recurrent(batch.letters, batch.lengths)
     assert isinstance(network.ngrams, NgramMixture)
@@ -197,7 +192,7 @@ def test_where_there_is_no_case_one_ngram_model_counts() -> None:
 
 def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
     network, again = make_mixture().eval(), make_mixture(counted=False).eval()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     state = network.state_dict()
     again.load_state_dict(state)
     assert torch.equal(again(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
@@ -209,14 +204,14 @@ def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
 
 def test_in_training_the_network_answers_alone_under_the_shares() -> None:
     network = make_mixture().train()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     alone = network.recurrent(batch.letters, batch.lengths) + torch.tensor(SHARES).log()
     torch.testing.assert_close(network(batch.letters, batch.lengths), alone.log_softmax(dim=1))
 
 
 def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
     network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     torch.testing.assert_close(
         network(batch.letters, batch.lengths), network.recurrent(batch.letters, batch.lengths)
     )
@@ -224,7 +219,7 @@ def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> N
 
 def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
     network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], None, "tutorial", 8).eval()
-    batch = batch_of(NAMES)
+    batch = make_batch(NAMES)
     together = network(batch.letters, batch.lengths)
     assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
     assert set(network.state_dict()) == {

@@ -1,17 +1,14 @@
 import codecs
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
 import pty
 import re
+import shlex
 import signal
-import subprocess
 import sys
-import termios
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,20 +19,21 @@ import torch
 from src import predict
 from src.answer.model import AT_ONCE, load_model
 from src.data.alphabet import Alphabet
-from tests.conftest import ROOT
-from tests.test_answer import (
-    ABOUT,
-    CURVE,
-    DECISION,
-    GRU,
+from tests.helpers import (
+    CALIBRATION,
+    CHECKPOINT_SUMMARY,
+    GRU_NETWORK,
     NETWORK,
+    PRECISION_CURVE,
+    ROOT,
     make_checkpoint,
     write_checkpoint,
 )
+from tests.processes import Programs, wait_until
 
 Captured = pytest.CaptureFixture[str]
 
-MODEL = f"model: a.ckpt, {ABOUT}\n"
+MODEL = f"model: a.ckpt, {CHECKPOINT_SUMMARY}\n"
 
 
 @pytest.fixture
@@ -180,7 +178,7 @@ def test_a_prior_moves_every_answer(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A is 0.9 of the corpus: the more the prior counts, the likelier it is."""
-    write_checkpoint(here / "a.ckpt", decision=DECISION)
+    write_checkpoint(here / "a.ckpt", decision=CALIBRATION)
     (here / "in.csv").write_text("surname\nJones\n")
     found: dict[str, float] = {}
     for prior in ("uniform", "tempered", "corpus"):
@@ -257,7 +255,7 @@ def all_ways(
 
 def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     network = NETWORK | {"categories": ["A", "B", "Congo, DR"]}
-    torch.save(make_checkpoint(network) | {"decision": DECISION}, here / "a.ckpt")
+    torch.save(make_checkpoint(network) | {"decision": CALIBRATION}, here / "a.ckpt")
     p = load_model(here / "a.ckpt").probabilities(["Jones"])[0]
     expected = {c: f"{p[i] / (p[0] + p[2]):.3f}" for i, c in ((0, "A"), (2, "Congo, DR"))}
     among = '--among="Congo, DR", A'
@@ -291,7 +289,9 @@ def test_categories_that_cannot_be_asked_about(
 def test_below_a_threshold_in_every_way(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_checkpoint(here / "a.ckpt", decision=DECISION | {"curves": {"tempered": CURVE}})
+    write_checkpoint(
+        here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
+    )
     best = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
     assert 0.5 < best < 0.75
     answers = all_ways(here, capsys, monkeypatch)
@@ -322,7 +322,9 @@ def test_below_a_threshold_in_every_way(
 def test_a_threshold_that_cannot_be(
     here: Path, capsys: Captured, words: list[str], message: str
 ) -> None:
-    write_checkpoint(here / "a.ckpt", decision=DECISION | {"curves": {"tempered": CURVE}})
+    write_checkpoint(
+        here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
+    )
     assert message in refused(capsys, *words, "Jones")
 
 
@@ -587,141 +589,124 @@ def test_the_prompt(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatc
         assert "Lee" not in printed
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "src.predict", "--checkpoint=a.ckpt", *arguments]
+PREDICT = ["src.predict", "--checkpoint=a.ckpt"]
+NEW_INTERPRETER = [sys.executable, "-m", *PREDICT]
 
 
-def test_leaving_the_prompt(here: Path) -> None:
-    """A process, as Ctrl-C comes from a terminal that is a process's own."""
+def test_interrupt_at_the_prompt(here: Path, programs: Programs) -> None:
+    """Ctrl-C comes from the terminal that the process controls."""
     terminal, end = pty.openpty()
-    process = subprocess.Popen(
-        command(),
-        stdin=end,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # Ctrl-C comes from the terminal
-    )
-    assert process.stdout
-    assert process.stdout.read(7) == b"Input: "
+    with os.fdopen(end, "r") as stdin:
+        process = programs.start(*PREDICT, cwd=here, stdin=stdin)
+    wait_until(lambda: process.stdout == "Input: ", process)
+    # A Ctrl-C that arrives just before Python waits for input takes effect with the next one.
     while process.poll() is None:
-        with suppress(OSError):  # gone meanwhile
-            os.write(terminal, b"\x03")  # just before Python waits, it is heard with the next
-        with suppress(subprocess.TimeoutExpired):  # one in Python's own shutdown would be heard
+        with suppress(OSError):  # the process has ended
+            os.write(terminal, b"\x03")
+        with suppress(TimeoutError):  # a Ctrl-C while Python shuts down would be reported
             process.wait(5)
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert told.decode() == f"{MODEL}quit or Ctrl-D ends it\n"
+    os.close(terminal)
+    assert process.result() == (0, process.stdout, f"{MODEL}quit or Ctrl-D ends it\n")
 
 
-def test_closed_streams(here: Path) -> None:
-    """A process, as its checkpoint must not be opened where a stream should be."""
-    ran = subprocess.run(
-        f"{' '.join(command('--explain', 'Jones', '--plot=a.png'))} <&- >&- 2>&-",
-        shell=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert ran.returncode == 0
+def test_closed_streams(here: Path, programs: Programs) -> None:
+    """A new interpreter: its checkpoint must not be opened in place of a standard stream."""
+    script = shlex.join([*NEW_INTERPRETER, "--explain", "Jones", "--plot=a.png"])
+    result = programs.run("sh", "-c", f"{script} <&- >&- 2>&-", cwd=here, is_forked=False)
+    assert result.returncode == 0
     assert matplotlib.image.imread(here / "a.png").std() > 0.01
 
 
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
-def test_a_closed_stream(here: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
+def test_one_closed_stream(here: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
     monkeypatch.setattr(sys, stream, None)
     assert ask("Jones") == 0
     getattr(sys, stream).close()  # the program leaves that to the end of its process
 
 
-def test_a_pipe_is_answered_as_it_comes(here: Path) -> None:
-    """A program that writes a name and waits for the answer must get it."""
-    process = subprocess.Popen(
-        command("--json"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"},
-    )
-    assert process.stdin
-    assert process.stdout
-    for name in ("Müller", "Lee"):
-        process.stdin.write(f"{name}\n".encode())
-        process.stdin.flush()
-        assert json.loads(process.stdout.readline())["name"] == name
-    process.communicate(timeout=60)
-    assert process.returncode == 0
+def test_names_from_a_pipe_are_answered_one_by_one(here: Path, programs: Programs) -> None:
+    """A program that writes a name and waits for the answer must get it.
+
+    A new interpreter, as `PYTHONIOENCODING` is read when it starts.
+    """
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    stdin, names = os.pipe()
+    answers, stdout = os.pipe()
+    with os.fdopen(stdin) as source, os.fdopen(stdout, "w") as target:
+        process = programs.start(
+            *NEW_INTERPRETER,
+            "--json",
+            cwd=here,
+            env=environment,
+            stdin=source,
+            stdout=target,
+            is_forked=False,
+        )
+    with os.fdopen(answers, encoding="utf-8") as lines:
+        with os.fdopen(names, "w", encoding="utf-8", buffering=1) as pipe:
+            for name in ("Müller", "Lee"):
+                pipe.write(f"{name}\n")
+                assert json.loads(lines.readline())["name"] == name
+        assert lines.read() == ""
+    assert process.wait() == 0
 
 
-def test_a_full_output(here: Path) -> None:
+def test_full_output(here: Path, programs: Programs) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"}
     with Path("/dev/full").open("w") as full:
-        ran = subprocess.run(
-            command("Jones"),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment | {"PYTHONPATH": str(ROOT)},
-            check=False,
-        )
-    assert ran.returncode == 2
-    assert ran.stderr.splitlines()[1:] == [
+        process = programs.start(*PREDICT, "Jones", cwd=here, env=environment, stdout=full)
+    result = process.result()
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[1:] == [
         "python -m src.predict: [Errno 28] No space left on device"
     ]
 
 
-def test_a_reader_that_has_seen_enough(here: Path) -> None:
-    """`python -m src.predict … | head -1`: no complaint, and no Lightning to predict."""
-    names = "".join("Jones\n" for _ in range(20_000))
-    ran = subprocess.run(
-        f"{' '.join(command())} | head -1",
-        shell=True,
-        input=names,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        check=False,
-    )
-    assert ran.stdout.count("\n") == 1
-    assert ran.stderr == MODEL
+def test_output_that_is_closed_early(here: Path, programs: Programs) -> None:
+    """As with `python -m src.predict … | head -1`: there is no complaint."""
+    names = "Jones\n" * 20_000
+    reader, writer = os.pipe()
+    with os.fdopen(reader) as output:
+        with os.fdopen(writer, "w") as target:
+            process = programs.start(*PREDICT, cwd=here, stdin=names, stdout=target)
+        assert output.readline().endswith("\n"), process.result()
+    assert process.result().stderr == MODEL
+
+
+def test_prediction_imports_neither_lightning_nor_numba(programs: Programs) -> None:
     code = "import sys, src.predict; print({'lightning', 'numba', 'matplotlib'} & set(sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert ran.stdout == "set()\n"
+    result = programs.run(sys.executable, "-c", code, cwd=ROOT, is_forked=False)
+    assert result == (0, "set()\n", "")
 
 
-def test_a_signal_amid_a_file_leaves_nothing(here: Path) -> None:
-    """A process, as the signal ends it. It waits for rows that never come."""
+def test_signal_while_a_file_is_written_leaves_nothing(here: Path, programs: Programs) -> None:
+    """The program waits for rows that never come, until the signal ends it."""
     os.mkfifo(here / "in.csv")
-    process = subprocess.Popen(
-        command("--csv=in.csv", "--column=surname", "--out=out.csv"),
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    process = programs.start(
+        *PREDICT, "--csv=in.csv", "--column=surname", "--out=out.csv", cwd=here
     )
-    with (here / "in.csv").open("w") as rows:  # once the program has opened it, too
+    with (here / "in.csv").open("w") as rows:  # returns when the program has opened it as well
         rows.write("surname\nJones\n")
         rows.flush()
-        deadline = time.monotonic() + 60
-        while not list(here.glob(".*.part")):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: list(here.glob(".*.part")), process)
         process.send_signal(signal.SIGUSR1)
-        _, told = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGUSR1
-    assert told == MODEL
+        result = process.result()
+    assert result.returncode == 128 + signal.SIGUSR1
+    assert result.stderr == MODEL
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}
 
 
-def test_memory_does_not_grow_with_a_cell(here: Path) -> None:
-    """A process, to be measured. GRUs read names side by side, all as long as the longest."""
-    torch.save(make_checkpoint(GRU), here / "a.ckpt")
+def test_memory_does_not_grow_with_the_longest_cell(here: Path, programs: Programs) -> None:
+    """A new process, whose memory is measured.
+
+    A GRU reads names in a batch, in which all are as long as the longest.
+    """
+    torch.save(make_checkpoint(GRU_NETWORK), here / "a.ckpt")
     names = ["Jones"] * 2000 + ["x" * 131_000] + ["Jones"] * 2000
     (here / "in.csv").write_text("\n".join(["surname", *names]))
-    asked = command("--csv=in.csv", "--column=surname", "--out=out.csv")
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.measure", *asked],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        check=True,
+    command = [*NEW_INTERPRETER, "--csv=in.csv", "--column=surname", "--out=out.csv"]
+    result = programs.run(
+        sys.executable, "-m", "benchmarks.measure", *command, cwd=here, is_forked=False
     )
-    assert float(ran.stdout.split()[1]) < 600  # MiB; torch alone takes 300
+    assert result.returncode == 0, result.stderr
+    assert float(result.stdout.split()[1]) < 600  # MiB; torch alone takes 300

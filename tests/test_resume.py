@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,18 @@ from src.models.classifier import NameClassifier
 from src.run.callbacks import StopOnSignal
 from src.run.process import STOP_REQUEST
 from src.train import train
-from tests.conftest import (
+from tests.helpers import (
     ROOT,
     assert_equal_runs,
-    metrics_of,
-    points,
-    run_train,
+    load_checkpoint,
+    make_corpus,
+    read_curves,
     settings,
-    start_train,
+    timeless_metrics,
 )
+from tests.processes import Programs
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
 BATCHED = [
@@ -56,6 +58,7 @@ def no_wish() -> Any:
     STOP_REQUEST.signum = 0
 
 
+@pytest.mark.usefixtures("few_ngram_steps")
 @pytest.mark.parametrize(
     ("words", "stop"),
     [
@@ -76,7 +79,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
         with pytest.raises(KeyboardInterrupt):
             train(settings(*words), tmp_path / "parts")
     STOP_REQUEST.signum = 0
-    told = metrics_of(tmp_path / "parts")
+    told = timeless_metrics(tmp_path / "parts")
     assert told["status"] == "interrupted"
     assert stop <= int(told["iterations"]) < stop + 70
     if has_curve := (tmp_path / "parts/loss.png").exists():
@@ -116,17 +119,18 @@ def test_a_raised_run_is_the_whole_run(corpus_dir: Path, tmp_path: Path, first: 
     """Its points are the whole run's, too: none is left of where it ended first."""
     words = [*TINY, f"data_dir={corpus_dir}"]
     train(settings(*words, f"iterations={first}"), tmp_path / "parts")
-    assert points(tmp_path / "parts")["val/loss"][-1][0] == first
+    assert read_curves(tmp_path / "parts")["val/loss"][-1][0] == first
     longer = settings(*words, "iterations=850")
     train(longer, tmp_path / "parts")
     train(longer, tmp_path / "whole")
-    for tag, series in points(tmp_path / "whole").items():
-        assert points(tmp_path / "parts")[tag] == series, tag
+    for tag, series in read_curves(tmp_path / "whole").items():
+        assert read_curves(tmp_path / "parts")[tag] == series, tag
     last = [torch.load(tmp_path / f"{run}/checkpoints/last.ckpt", weights_only=True)["state_dict"]
             for run in ("whole", "parts")]  # fmt: skip
     assert all(torch.equal(last[0][name], last[1][name]) for name in last[0])
 
 
+@pytest.mark.usefixtures("few_ngram_steps")
 def test_a_run_that_had_only_its_report_to_write_goes_on_the_same(
     corpus_dir: Path, tmp_path: Path
 ) -> None:
@@ -138,11 +142,11 @@ def test_a_run_that_had_only_its_report_to_write_goes_on_the_same(
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_changed_corpus_is_refused(corpus_dir: Path, tmp_path: Path) -> None:
-    words = [*TINY, f"data_dir={corpus_dir}"]
+def test_a_changed_corpus_is_refused(own_corpus_dir: Path, tmp_path: Path) -> None:
+    words = [*TINY, f"data_dir={own_corpus_dir}"]
     train(settings(*words), tmp_path)
     (tmp_path / "metrics.json").unlink()
-    with (corpus_dir / "Alpha.txt").open("a") as file:
+    with (own_corpus_dir / "Alpha.txt").open("a") as file:
         file.write("alone\n")
     with pytest.raises(UserError, match="the names or their split have changed"):
         train(settings(*words), tmp_path)
@@ -231,44 +235,47 @@ def test_a_checkpoint_that_is_cut_off_is_refused(started: Path, tmp_path: Path, 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, whose iterations can be raised."""
-    from tests.conftest import make_corpus
-
     folder = tmp_path_factory.mktemp("started")
     corpus = make_corpus(folder / "names")
     train(settings(*TINY, f"data_dir={corpus}"), folder / "run")
     return folder / "run"
 
 
-def test_a_signal_ends_a_run_that_can_go_on(tmp_path: Path) -> None:
-    words = ["iterations=100000000", "hidden=16"]
-    process = start_train(*words, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt")
+def test_interrupted_run_can_be_resumed(
+    corpus_dir: Path, tmp_path: Path, programs: Programs
+) -> None:
+    overrides = ["iterations=100000000", "hidden=16", f"data_dir={corpus_dir}"]
+    process = programs.start_training(
+        *overrides, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt"
+    )
     (run,) = tmp_path.glob("outputs/*/*")
     assert run.name.split("-", 3)[3].startswith("iterations_100000000-hidden_16-")
-    beside = run_train(f"resume={run}", cwd=tmp_path)  # the run lives
-    assert (beside.returncode, beside.stderr) == (1, f"{run}: is in use by another process\n")
+    second = programs.train(f"resume={run}", cwd=tmp_path)  # the run is still going on
+    assert (second.returncode, second.stderr) == (1, f"{run}: is in use by another process\n")
     process.send_signal(signal.SIGTERM)
-    start = time.monotonic()
-    printed, complained = process.communicate(timeout=30)
-    assert time.monotonic() - start < 10
-    assert (process.returncode, complained) == (143, "")
-    *_, said, command = printed.splitlines()
-    done = torch.load(run / "checkpoints/last.ckpt", weights_only=True)["iteration"]
-    assert said == f"Interrupted at iteration {done:,}. To go on:"
+    result = process.result()
+    assert (result.returncode, result.stderr) == (143, "")
+    *_, message, command = result.stdout.splitlines()
+    iteration = load_checkpoint(run)["iteration"]
+    assert message == f"Interrupted at iteration {iteration:,}. To go on:"
     assert command == f"python -m src.train resume={run}"
     assert (run / "loss.png").exists()
 
-    again = run_train(command.split()[-1], f"iterations={done + 1000}", cwd=tmp_path)
-    assert again.returncode == 1  # it was to do 100,000,000
-    assert f"iterations={done + 1000}: the run in {run} has iterations=100000000" in again.stderr
+    override = f"iterations={iteration + 1000}"
+    shortened = programs.train(command.split()[-1], override, cwd=tmp_path)
+    assert shortened.returncode == 1
+    assert f"{override}: the run in {run} has iterations=100000000" in shortened.stderr
 
 
-def test_resume(corpus_dir: Path, tmp_path: Path) -> None:
+def test_finished_run_can_be_extended(corpus_dir: Path, tmp_path: Path, programs: Programs) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     folder = tmp_path / "a, b"
     train(settings(*words), folder)
     (folder / ".hydra").mkdir()
     before = (folder / "config.yaml").read_text()
-    longer = run_train("resume='a, b'", "iterations=800", "logger=[tensorboard,csv]", cwd=tmp_path)
+    longer = programs.train(
+        "resume='a, b'", "iterations=800", "logger=[tensorboard,csv]", cwd=tmp_path
+    )
     assert (longer.returncode, longer.stderr) == (0, "")
     train(settings(*words, "iterations=800"), tmp_path / "alone")
     assert_equal_runs(folder, tmp_path / "alone")

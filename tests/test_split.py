@@ -6,7 +6,7 @@ from src.data.normalize import name_key
 from src.data.readers.source import NAMES
 from src.data.split import fingerprint, hold_out_names
 from src.errors import UserError
-from tests.conftest import read_corpus
+from tests.helpers import read_corpus
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,9 @@ from src.data.sampler import RandomExamples, ShuffledPasses
 from src.data.split import split_corpus
 from src.errors import UserError
 from src.train import train
-from tests.conftest import make_corpus, settings
+from tests.helpers import make_corpus, settings
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 PEOPLE = "surname,country\nSmith,England\nRossi,Italy\nO'Neill,Ireland\nBianchi,Italy\n"
 

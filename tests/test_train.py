@@ -20,7 +20,8 @@ from src.models.rnn import RNN, read_name
 from src.run.files import read_metrics
 from src.run.process import STOP_REQUEST
 from src.train import main, train
-from tests.conftest import ROOT, make_corpus, metrics_of, run_train, settings
+from tests.helpers import ROOT, make_corpus, settings, timeless_metrics
+from tests.processes import Programs
 
 DECIDED = {
     f"test/{prior}/{score}"
@@ -50,13 +51,13 @@ def events(run: Path) -> EventAccumulator:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def finished(all_programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """One tiny run on the shipped corpus: its folder, and what it printed."""
     folder = tmp_path_factory.mktemp("finished")
-    ran = run_train(*TINY, cwd=folder)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stderr == ""  # no warning, no tip, no bar where there is no terminal
-    return newest_run(folder), ran.stdout
+    result = all_programs.train(*TINY, cwd=folder)
+    # There are no warnings and no tips, and no progress bar, as this is not a terminal.
+    assert (result.returncode, result.stderr) == (0, "")
+    return newest_run(folder), result.stdout
 
 
 def test_run_folder(finished: tuple[Path, str]) -> None:
@@ -193,9 +194,9 @@ def test_the_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, 
     assert f"  {name} / " in finished[1].splitlines()[1]
 
 
-def test_the_tutorial_recipe(tmp_path: Path) -> None:
-    ran = run_train(*TINY, "experiment=tutorial", "logger=csv", cwd=tmp_path)
-    assert (ran.returncode, ran.stderr) == (0, "")
+def test_tutorial_experiment(tmp_path: Path, programs: Programs) -> None:
+    result = programs.train(*TINY, "experiment=tutorial", "logger=csv", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
     run = newest_run(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     metrics = json.loads((run / "metrics.json").read_text())
@@ -208,6 +209,8 @@ def test_the_tutorial_recipe(tmp_path: Path) -> None:
     assert float(rows[-1]["train/loss"]) == pytest.approx(metrics["train/loss"])
 
 
+@pytest.mark.usefixtures("blank_pictures")
+@pytest.mark.usefixtures("few_ngram_steps")
 @pytest.mark.parametrize("recipe", [file.stem for file in (ROOT / "configs/experiment").iterdir()])
 def test_the_recipes(tmp_path: Path, recipe: str) -> None:
     words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "hidden=8"]
@@ -264,6 +267,7 @@ def test_bad_input(
     assert not list(run.glob("checkpoints"))
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
     "words", [["backend=compiled"], ["backend=autograd"], ["backend=autograd", "batch_size=4"]]
 )
@@ -317,9 +321,10 @@ def test_a_signal_at_the_end(
     assert signal.getsignal(signal.SIGINT) == handler
     said = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
     assert caplog.messages[-1] == said
-    assert metrics_of(tmp_path)["status"] == "interrupted"
+    assert timeless_metrics(tmp_path)["status"] == "interrupted"
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
     corpus_dir: Path, tmp_path: Path
 ) -> None:
@@ -331,13 +336,14 @@ def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
     train(stopped, tmp_path / "run")
     train(settings(*words), tmp_path / "run")  # without the limits: the rest
     train(settings(*words), tmp_path / "whole")
-    assert metrics_of(tmp_path / "run") == metrics_of(tmp_path / "whole")
+    assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "whole")
     fast = train(settings(*words, "trainer.fast_dev_run=2"), tmp_path / "fast")
     assert read_metrics(tmp_path / "fast")[:1] == ("stopped",)
     assert fast is not None
     assert not (tmp_path / "fast/checkpoints").exists()
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
     "argument",
     [
@@ -364,6 +370,7 @@ def test_trainer_arguments_pass_through(
     assert answer.sum() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_several_loggers_or_none(corpus_dir: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     train(settings(*words, "logger=[tensorboard,csv]"), tmp_path / "two")
@@ -374,7 +381,7 @@ def test_several_loggers_or_none(corpus_dir: Path, tmp_path: Path) -> None:
     assert "lr: 0.05" in (tmp_path / "two/hparams.yaml").read_text()
     train(settings(*words, "logger=[]"), tmp_path / "none")
     assert not list((tmp_path / "none").glob("events.out.tfevents.*"))
-    assert metrics_of(tmp_path / "none") == metrics_of(tmp_path / "two")
+    assert timeless_metrics(tmp_path / "none") == timeless_metrics(tmp_path / "two")
 
 
 def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
@@ -386,7 +393,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
     worker = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run")))
     worker.start()
     worker.join()
-    assert results == [metrics_of(tmp_path / "run")["val/balanced_accuracy"]]
+    assert results == [timeless_metrics(tmp_path / "run")["val/balanced_accuracy"]]
     assert (threading.excepthook, signal.getsignal(signal.SIGTERM)) == (hook, handler)
 
     def fails() -> None:
@@ -402,7 +409,7 @@ def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
 
 
 def test_main_from_another_folder(
-    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paths are meant from where the command was given, wherever the job runs."""
     monkeypatch.chdir(tmp_path)

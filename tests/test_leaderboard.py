@@ -1,0 +1,103 @@
+"""The leaderboard of a sweep, from the folders of its runs."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from src.config import read_settings
+from src.run.files import SCORE
+from src.sweep.leaderboard import Run, ranked, swept_keys, table
+from src.sweep.runs import finish_sweep, read_runs
+from tests.helpers import (
+    read_csv,
+)
+
+MALFORMED_CONTENTS = [
+    *(b"", b"{", b"\xff", b"null", b"3", b"[1]", b"[{}]", b'{"a": {}}', b"[" * 100_000),
+    *(b'["="]', b'["lr=["]', b'["lr=1,2"]', b'[["lr=1"]]', b"- 1\n- {", b"a: 1\0", b"a: !!bool x"),
+    *(b"? [a]\n: 1", b"a: 2020-99-99", b"a: !!int ''", b'{"status": 3}', b'{"status": []}'),
+    *(b'{"status": "finished", "seconds": [1]}', b'{"status": "finished", "seconds": 1%0400d}' % 0),
+]
+
+
+@pytest.mark.parametrize("name", ["overrides.json", "config.yaml", "metrics.json"])
+def test_malformed_file_of_a_run_is_ignored(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for number in range(2):
+        run = tmp_path / f"{number}-lr_{number}"
+        run.mkdir()
+        (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
+        metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    for content in MALFORMED_CONTENTS:
+        (run / name).write_bytes(content)
+        read_settings(run)
+        first, *others = read_runs(tmp_path)
+        assert (first.number, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
+    (run / name).unlink()
+    (run / name).mkdir()
+    assert finish_sweep(tmp_path, 0) == 0
+    assert capsys.readouterr().err == ""
+    assert read_csv(tmp_path / "leaderboard.csv")[-1]["lr"] == "0"
+
+
+def test_leaderboard_that_cannot_be_written_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(2):
+        run = tmp_path / str(number)
+        run.mkdir()
+        (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
+        metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "leaderboard.csv").mkdir()
+    assert finish_sweep(tmp_path, 0) == 1
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2].split() == ["1", "1", "0.250", "1.0", "1"]
+    assert any(line.startswith("Not written    ") for line in printed)
+
+
+def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> Run:
+    numbers = {} if score is None else {SCORE: score, "test/balanced_accuracy": 1 - score}
+    return Run(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
+
+
+def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
+    runs = [
+        make_run("0", 0.5, lr="1", seed="0"),
+        make_run("1", 0.3, lr="1", seed="1"),
+        make_run("2", 0.9, lr="2", seed="0"),
+        make_run("3", None, failed="it exploded", lr="2", seed="1"),
+        make_run("4", 0.45, lr="3", seed="0"),
+        make_run("5", 0.45, lr="3", seed="1"),
+        make_run("6", None, failed="no", lr="4", seed="0"),
+    ]
+    assert swept_keys(runs) == ["lr", "seed"]
+    rows = ranked(runs)
+    assert [row.settings["lr"] for row in rows] == ["3", "1", "2", "4"]
+    assert rows[1].score == pytest.approx(0.4)
+    assert [len(row.failures) for row in rows] == [0, 0, 1, 1]
+    lines = table(rows, ["lr"])
+    assert lines[2].split()[:5] == ["2", "1", "0.400", "±", "0.141"]
+    assert lines[3].endswith("2, failed: 3 (it exploded)")
+    assert lines[4].split() == ["4", "failed:", "6", "(no)"]
+
+
+def test_runs_without_validation_are_not_ranked() -> None:
+    runs = [
+        Run(str(n), {"lr": str(n)}, {"train/loss": 3.0 - n, "seconds": 1.0}, "") for n in range(2)
+    ]
+    lines = table(ranked(runs), ["lr"])
+    assert lines[0].split() == ["lr", "seconds", "run"]
+    assert [line.split()[0] for line in lines[1:]] == ["0", "1"]  # the lr; there is no rank
+
+
+def test_sweep_without_finished_runs_has_no_leaderboard(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finish_sweep(tmp_path, 130) == 130
+    assert re.match(r"Interrupted; runs done: 0\nTo go on ", capsys.readouterr().out)
+    assert not list(tmp_path.iterdir())

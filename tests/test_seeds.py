@@ -1,0 +1,94 @@
+"""Runs of several seeds: `seeds=2`."""
+
+import shlex
+import statistics
+from pathlib import Path
+
+import pytest
+
+from src.answer.model import find_checkpoint
+from src.config import Config, read_settings
+from src.errors import UserError
+from src.run.files import SCORE
+from src.sweep.seeds import train_each_seed
+from tests.helpers import (
+    QUICK_RUN,
+    assert_equal_runs,
+    find_run,
+    read_csv,
+    read_metrics_values,
+    settings,
+    train_unless_finished,
+)
+from tests.processes import Programs
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
+
+def test_run_of_two_seeds_has_the_mean_score_of_both(corpus_dir: Path, tmp_path: Path) -> None:
+    one = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8"]
+    train_unless_finished(settings(*one, "seed=6"), tmp_path / "alone")
+    for iterations in ("iterations=200", "iterations=300"):  # the second resumes the first
+        score = train_unless_finished(
+            settings(*one, "seed=5", "seeds=2", iterations), tmp_path / "both"
+        )
+    train_unless_finished(settings(*one, "seed=6", "iterations=300"), tmp_path / "alone")
+    parts = [tmp_path / "both" / name for name in ("seed_5", "seed_6")]
+    assert_equal_runs(tmp_path / "alone", parts[1])
+    assert read_settings(parts[1]) == read_settings(tmp_path / "alone")
+    both, *numbers = (read_metrics_values(run) for run in (tmp_path / "both", *parts))
+    assert score == both[SCORE] == pytest.approx(statistics.mean(n[SCORE] for n in numbers))
+    losses = [n["test/loss"] for n in numbers]
+    assert both["test/loss_std"] == pytest.approx(statistics.stdev(losses))
+    assert both["seconds"] == pytest.approx(sum(n["seconds"] for n in numbers))
+    best = max(parts, key=lambda run: read_metrics_values(run)[SCORE])
+    assert find_checkpoint(tmp_path / "both") == best / "checkpoints/last.ckpt"
+    assert find_checkpoint(parts[0]) == parts[0] / "checkpoints/last.ckpt"
+    with pytest.raises(UserError, match=r"must be 1 with .* seeds=2"):
+        settings("experiment=best", "seeds=2", "trainer.devices=2")
+
+
+def test_interrupted_run_of_two_seeds_can_be_resumed(
+    corpus_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def interrupted(config: Config, folder: Path) -> float | None:
+        if config.seed == 1:
+            raise KeyboardInterrupt
+        return train_unless_finished(config, folder)
+
+    caplog.set_level("INFO")
+    config, folder = settings(*QUICK_RUN, f"data_dir={corpus_dir}", "seeds=2"), tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train_each_seed(interrupted, config, folder)
+    (again,) = caplog.messages[-1].splitlines()[1:]
+    words = shlex.split(again)[3:]
+    assert words == [f"resume={folder}"]
+    first = (folder / "seed_0/metrics.json").stat().st_mtime_ns
+    assert train_unless_finished(settings(*words), folder) == read_metrics_values(folder)[SCORE]
+    assert (folder / "seed_0/metrics.json").stat().st_mtime_ns == first
+    assert read_metrics_values(folder)["iterations"] == 200
+    with pytest.raises(UserError, match=r"^seed=1: the run in .* has seed=0"):
+        settings(*words, "seed=1")
+
+
+def test_sweep_of_runs_with_two_seeds(corpus_dir: Path, tmp_path: Path, programs: Programs) -> None:
+    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8", "clip=0", "seeds=2"]
+    command = ["-m", "hydra/launcher=basic", *overrides, "lr=0.01,0.2,900", "hydra.sweep.dir=s"]
+    first = programs.train(*command, cwd=tmp_path)
+    again = programs.train(*command, cwd=tmp_path)
+    assert (first.returncode, first.stderr, again.returncode, again.stderr) == (1, "", 1, "")
+    assert again.stdout.count("done before") == 2
+    runs = [find_run(tmp_path / "s", number) for number in range(3)]
+    *rows, failed = read_csv(tmp_path / "s/leaderboard.csv")
+    for row in rows:
+        run = runs[["0.01", "0.2"].index(row["lr"])]
+        assert row["folders"] == f"{run.name}/seed_0 {run.name}/seed_1"
+        for name in (SCORE, f"{SCORE}_std", "test/loss", "test/loss_std"):
+            assert float(row[name]) == pytest.approx(read_metrics_values(run)[name])
+    assert (failed["lr"], failed["failed"], failed["rank"]) == ("900", "2", "")
+    assert "\t#2 : failed: seeds failed: 2 of 2: lr=900.0 clip=0: the loss is" in first.stdout
+    assert "Runs failed: 2 of 6" in first.stdout
+    lines = first.stdout.splitlines()
+    (best_settings,) = (line for line in lines if line.startswith("Best settings"))
+    best = settings(*shlex.split(best_settings)[5:])
+    assert (best.lr, best.seeds) == (float(rows[0]["lr"]), 2)

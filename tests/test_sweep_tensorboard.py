@@ -1,0 +1,149 @@
+"""What TensorBoard shows of runs and sweeps, asked for as its page does."""
+
+import json
+import shutil
+import urllib.parse
+import urllib.request
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard import program
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from src.run.files import SCORE
+from tests.helpers import (
+    QUICK_RUN,
+    Sweep,
+    find_run,
+    read_metrics_values,
+    settings,
+    train_unless_finished,
+)
+
+
+def request_json(url: str, body: Any = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def start_tensorboard(folder: Path) -> str:
+    """Start TensorBoard, for as long as this process lives; return where its data is."""
+    where = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
+    once = ["--reload_interval", "0", "--reload_task", "blocking"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # html5lib, which it imports, has deprecated a part of it
+        board = program.TensorBoard()
+        board.configure(["", *where, *once])
+    return f"{board.launch()}data"
+
+
+def read_session_groups(url: str) -> list[dict[str, Any]]:
+    """Return the rows of TensorBoard's HParams tab, as its page asks for them."""
+    statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
+    columns = [{"metric": {"tag": SCORE, "group": ""}, "order": "ORDER_DESC"}]
+    body: dict[str, Any] = {"experimentName": "", "startIndex": 0, "sliceSize": 100}
+    body |= {"allowedStatuses": statuses, "colParams": columns}
+    groups = request_json(f"{url}/plugin/hparams/session_groups", body)["sessionGroups"]
+    return [
+        group | {"metrics": {each["name"]["tag"]: each["value"] for each in group["metricValues"]}}
+        for group in groups
+    ]
+
+
+PAIRS = [(lr, hidden) for lr in ("0.01", "0.05") for hidden in ("4", "8")]
+"""Values of `lr` and `hidden`."""
+
+
+@pytest.fixture(scope="module")
+def logs(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four runs, and one without validation, `tutorial`."""
+    folder = tmp_path_factory.mktemp("logs")
+    common = [*QUICK_RUN, f"data_dir={corpus_dir}"]
+    for number, (lr, hidden) in enumerate(PAIRS, start=1):
+        config = settings(f"lr={lr}", f"hidden={hidden}", *common)
+        train_unless_finished(config, folder / f"{number}-lr_{lr}-hidden_{hidden}")
+    train_unless_finished(settings("experiment=tutorial", *common), folder / "tutorial")
+    return folder
+
+
+# TensorBoard takes the summary of the experiment from one of the runs.
+@pytest.mark.parametrize("tutorial_name", ["0-tutorial", "9-tutorial"])
+def test_hparams_of_a_sweep_and_a_run_without_validation(
+    logs: Path, tmp_path: Path, tutorial_name: str
+) -> None:
+    folder = tmp_path / "logs"
+    shutil.copytree(logs, folder)
+    (folder / "tutorial").rename(folder / tutorial_name)
+    url = start_tensorboard(folder)
+    experiment = request_json(f"{url}/plugin/hparams/experiment", {"experimentName": ""})
+    shown = [info["name"] for info in experiment["hparamInfos"] if info["differs"]]
+    assert {"lr", "hidden", "seed", "iterations"} <= set(shown)
+    assert [info["name"] for info in experiment["hparamInfos"][: len(shown)]] == shown
+    assert len(shown) <= 5  # columns, unless the user chooses others
+    metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
+    assert metrics[0] == SCORE
+    assert len(metrics) == 11
+    rows = {row["sessions"][0]["name"]: row for row in read_session_groups(url)}
+    assert len(rows) == 5
+    assert rows[tutorial_name]["metrics"].keys() == {"train/loss"}
+    for number, (lr, hidden) in enumerate(PAIRS, start=1):
+        row = rows[f"{number}-lr_{lr}-hidden_{hidden}"]
+        assert (row["hparams"]["lr"], row["hparams"]["hidden"]) == (float(lr), int(hidden))
+        assert row["hparams"]["bidirectional"] == "false"
+        assert row["metrics"].keys() == set(metrics)
+    layout = request_json(f"{url}/plugin/custom_scalars/layout")
+    (chart,) = layout["category"][0]["chart"]
+    assert chart["multiline"]["tag"] == ["train/loss", "val/loss"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["seed=3"], ["hidden", "iterations", "lr", "seed"]),
+        (["cell=gru", "backend=autograd"], ["backend", "cell", "hidden", "lr", "seed"]),
+    ],
+)
+def test_hparams_show_the_settings_that_differ_from_the_defaults(
+    corpus_dir: Path, tmp_path: Path, words: list[str], shown: list[str]
+) -> None:
+    words = [*words, "print_every=100", "trainer.benchmark=false"]
+    config = settings(*words, "experiment=debug")
+    config.iterations, config.data_dir = 50, str(corpus_dir)
+    train_unless_finished(config, tmp_path)
+    torch.use_deterministic_algorithms(False)
+    log = EventAccumulator(str(tmp_path))
+    log.Reload()
+    content = log.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    infos = HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert sorted(info.name for info in infos if info.differs) == shown
+
+
+def test_scalars_and_hparams_of_a_sweep(sweep: Sweep) -> None:
+    url = start_tensorboard(sweep.folder)
+    runs = [find_run(sweep.folder, number) for number in range(6)]
+    assert {run.name for run in runs} <= set(request_json(f"{url}/runs"))
+    assert [len(list(run.glob("events.out.tfevents.*"))) for run in runs] == [1] * 6
+    assert not list(sweep.folder.glob("**/hparams.yaml"))
+    tags = request_json(f"{url}/plugin/scalars/tags")
+    assert {"train/loss", SCORE, "test/balanced_accuracy"} <= set(tags[runs[0].name])
+    assert not any("uniform" in tag for tag in tags[runs[0].name])
+    query = urllib.parse.urlencode({"run": runs[0].name, "tag": SCORE})
+    points = request_json(f"{url}/plugin/scalars/scalars?{query}")
+    assert [step for _, step, _ in points] == [100, 200]
+    assert points[-1][2] == pytest.approx(read_metrics_values(runs[0])[SCORE])
+
+    shown = {
+        (row["hparams"]["lr"], row["hparams"]["seed"]): row["metrics"]
+        for row in read_session_groups(url)
+    }
+    numbers = {(0.01, 0): 0, (0.01, 1): 1, (0.2, 0): 2, (0.2, 1): 3}
+    for key, number in numbers.items():
+        metrics = read_metrics_values(runs[number])
+        for name in (SCORE, "test/macro_f1", "train/loss"):
+            assert shown[key][name] == pytest.approx(metrics[name], abs=1e-6)
