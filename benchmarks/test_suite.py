@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 STEPS = {
     "set up": (["make", "setup"], 90),
     "lint": (["make", "lint"], 20),
-    "test": ([".venv/bin/python", "-m", "pytest", "-qn", "auto", "--dist", "worksteal"], 150),
+    "test": ([".venv/bin/python", "-m", "pytest", "-n", "auto", "--dist", "worksteal"], 150),
 }
 """The command of each step, and its target in seconds on two quiet cores."""
 
