@@ -3,6 +3,7 @@
 This file imports neither torch nor Lightning: pytest's main process does not need them.
 """
 
+import json
 import logging
 import os
 
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
+from filelock import FileLock
 
 from tests.processes import ForkServer, Programs, Result
 
@@ -115,18 +117,28 @@ def own_corpus_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sweep(
-    all_programs: Programs, corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> "Sweep":
-    """A sweep over three learning rates and two seeds; training diverges with the last rate."""
-    from tests.helpers import QUICK_RUN, Sweep
+def sweep(all_programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> "Sweep":
+    """A sweep over three learning rates and two seeds; training diverges with the last rate.
 
-    cwd = tmp_path_factory.mktemp("sweep")
-    common = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8", "clip=0"]
+    All test workers share it: the first one that needs it runs it.
+    """
+    from tests.helpers import QUICK_RUN, Sweep, make_corpus
+
+    shared_folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared_folder = shared_folder.parent
+    cwd = shared_folder / "sweep"
+    common = [*QUICK_RUN, f"data_dir={cwd}/names", "hidden=8", "clip=0"]
     overrides = ["lr=0.01,0.2,900", "seed=range(2)", *common, "hydra/launcher=basic"]
-    result = all_programs.train("-m", *overrides, cwd=cwd)
+    result_file = cwd / "result.json"
+    with FileLock(shared_folder / "sweep.lock"):
+        if not result_file.exists():
+            cwd.mkdir()
+            make_corpus(cwd / "names")
+            result = all_programs.train("-m", *overrides, cwd=cwd)
+            result_file.write_text(json.dumps(result))
     (folder,) = cwd.glob("outputs/sweeps/*/*")
-    return Sweep(cwd, folder, overrides, common, result)
+    return Sweep(cwd, folder, overrides, common, Result(*json.loads(result_file.read_text())))
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ The server passes open files over Unix sockets and reads `/proc`, so it needs Li
 import ctypes
 import fcntl
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -77,7 +78,8 @@ class ForkServer:
 
     def close(self) -> None:
         """End the server."""
-        self._process.communicate(timeout=DEADLINE_SECONDS)
+        self._process.kill()
+        self._process.communicate()
 
 
 class Process:
@@ -318,10 +320,11 @@ def warm_up() -> None:
     """Import what the programs need, and train once, so that caches are filled."""
     import torch
 
-    import src.predict  # imported for the forked processes
-    import src.sweep.picture
-    import src.sweep.runs
-    import src.sweep.seeds  # noqa: F401
+    # Imported for the forked processes.
+    for name in ("src.predict", "src.sweep.runs", "src.sweep.seeds", "src.sweep.picture", "optuna"):
+        with suppress(ImportError):  # Optuna is an extra
+            importlib.import_module(name)
+
     from src.run.launch import run_cli
     from src.train import main as train
 

@@ -134,7 +134,7 @@ def test_the_tutorial_recipe_holds_nothing_out() -> None:
 )
 def test_out_of_range(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        compose_settings(override)
+        settings(override)
     assert message in str(caught.value)
 
 

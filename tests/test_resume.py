@@ -58,6 +58,12 @@ def no_wish() -> Any:
     STOP_REQUEST.signum = 0
 
 
+@pytest.fixture(scope="module")
+def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with uninterrupted runs, one for the settings of several tests."""
+    return tmp_path_factory.mktemp("whole")
+
+
 @pytest.mark.usefixtures("few_ngram_steps")
 @pytest.mark.parametrize(
     ("words", "stop"),
@@ -68,10 +74,17 @@ def no_wish() -> Any:
     ],
 )
 def test_a_run_that_stopped_goes_on_as_if_it_had_not(
-    corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], stop: int
+    corpus_dir: Path,
+    tmp_path: Path,
+    whole_runs: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    stop: int,
 ) -> None:
     words = [*words, f"data_dir={corpus_dir}"]
-    train(settings(*words), tmp_path / "whole")
+    whole = whole_runs / str(hash(tuple(words)))
+    if not whole.exists():
+        train(settings(*words), whole)
     with monkeypatch.context() as patched:
         interrupt_at(patched, stop)
         if stop == 35:  # amid a point of the curve
@@ -87,7 +100,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     assert has_curve == ("train/loss" in told)
     (tmp_path / "parts/.0123.part").touch()  # what a killed run leaves
     train(settings(*words), tmp_path / "parts")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
+    assert_equal_runs(whole, tmp_path / "parts")
     assert not list(tmp_path.rglob("*.part"))
 
 
