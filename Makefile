@@ -53,7 +53,7 @@ test-all: test
 	$(BIN)/python $(PYTEST) -m slow
 
 test-cluster: $(CLUSTER_VENV)/installed
-	$(CLUSTER_BIN)/python -m pytest -m cluster
+	$(CLUSTER_BIN)/python -m pytest -m cluster tests/test_cluster.py tests/test_readme.py
 
 lint: setup
 	$(BIN)/ruff check .
