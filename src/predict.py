@@ -18,7 +18,7 @@ from src.answer import command
 from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
 from src.answer.tables import answer_csv
 from src.data.normalize import replace_unprintable
-from src.data.readers.columns import NAME_WORDS, is_called
+from src.data.readers.columns import NAME_WORDS, is_usual_name
 from src.data.readers.text import check_decoded
 from src.errors import UserError
 from src.run.files import refuse_targets, without_mark, write_bytes
@@ -130,7 +130,7 @@ def piped_lines(encoding: str) -> Iterator[list[str]]:
             for line in lines:
                 number += 1
                 check_decoded(line, f"standard input:{number}", encoding, MEND)
-                if number == 1 and is_called(line, NAME_WORDS):
+                if number == 1 and is_usual_name(line, NAME_WORDS):
                     print(f"{line.strip()!r} looks like a header; it is answered", file=sys.stderr)
             yield [line.removesuffix("\r") for line in lines]
     except UnicodeError:

@@ -215,7 +215,7 @@ def test_bad_tables(
     columns: dict[str, str],
     answer: str,
 ) -> None:
-    monkeypatch.setattr(text, "check_lines", partial(text.check_lines, max_letters=1000))
+    monkeypatch.setattr(text, "check_lines", partial(text.check_lines, max_length=1000))
     with pytest.raises(UserError) as refused:
         read_corpus(source(write(tmp_path / name, content), **columns))
     message = str(refused.value)

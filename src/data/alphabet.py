@@ -17,13 +17,14 @@ from src.data.batch import one_hot
 from src.data.normalize import ASCII_SYMBOLS, AlphabetKind, normalize_name
 
 UNKNOWN_SYMBOL = "\N{REPLACEMENT CHARACTER}"
-"""Last symbol of an alphabet with `letters=corpus`. It replaces every symbol outside of it."""
+"""Last symbol of an alphabet with `letters=corpus`. It stands for every symbol that is not in the
+alphabet."""
 MAX_SYMBOLS = 32_000
 """Maximum number of known symbols with `letters=corpus`. Indices are int16, so up to 32,767."""
 MAX_UINT8_SYMBOLS = 255
 """Maximum number of symbols whose indices are stored as uint8."""
 MIN_FORCED_SHARE = 0.99
-"""Share of the training names in one case from which all names are converted to that case."""
+"""If at least this share of the training names has the same case, all names are converted to it."""
 
 CaseStyle = Literal["", "lower", "upper", "capitalised"]
 
@@ -44,7 +45,7 @@ CASE_STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": capitalize
 
 
 class EncodedNames(NamedTuple):
-    """Names as tensors; the letters of a `Batch`."""
+    """Names as tensors: a `Batch` without its targets."""
 
     letters: Tensor
     """Letter indices of all names, end to end [sum of lengths]."""
@@ -62,15 +63,16 @@ class Alphabet(NamedTuple):
     case_style: CaseStyle = ""
     """The most frequent case of the training names; empty if there is none."""
     force_case: bool = False
-    """Whether to convert all names to that case, instead of only those in a single case."""
+    """Whether to convert all names to that case, or only those entirely in lower or upper case."""
 
     @classmethod
     def from_names(cls, kind: AlphabetKind, names: Collection[str]) -> "Alphabet":
         """Build the alphabet for some training names.
 
         Args:
-            kind: the kind of alphabet. With `ascii` and `corpus` the case of the names is detected;
-                with `corpus` the symbols are those that occur at least twice in the names.
+            kind: the kind of alphabet. With `ascii`, the symbols are fixed and only the case of the
+                names is learned. With `corpus`, the symbols are those that occur at least twice in
+                the names.
             names: the distinct training names, normalized.
         """
         if kind == "tutorial":
@@ -124,7 +126,7 @@ class Alphabet(NamedTuple):
         return name
 
     def normalize(self, text: str) -> str:
-        """Return the name in a text as the network reads it; empty if it contains no letter."""
+        """Normalize a name as the network reads it; the result is empty if it has no letter."""
         return self.match_case(normalize_name(text, self.kind))
 
     def encode(self, names: Sequence[str]) -> EncodedNames:
@@ -176,7 +178,7 @@ def detect_case(names: Collection[str]) -> DetectedCase:
     }
     if not any(counts.values()):
         return DetectedCase(style="", is_forced=False)
-    style = max(counts, key=counts.__getitem__)
+    style = max(counts, key=lambda case: counts[case])
     # Capitalized names may have further capitals, as in `McDonald`, which are worth keeping.
     is_frequent = counts[style] >= MIN_FORCED_SHARE * len(cased_names)
     return DetectedCase(style, is_forced=is_frequent and style != "capitalised")

@@ -78,7 +78,8 @@ def read_corpus(
         stat = file.stat()
         stamps.append((file, stat.st_size, stat.st_mtime_ns))
     corpus = _read_files(source, kind, tuple(stamps))
-    categories = list(next(iter(corpus.splits.values())))
+    first_split = next(iter(corpus.splits.values()))
+    categories = list(first_split)
     if len(categories) < min_categories:
         raise UserError(f"{source}: has only one category, {', '.join(categories)}; needs two")
     return corpus
@@ -99,7 +100,8 @@ def _read_files(
         else:
             names[row.split, row.category].append(name)
     # All lines are read before the first reason is reported, with the number of lines it concerns.
-    for reason, locations in rejected.items():
+    if rejected:
+        reason, locations = next(iter(rejected.items()))
         summary = f"{source.path}: {len(locations):,} lines {reason}"
         raise UserError("\n  ".join([summary, *locations[:MAX_REJECTED_SHOWN]]))
     line_counts = {}
@@ -122,7 +124,7 @@ def valid_rows(
         source: the folder or table to read.
         kind: the kind of alphabet that names are normalized for.
         rejected: receives the invalid rows; should be a `defaultdict(list)`.
-        report: is called with a line that says what was guessed; see `read_rows`.
+        report: receives a message about the delimiter, header and columns that were guessed.
     """
     no_label = "have no category, or one with a control character"
     no_name = (

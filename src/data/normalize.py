@@ -18,14 +18,15 @@ MAX_NAME_LENGTH = 200
 """Maximum length of a name in characters. A file with longer lines is not a list of names."""
 
 VOWEL_SIGN_CLASSES = {0, *range(84, 200)}
-"""Canonical combining classes of the marks that are vowel signs and not accents."""
+"""Canonical combining classes of the marks that are vowel signs and not accents: 0 for most scripts
+of India and South-East Asia, 84 to 199 for Telugu, Thai, Lao and Tibetan."""
 
 
 def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
-    """Return the name in a text, written in the symbols of an alphabet.
+    """Normalize a name: write it in the symbols of an alphabet.
 
     Args:
-        text: the name as it was typed, possibly with quotation marks and spaces around it.
+        text: the name as the user typed it, possibly with quotation marks and spaces around it.
         kind: the kind of alphabet.
 
             - `tutorial` removes accents and then every symbol outside of `ASCII_SYMBOLS`.
@@ -48,14 +49,15 @@ def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
 
 def _convert_symbols(text: str, kind: AlphabetKind) -> str:
     """Return a text with each of its characters replaced by symbols of the alphabet."""
+    # ASCII text is converted alike for `ascii` and `corpus`, and five times as fast.
     if text.isascii():
-        return text.translate(_ASCII_CONVERSIONS)  # five times as fast as the general way
+        return text.translate(_ASCII_CONVERSIONS)
     # Composing the text first lets a letter and its accent be looked up as one character.
     text = unicodedata.normalize("NFC", text)
     converted = "".join([_convert_symbol(symbol, kind) for symbol in text])
     name = unicodedata.normalize("NFC", converted)
-    # `Я` becomes `Ya`, so a name in capitals has to be capitalized again. `ß` counts as a capital
-    # because it often stands among capitals.
+    # `Я` becomes `Ya`, so a name in capitals is converted to upper case again. `ß` counts as a
+    # capital because it often stands among capitals.
     n_capitals = sum(map(str.isupper, text))
     is_upper = text.replace("ß", "ẞ").isupper() and n_capitals > 1
     return name.upper() if kind == "ascii" and is_upper else name
@@ -77,7 +79,7 @@ def _convert_symbol(symbol: str, kind: AlphabetKind) -> str:
         return " "
     if is_apostrophe:
         return "'"
-    if category[0] == "P":  # punctuation, in the script of the name
+    if category[0] == "P":  # punctuation of any script, which is kept if it resembles . , or ;
         return "".join(sign for sign in transliteration if sign in ".,;")
     return ""
 

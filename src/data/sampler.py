@@ -11,10 +11,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 MAX_SKIPPED_AT_ONCE = 100_000
-"""Number of examples that are drawn at once on the way to a later one; it limits the memory."""
+"""Maximum number of examples drawn at once when skipping ahead; limits memory use."""
 SORTED_BATCHES = 8
-"""Number of batches whose names are sorted by length together. With more of them, the batches would
-differ less from pass to pass."""
+"""Number of batches whose names are sorted by length together. The larger it is, the less the
+batches differ from pass to pass."""
 
 
 class NameSampler(Protocol):
@@ -75,8 +75,8 @@ class RandomExamples:
 
     def _draw_lines(self, count: int) -> list[int]:
         """Return the next random lines, numbered across the categories."""
-        # This is what randint does, without its calls, which makes it three times as fast: take as
-        # many random bits as the number of choices has, until they are below that number.
+        # Like `randint(0, n - 1)`: draw as many bits as n has, again until the result is below n.
+        # Inlined, it is three times as fast.
         random_bits = self._rng.getrandbits
         counts = self._counts
         first_lines = self._first_lines
@@ -104,9 +104,9 @@ class ShuffledPasses:
         batch_size: number of names in a batch, which is an iteration. The last batch of a pass may
             be smaller.
         seed: seeds the order.
-        line_counts: number of lines that each name stands for. If given, a pass holds as many names
-            as otherwise, but each of them in proportion to its lines (systematic sampling: the
-            lines are visited in equal steps from a random start). Empty if each name is one line.
+        line_counts: number of lines that each name stands for. If given, names are drawn in
+            proportion to their line counts, by systematic sampling. A pass has as many names as
+            without counts. Empty if each name is one line.
     """
 
     def __init__(
@@ -132,12 +132,12 @@ class ShuffledPasses:
 
         Args:
             start: a multiple of the batch size.
-            count: the batch size. It is ignored, since batches are always taken whole.
+            count: must be the batch size, as batches are always taken whole.
         """
         batch_number = start // self._batch_size
         pass_number, index = divmod(batch_number, self._batches_per_pass)
         if pass_number != self._pass_number:
-            # A generator of its own for each pass: no other pass has to be drawn to get to it.
+            # Each pass has its own generator, so it can be made without the passes before it.
             self._batches = self._make_batches(random.Random(f"{self._seed} {pass_number}"))
             self._pass_number = pass_number
         return self._batches[index]
@@ -147,8 +147,8 @@ class ShuffledPasses:
         n_names = len(self._lengths)
         indices = list(range(n_names))
         if len(self._line_ends):
-            # Equal steps through the lines meet each name in proportion to its lines, and a name
-            # with more lines than a step more than once. The random start changes with the pass.
+            # Systematic sampling: take every `step`-th line from a random start, and find the name
+            # it belongs to. A name with more than `step` lines occurs several times.
             step = self._line_ends[-1] / n_names
             lines = (np.arange(n_names) + rng.random()) * step
             indices = np.searchsorted(self._line_ends[:-1], lines, side="right").tolist()
@@ -159,7 +159,7 @@ class ShuffledPasses:
         sorted_indices: list[int] = []
         for start in range(0, n_names, chunk_size):
             chunk = indices[start : start + chunk_size]
-            sorted_indices += sorted(chunk, key=self._lengths.__getitem__)
+            sorted_indices += sorted(chunk, key=lambda index: self._lengths[index])
         batches = []
         for start in range(0, n_names, self._batch_size):
             batches.append(sorted_indices[start : start + self._batch_size])
@@ -186,7 +186,8 @@ class RunLength:
         up to a multiple of `log_every`.
         """
         log_every = log_every or ceil(iterations / 50)
-        points_per_validation = ceil((val_every or iterations / 10) / log_every)
+        iterations_per_validation = val_every or iterations / 10
+        points_per_validation = ceil(iterations_per_validation / log_every)
         return cls(iterations, log_every, points_per_validation * log_every)
 
 
@@ -202,9 +203,9 @@ class IterationAndRank(NamedTuple):
 class TrainBatchSampler:
     """A batch sampler for one epoch: from the current iteration to the next validation.
 
-    A batch holds the names of up to `chunk_size` iterations, and ends at each point of the loss
-    curve. With several processes, each takes its own part of every batch. The parts are disjoint,
-    and their sizes differ by at most one name.
+    A batch holds the names of up to `chunk_size` iterations, and never extends past the next point
+    of the loss curve. With several processes, each takes its own part of every batch. The parts are
+    disjoint, and their sizes differ by at most one name.
     """
 
     sampler: NameSampler

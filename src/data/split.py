@@ -80,13 +80,13 @@ def hold_out_names(
     Raises:
         UserError: if a category has no names left to train on, or a split would have no names.
     """
-    # Names are handled as numbers in arrays: a corpus may have millions of them.
-    name_numbers, spellings = number_names(names)
+    # Names are handled as integer ids in arrays: a corpus may have millions of them.
+    name_ids, spellings = assign_name_ids(names)
     hashes = hash_names(spellings, seed)
-    splits = assign_splits(name_numbers, hashes, val_fraction, test_fraction)  # [N]
+    splits = assign_splits(name_ids, hashes, val_fraction, test_fraction)  # [N]
 
-    # A category may lose all of its names to the choice of a rarer one.
-    train = select_lines(names, name_numbers, splits == TRAIN)
+    # All names of a category may have been held out by a rarer category that shares them.
+    train = select_lines(names, name_ids, splits == TRAIN)
     for category, lines in train.items():
         if not lines:
             remedy = "add some, or lower val_fraction and test_fraction"
@@ -97,32 +97,33 @@ def hold_out_names(
     ):
         if fraction and not (splits == code).any():
             raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
-    val = select_lines(names, name_numbers, splits == VAL)
-    test = select_lines(names, name_numbers, splits == TEST)
+    val = select_lines(names, name_ids, splits == VAL)
+    test = select_lines(names, name_ids, splits == TEST)
     return Split(train, unique_names(val), unique_names(test))
 
 
-def number_names(names: NamesByCategory) -> tuple[dict[str, Integers], list[str]]:
-    """Number the distinct names of all categories from 0 to N - 1.
+def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[str]]:
+    """Assign ids from 0 to N - 1 to the distinct names of all categories.
 
     Returns:
-        For each category, the number of the name in each of its lines; and for each number, the
-        alphabetically first spelling of the name [N].
+        For each category, the id of the name on each line; and for each id, the alphabetically
+        first spelling of the name [N].
     """
-    number_of_key: dict[str, int] = {}
-    name_numbers: dict[str, Integers] = {}
+    id_of_key: dict[str, int] = {}
+    name_ids: dict[str, Integers] = {}
     spellings: list[str] = []
     for category, lines in names.items():
-        numbers = []
+        line_ids = []
         for name in lines:
-            # A new name gets the next free number.
-            number = number_of_key.setdefault(name_key(name), len(spellings))
-            if number == len(spellings):
+            key = name_key(name)
+            if key not in id_of_key:
+                id_of_key[key] = len(spellings)
                 spellings.append(name)
-            spellings[number] = min(name, spellings[number])
-            numbers.append(number)
-        name_numbers[category] = np.array(numbers, int)
-    return name_numbers, spellings
+            name_id = id_of_key[key]
+            spellings[name_id] = min(name, spellings[name_id])
+            line_ids.append(name_id)
+        name_ids[category] = np.array(line_ids, int)
+    return name_ids, spellings
 
 
 def hash_names(spellings: list[str], seed: int) -> NDArray[np.bytes_]:
@@ -133,7 +134,7 @@ def hash_names(spellings: list[str], seed: int) -> NDArray[np.bytes_]:
 
 
 def assign_splits(
-    name_numbers: dict[str, Integers],
+    name_ids: dict[str, Integers],
     hashes: NDArray[np.bytes_],
     val_fraction: float,
     test_fraction: float,
@@ -141,18 +142,19 @@ def assign_splits(
     """Return the code of the split of each distinct name [N].
 
     Args:
-        name_numbers: the numbers of each category's names; see `number_names`.
+        name_ids: the ids of each category's names; see `assign_name_ids`.
         hashes: the hash of each name [N]; low ones are held out.
         val_fraction: fraction of each category's names to hold out for validation.
         test_fraction: fraction of each category's names to hold out for the test.
     """
     splits = np.full(len(hashes), UNASSIGNED, np.int8)
-    distinct = {category: np.unique(numbers) for category, numbers in name_numbers.items()}
-    # A name with several categories counts in the rarest of them, so that one chooses first.
+    distinct = {category: np.unique(ids) for category, ids in name_ids.items()}
+    # A name with several categories counts in the rarest of them, so the rarest category chooses
+    # first.
     rarest_first = sorted(distinct, key=lambda category: (len(distinct[category]), category))
     for category in rarest_first:
-        numbers = distinct[category]
-        unassigned = numbers[splits[numbers] == UNASSIGNED]  # those that no rarer category has
+        ids = distinct[category]
+        unassigned = ids[splits[ids] == UNASSIGNED]  # the names that no rarer category has
         by_hash = unassigned[hashes[unassigned].argsort()]
         n_names = len(by_hash)
         n_test = count_held_out(test_fraction, n_names, at_most=n_names - 1)
@@ -172,18 +174,18 @@ def count_held_out(fraction: float, n_names: int, at_most: int) -> int:
 
 
 def select_lines(
-    names: NamesByCategory, name_numbers: dict[str, Integers], is_selected: NDArray[np.bool_]
+    names: NamesByCategory, name_ids: dict[str, Integers], is_selected: NDArray[np.bool_]
 ) -> NamesByCategory:
     """Return the lines whose names are selected.
 
     Args:
         names: the lines of each category.
-        name_numbers: the number of the name in each line; see `number_names`.
+        name_ids: the id of the name on each line; see `assign_name_ids`.
         is_selected: whether each distinct name is selected [N].
     """
     selected: NamesByCategory = {}
     for category, lines in names.items():
         # A list, because iterating over an array is slow.
-        is_line_selected = is_selected[name_numbers[category]].tolist()
+        is_line_selected = is_selected[name_ids[category]].tolist()
         selected[category] = list(compress(lines, is_line_selected))
     return selected

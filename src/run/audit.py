@@ -29,7 +29,7 @@ from src.data.alphabet import Alphabet
 from src.data.corpus import Corpus, RejectedLines, group_by_split, valid_rows
 from src.data.normalize import AlphabetKind, name_key, replace_unprintable
 from src.data.readers import DataSource, list_files
-from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_called
+from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_usual_name
 from src.data.readers.source import SPLIT_NAMES, TABLE_FILE
 from src.data.split import Split, split_corpus
 from src.errors import UserError
@@ -104,7 +104,7 @@ def audit(
     missing = []
     for row, folded in valid_rows(source, letters, bad, guessed.append):
         name, of_label = row.name.strip(), times[row.category]
-        if is_called(name, _NO_NAMES):
+        if is_usual_name(name, _NO_NAMES):
             missing.append(f"{row.location}: {name}")
         if every == 1 or crc32(name_key(folded).encode()) % every == 0:
             read[name] = folded
@@ -134,7 +134,9 @@ def audit(
     for why, places in bad.items():
         find(REFUSED, f"lines that {why}", places, MORE)
     find(WRONG, "names that stand for a missing one, or are a header", missing)
-    find(WRONG, "categories that look like none", (c for c in labels if is_called(c, _NO_LABELS)))
+    find(
+        WRONG, "categories that look like none", (c for c in labels if is_usual_name(c, _NO_LABELS))
+    )
     alike = defaultdict(list)
     for label in labels:
         alike["".join(unicodedata.normalize("NFKC", label).casefold().split())].append(label)

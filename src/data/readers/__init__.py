@@ -31,16 +31,18 @@ def read_rows(source: DataSource, report: Callable[[str], None] = log.info) -> I
 
     Args:
         source: where the names are.
-        report: is called, before the first row, with a line that says what was guessed.
+        report: receives a message, before the first row, about the delimiter, header and columns
+            that were guessed.
 
     Raises:
-        UserError: if the names cannot be read, with the file and the line.
+        UserError: if the names cannot be read; the message gives the file and the line.
         OSError: if a file cannot be opened.
     """
     rows = table_rows if source.data_file else folder_rows
     try:
         yield from rows(source, report)
     except Exception as error:  # damaged files make libraries raise all kinds of errors
+        # An OSError without a file name is gzip's way to report damaged files.
         if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
             raise
         raise UserError(f"{source}: {error}; is it damaged, or still being written?") from None

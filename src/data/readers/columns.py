@@ -1,4 +1,4 @@
-"""Which column of a table is which: by name, by number, or by a guess."""
+"""Finds the name, category, count and split columns of a table."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -16,11 +16,11 @@ def choose_columns(
 ) -> dict[str, int]:
     """Return the indices of the columns to read, by the keys of the configuration.
 
-    Names and categories are in the columns that are asked for, or else in those that have usual
-    names. Of two columns, one may also be told by what the other is.
+    Names and categories are in the columns that the user has set, or else in those with usual
+    names. If there are only two columns, finding one determines the other.
 
     Args:
-        source: the table, with the columns that are asked for.
+        source: the table, with the columns that the user has set.
         header: the first row.
         sample: the cells of some of the other rows.
 
@@ -32,12 +32,12 @@ def choose_columns(
         if column:
             chosen[key] = find_column(column, header, str(source), key)
     for key, words in (("name_column", NAME_WORDS), ("label_column", LABEL_WORDS)):
-        called = []
+        candidates = []
         for index, cell in enumerate(header):
-            if is_called(cell, words) and index not in chosen.values():
-                called.append(index)
-        if key not in chosen and len(called) == 1:
-            chosen[key] = called[0]
+            if is_usual_name(cell, words) and index not in chosen.values():
+                candidates.append(index)
+        if key not in chosen and len(candidates) == 1:
+            chosen[key] = candidates[0]
     if len(header) == 2:
         complete_or_guess_pair(chosen, [header, *sample])
     name, label = chosen.get("name_column"), chosen.get("label_column")
@@ -67,10 +67,10 @@ def complete_or_guess_pair(chosen: dict[str, int], rows: list[list[str]]) -> Non
 
 
 def find_column(column: str | None, header: list[str], where: str, key: str) -> int:
-    """Return the index of a column; None finds the only one.
+    """Return the index of a column. If `column` is None, the table must have a single column.
 
     Raises:
-        UserError: if there is not exactly one, saying what the setting `key` may be.
+        UserError: if not exactly one column matches; the message says what `key` may be.
     """
     found = matching_columns(header, column)
     if len(found) != 1:
@@ -82,9 +82,10 @@ def find_column(column: str | None, header: list[str], where: str, key: str) -> 
 
 
 def matching_columns(header: list[str], column: str | None) -> list[int]:
-    """Return the indices of the columns with a name, else a similar name, else a number from 1.
+    """Return the indices of the columns whose name equals `column`.
 
-    A name is similar if only case or blanks around it differ. None matches all columns.
+    If there are none, names are compared without case and surrounding blanks, and then with the
+    number of the column, from 1. None matches all columns.
     """
     if column is None:
         return list(range(len(header)))
@@ -100,11 +101,11 @@ def matching_columns(header: list[str], column: str | None) -> list[int]:
     return same or similar or numbered
 
 
-def is_called(cell: str, words: Collection[str]) -> bool:
-    """Return whether a cell is one of these words, whatever the case, blanks and underscores."""
+def is_usual_name(cell: str, words: Collection[str]) -> bool:
+    """Return whether a cell is one of these words, ignoring case, blanks and underscores."""
     return re.sub(r"[\s_]", "", cell.casefold()) in words
 
 
 def quoted_list(items: Sequence[str]) -> str:
-    """Return items for a message, quoted, cut off where it would become too long."""
+    """Return the quoted items as text, truncated to 500 characters."""
     return ", ".join(repr(item) for item in items)[:500] or "none"

@@ -26,7 +26,13 @@ def folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[R
         report(f"{source}: using the split that its folders give")
     for file in files:
         for number, name in read_names_in(file.path).items():
-            yield Row(name, file.label, 1, file.split, f"{file.path}:{number}")
+            yield Row(
+                name=name,
+                category=file.label,
+                count=1,
+                split=file.split,
+                location=f"{file.path}:{number}",
+            )
 
 
 def find_text_files(folder: Path) -> list[Path]:
@@ -43,18 +49,18 @@ def find_text_files(folder: Path) -> list[Path]:
 
 
 def find_name_files(source: DataSource) -> list[NameFile]:
-    """Return the text files of a folder, with the categories and the sides of the split.
+    """Return the text files of a folder, with their categories and splits.
 
-    A category is a `.txt` file, or a folder of such files. If there is a folder `train`, and no
-    other folder but `val` and `test`, these give the split; files beside them are ignored.
+    A category is a `.txt` file, or a folder of such files. The top folders are splits if one of
+    them is `train` and the others are `val` or `test`. Files next to them are then ignored.
 
     Raises:
         UserError: if there are none.
     """
     paths = find_text_files(source.path)
     top_folders = {path.parts[0].casefold() for path in paths if len(path.parts) > 1}
-    sides = {SPLIT_NAMES.get(folder) for folder in top_folders}
-    is_split = "train" in sides and None not in sides
+    split_names = {SPLIT_NAMES.get(folder) for folder in top_folders}
+    is_split = "train" in split_names and None not in split_names
 
     files = []
     for path in paths:
@@ -63,7 +69,8 @@ def find_name_files(source: DataSource) -> list[NameFile]:
         if is_split:
             if not folders:
                 continue
-            split = SPLIT_NAMES[folders.pop(0).casefold()]
+            split_folder, *folders = folders
+            split = SPLIT_NAMES[split_folder.casefold()]
         label = normalize_label(folders[0] if folders else path.stem)
         files.append(NameFile(source.path / path, label, split))
     if not files:

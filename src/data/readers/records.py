@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_called, matching_columns
+from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_usual_name, matching_columns
 from src.data.readers.text import read_decompressed_lines
 from src.errors import UserError
 
@@ -29,15 +29,15 @@ class Record:
     number: int
     """The line on which it starts, from 1; in a Parquet file, the row."""
     text: str = ""
-    """As it stands in a CSV file, line ends included."""
+    """The raw text of a CSV record, with line ends; `predict` copies it to its output."""
 
 
 def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], str]:
-    """Return the records of a table that are not blank, the header first, and the delimiter.
+    """Return the non-blank records of a table, starting with the header, and its delimiter.
 
     Args:
         path: the file; its name says which format it has.
-        columns: those that are asked for; they help to guess the delimiter.
+        columns: names or numbers that the user has set; used to guess the delimiter.
     """
     file = str(path)
     suffix = file.lower().removesuffix(".gz").rpartition(".")[2]
@@ -77,6 +77,7 @@ class DelimitedReader:
         self.delimiter = delimiter or guess_delimiter(self._header, columns)
 
     def _keep_text(self, lines: Iterable[str]) -> Iterator[str]:
+        """Pass lines on, and remember those of the record that is being read."""
         for line in lines:
             self._text.append(line)
             yield line
@@ -97,26 +98,26 @@ class DelimitedReader:
 
 
 def guess_delimiter(header: str, columns: Sequence[str | None]) -> str:
-    """Return the delimiter that makes most sense of a header.
+    """Return the most plausible delimiter.
 
-    That is the one that yields most of the columns asked for; then most columns with usual names;
-    then most columns.
+    Delimiters are ranked by the number of requested columns found, then by the number of columns
+    with usual names, then by the number of columns.
     """
 
-    def sense(delimiter: str) -> tuple[int, int, int]:
+    def rank(delimiter: str) -> tuple[int, int, int]:
         cells = next(csv.reader([header], delimiter=delimiter), [])
-        n_asked = sum(bool(matching_columns(cells, column)) for column in columns)
-        n_usual = sum(is_called(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
-        return n_asked, n_usual, len(cells)
+        n_requested = sum(bool(matching_columns(cells, column)) for column in columns)
+        n_usual = sum(is_usual_name(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
+        return n_requested, n_usual, len(cells)
 
-    return max(DELIMITERS, key=sense)
+    return max(DELIMITERS, key=rank)
 
 
 def keyed_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Record]:
-    """Yield the keys of the first object as a header, then what each object has under them.
+    """Yield a header with the keys of the first object, then a record per object with its values.
 
     Args:
-        objects: the number of each object in the file, and the object.
+        objects: pairs of the number of an object in the file, and the object.
     """
     header: list[str] = []
     for number, values in objects:
@@ -127,7 +128,7 @@ def keyed_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Rec
 
 
 def as_cell(value: Any) -> str:
-    """Return a value as a CSV file would have it: text and numbers; anything else is empty."""
+    """Return a text or a number as a CSV cell. Other values become empty cells."""
     if isinstance(value, str):
         return value
     is_number = type(value) in (int, float)  # bool is a subclass of int, but True is not a number

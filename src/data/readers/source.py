@@ -41,19 +41,20 @@ class DataSource(NamedTuple):
 
     @property
     def columns(self) -> dict[str, str | None]:
-        """The columns that are asked for, by the keys of the configuration."""
+        """The column settings by key; None if not set."""
         keys = ("name_column", "label_column", "count_column", "split_column")
         return {key: getattr(self, key) for key in keys}
 
     def __str__(self) -> str:
-        return f"{'data_file' if self.data_file else 'data_dir'}={self.path}"
+        key = "data_file" if self.data_file else "data_dir"
+        return f"{key}={self.path}"
 
     def check_settings(self) -> None:
         """Refuse a source that cannot be read, without looking at any file.
 
         Raises:
-            UserError: if there is both a folder and a table, a table of a format that is not read,
-                or a column without a table.
+            UserError: if there is both a folder and a table, a table in an unsupported format, or
+                a column without a table.
         """
         if self.data_dir and self.data_file:
             raise UserError(f"{self} data_dir={self.data_dir}: set only one of the two")

@@ -14,25 +14,26 @@ SAMPLE = 1000
 
 def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
     """Yield the names of a table; see `read_rows`."""
-    asked = [column for column in source.columns.values() if column]
-    records, delimiter = read_records(source.path, asked)
+    requested = [column for column in source.columns.values() if column]
+    records, delimiter = read_records(source.path, requested)
     header = next(records, Record([], 0))
     sample = list(islice(records, SAMPLE))
     columns = choose_columns(source, header.cells, [record.cells for record in sample])
 
-    guesses = []
+    findings = []
     label = columns["label_column"]
     if delimiter:
-        guesses.append(f"delimiter {delimiter!r}")
+        findings.append(f"delimiter {delimiter!r}")
+        # A first row whose category occurs again is not a header.
         if header.cells[label] in {record.cells[label] for record in sample}:
-            guesses.append("no header")
+            findings.append("no header")
             sample.insert(0, header)
     for key in source.columns:
         if key in columns:
             index = columns[key]
-            guesses.append(f"{key}={index + 1} ({header.cells[index]!r})")
-    guesses.append(f"{len(header.cells)} columns")
-    report(f"{source}: {', '.join(guesses)}")
+            findings.append(f"{key}={index + 1} ({header.cells[index]!r})")
+    findings.append(f"{len(header.cells)} columns")
+    report(f"{source}: {', '.join(findings)}")
 
     file = str(source.path)  # a new Path for each row would take most of the time
     for record in chain(sample, records):
@@ -42,7 +43,7 @@ def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Ro
 
 
 def parse_row(cells: list[str], columns: dict[str, int], where: str) -> Row:
-    """Return the row with the values of some cells.
+    """Build a row from the cells of a record.
 
     Raises:
         UserError: if its count or its split cannot be understood.

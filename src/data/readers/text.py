@@ -22,7 +22,7 @@ def read_decompressed_lines(path: Path) -> Iterator[str]:
 
 
 def check_lines(
-    file: Any, where: str, remedy: str = "save the file as UTF-8", max_letters: int = LONGEST_LINE
+    file: Any, where: str, remedy: str = "save the file as UTF-8", max_length: int = LONGEST_LINE
 ) -> Iterator[str]:
     """Yield the lines of a text file unchanged, line ends included.
 
@@ -30,17 +30,17 @@ def check_lines(
         file: opened with `errors="surrogateescape"`.
         where: the file, for error messages.
         remedy: what the user can do about a wrong encoding, for error messages.
-        max_letters: length from which a line is refused.
+        max_length: length from which a line is refused.
 
     Raises:
-        UserError: with the number of the line, if it is too long or not in the encoding.
+        UserError: if a line is too long or cannot be decoded; the message gives its number.
     """
     number = 0
     try:
-        while line := file.readline(max_letters):
+        while line := file.readline(max_length):
             number += 1
-            if len(line) == max_letters:
-                raise UserError(f"{where}:{number}: a line of {max_letters:,} letters or more")
+            if len(line) == max_length:
+                raise UserError(f"{where}:{number}: a line of {max_length:,} letters or more")
             check_decoded(line, f"{where}:{number}", file.encoding, remedy)
             yield line
     except UnicodeError:  # some encodings cannot defer their errors with surrogateescape
