@@ -55,6 +55,7 @@ def expected_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_three_runs_at_the_same_time(
     tmp_path: Path, expected_run: Path, programs: Programs
 ) -> None:
@@ -124,7 +125,10 @@ def test_read_only_source_and_cache_and_no_home(
     [
         ("16k", None, []),
         ("120k", "last.ckpt", []),
-        ("2200k", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
+        pytest.param(
+            *("2200k", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_full_disk(
@@ -148,7 +152,9 @@ def test_full_disk(
 
 
 @needs_mounts
-@pytest.mark.parametrize("size", ["16k", "120k", "200k"])
+@pytest.mark.parametrize(
+    "size", ["16k", *(pytest.param(size, marks=pytest.mark.slow) for size in ("120k", "200k"))]
+)
 def test_sweep_on_full_disk(tmp_path: Path, programs: Programs, size: str) -> None:
     """The disk is full before, during and after the first run."""
     overrides = [*RUN, "lr=0.01", "seed=0,1,2", "iterations=2000", "hydra.sweep.dir=small/sweep"]

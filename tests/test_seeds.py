@@ -71,6 +71,7 @@ def test_interrupted_run_of_two_seeds_can_be_resumed(
         settings(*words, "seed=1")
 
 
+@pytest.mark.slow
 def test_sweep_of_runs_with_two_seeds(corpus_dir: Path, tmp_path: Path, programs: Programs) -> None:
     overrides = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8", "clip=0", "seeds=2"]
     command = ["-m", "hydra/launcher=basic", *overrides, "lr=0.01,0.2,900", "hydra.sweep.dir=s"]

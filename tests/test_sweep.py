@@ -127,6 +127,7 @@ def test_runs_leave_no_file_open(corpus_dir: Path, tmp_path: Path) -> None:
     assert count_open_files_after_run("third") == n_open
 
 
+@pytest.mark.slow
 def test_interrupted_sweep_keeps_finished_runs_and_can_be_resumed(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
@@ -160,7 +161,8 @@ def test_interrupted_sweep_keeps_finished_runs_and_can_be_resumed(
     assert len(list(tmp_path.glob("outputs/sweeps/*/*"))) == 1
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_sweep_whose_output_is_closed(
     corpus_dir: Path, tmp_path: Path, programs: Programs, launcher: str
 ) -> None:
@@ -182,6 +184,7 @@ def test_sweep_whose_output_is_closed(
         (tmp_path / "s/leaderboard.csv").unlink()
 
 
+@pytest.mark.slow
 def test_failed_changed_and_damaged_runs_are_repeated(sweep: Sweep, programs: Programs) -> None:
     again = sweep.cwd / "again"
     shutil.copytree(sweep.folder, again)

@@ -106,7 +106,11 @@ def test_hparams_of_a_sweep_and_a_run_without_validation(
     ("words", "shown"),
     [
         (["seed=3"], ["hidden", "iterations", "lr", "seed"]),
-        (["cell=gru", "backend=autograd"], ["backend", "cell", "hidden", "lr", "seed"]),
+        pytest.param(
+            ["cell=gru", "backend=autograd"],
+            ["backend", "cell", "hidden", "lr", "seed"],
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_hparams_show_the_settings_that_differ_from_the_defaults(

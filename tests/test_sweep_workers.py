@@ -21,6 +21,7 @@ pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
 TWO_WORKERS = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
+@pytest.mark.slow
 def test_two_workers_train_the_same_runs_as_one_process(sweep: Sweep, programs: Programs) -> None:
     overrides = [*sweep.overrides, *TWO_WORKERS, "hydra.sweep.dir=parallel"]
     result = programs.train("-m", *overrides, cwd=sweep.cwd)
