@@ -243,6 +243,7 @@ class Programs:
         Raises:
             RuntimeError: if one of the programs, or a process it has started, is still running.
         """
+        self.kill_all()  # programs that fixtures have started
         self._server.close()
         left = [pid for session in self._sessions for pid in running_processes(session)]
         for pid in left:

@@ -24,6 +24,13 @@ from tests.helpers import (
     train_unless_finished,
 )
 
+# TensorBoard's server runs in threads of this process. What these raise or leave open when a
+# request ends is TensorBoard's own affair.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+)
+
 
 def request_json(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
