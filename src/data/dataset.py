@@ -85,7 +85,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         if batch_sampler is None:
             batch_sampler = BatchList(self._consecutive_indices(max_batch_size or len(self)))
         # `__getitems__` returns a batch already, so there is nothing left to collate.
-        return DataLoader(self, batch_sampler=batch_sampler, collate_fn=unchanged)  # type: ignore[arg-type]
+        return DataLoader(self, batch_sampler=batch_sampler, collate_fn=unchanged)  # type: ignore[arg-type] # torch expects lists
 
     def _consecutive_indices(self, max_names: int) -> Iterator[list[int]]:
         """Yield the indices of all names, in lists of at most `max_names`, for small batches."""
