@@ -1,14 +1,19 @@
 """Several processes that train together, on CPUs, with gloo."""
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule, Sampling
+from src.run.report import end_child_processes
 from src.train import train
 from tests.helpers import settings, timeless_metrics
 from tests.processes import Programs
@@ -86,6 +91,18 @@ def test_two_processes_take_the_same_steps_as_one(
         for folder in (two, one)
     )
     assert left == alone | {".hydra", ".lock", "train.log"}
+
+
+def test_child_processes_are_gone_after_an_interruption() -> None:
+    child = subprocess.Popen(["sleep", "600"])
+    children = [child]
+    observer = _ChildProcessObserver(os.getpid(), children)
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(launcher=SimpleNamespace(procs=children))
+    )
+    end_child_processes(trainer)
+    assert child.returncode == -signal.SIGKILL
+    assert observer._run()  # it has finished, and this process is still alive
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import struct
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from subprocess import Popen
 from textwrap import indent
 from typing import Any
 
@@ -13,6 +14,7 @@ import yaml
 from hydra.errors import HydraException
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -146,6 +148,8 @@ class Report:
             status = files.DIVERGED if isinstance(error, DivergenceError) else files.FAILED
         if interrupted := isinstance(error, KeyboardInterrupt | SystemExit):
             status = files.INTERRUPTED
+        if interrupted:
+            end_child_processes(self.trainer)
         if not self.trainer.is_global_zero:  # the leading process says it
             if interrupted or isinstance(error, UserError):
                 raise SystemExit(0) from error  # or Lightning kills that one at once
@@ -185,6 +189,20 @@ class Report:
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
         figure = pictures.loss_figure(curves, n, title, said, well=status == files.FINISHED)
         files.write_bytes(self.folder / "loss.png", pictures.as_png(figure))
+
+
+def end_child_processes(trainer: Trainer) -> None:
+    """Kill the processes that Lightning has started for DDP, and wait for them.
+
+    Lightning also kills them after a KeyboardInterrupt, but its thread that watches them then kills
+    this process up to five seconds later, which may be before the run's files are written. An empty
+    list of processes ends that thread.
+    """
+    child_processes: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
+    for child in child_processes:
+        child.kill()
+        child.wait()
+    child_processes.clear()
 
 
 class TensorBoard(TensorBoardLogger):
