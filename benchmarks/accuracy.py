@@ -28,12 +28,14 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks import pytorch_tutorial
 from benchmarks.measure import run_module
-from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.datamodule import NamesDataModule
 from src.data.dataset import NamesDataset
 from src.data.readers import DataSource, read_rows
-from src.models.calibration import PRIORS, fit_calibration
-from src.models.ngram_mixture import MIXTURE_WEIGHTS, NgramMixture
+from src.inference.trained_model import TrainedModel, load_model
+from src.models.calibration import fit_calibration
+from src.models.registry import PRIORS
+from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
+from src.run.run_folder import find_checkpoint
 
 SEEDS = (0, 1, 2)
 Floats = NDArray[np.float64]

@@ -20,7 +20,7 @@ from benchmarks.predict import corpus_names
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import MAX_NAME_LENGTH
 from src.data.readers.source import NAMES
-from src.models.ngram_mixture import NgramMixture
+from src.ngrams.mixture import NgramMixture
 
 ROWS, LONG_ROWS, PLAIN = 200_000, 20_000, 5000
 

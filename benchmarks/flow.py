@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.alphabet import name_to_tensor
+from src.inference.trained_model import TrainedModel, load_model
 from src.models.rnn import RNN
+from src.run.run_folder import find_checkpoint
 
 PICTURE = Path(__file__).parent / "pictures/flow.svg"
 STYLE = """

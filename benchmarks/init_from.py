@@ -23,7 +23,8 @@ from src.config import CONFIGS, from_hydra
 from src.data.corpus import read_corpus
 from src.data.readers import DataSource
 from src.data.split import split_corpus
-from src.run.files import SCORE, read_checkpoint
+from src.models.checkpoint import read_checkpoint
+from src.models.registry import SCORE
 from src.train import train
 
 RECIPES = {

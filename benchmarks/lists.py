@@ -22,11 +22,11 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import measured, run_module
+from src.audit.audit import audit
 from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
 from src.data.readers import DataSource
-from src.run import process
-from src.run.audit import audit
+from src.run.environment import exclude_existing_objects_from_garbage_collection
 
 CATEGORIES = 100
 AUDITED = 50_000
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        process.freeze()  # as the command does
+        exclude_existing_objects_from_garbage_collection()  # as the command does
         NamesDataModule(data_file=options.read)
         return
     with tempfile.TemporaryDirectory() as temporary:

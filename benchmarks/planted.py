@@ -12,9 +12,9 @@ import random
 import tempfile
 from pathlib import Path
 
+from src.audit.audit import audit
 from src.data.corpus import read_corpus
 from src.data.readers import DataSource
-from src.run.audit import audit
 
 SHARE, SEEDS = 0.02, (0, 1, 2)
 

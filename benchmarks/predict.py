@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.measure import run_module
 from benchmarks.tutorial_loop import RNN, name_to_tensor
-from src.answer.model import load_model
+from src.inference.trained_model import load_model
 
 RUNS = 5
 ONE_BY_ONE = 3000  # names the tutorial's predict is timed on

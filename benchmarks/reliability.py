@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.answer.model import load_model
-from src.run.files import INTERRUPTED, read_metrics
+from src.inference.trained_model import load_model
+from src.run.run_folder import Status, read_result
 
 KILLS = 30
 TERMS = 20
@@ -91,10 +91,10 @@ def terminate(folder: Path, moment: float, *words: str) -> tuple[float, bool]:
     sent = time.perf_counter()
     process.communicate()
     seconds = time.perf_counter() - sent
-    status, numbers, _ = read_metrics(folder)
+    status, numbers, _ = read_result(folder)
     if numbers.get("iterations"):  # it may be ended before the first, with nothing to keep
         load_model(folder / "checkpoints/last.ckpt")
-    return seconds, (process.returncode, status) == (128 + signal.SIGTERM, INTERRUPTED)
+    return seconds, (process.returncode, status) == (128 + signal.SIGTERM, Status.INTERRUPTED)
 
 
 def main() -> None:

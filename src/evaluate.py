@@ -8,16 +8,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from src.answer import command
-from src.answer.model import TrainedModel, find_checkpoint, load_model
-from src.answer.scores import Evaluated, as_text, make_report
 from src.data.corpus import NamesByCategory, read_corpus
 from src.data.readers import DataSource
 from src.data.readers.columns import quoted_list
 from src.data.split import fingerprint, split_corpus
 from src.errors import UserError
+from src.files import check_output_files, write_bytes
+from src.inference import cli as command
+from src.inference.scores import Evaluated, as_text, make_report
+from src.inference.trained_model import TrainedModel, load_model
 from src.models.calibration import precision_curve
-from src.run.files import refuse_targets, write_bytes
+from src.run.run_folder import find_checkpoint
 
 SIDES = {
     "test": "names the run never saw",
@@ -54,7 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
-    refuse_targets(options.out, options.plot, options.plot_coverage, force=options.force)
+    check_output_files(options.out, options.plot, options.plot_coverage, force=options.force)
     model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     source = chosen_source(model, options)
     corpus = chosen_side(model, source, options.split)
@@ -76,13 +77,13 @@ def answer(options: argparse.Namespace) -> None:
     if options.out:
         write_bytes(options.out, json.dumps(asked | report, indent=2).encode())
     if options.plot:
-        from src.run.pictures import as_png, confusion_figure  # matplotlib takes its time
+        from src.run.figures import as_png, confusion_figure  # matplotlib takes its time
 
         answers = evaluated.targets.numpy(), evaluated.guesses.numpy(), evaluated.categories
         figure = confusion_figure(*answers, SIDES[options.split], options.neighbours)
         write_bytes(options.plot, as_png(figure))
     if options.plot_coverage:
-        from src.run.pictures import as_png, coverage_figure
+        from src.run.figures import as_png, coverage_figure
 
         curve = precision_curve(evaluated.probabilities, evaluated.targets)
         figure = coverage_figure(curve.numpy(), f"Answers on {SIDES[options.split]}")

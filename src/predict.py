@@ -14,14 +14,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from src.answer import command
-from src.answer.model import Answer, TrainedModel, find_checkpoint, load_model
-from src.answer.tables import answer_csv
 from src.data.normalize import replace_unprintable
 from src.data.readers.columns import NAME_WORDS, is_usual_name
 from src.data.readers.text import check_decoded
 from src.errors import UserError
-from src.run.files import refuse_targets, without_mark, write_bytes
+from src.files import check_output_files, write_bytes
+from src.inference import cli as command
+from src.inference.tables import answer_csv
+from src.inference.trained_model import Answer, TrainedModel, load_model
+from src.run.run_folder import find_checkpoint
 
 WIDEST = 40  # columns for a name in a table
 MEND = "name its --encoding"
@@ -75,7 +76,7 @@ def check(options: argparse.Namespace) -> None:
         "".encode(options.encoding)
     except LookupError as error:
         raise UserError(f"--encoding: {error}") from None
-    refuse_targets(options.out, options.plot, force=options.force)
+    check_output_files(options.out, options.plot, force=options.force)
 
 
 def answer(options: argparse.Namespace) -> None:
@@ -120,7 +121,8 @@ def typed_names() -> Iterator[list[str]]:
 
 def piped_lines(encoding: str) -> Iterator[list[str]]:
     """Yield the lines of standard input, as many as have come, as soon as they come."""
-    decoder = codecs.getincrementaldecoder(without_mark(encoding))("surrogateescape")
+    codec = "utf-8-sig" if codecs.lookup(encoding).name == "utf-8" else encoding
+    decoder = codecs.getincrementaldecoder(codec)("surrogateescape")
     number, begun, content = 0, "", b"?"  # a line whose end has not come yet
     try:
         while content:
@@ -195,7 +197,7 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     prefixes, beliefs = model.beliefs(name)
     if not prefixes:
         raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
-    from src.run.pictures import as_png, belief_figure  # matplotlib takes its time
+    from src.run.figures import as_png, belief_figure  # matplotlib takes its time
 
     figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)
     write_bytes(file, as_png(figure))

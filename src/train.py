@@ -12,8 +12,10 @@ import hydra
 from omegaconf import DictConfig
 
 from src.config import CONFIGS, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
-from src.run import launch, process
-from src.run.files import SCORE, find_checkpoint
+from src.models.registry import SCORE
+from src.run import launch
+from src.run.environment import training_environment
+from src.run.run_folder import find_checkpoint
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import
     from src.data.datamodule import NamesDataModule
@@ -48,15 +50,15 @@ def train(config: Config, folder: Path) -> float | None:
     # Imported late: loading torch takes seconds, and a mistyped key should be reported at once.
     import torch
 
+    from src.audit.audit import warn_about_corpus
     from src.data.datamodule import NamesDataModule
-    from src.run.audit import warn_about_corpus
     from src.run.report import Report
     from src.run.trainer import build_trainer
 
     checkpoint = folder / "checkpoints/last.ckpt"
     is_resumed = checkpoint.exists()
 
-    with process.training_environment():
+    with training_environment():
         if not is_resumed:  # the names are the same as when the run started
             warn_about_corpus(config)
         data = NamesDataModule(**config.subset(DATA_KEYS))
@@ -137,11 +139,11 @@ def initialize_from(path: Path, model: "NameClassifier") -> str:
     Returns:
         A line that says what was copied.
     """
-    from src.models.checkpoint import load_network
+    from src.models.checkpoint import load_checkpoint
     from src.models.transfer import transfer_weights
 
     checkpoint = find_checkpoint(path)
-    source = load_network(checkpoint)
+    source = load_checkpoint(checkpoint).network
     return transfer_weights(source, model.network, source_name=f"init_from={checkpoint}")
 
 

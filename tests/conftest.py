@@ -174,19 +174,19 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """
     from matplotlib.figure import Figure
 
-    from src.run import pictures
+    from src.run import figures
 
-    empty_picture = pictures.as_png(Figure((1, 1)))
+    empty_picture = figures.as_png(Figure((1, 1)))
     stand_in = SimpleNamespace(
         as_png=lambda figure: empty_picture,
         loss_figure=lambda *args, **kwargs: None,
         confusion_figure=lambda *args, **kwargs: None,
     )
-    monkeypatch.setattr("src.run.report.pictures", stand_in)
+    monkeypatch.setattr("src.run.report.figures", stand_in)
 
 
 @pytest.fixture
 def few_ngram_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit n-gram models in few optimizer steps, for tests in which their scores do not matter."""
-    monkeypatch.setattr("src.models.ngrams.STEPS", 20)
-    monkeypatch.setattr("src.models.bag.STEPS", (20, 20))
+    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 20)
+    monkeypatch.setattr("src.ngrams.tfidf.STEPS", (20, 20))

@@ -26,10 +26,12 @@ from src.data.corpus import NamesByCategory
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import AlphabetKind
 from src.data.readers import DataSource
+from src.models.checkpoint import VERSION
 from src.models.classifier import NameClassifier
 from src.models.network import Network
-from src.run.files import SCORE, VERSION, read_metrics
+from src.models.registry import SCORE
 from src.run.launch import train_all_seeds_unless_finished
+from src.run.run_folder import read_result
 from src.train import train
 from tests.processes import ROOT as ROOT
 from tests.processes import Result
@@ -249,7 +251,7 @@ def load_checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
 
 def read_metrics_values(run: Path) -> dict[str, float]:
     """Return the numbers in a run's metrics.json."""
-    return read_metrics(run).metrics
+    return read_result(run).metrics
 
 
 def read_csv(file: Path) -> list[dict[str, str]]:

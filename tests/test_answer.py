@@ -15,14 +15,15 @@ import pytest
 import torch
 
 from src import evaluate, predict
-from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet, name_to_tensor
 from src.data.batch import size_limited_batches
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.errors import UserError
-from src.models.calibration import PRIORS
+from src.inference.trained_model import TrainedModel, load_model
+from src.models.checkpoint import VERSION
+from src.models.registry import PRIORS, SCORE
 from src.models.rnn import RNN, read_name
-from src.run.files import SCORE, VERSION
+from src.run.run_folder import find_checkpoint
 from tests.helpers import (
     CALIBRATION,
     CHECKPOINT_SUMMARY,

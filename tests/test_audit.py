@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from src import audit as command
-from src.run import audit as findings
-from src.run.audit import audit
+from src.audit import __main__ as command
+from src.audit import audit as findings
+from src.audit.audit import audit
 from tests.helpers import make_corpus, settings
 
 Captured = pytest.CaptureFixture[str]

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from src.data.alphabet import ASCII_ALPHABET
 from src.data.dataset import NamesDataset
 from src.data.normalize import ASCII_SYMBOLS
-from src.models.bag import BagOfGrams
-from src.models.ngrams import LetterNgrams
+from src.ngrams.letter_ngrams import LetterNgrams
+from src.ngrams.tfidf import BagOfGrams
 
 LONGEST = (3, 2)
 SHARES = torch.tensor([0.5, 0.3, 0.2])
@@ -105,7 +105,7 @@ def test_longer_or_shorter_weights_have_a_higher_loss(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Without dropout and in whole passes, training ends near the minimum of the convex loss."""
-    monkeypatch.setattr("src.models.bag.DROPOUT", 0)
+    monkeypatch.setattr("src.ngrams.tfidf.DROPOUT", 0)
     names = some_names(seed=3)
     bag, models = make(names)
     everything = [name for each in names.values() for name in each]
@@ -127,7 +127,7 @@ def test_of_too_many_weights_those_of_common_grams_are_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole, _ = make(some_names(seed=4))
-    monkeypatch.setattr("src.models.bag.MOST_WEIGHTS", 3 * 20)
+    monkeypatch.setattr("src.ngrams.tfidf.MOST_WEIGHTS", 3 * 20)
     bag, models = make(some_names(seed=4))
     assert len(bag.grams) == 20 + 1
     assert torch.isin(bag.grams, whole.grams).all()

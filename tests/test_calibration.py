@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.models.calibration import PRIORS, Calibration, fit_calibration, precision_curve
+from src.models.calibration import Calibration, fit_calibration, precision_curve
+from src.models.registry import PRIORS
 
 
 def probabilities(decision: Calibration, network: list[float], prior: str) -> list[float]:

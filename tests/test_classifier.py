@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from src.data.alphabet import ASCII_ALPHABET
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
-from src.models.calibration import PRIORS, Calibration
+from src.models.calibration import Calibration
 from src.models.classifier import (
     BalancedAccuracy,
     DivergenceError,
@@ -17,6 +17,7 @@ from src.models.classifier import (
     NameClassifier,
     OnlineClassifier,
 )
+from src.models.registry import PRIORS
 from src.models.rnn import RNN, read_name
 from tests.helpers import fit, flat_weights, make_trainer
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from src.answer.model import load_model
-from src.run import process
-from src.run.files import FINISHED, read_metrics
+from src.inference.trained_model import load_model
+from src.run.environment import training_environment
+from src.run.run_folder import Status, read_result
 from src.train import train
 from tests.helpers import ROOT, assert_equal_runs, settings, timeless_metrics
 from tests.processes import Programs, Result, wait_until
@@ -180,7 +180,7 @@ def test_closed_streams(
     result = programs.run("sh", "-c", script, cwd=tmp_path, is_forked=False)
     assert result.returncode == 0
     (run,) = tmp_path.glob("outputs/*/*")
-    assert read_metrics(run).status == FINISHED
+    assert read_result(run).status == Status.FINISHED
     assert_equal_runs(run, expected_run)
     log = (run / "train.log").read_text()
     assert "18 categories" in log
@@ -199,7 +199,7 @@ def test_second_run_in_the_folder_of_a_running_one(tmp_path: Path, programs: Pro
     result = first.result()
     assert (result.returncode, result.stderr) == (143, "")
     assert result.stdout == log.read_text()
-    status, metrics, _ = read_metrics(tmp_path / "run")
+    status, metrics, _ = read_result(tmp_path / "run")
     assert status == "interrupted"
     assert load_model(tmp_path / "run/checkpoints/last.ckpt")
     assert metrics["iterations"] >= 100
@@ -254,8 +254,8 @@ def test_garbage_of_earlier_runs_is_collected() -> None:
         def __init__(self) -> None:
             self.me = self
 
-    with process.training_environment():
+    with training_environment():
         reference = weakref.ref(Cycle())
-    with process.training_environment():
+    with training_environment():
         gc.collect()
         assert reference() is None

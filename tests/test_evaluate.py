@@ -15,10 +15,10 @@ from torchmetrics.functional.classification import (
 )
 
 from src import evaluate
-from src.answer.model import load_model
-from src.answer.scores import BINS, COVERAGES, Evaluated, as_text, make_report, scores
 from src.data.readers.source import NAMES
 from src.errors import UserError
+from src.inference.scores import BINS, COVERAGES, Evaluated, as_text, make_report, scores
+from src.inference.trained_model import load_model
 from src.train import train
 from tests.helpers import read_corpus, settings
 

@@ -15,12 +15,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from src import export
-from src.answer.model import TrainedModel, load_model
 from src.data.alphabet import UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
-from src.models.calibration import DEFAULT_PRIOR, PRIORS
+from src.export import __main__ as export
+from src.inference.trained_model import TrainedModel, load_model
 from src.models.recurrent import N_GATES
+from src.models.registry import DEFAULT_PRIOR, PRIORS
 from tests.helpers import (
     CALIBRATION,
     CHECKPOINT_SUMMARY,
@@ -145,7 +145,7 @@ def test_what_cannot_be_exported(
     assert Path("a.html").stat().st_size > 10_000
     assert Path("a.onnx").stat().st_size > 1000
     capsys.readouterr()
-    monkeypatch.delitem(sys.modules, "src.answer.graph")
+    monkeypatch.delitem(sys.modules, "src.export.onnx_graph")
     monkeypatch.setitem(sys.modules, "onnx", None)
     assert refused("a.ckpt", "--onnx=b") == "--onnx needs an extra: pip install -e '.[export]'"
 

@@ -26,8 +26,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from src.answer.model import TrainedModel, load_model
-from src.answer.tables import answer_csv
 from src.config import Config, typed
 from src.data.alphabet import ASCII_ALPHABET, CASE_STYLES, Alphabet, CaseStyle, name_to_tensor
 from src.data.batch import one_hot
@@ -43,6 +41,8 @@ from src.data.normalize import (
 from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainBatchSampler
 from src.data.split import fingerprint, hold_out_names
 from src.errors import UserError
+from src.inference.tables import answer_csv
+from src.inference.trained_model import TrainedModel, load_model
 from src.models.network import Network
 from tests.conftest import N_TRIED_INPUTS
 from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from src.config import read_settings
-from src.run.files import SCORE
+from src.models.registry import SCORE
 from src.sweep.leaderboard import Run, ranked, swept_keys, table
 from src.sweep.runs import finish_sweep, read_runs
 from tests.helpers import (

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.dataset import NamesDataset
 from src.models.network import Network
-from src.models.ngram_mixture import NgramMixture
 from src.models.recurrent import PyTorchCell, RecurrentNetwork, TutorialNetwork, symbol_groups
 from src.models.rnn import read_name
+from src.ngrams.mixture import NgramMixture
 from tests.helpers import make_batch
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
@@ -159,8 +159,8 @@ def fit(ngrams: NgramMixture) -> None:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.models.ngrams.STEPS", 3)
-    monkeypatch.setattr("src.models.bag.STEPS", (3, 3))
+    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 3)
+    monkeypatch.setattr("src.ngrams.tfidf.STEPS", (3, 3))
 
 
 def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:

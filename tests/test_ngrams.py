@@ -12,7 +12,7 @@ from torch import Tensor
 from src.data.alphabet import ASCII_ALPHABET, Alphabet
 from src.data.dataset import NamesDataset
 from src.data.normalize import ASCII_SYMBOLS
-from src.models.ngrams import LetterNgrams
+from src.ngrams.letter_ngrams import LetterNgrams
 
 C = 5
 Pairs = list[tuple[str, int]]
@@ -286,7 +286,7 @@ def test_of_too_many_counts_those_of_short_and_common_grams_are_kept(
     ngrams, everything = make_ngrams(pairs, order=2), make_ngrams(pairs, order=2)
     whole = everything.get_extra_state()
     shorter = make_ngrams(pairs, order=1).get_extra_state()
-    monkeypatch.setattr("src.models.ngrams.MOST_COUNTS", len(shorter["counts"]) + 50)
+    monkeypatch.setattr("src.ngrams.letter_ngrams.MOST_COUNTS", len(shorter["counts"]) + 50)
     ngrams.count(*tensors(pairs))
     kept = ngrams.get_extra_state()
     assert 0 < len(kept["counts"]) - len(shorter["counts"]) <= 50
@@ -323,8 +323,8 @@ def test_gradients_are_the_differences_of_the_loss() -> None:
 def test_fitted_to_names_it_knows_others_of_their_categories(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("src.models.ngrams.NAMES", 64)
-    monkeypatch.setattr("src.models.ngrams.STEPS", 50)
+    monkeypatch.setattr("src.ngrams.letter_ngrams.NAMES", 64)
+    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 50)
     rng = random.Random(0)
     kinds = ["aeio", "bcdf", "ae' "]
     pairs = sorted({("".join(rng.choices(kinds[c], k=5)), c) for c in (0, 1, 2) for _ in range(60)})

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from src.run.pictures import (
+from src.run.figures import (
     as_png,
     belief_figure,
     by_confusion,

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from src import predict
-from src.answer.model import AT_ONCE, load_model
 from src.data.alphabet import Alphabet
+from src.inference.trained_model import AT_ONCE, load_model
 from tests.helpers import (
     CALIBRATION,
     CHECKPOINT_SUMMARY,

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from src import audit, evaluate, export, predict
-from src.run import files
+from src import evaluate, predict
+from src.audit import __main__ as audit
+from src.export import __main__ as export
+from src.run.run_folder import RunResult, Status, write_result
 from tests.helpers import INCLUDED_COUNTS, ROOT, read_corpus, settings, write_checkpoint
 
 README = ROOT / "README.md"
@@ -119,7 +121,7 @@ def test_the_examples_run(
     monkeypatch.chdir(tmp_path)
     other, ask, train = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
     write_checkpoint(tmp_path / "outputs/run/checkpoints/last.ckpt")
-    files.write_metrics(tmp_path / "outputs/run", files.FINISHED, {})
+    write_result(tmp_path / "outputs/run", RunResult(Status.FINISHED, {}, ""))
     names: dict[str, Any] = {}
     exec(ask, names)
     predict.main(["--json", "O'Neill", "Müller", "Иванов"])

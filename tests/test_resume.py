@@ -16,7 +16,7 @@ from src.config import read_settings
 from src.errors import UserError
 from src.models.classifier import NameClassifier
 from src.run.callbacks import StopOnSignal
-from src.run.process import STOP_REQUEST
+from src.run.signals import STOP_HANDLER
 from src.train import train
 from tests.helpers import (
     ROOT,
@@ -46,7 +46,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 
     def stops(self: StopOnSignal, trainer: Trainer, module: Any, *others: Any) -> None:
         if module.iteration >= iteration:
-            STOP_REQUEST.signum = signal.SIGTERM
+            STOP_HANDLER.signum = signal.SIGTERM
         start(self, trainer, module, *others)
 
     monkeypatch.setattr(StopOnSignal, "on_train_batch_start", stops)
@@ -55,7 +55,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 @pytest.fixture(autouse=True)
 def no_wish() -> Any:
     yield
-    STOP_REQUEST.signum = 0
+    STOP_HANDLER.signum = 0
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
             patched.setattr("src.config.Config.chunk_size", 35)
         with pytest.raises(KeyboardInterrupt):
             train(settings(*words), tmp_path / "parts")
-    STOP_REQUEST.signum = 0
+    STOP_HANDLER.signum = 0
     told = timeless_metrics(tmp_path / "parts")
     assert told["status"] == "interrupted"
     assert stop <= int(told["iterations"]) < stop + 70

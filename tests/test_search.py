@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from src.run.files import SCORE
+from src.models.registry import SCORE
 from tests.helpers import (
     QUICK_RUN,
     find_run,

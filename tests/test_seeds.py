@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from src.answer.model import find_checkpoint
 from src.config import Config, read_settings
 from src.errors import UserError
-from src.run.files import SCORE
+from src.models.registry import SCORE
+from src.run.run_folder import find_checkpoint
 from src.sweep.seeds import train_each_seed
 from tests.helpers import (
     QUICK_RUN,

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.answer.model import find_checkpoint
 from src.config import read_settings
-from src.run.files import SCORE, read_metrics
+from src.models.registry import SCORE
+from src.run.run_folder import find_checkpoint, read_result
 from tests.helpers import (
     QUICK_RUN,
     ROOT,
@@ -282,7 +282,7 @@ def test_invalid_run_of_a_sweep_is_recorded_as_failed(
     rows = read_csv(tmp_path / "sweep/leaderboard.csv")
     assert [row["failed"] for row in rows] == ["0"] * n_valid + ["1"]
     assert rows[-1]["reason"].startswith(message)
-    failed_run = read_metrics(find_run(tmp_path / "sweep", n_valid))
+    failed_run = read_result(find_run(tmp_path / "sweep", n_valid))
     assert (failed_run.status, failed_run.reason) == ("failed", rows[-1]["reason"])
 
 

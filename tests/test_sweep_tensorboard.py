@@ -14,7 +14,7 @@ from tensorboard import program
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from src.run.files import SCORE
+from src.models.registry import SCORE
 from tests.helpers import (
     QUICK_RUN,
     Sweep,

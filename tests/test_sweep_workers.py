@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from src.errors import UserError
-from src.run.files import SCORE, lock, read_metrics
+from src.models.registry import SCORE
+from src.run.run_folder import lock_folder, read_result
 from tests.helpers import (
     Sweep,
     find_run,
@@ -40,7 +41,7 @@ def test_two_workers_train_the_same_runs_as_one_process(sweep: Sweep, programs: 
 def is_free(folder: Path) -> bool:
     """Return whether no process has locked a folder."""
     try:
-        lock(folder).release()
+        lock_folder(folder).release()
     except UserError:
         return False
     return True
@@ -63,14 +64,14 @@ def test_killed_sweep_ends_its_workers_and_releases_its_locks(
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
     for run in runs:
         with pytest.raises(UserError, match="is in use by another process"):
-            lock(run)
+            lock_folder(run)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: all(read_metrics(run).status == "interrupted" for run in runs))
+    wait_until(lambda: all(read_result(run).status == "interrupted" for run in runs))
     wait_until(lambda: all(is_free(run) for run in runs))
     for run in runs:
         assert (run / "checkpoints/last.ckpt").exists()
-    lock(tmp_path / "sweep").release()
+    lock_folder(tmp_path / "sweep").release()
 
 
 @pytest.mark.slow
@@ -87,7 +88,7 @@ def test_interrupt_ends_the_runs_of_all_workers(
     assert (result.returncode, result.stderr) == (130, "")
     assert "Interrupted; runs done: 0" in result.stdout
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
-    assert [read_metrics(run).status for run in runs] == ["interrupted"] * 2
+    assert [read_result(run).status for run in runs] == ["interrupted"] * 2
     assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
 
 

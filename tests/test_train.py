@@ -11,14 +11,14 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
-from src.answer.model import load_model
 from src.data.alphabet import Alphabet
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
+from src.inference.trained_model import load_model
 from src.models.rnn import RNN, read_name
-from src.run.files import read_metrics
-from src.run.process import STOP_REQUEST
+from src.run.run_folder import read_result
+from src.run.signals import STOP_HANDLER
 from src.train import main, train
 from tests.helpers import ROOT, make_corpus, settings, timeless_metrics
 from tests.processes import Programs
@@ -294,7 +294,7 @@ def test_divergence_leaves_the_last_validations_weights_and_the_curve(tmp_path: 
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == done // 200 * 200 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
-    status, metrics, _ = read_metrics(tmp_path)
+    status, metrics, _ = read_result(tmp_path)
     assert (status, metrics["iterations"]) == ("diverged", done // 100 * 100)
     assert metrics["val/loss"] == checkpoint["history"][-1][1]["val/loss"]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -314,10 +314,10 @@ def test_a_signal_at_the_end(
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
     config = settings(*TINY, f"data_dir={corpus_dir}")
-    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_REQUEST.installed():
+    with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_HANDLER.installed():
         train(config, tmp_path)
-    assert (STOP_REQUEST.signum, STOP_REQUEST.is_polled) == (signal.SIGINT, False)
-    STOP_REQUEST.signum = 0
+    assert (STOP_HANDLER.signum, STOP_HANDLER.is_polled) == (signal.SIGINT, False)
+    STOP_HANDLER.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
     said = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
     assert caplog.messages[-1] == said
@@ -330,7 +330,7 @@ def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
 ) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     score = train(settings(*words, "trainer.max_time=00:00:00:00"), tmp_path / "none")
-    status, metrics, _ = read_metrics(tmp_path / "none")
+    status, metrics, _ = read_result(tmp_path / "none")
     assert (status, metrics["iterations"], score) == ("stopped", 0, None)
     stopped = settings(*words, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1")
     train(stopped, tmp_path / "run")
@@ -338,7 +338,7 @@ def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
     train(settings(*words), tmp_path / "whole")
     assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "whole")
     fast = train(settings(*words, "trainer.fast_dev_run=2"), tmp_path / "fast")
-    assert read_metrics(tmp_path / "fast")[:1] == ("stopped",)
+    assert read_result(tmp_path / "fast")[:1] == ("stopped",)
     assert fast is not None
     assert not (tmp_path / "fast/checkpoints").exists()
 
@@ -361,7 +361,7 @@ def test_trainer_arguments_pass_through(
     words = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
     train(settings(*batches, *words, f"trainer.{argument}"), tmp_path)
     torch.use_deterministic_algorithms(False)
-    status, metrics, _ = read_metrics(tmp_path)
+    status, metrics, _ = read_result(tmp_path)
     assert (status, metrics["iterations"]) == ("finished", 40)
     assert ("val/loss" in metrics) == (argument != "limit_val_batches=0")
     assert ("test/loss" in metrics) == (argument != "limit_test_batches=0")
@@ -417,6 +417,6 @@ def test_main_from_another_folder(
     words += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
     monkeypatch.setattr("sys.argv", ["train.py", *words])
     assert main() is None  # hydra.main returns nothing
-    assert read_metrics(tmp_path / "here")[0] == "finished"
+    assert read_result(tmp_path / "here")[0] == "finished"
     assert not (tmp_path / "here/.hydra").exists()
     assert Path.cwd() == tmp_path

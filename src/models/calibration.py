@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-PRIORS = ("uniform", "corpus", "tempered")
-DEFAULT_PRIOR = "tempered"
+from src.models.registry import PRIORS
+
 ENOUGH = 200_000
 """Names that a decision is fitted to, at most: of more, evenly spaced ones."""
 TIE = 0.005
@@ -43,6 +43,11 @@ class Calibration:
     """Of the corpus's prior in the tempered one, from 0 to 1."""
     curves: dict[str, list[list[float]]] = field(default_factory=dict)
     """Under each prior, rows of `precision_curve` for the validation names, precision rising."""
+
+    @classmethod
+    def from_checkpoint(cls, values: Any) -> "Calibration":
+        """Return the calibration that plain values from a file describe."""
+        return cls(**values)
 
     @classmethod
     def checked(cls, values: Any, n_categories: int) -> "Calibration":

@@ -1,93 +1,153 @@
-"""Loads networks from checkpoints. Checkpoints are untrusted, so every value is checked."""
+"""Reads checkpoints, which may come from anybody, and rebuilds networks from them."""
 
+import io
+import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor
 
-from src.data.alphabet import CASE_STYLES, UNKNOWN_SYMBOL
-from src.data.normalize import ASCII_SYMBOLS
+from src.errors import UserError
+from src.models.calibration import Calibration
 from src.models.network import Network
-from src.run.files import from_checkpoint
+from src.models.registry import PRIORS, SCORE
+
+VERSION = 4
+"""Version of the content of checkpoints."""
+MAX_TRIAL_NAMES = 1000
+"""Maximum number of names on which a loaded network is tried."""
 
 
-def load_network(path: Path) -> Network:
-    """Load the network of a checkpoint file, in evaluation mode.
+class LoadedCheckpoint(NamedTuple):
+    """What a checkpoint contains for prediction and evaluation."""
+
+    network: Network
+    """The network in evaluation mode."""
+    calibration: Calibration | None
+    """None if the run had no validation names."""
+    split_record: dict[str, Any]
+    """Where the names of the run came from and how they were split; see `NamesDataModule`."""
+    iteration: int
+    """Number of iterations that the network was trained for."""
+    score: float | None
+    """The last validation score, or None if the run had no validation names."""
+
+
+def load_checkpoint(path: Path) -> LoadedCheckpoint:
+    """Load a checkpoint for prediction and evaluation.
 
     Raises:
         UserError: if the file is damaged or not a checkpoint of this program.
         OSError: if the file cannot be read.
     """
-    return from_checkpoint(path, network_from_checkpoint)
+    checkpoint = read_checkpoint(path)
+    try:
+        network = network_from_checkpoint(checkpoint)
+        calibration = None
+        if "decision" in checkpoint:  # the key is part of the checkpoint format
+            calibration = Calibration.from_checkpoint(checkpoint["decision"])
+        try_prediction(network, calibration)
+        scores = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
+        return LoadedCheckpoint(
+            network=network,
+            calibration=calibration,
+            split_record=dict(checkpoint["NamesDataModule"]),
+            iteration=int(checkpoint["iteration"]),
+            score=float(scores[-1]) if scores else None,
+        )
+    except Exception as error:  # the values can be anything, and so can the errors that they cause
+        reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint and verify its checksums. Only tensors and plain values are unpickled.
+
+    Raises:
+        UserError: if the file is damaged or not a checkpoint of this program.
+        OSError: if the file cannot be read.
+    """
+    content = path.read_bytes()
+    try:
+        verify_archive(content)
+        with warnings.catch_warnings():
+            # torch warns about files that are not checkpoints, and suggests unsafe loading.
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        is_of_this_program = "NamesDataModule" in checkpoint
+        is_of_this_version = checkpoint.get("version") == VERSION
+    except Exception:  # torch raises many kinds of errors for damaged files
+        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
+    if not is_of_this_program:
+        raise UserError(f"{path}: not a checkpoint of this program")
+    if not is_of_this_version:
+        raise UserError(f"{path}: is of an older version of this program; train anew")
+    return dict(checkpoint)
+
+
+def verify_archive(content: bytes) -> None:
+    """Verify the checksums of a file that `torch.save` has written, which `torch.load` does not do.
+
+    Raises:
+        ValueError: if they are wrong, or the file is compressed, so that it could be far larger in
+            memory.
+    """
+    with ZipFile(io.BytesIO(content)) as archive:
+        size_in_memory = sum(entry.file_size for entry in archive.infolist())
+        if size_in_memory > len(content) or archive.testzip():
+            raise ValueError
 
 
 def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
     """Return the network of a checkpoint, in evaluation mode.
 
     Raises:
-        ValueError: if a value is invalid. Errors raised by torch are passed on.
+        ValueError: if a value is invalid. Errors that torch raises are passed on.
     """
     weights = {}
     for name, value in checkpoint["state_dict"].items():
+        check_size(value)
         weights[name.removeprefix("network.")] = value
-    check_weights(weights)
     with torch.device("meta"):  # allocates no memory, as the weights come from the checkpoint
         network = Network(**checkpoint["hyper_parameters"]["network"])
-    check_alphabet_and_categories(network)
+    texts = [*network.alphabet.symbols, *network.categories]
+    if not all(text.isprintable() for text in texts):  # they could control the terminal
+        raise ValueError("a letter or a category is not printable")
     network.load_state_dict(weights, assign=True)
-    network.eval().float()
-    # A trial run, because weights of the right shape may still have a wrong dtype.
-    with torch.inference_mode():
-        any_name = network.alphabet.symbols[0]
-        network(*network.alphabet.encode([any_name]))
-    return network
+    return network.eval().float()
 
 
-def check_weights(weights: dict[str, Tensor | dict[str, Tensor]]) -> None:
-    """Check that all weights are contiguous tensors of finite floating-point numbers.
+def check_size(value: Tensor | dict[str, Tensor]) -> None:
+    """Check that tensors are not larger in memory than in the file.
 
-    The n-gram models have dictionaries of tensors, which may also be integers. `LetterNgrams`
-    checks their values.
+    With strides of 0, a small file can describe a tensor that fills all memory when it is copied.
+
+    Args:
+        value: a weight, or the tables of an n-gram model.
 
     Raises:
-        ValueError: if a weight is invalid; the message names it.
+        ValueError: if a tensor is larger.
     """
-    for name, value in weights.items():
-        if isinstance(value, dict):
-            is_valid = all(is_finite_and_contiguous(tensor) for tensor in value.values())
-        else:
-            is_valid = is_finite_and_contiguous(value) and value.is_floating_point()
-        if not is_valid:
-            raise ValueError(f"its {name} has non-finite values or a wrong type")
+    tensors = value.values() if isinstance(value, dict) else [value]
+    for tensor in tensors:
+        if not tensor.is_contiguous():
+            raise ValueError("a weight is not contiguous")
 
 
-def is_finite_and_contiguous(tensor: Tensor) -> bool:
-    """Return whether a tensor has finite values only, each with its own place in memory.
-
-    With strides of 0, a small file could describe a tensor that fills all memory when it is copied.
-    """
-    return tensor.is_contiguous() and bool(tensor.isfinite().all())
-
-
-def check_alphabet_and_categories(network: Network) -> None:
-    """Check that this program writes such an alphabet, and that all symbols are printable.
-
-    The names of the categories must be printable as well.
+@torch.inference_mode()
+def try_prediction(network: Network, calibration: Calibration | None) -> None:
+    """Predict names of one letter, because weights of the right shape may have wrong values.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: if a log-probability is not finite. Errors that torch raises are passed on.
     """
-    alphabet = network.alphabet
-    symbols = alphabet.symbols
-    if alphabet.kind == "corpus":
-        # The symbols of a corpus can be any, but the last one stands for unknown symbols.
-        has_valid_symbols = symbols.endswith(UNKNOWN_SYMBOL)
-    else:
-        has_valid_symbols = alphabet.kind in ("ascii", "tutorial") and symbols == ASCII_SYMBOLS
-    if not has_valid_symbols or alphabet.case_style not in ("", *CASE_STYLES):
-        raise ValueError("its alphabet is not one that this program writes")
-    if len(set(symbols)) < len(symbols) or not symbols.isprintable():
-        raise ValueError("its alphabet has repeated or unprintable symbols")
-    if not all(category.isprintable() for category in network.categories):
-        raise ValueError("a category name is not printable")
+    names = list(network.alphabet.symbols[:MAX_TRIAL_NAMES])
+    log_probs = network(*network.alphabet.encode(names))  # [N, C]
+    results = [log_probs]
+    if calibration is not None:
+        results += [calibration.log_probabilities(log_probs, prior) for prior in PRIORS]
+    for result in results:
+        if result.shape != log_probs.shape or not result.isfinite().all():
+            raise ValueError("its predictions are not finite")

@@ -17,9 +17,10 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, M
 
 from src.data.batch import Batch
 from src.errors import UserError
-from src.models.calibration import PRIORS, Calibration
+from src.models.calibration import Calibration
 from src.models.network import Network
 from src.models.online_sgd import OnlineSGD
+from src.models.registry import PRIORS
 from src.models.rnn import RNN, read_name
 
 

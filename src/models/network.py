@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from src.data.alphabet import Alphabet
-from src.models.ngram_mixture import MIXTURE_WEIGHTS, NgramMixture
 from src.models.recurrent import (
     CellType,
     Pooling,
@@ -17,6 +16,7 @@ from src.models.recurrent import (
     TutorialNetwork,
     symbol_groups,
 )
+from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
 
 
 class Network(nn.Module):

@@ -14,7 +14,10 @@ from lightning.pytorch import Callback, Trainer, callbacks, plugins
 from tqdm import tqdm
 
 from src.data.batch import Batch
-from src.run import files, process
+from src.files import write_bytes
+from src.models.checkpoint import VERSION, read_checkpoint
+from src.models.registry import SCORE
+from src.run.signals import STOP_HANDLER, StopHandler, is_worker
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ class Progress(Callback):
         self.seconds = 0.0
         """Spent drawing them and training on them; no validation, no checkpoint."""
         self._since = 0.0
-        if process.is_worker():  # its own lock would outlive a worker that is killed
+        if is_worker():  # its own lock would outlive a worker that is killed
             tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
@@ -53,7 +56,7 @@ class Progress(Callback):
         self.started = True
         names = self.names_per_iteration
         total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
-        alone = trainer.is_global_zero and not process.is_worker()
+        alone = trainer.is_global_zero and not is_worker()
         hidden = None if alone else True  # None: unless this is a terminal
         self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **BAR)
 
@@ -70,8 +73,8 @@ class Progress(Callback):
             if row < len(batch.lengths) and losses[row].isfinite():
                 self._print(pl_module, done + row + 1, outputs, batch, row)
         shown = {"loss": float(losses.double().mean())}
-        if files.SCORE in trainer.callback_metrics:
-            shown["val"] = float(trainer.callback_metrics[files.SCORE])
+        if SCORE in trainer.callback_metrics:
+            shown["val"] = float(trainer.callback_metrics[SCORE])
         self._bar.set_postfix(shown, refresh=False)
         names = len(losses) * self.names_per_iteration
         self._bar.update(names)
@@ -108,12 +111,12 @@ class AtomicCheckpointIO(plugins.TorchCheckpointIO):
         """Write a new file, then replace the previous checkpoint by it."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = io.BytesIO()  # as torch hides what is wrong with a file
-        torch.save({**checkpoint, "version": files.VERSION}, content)
-        files.write_bytes(Path(path), content.getvalue())
+        torch.save({**checkpoint, "version": VERSION}, content)
+        write_bytes(Path(path), content.getvalue())
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint onto the CPU."""
-        return files.read_checkpoint(Path(path))
+        return read_checkpoint(Path(path))
 
 
 class Checkpoint(callbacks.ModelCheckpoint):
@@ -153,16 +156,16 @@ class StopOnSignal(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._parent = os.getppid() if process.is_worker() else None
+        self._parent = os.getppid() if is_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Record signals from now on, because the compiler of the kernel cannot be interrupted."""
-        process.STOP_REQUEST.is_polled = stage == "fit"
+        STOP_HANDLER.is_polled = stage == "fit"
 
     def on_train_start(self, *_: Any) -> None:
         """Replace Lightning's signal handlers, which would stop without a checkpoint."""
-        if isinstance(signal.getsignal(signal.SIGINT), process.StopRequest):
-            process.STOP_REQUEST.install()
+        if isinstance(signal.getsignal(signal.SIGINT), StopHandler):
+            STOP_HANDLER.install()
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Stop if a process of the run has received a signal.
@@ -170,13 +173,13 @@ class StopOnSignal(Callback):
         Raises:
             KeyboardInterrupt: to stop.
         """
-        should_stop = process.STOP_REQUEST.signum != 0 or self._parent not in (None, os.getppid())
+        should_stop = STOP_HANDLER.signum != 0 or self._parent not in (None, os.getppid())
         if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
             trainer.save_checkpoint(self.file)
             raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Let signals raise KeyboardInterrupt at once again."""
-        process.STOP_REQUEST.is_polled = False
+        STOP_HANDLER.is_polled = False
 
     on_exception = teardown

@@ -17,8 +17,10 @@ from omegaconf import DictConfig
 
 from src.config import Config, error_message, from_hydra
 from src.errors import UserError
-from src.run.files import FINISHED, SCORE, drop_output, open_streams, read_metrics
-from src.run.process import STOP_REQUEST
+from src.models.registry import SCORE
+from src.run.run_folder import Status, read_result
+from src.run.signals import STOP_HANDLER
+from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
     folder = Path(job.runtime.output_dir)
     overrides = job.overrides.task
     run = partial(train_all_seeds_unless_finished, train)
-    with STOP_REQUEST.installed():
+    with STOP_HANDLER.installed():
         if job.mode == RunMode.MULTIRUN:
             from src.sweep.runs import run_of_sweep
 
@@ -64,10 +66,10 @@ def train_all_seeds_unless_finished(
 
     With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
     """
-    result = read_metrics(folder)
+    result = read_result(folder)
     # A run whose length is given in passes cannot be extended.
     is_long_enough = bool(config.passes) or result.metrics.get("iterations", 0) >= config.iterations
-    if result.status == FINISHED and is_long_enough:
+    if result.status == Status.FINISHED and is_long_enough:
         log.info(f"{folder}: already finished; set a larger iterations= to train further")
         return result.metrics.get(SCORE)
     if config.seeds > 1:
@@ -97,19 +99,19 @@ def run_cli(main: Callable[[], object]) -> int:
         SystemExit: with a message, if a single run fails for a reason that the user can fix.
         Exception: if the program has a bug, or the user asked for tracebacks.
     """
-    open_streams()
+    replace_closed_streams()
     HydraConfig.instance().cfg = None  # an earlier command in this process may have set it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.raiseExceptions = False  # no logging tracebacks if stdout is closed: `-m … | head`
     status = 0
     # Jobs install the handler as well. This one covers the time before, between and after them.
-    with STOP_REQUEST.installed():
+    with STOP_HANDLER.installed():
         try:
             main()
         except KeyboardInterrupt:
-            status = 128 + (STOP_REQUEST.signum or signal.SIGINT)
+            status = 128 + (STOP_HANDLER.signum or signal.SIGINT)
         except BrokenPipeError:  # stdout was closed: `--help | head`
-            drop_output()
+            redirect_stdout_to_devnull()
         except SystemExit as exit_request:
             if not isinstance(exit_request.code, int):
                 raise  # Python prints the message and exits with status 1

@@ -20,8 +20,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.config import error_message, from_hydra, typed
 from src.errors import UserError
-from src.run import process
-from src.run.files import PARTS, lock
+from src.run.run_folder import SEED_FOLDERS, lock_folder
 
 
 class Preflight(Callback):
@@ -40,8 +39,8 @@ class Preflight(Callback):
             if "LOCAL_RANK" in os.environ:  # a run's other process, checked already
                 return
             folder = Path(config.hydra.run.dir)
-            Preflight._lock = lock(folder)
-            made = [*folder.glob("checkpoints"), *folder.glob(f"{PARTS}/checkpoints")]
+            Preflight._lock = lock_folder(folder)
+            made = [*folder.glob("checkpoints"), *folder.glob(f"{SEED_FOLDERS}/checkpoints")]
             if made and not settings.resume:
                 raise UserError(f"{folder}: holds a run; go on with it: {typed('resume', folder)}")
 
@@ -54,7 +53,7 @@ class Preflight(Callback):
                 raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
             check_engine(config)
             share_out(config)
-            Preflight._lock = lock(Path(config.hydra.sweep.dir))
+            Preflight._lock = lock_folder(Path(config.hydra.sweep.dir))
 
 
 @contextmanager
@@ -85,7 +84,9 @@ def share_out(config: DictConfig) -> None:
     runs = sweeper.get("n_trials") or 0
     if choices["hydra/sweeper"] == "basic":
         runs = prod(len(list(each.sweep_iterator())) for each in swept(config).values())
-    os.environ[process.PLAN] = f"{runs} {time.time()}"
+    from src.sweep.runs import PLAN
+
+    os.environ[PLAN] = f"{runs} {time.time()}"
     if choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
         from joblib import cpu_count  # an extra
 

@@ -23,15 +23,17 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.config import HYPERPARAMETERS, RUN_KEYS, SETTINGS, Config, typed
 from src.errors import UserError
-from src.models.calibration import PRIORS
+from src.files import remove_temp_files, write_bytes
 from src.models.classifier import DivergenceError, NameClassifier
-from src.run import files, pictures
+from src.models.registry import PRIORS, SCORE
+from src.run import figures
 from src.run.callbacks import Progress
+from src.run.run_folder import METRICS_FILE, Metrics, RunResult, Status, write_result
 
 log = logging.getLogger(__name__)
 
 SCORES = ("loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy")
-FIRST = [files.SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
+FIRST = [SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"]
 METRICS = dict.fromkeys([*FIRST, *(f"{stage}/{s}" for stage in ("val", "test") for s in SCORES)])
 """Of TensorBoard's HParams tab; the same for all runs, as it takes one run's word for them."""
 COLUMNS = 5  # that it shows of the settings, and of the metrics, before somebody chooses others
@@ -44,10 +46,10 @@ ABOUT_PRIORS = """* the same names under another prior, which says how common ea
 def begin(config: Config, folder: Path) -> None:
     """Note a run's settings in its folder; what it was before it goes on is no longer so."""
     folder.mkdir(parents=True, exist_ok=True)
-    files.remove_parts(folder)
-    (folder / files.FILE).unlink(missing_ok=True)
+    remove_temp_files(folder)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
     settings = yaml.safe_dump(config.subset(RUN_KEYS), sort_keys=False)
-    files.write_bytes(folder / SETTINGS, settings.encode())
+    write_bytes(folder / SETTINGS, settings.encode())
 
 
 @dataclass
@@ -69,7 +71,7 @@ class Report:
     def __post_init__(self) -> None:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
         self.settings = self.config.subset(HYPERPARAMETERS) | {"iterations": self.whole}
-        self.prior_scores: files.Metrics = {}
+        self.prior_scores: Metrics = {}
         self.told = self.config.told | {"iterations": self.whole}
 
     def __enter__(self) -> "Report":
@@ -101,7 +103,7 @@ class Report:
         return made
 
     @property
-    def metrics(self) -> files.Metrics:
+    def metrics(self) -> Metrics:
         """The numbers so far."""
         seconds, speed = time.perf_counter() - self.start, self.progress.names_per_second
         told = {"iterations": self.model.iteration, "seconds": seconds, "names_per_second": speed}
@@ -112,8 +114,8 @@ class Report:
         log_probs: Tensor,
         targets: Tensor,
         split: str,
-        prior_scores: files.Metrics,
-    ) -> files.Metrics:
+        prior_scores: Metrics,
+    ) -> Metrics:
         """Report a run that came to its end, in order; return its numbers.
 
         Args:
@@ -127,8 +129,8 @@ class Report:
         if not self.trainer.is_global_zero:
             return metrics
         answers = targets.numpy(), log_probs.argmax(dim=1).numpy(), self.model.network.categories
-        picture = pictures.as_png(pictures.confusion_figure(*answers, f"the {split} names"))
-        files.write_bytes(self.folder / "confusion_matrix.png", picture)
+        picture = figures.as_png(figures.confusion_figure(*answers, f"the {split} names"))
+        write_bytes(self.folder / "confusion_matrix.png", picture)
         result = summary(metrics, self.folder, self.trainer.loggers)
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoard):
@@ -143,11 +145,11 @@ class Report:
             UserError: instead of what Lightning and torch raise.
             KeyboardInterrupt: instead of what Lightning makes of it.
         """
-        status = files.FINISHED if self.model.iteration >= self.whole else files.STOPPED
+        status = Status.FINISHED if self.model.iteration >= self.whole else Status.STOPPED
         if error:
-            status = files.DIVERGED if isinstance(error, DivergenceError) else files.FAILED
+            status = Status.DIVERGED if isinstance(error, DivergenceError) else Status.FAILED
         if interrupted := isinstance(error, KeyboardInterrupt | SystemExit):
-            status = files.INTERRUPTED
+            status = Status.INTERRUPTED
         if interrupted:
             end_child_processes(self.trainer)
         if not self.trainer.is_global_zero:  # the leading process says it
@@ -160,10 +162,10 @@ class Report:
                 logger.experiment.close()
             elif isinstance(logger, WandbLogger):
                 logger.experiment.finish()
-        if status != files.FAILED:
-            files.write_metrics(self.folder, status, self.metrics)
-        if status in (files.STOPPED, files.INTERRUPTED):
-            said = f"{status.capitalize()} at iteration {self.model.iteration:,}."
+        if status != Status.FAILED:
+            write_result(self.folder, RunResult(status, self.metrics, ""))
+        if status in (Status.STOPPED, Status.INTERRUPTED):
+            said = f"{status.value.capitalize()} at iteration {self.model.iteration:,}."
             if not self.config.part and (self.folder / "checkpoints/last.ckpt").exists():
                 said += f" To go on:\npython -m src.train {typed('resume', self.folder)}"
             log.info(said)
@@ -176,19 +178,19 @@ class Report:
         if isinstance(error, RuntimeError | MisconfigurationException):
             raise UserError(f"the training has failed: {first_line(error)}") from error
 
-    def _draw_loss(self, status: str, error: BaseException | None) -> None:
+    def _draw_loss(self, status: Status, error: BaseException | None) -> None:
         named = {"training": "train/loss", "validation": "val/loss"}
         curves = {name: curve for name, tag in named.items() if (curve := self.model.curve(tag))}
         if not curves:
             return
         when = f" at iteration {self.model.iteration:,} of {self.whole:,}"
-        said = status + (f", {error}" if status == files.DIVERGED else when)
+        said = status.value + (f", {error}" if status == Status.DIVERGED else when)
         n = len(self.model.network.categories)
-        if score := self.model.final_scores().get(files.SCORE):
+        if score := self.model.final_scores().get(SCORE):
             said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
-        figure = pictures.loss_figure(curves, n, title, said, well=status == files.FINISHED)
-        files.write_bytes(self.folder / "loss.png", pictures.as_png(figure))
+        figure = figures.loss_figure(curves, n, title, said, well=status == Status.FINISHED)
+        write_bytes(self.folder / "loss.png", figures.as_png(figure))
 
 
 def end_child_processes(trainer: Trainer) -> None:
@@ -246,7 +248,7 @@ def first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def summary(metrics: files.Metrics, folder: Path, loggers: list[Logger]) -> str:
+def summary(metrics: Metrics, folder: Path, loggers: list[Logger]) -> str:
     """Return the metrics as a table, the speed, where the files are and how to look at them.
 
     No column of the table repeats another: one prior is as the training was.

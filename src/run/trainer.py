@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from src.config import Config
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
+from src.models.registry import SCORE
 from src.run.callbacks import AtomicCheckpointIO, Checkpoint, Progress, StopOnSignal
-from src.run.files import SCORE
 from src.run.report import first_line
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from src.run.files import SCORE, written_whole
+from src.files import atomic_open
+from src.models.registry import SCORE
 
 SHOWN = (SCORE, "test/balanced_accuracy", "test/accuracy")
 """Metrics of the printed table; those that 80 columns have room for."""
@@ -145,7 +146,7 @@ def write_csvs(folder: Path, rows: Sequence[Row]) -> None:
     runs = [{"run": r.name, **r.settings, **r.metrics, "failed": r.failed} for r in told]
     for name, content in {"leaderboard.csv": lines, "runs.csv": runs}.items():
         columns = dict.fromkeys(column for line in content for column in line)
-        with written_whole(folder / name, "w", encoding="utf-8", newline="") as out:
+        with atomic_open(folder / name, "w", encoding="utf-8", newline="") as out:
             writer = csv.DictWriter(out, list(columns), lineterminator="\n")
             writer.writeheader()
             writer.writerows(content)

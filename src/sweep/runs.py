@@ -17,13 +17,26 @@ from pathlib import Path
 
 from src.config import RUN_KEYS, Config, read_settings, typed
 from src.errors import UserError
-from src.run import files, process
+from src.files import write_bytes
+from src.models.registry import SCORE
 from src.run.launch import TrainFunction
+from src.run.run_folder import (
+    METRICS_FILE,
+    SEED_FOLDERS,
+    Status,
+    lock_folder,
+    read_result,
+    write_failure,
+)
+from src.run.signals import STOP_HANDLER
+from src.streams import redirect_stdout_to_devnull
 from src.sweep.leaderboard import Run, ranked, repetitions, swept_keys, table, write_csvs
 
 log = logging.getLogger(__name__)
 
 TRAIN = ("python", "-m", "src.train")
+PLAN = "NAMES_RNN_PLAN"
+"""In the environment of a sweep and its workers: how many runs, and since when."""
 RAN = "overrides.json"
 """In a run's folder: the overrides that it ran with."""
 
@@ -51,28 +64,28 @@ def run_of_sweep(
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
     logging.raiseExceptions = False  # a full disk is told once
-    if process.STOP_REQUEST.signum:
+    if STOP_HANDLER.signum:
         raise KeyboardInterrupt  # the one before was to end
-    with files.lock(folder):
+    with lock_folder(folder):
         try:
-            files.write_bytes(folder / RAN, json.dumps(overrides).encode())
+            write_bytes(folder / RAN, json.dumps(overrides).encode())
             config = settings()
-            status, numbers, _ = files.read_metrics(folder)
+            status, numbers, _ = read_result(folder)
             if read_settings(folder) != config.subset(RUN_KEYS):
-                for path in (folder / "checkpoints", *folder.glob(files.PARTS)):
+                for path in (folder / "checkpoints", *folder.glob(SEED_FOLDERS)):
                     shutil.rmtree(path, ignore_errors=True)
-                for path in (folder / files.FILE, *folder.glob("*.png")):
+                for path in (folder / METRICS_FILE, *folder.glob("*.png")):
                     path.unlink(missing_ok=True)
-            elif status == files.FINISHED:
+            elif status == Status.FINISHED:
                 _say(folder, number, "done before")
-                return numbers.get(files.SCORE)
+                return numbers.get(SCORE)
             score = train(config, folder)
-            seconds = files.read_metrics(folder)[1]["seconds"]
+            seconds = read_result(folder)[1]["seconds"]
         except Exception as error:  # whatever it is, it is this run's failure
             reason = " ".join(str(error).split()) or type(error).__name__
             log.info(f"Failed: {reason}")
             with suppress(UserError):  # a full disk, again
-                files.write_failure(folder, reason)
+                write_failure(folder, reason)
             _say(folder, number, f"failed: {reason}")
             if not isinstance(error, UserError | OSError):
                 raise  # a bug: it is shown where it is
@@ -84,9 +97,11 @@ def run_of_sweep(
 
 def _say(folder: Path, number: int, how: str) -> None:
     """Print how a run has ended, how many are left, and when these will be done."""
-    runs, begun = map(float, os.environ.get(process.PLAN, "0 inf").split())
+    runs, begun = map(float, os.environ.get(PLAN, "0 inf").split())
     noted = [file for file in folder.parent.glob(f"*/{RAN}") if file.stat().st_mtime >= begun]
-    ended = [end.stat().st_mtime for file in noted if (end := file.with_name(files.FILE)).exists()]
+    ended = [
+        end.stat().st_mtime for file in noted if (end := file.with_name(METRICS_FILE)).exists()
+    ]
     left, new = int(runs) - len(ended), sum(end >= begun for end in ended)
     if left > 0:
         how += f"; {left} left"
@@ -101,7 +116,7 @@ def _tell(text: str) -> None:
     try:
         print(text, flush=True)
     except BrokenPipeError:  # `… | head` has seen enough
-        files.drop_output()
+        redirect_stdout_to_devnull()
 
 
 def read_runs(sweep: Path) -> list[Run]:
@@ -114,10 +129,10 @@ def read_runs(sweep: Path) -> list[Run]:
 def read_run(folder: Path, above: Path, settings: dict[str, str]) -> list[Run]:
     """Return a run that ended; of several seeds, those that did."""
     runs = []
-    for part in sorted(folder.glob(files.PARTS)) or [folder]:
-        status, numbers, reason = files.read_metrics(part)
-        failed = (reason or status) if status in (files.FAILED, files.DIVERGED) else ""
-        if failed or status in (files.FINISHED, files.STOPPED):
+    for part in sorted(folder.glob(SEED_FOLDERS)) or [folder]:
+        status, numbers, reason = read_result(part)
+        failed = (reason or status) if status in (Status.FAILED, Status.DIVERGED) else ""
+        if failed or status in (Status.FINISHED, Status.STOPPED):
             name = part.relative_to(above).as_posix()
             runs.append(Run(name, settings, {} if failed else numbers, failed))
     return runs
@@ -138,8 +153,8 @@ def finish_sweep(folder: Path, status: int) -> int:
         folder: of the sweep.
         status: the exit status so far; above 128 after Ctrl-C or another signal.
     """
-    from src.run.pictures import as_png  # matplotlib takes half a second
-    from src.sweep.picture import sweep_figure
+    from src.run.figures import as_png  # matplotlib takes half a second
+    from src.sweep.figure import sweep_figure
 
     runs = read_runs(folder)
     failed = sum(bool(run.failed) for run in runs)
@@ -160,7 +175,7 @@ def finish_sweep(folder: Path, status: int) -> int:
         _tell(f"TensorBoard    tensorboard --logdir {shlex.quote(str(folder))}")
         try:
             write_csvs(folder, rows)
-            files.write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
+            write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
         except (UserError, OSError) as error:
             _tell(f"Not written    {error}")
             status = status or 1

@@ -7,9 +7,17 @@ from typing import Any
 
 from src.config import Config, typed
 from src.errors import UserError
-from src.run import files
 from src.run.launch import TrainFunction
 from src.run.report import begin
+from src.run.run_folder import (
+    SEED_FOLDERS,
+    RunResult,
+    Status,
+    lock_folder,
+    read_result,
+    write_failure,
+    write_result,
+)
 from src.sweep.leaderboard import Row, table
 from src.sweep.runs import read_run
 
@@ -34,27 +42,28 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
     go_on = f"To go on:\npython -m src.train {typed('resume', folder)}"
     others = [word for word in config.given if not word.startswith(("seed=", "seeds="))]
     for seed in range(config.seed, config.seed + config.seeds):
-        part = folder / files.PARTS.replace("*", str(seed))
+        part = folder / SEED_FOLDERS.replace("*", str(seed))
         log.info(f"seed={seed}")
         try:
-            with files.lock(part):
+            with lock_folder(part):
                 one: Any = replace(config, seed=seed, seeds=1)
                 one.given, one.part = (*others, f"seed={seed}"), True
                 train(one, part)
         except UserError as error:
             log.info(f"Failed: {error}")
-            files.write_failure(part, str(error))
+            write_failure(part, str(error))
         except KeyboardInterrupt:
-            if any(folder.glob(f"{files.PARTS}/checkpoints/last.ckpt")):
+            if any(folder.glob(f"{SEED_FOLDERS}/checkpoints/last.ckpt")):
                 log.info(go_on)
             raise
     row = Row({}, read_run(folder, folder, {}))
     log.info("\n".join(["", *table([row], []), "", f"Run          {folder}"]))
     if row.failures:
         raise UserError(f"seeds failed: {len(row.failures)} of {config.seeds}: {row.failures[0]}")
-    ended = {files.read_metrics(part)[0] for part in folder.glob(files.PARTS)}
-    status = files.FINISHED if ended == {files.FINISHED} else files.STOPPED
-    files.write_metrics(folder, status, row.means | {"seconds": sum(row.values("seconds"))})
-    if status == files.STOPPED:
+    ended = {read_result(part)[0] for part in folder.glob(SEED_FOLDERS)}
+    status = Status.FINISHED if ended == {Status.FINISHED} else Status.STOPPED
+    metrics = row.means | {"seconds": sum(row.values("seconds"))}
+    write_result(folder, RunResult(status, metrics, ""))
+    if status == Status.STOPPED:
         log.info(go_on)
     return row.score

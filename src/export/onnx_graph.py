@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
-from src.answer.model import TrainedModel
 from src.errors import UserError
+from src.inference.trained_model import TrainedModel
 from src.models.recurrent import RecurrentNetwork, TutorialNetwork
 
 OPSET = 17

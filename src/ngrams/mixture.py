@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from src.models.bag import BagOfGrams
-from src.models.ngrams import Found, LetterNgrams
+from src.ngrams.letter_ngrams import Found, LetterNgrams
+from src.ngrams.tfidf import BagOfGrams
 
 if TYPE_CHECKING:
     from src.data.dataset import NamesDataset

@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from src.answer.model import AT_ONCE, LETTERS_AT_ONCE, TrainedModel
 from src.data.batch import size_limited_batches
 from src.data.readers.columns import find_column
 from src.data.readers.records import DelimitedReader, Record
 from src.data.readers.text import check_lines
 from src.errors import UserError
-from src.run.files import written_whole
+from src.files import atomic_open
+from src.inference.trained_model import AT_ONCE, LETTERS_AT_ONCE, TrainedModel
 
 STREAM = Path("-")
 """Standard input, or standard output."""
@@ -50,7 +50,7 @@ def answer_csv(model: TrainedModel, options: Namespace) -> None:
     with (
         sys.stdin.buffer if piped else source.open("rb") as file,
         TextIOWrapper(file, options.encoding, "surrogateescape", newline="") as lines,
-        nullcontext(sys.stdout) if printed else written_whole(options.out, "w", **how) as rows_out,
+        nullcontext(sys.stdout) if printed else atomic_open(options.out, "w", **how) as rows_out,
         tqdm(total=size, unit="B", unit_scale=True, disable=printed or None) as bar,
     ):
         lines_in = check_lines(lines, where, "name its --encoding", LONGEST_CELL)

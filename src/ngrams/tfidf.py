@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.data.batch import ragged_indices
-from src.models.ngrams import NEVER, Found, Tables, descend
+from src.ngrams.letter_ngrams import NEVER, Found, Tables, descend
 
 LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
 """How W is learned: Adam's highest rate; passes over the names, but at least and at most so many

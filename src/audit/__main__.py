@@ -11,13 +11,13 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from src.answer import command
+from src.audit.audit import audit, finding_line
 from src.config import CONFIGS, CORPUS_KEYS, Config, error_message, from_hydra
 from src.data.normalize import replace_unprintable
 from src.errors import UserError
+from src.files import check_output_files, write_bytes
+from src.inference import cli as command
 from src.models.recurrent import N_GATES
-from src.run.audit import audit, finding_line
-from src.run.files import refuse_targets, write_bytes
 
 COLUMNS = ["lines", "distinct", "train", "val", "test", "changed"]
 RATES = {"compiled": (1.6e10, 0), "autograd": (6e9, 7e-4)}
@@ -46,7 +46,7 @@ def make_parser() -> ArgumentParser:
 
 def answer(options: Namespace) -> None:
     """Print and write the audit."""
-    refuse_targets(options.out, force=options.force)
+    check_output_files(options.out, force=options.force)
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"):
             config = from_hydra(compose("train", options.keys), options.keys)

@@ -6,14 +6,15 @@ from base64 import b64encode
 from pathlib import Path
 from typing import Any
 
-from src.answer import command
-from src.answer.model import TrainedModel, find_checkpoint, load_model
 from src.data.normalize import normalize_name
 from src.errors import UserError
+from src.files import check_output_files, write_bytes
+from src.inference import cli as command
+from src.inference.trained_model import TrainedModel, load_model
 from src.models.recurrent import TutorialNetwork
-from src.run.files import refuse_targets, write_bytes
+from src.run.run_folder import find_checkpoint
 
-PAGE = Path(__file__).parent / "answer" / "see.html"
+PAGE = Path(__file__).with_name("page.html")
 SPELLED = range(0x3100)
 """The characters that the page can spell: up to Japanese kana, as thousands of Han follow."""
 
@@ -38,14 +39,14 @@ def answer(options: argparse.Namespace) -> None:
     """Write what the options ask for."""
     if not (options.html or options.onnx):
         raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
-    refuse_targets(options.html, options.onnx, force=options.force)
+    check_output_files(options.html, options.onnx, force=options.force)
     model = load_model(find_checkpoint(options.run or options.checkpoint), options.prior)
     contents: dict[Path, bytes] = {}
     if options.html:
         contents[options.html] = to_page(model)
     if options.onnx:
         try:
-            from src.answer.graph import to_onnx  # an extra
+            from src.export.onnx_graph import to_onnx  # an extra
         except ImportError:
             raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
         contents[options.onnx] = to_onnx(model)

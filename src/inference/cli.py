@@ -13,14 +13,14 @@ import torch
 
 from src.data.readers.source import normalize_label
 from src.errors import UserError
-from src.models.calibration import DEFAULT_PRIOR, PRIORS
-from src.run.files import drop_output, open_streams
-from src.run.process import freeze
+from src.models.registry import DEFAULT_PRIOR, PRIORS
+from src.run.environment import exclude_existing_objects_from_garbage_collection
+from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 
 
 def run_program(main: Callable[[], None]) -> None:
     """Run a program's main function so that signals end it in order."""
-    freeze()
+    exclude_existing_objects_from_garbage_collection()
     torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for each in signal.Signals:  # these would end it at once, and leave what it was writing
@@ -51,19 +51,19 @@ def run_command(
     parser: ArgumentParser, work: Callable[[Namespace], None], arguments: list[str] | None
 ) -> None:
     """Do the work; end with one line and exit status 2 if something is the user's to mend."""
-    open_streams()
+    replace_closed_streams()
     options = parser.parse_args(arguments)
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
     try:
         work(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `… | head` has seen enough
-        drop_output()
+        redirect_stdout_to_devnull()
     except (UserError, OSError) as error:
         try:
             sys.stdout.flush()
         except OSError:  # the disk under the output is full
-            drop_output()
+            redirect_stdout_to_devnull()
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "\n")

@@ -7,7 +7,7 @@ from statistics import mean
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from src.run.files import SCORE
+from src.models.registry import SCORE
 from src.sweep.leaderboard import Row, number, short, spread
 
 TITLE = "validation balanced accuracy"

@@ -14,14 +14,12 @@ from torch import Tensor
 from src.data.alphabet import Alphabet
 from src.data.batch import MAX_BATCH_CELLS, size_limited_batches
 from src.data.normalize import MAX_NAME_LENGTH
-from src.data.readers import DataSource
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
-from src.models.calibration import DEFAULT_PRIOR, PRIORS, Calibration
-from src.models.checkpoint import network_from_checkpoint
+from src.models.calibration import Calibration
+from src.models.checkpoint import load_checkpoint
 from src.models.network import Network
-from src.run.files import SCORE, from_checkpoint
-from src.run.files import find_checkpoint as find_checkpoint
+from src.models.registry import DEFAULT_PRIOR, PRIORS
 
 AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
@@ -191,7 +189,21 @@ def load_model(
             or among these categories.
         OSError: if it cannot be read.
     """
-    model = from_checkpoint(path, lambda checkpoint: _checked_model(path, checkpoint, prior))
+    loaded = load_checkpoint(path)
+    network = loaded.network
+    about = f"{path}, cell={network.architecture['cell']} letters={network.alphabet.kind}"
+    about += f", {loaded.iteration:,} iterations"
+    if loaded.score is not None:
+        about += f", validation balanced accuracy {loaded.score:.3f}"
+    model = TrainedModel(
+        path=path,
+        network=network,
+        categories=network.categories,
+        split=loaded.split_record,
+        calibration=loaded.calibration,
+        prior=prior if loaded.calibration else "as trained",
+        about=about,
+    )
     if prior != DEFAULT_PRIOR and not model.calibration:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     return model if among is None else _among(model, list(among))
@@ -210,20 +222,3 @@ def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
     if len(chosen) < 2:
         raise UserError("--among: needs two categories; the answer among one is known")
     return replace(model, categories=categories, chosen=chosen)
-
-
-def _checked_model(path: Path, checkpoint: dict[str, Any], prior: str) -> TrainedModel:
-    made_for, split = checkpoint["hyper_parameters"]["network"], checkpoint["NamesDataModule"]
-    network = network_from_checkpoint(checkpoint)
-    said = (split.get(key) or "" for key in DataSource._fields)
-    printable = all(text.isprintable() for text in said)
-    if not (printable and 0 <= split["val_fraction"] < 1 and 0 <= split["test_fraction"] < 1):
-        raise ValueError("its split is none")
-    values = checkpoint.get("decision")
-    calibration = None if values is None else Calibration.checked(values, len(network.categories))
-    about = f"{path}, cell={made_for['cell']} letters={network.alphabet.kind}"
-    about += f", {checkpoint['iteration']:,} iterations"
-    history = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
-    about += f", validation balanced accuracy {float(history[-1]):.3f}" if history else ""
-    prior = prior if calibration else "as trained"
-    return TrainedModel(path, network, network.categories, split, calibration, prior, about)

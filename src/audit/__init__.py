@@ -1,0 +1,1 @@
+"""The program `python -m src.audit`: problems in a list of names."""

@@ -1,0 +1,75 @@
+"""Writes files atomically: a file has its new content, or it is unchanged."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import IO, Any
+
+from src.errors import UserError
+
+TEMP_SUFFIX = ".part"
+"""Suffix of a file that is still being written."""
+
+
+@contextmanager
+def atomic_open(file: Path, mode: str, **open_arguments: Any) -> Iterator[IO[Any]]:
+    """Open a temporary file for writing, which replaces `file` if the `with` block succeeds.
+
+    Args:
+        file: the file to create or replace. If it is a symbolic link, its target is replaced.
+        mode: see `open`.
+        open_arguments: the other arguments of `open`.
+
+    Raises:
+        UserError: if the file cannot be written, or the text cannot be encoded.
+    """
+    file = file.resolve()
+    # A random name, because two processes may write the same file. The same folder, because
+    # renaming a file is atomic within a file system only.
+    temporary = file.with_name(f".{token_hex(8)}{TEMP_SUFFIX}")
+    try:
+        with temporary.open(mode, **open_arguments) as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        temporary.replace(file)
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise UserError(f"{file}: {character!r} does not exist in {error.encoding}") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(file: Path, content: bytes) -> None:
+    """Write a file atomically; see `atomic_open`."""
+    with atomic_open(file, "wb") as out:
+        out.write(content)
+
+
+def remove_temp_files(folder: Path) -> None:
+    """Delete temporary files that killed programs have left in a folder and its subfolders."""
+    for path in folder.glob(f"**/.*{TEMP_SUFFIX}"):
+        path.unlink()
+
+
+def check_output_files(*files: Path | None, force: bool) -> None:
+    """Check that files can be written without overwriting others.
+
+    Args:
+        files: the files to be written; None is ignored.
+        force: whether existing files may be replaced.
+
+    Raises:
+        UserError: if a file exists and `force` is False, or if it is a folder or a device.
+    """
+    for file in files:
+        if file is None or not file.exists():
+            continue
+        if not file.is_file():
+            raise UserError(f"{file}: is no plain file")
+        if not force:
+            raise UserError(f"{file}: exists; --force replaces it")

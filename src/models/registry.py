@@ -1,0 +1,53 @@
+"""Names that the configuration and other modules need before torch is imported."""
+
+from importlib import import_module
+from typing import Any, Literal, NamedTuple
+
+SCORE = "val/balanced_accuracy"
+"""The metric that selects the best weights, ranks the runs of a sweep and is the score of a run."""
+
+PriorName = Literal["uniform", "corpus", "tempered"]
+PRIORS: tuple[PriorName, ...] = ("uniform", "corpus", "tempered")
+"""How common the categories of the names to classify are assumed to be; see `Calibration`."""
+DEFAULT_PRIOR: PriorName = "tempered"
+
+CellType = Literal["tutorial", "rnn", "gru", "lstm"]
+
+
+class Cell(NamedTuple):
+    """An entry of the registry of recurrent networks."""
+
+    class_path: str
+    """Module and name of a network class. It is called with the arguments `alphabet`,
+    `n_categories`, `hidden` and the `keys` below, and maps names to log-probabilities."""
+    keys: tuple[str, ...] = ()
+    """Configuration keys that the class takes as further arguments."""
+    is_compilable: bool = False
+    """Whether `backend=compiled` can train the network."""
+
+    def load_class(self) -> Any:
+        """Import and return the class of the network."""
+        module_name, _, class_name = self.class_path.rpartition(".")
+        return getattr(import_module(module_name), class_name)
+
+
+CELL_OPTIONS: dict[str, Any] = {
+    "layers": 1,
+    "bidirectional": False,
+    "embedding": 0,
+    "pooling": "last",
+    "dropout": 0,
+    "recurrent_dropout": 0,
+}
+"""Configuration keys that only some networks take, with the values that have no effect."""
+
+PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", keys=("cell", *CELL_OPTIONS))
+
+CELLS: dict[str, Cell] = {
+    "tutorial": Cell("src.models.recurrent.TutorialNetwork", is_compilable=True),
+    "rnn": PYTORCH_CELL,
+    "gru": PYTORCH_CELL,
+    "lstm": PYTORCH_CELL,
+}
+"""The recurrent network of each value of `cell=`. To add a network, write its class and add it
+here; see docs/template.md."""

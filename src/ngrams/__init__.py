@@ -1,0 +1,1 @@
+"""Models that score the letter n-grams of a name."""

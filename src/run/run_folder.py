@@ -1,0 +1,195 @@
+"""The folder of a run: its files, its lock and its result.
+
+Imports neither torch nor Hydra, because all programs look for runs before they load a model.
+"""
+
+import json
+import logging
+import os
+from enum import Enum
+from math import isfinite
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from filelock import FileLock, Timeout
+
+from src.errors import UserError
+from src.files import remove_temp_files, write_bytes
+from src.models.registry import SCORE
+
+log = logging.getLogger(__name__)
+
+OUTPUTS = Path("outputs")
+"""Folder of all runs by default."""
+CONFIG_FILE = "config.yaml"
+"""The settings of a run as plain values, by key."""
+METRICS_FILE = "metrics.json"
+"""The result of a run; see `RunResult`."""
+LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
+BEST_CHECKPOINT = Path("checkpoints/best.ckpt")
+SEED_FOLDERS = "seed_*"
+"""Pattern of the folders of the single runs if a run is repeated with several seeds."""
+
+Metrics = dict[str, float]
+"""Values of metrics by tag, such as `test/accuracy`, and `iterations`, `seconds` and
+`names_per_second`."""
+
+
+class Status(str, Enum):
+    """How a run ended."""
+
+    FINISHED = "finished"
+    STOPPED = "stopped"  # by the Trainer, before the last iteration
+    INTERRUPTED = "interrupted"  # by a signal
+    DIVERGED = "diverged"  # the loss is no longer finite
+    FAILED = "failed"
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a run that ended like this has weights that can be used."""
+        return self in (Status.FINISHED, Status.STOPPED)
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether a run that ended like this has no result."""
+        return self in (Status.DIVERGED, Status.FAILED)
+
+
+class RunResult(NamedTuple):
+    """The result of a run, as metrics.json contains it."""
+
+    status: Status | None
+    """None if the run has not ended."""
+    metrics: Metrics
+    reason: str
+    """The error message if the run failed; otherwise empty."""
+
+
+def read_result(folder: Path) -> RunResult:
+    """Return the result of a run. A missing, damaged or foreign metrics.json is ignored."""
+    try:
+        content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        status = Status(content.pop("status"))
+        reason = str(content.pop("reason", ""))
+        metrics = {name: value for name, value in content.items() if isfinite(value)}
+        return RunResult(status, metrics, reason)
+    except Exception:  # the content can be anything, and so can the errors that it causes
+        return RunResult(None, {}, "")
+
+
+def write_result(folder: Path, result: RunResult) -> None:
+    """Write the metrics.json of a run."""
+    content: dict[str, Any] = {"status": result.status}
+    if result.reason:
+        content["reason"] = result.reason
+    for name, value in result.metrics.items():
+        # JSON has no infinity. The norm of the hidden state can overflow while the loss is finite.
+        if isfinite(value):
+            content[name] = value
+    text = json.dumps(content, indent=2)
+    write_bytes(folder / METRICS_FILE, f"{text}\n".encode())
+
+
+def write_failure(folder: Path, reason: str) -> None:
+    """Add the reason why a run failed to its metrics.json."""
+    result = read_result(folder)
+    # A run that diverged has already written its metrics.
+    status = Status.DIVERGED if result.status == Status.DIVERGED else Status.FAILED
+    write_result(folder, RunResult(status, result.metrics, reason))
+
+
+def start_run_folder(folder: Path, settings: dict[str, Any]) -> None:
+    """Prepare the folder of a run that starts or is resumed.
+
+    Writes the settings to config.yaml and deletes the result of an earlier part of the run.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_temp_files(folder)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    write_bytes(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run by key. They are empty if config.yaml cannot be read."""
+    try:
+        return dict(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+    except Exception:  # the content can be anything, and so can the errors that it causes
+        return {}
+
+
+def lock_folder(folder: Path) -> FileLock:
+    """Lock a folder for this process, and create it if it does not exist.
+
+    The lock is released when it is closed, or when the process ends.
+
+    Raises:
+        UserError: if another process has locked the folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file_lock = FileLock(folder / ".lock")
+    try:
+        file_lock.acquire(blocking=False)
+    except Timeout:
+        raise UserError(f"{folder}: is in use by another process") from None
+    except (NotImplementedError, OSError) as error:
+        # Some network file systems have no locks.
+        if not os.access(folder, os.W_OK):
+            raise
+        log.warning(f"{folder}: cannot be locked here ({error}); start nothing else in it")
+    return file_lock
+
+
+def find_checkpoint(path: Path | None) -> Path:
+    """Return the checkpoint of a run.
+
+    Args:
+        path: a checkpoint; or the folder of a run; or a folder that contains runs, such as a
+            sweep's, for the run with the highest validation score. None for the newest run.
+
+    Raises:
+        UserError: if there is no finished run, or none of the runs in a folder has a score.
+    """
+    if path is None:
+        run = _find_newest_run()
+    elif not path.is_dir():
+        return path
+    elif (path / LAST_CHECKPOINT.parent).exists():
+        run = path
+    else:
+        run = _find_best_run(path)
+    # The metrics of a run are those of its last weights.
+    return run / LAST_CHECKPOINT
+
+
+def _find_newest_run() -> Path:
+    """Return the folder of the run that ended last."""
+    end_times = {}
+    for folder in _find_ended_runs(OUTPUTS):
+        end_times[folder] = (folder / METRICS_FILE).stat().st_mtime
+    if not end_times:
+        raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
+    return max(end_times, key=lambda folder: end_times[folder])
+
+
+def _find_best_run(parent: Path) -> Path:
+    """Return the folder of the run with the highest validation score."""
+    scores = {}
+    for folder, result in _find_ended_runs(parent).items():
+        if SCORE in result.metrics:
+            scores[folder] = result.metrics[SCORE]
+    if not scores:
+        raise UserError(f"no finished run with a {SCORE} in {parent}/; name a run or a checkpoint")
+    return max(scores, key=lambda folder: scores[folder])
+
+
+def _find_ended_runs(parent: Path) -> dict[Path, RunResult]:
+    """Return the runs in a folder and its subfolders that have ended and can be used."""
+    runs = {}
+    for file in sorted(parent.glob(f"**/{METRICS_FILE}")):
+        result = read_result(file.parent)
+        # A run of several seeds has no checkpoints itself; its single runs have.
+        has_checkpoints = (file.parent / LAST_CHECKPOINT.parent).exists()
+        if result.status and result.status.has_checkpoint and has_checkpoints:
+            runs[file.parent] = result
+    return runs

@@ -1,0 +1,82 @@
+"""Stopping a run by Ctrl-C or another signal."""
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
+"""Ctrl-C; the request to end a program; SLURM's warning that a job is about to reach its limit."""
+
+STOP_SIGNALS = [number for number in signal.Signals if number.name in SIGNAL_NAMES]
+"""The signals that stop a run. Windows has no SIGUSR1."""
+
+WORKER_EXIT_SECONDS = 2
+"""Time that the worker processes of a sweep have to write their checkpoints."""
+
+
+class StopHandler:
+    """A signal handler that records a stop signal, so that training stops at its next batch.
+
+    A second signal, or one outside of training, raises KeyboardInterrupt at once. In a worker
+    process of a sweep, signals are only recorded, because a run of a sweep ends soon.
+    """
+
+    def __init__(self) -> None:
+        self.signum = 0
+        """Number of the signal that was received; 0 for none."""
+        self.is_polled = False
+        """Whether training is running, which checks `signum` at each batch."""
+
+    def __call__(self, signum: int, _: Any) -> None:
+        """Record the signal, or end the program.
+
+        Raises:
+            KeyboardInterrupt: if this is the second signal, or training is not running.
+        """
+        is_first = self.signum == 0
+        self.signum = signum
+        if is_worker():
+            return
+        if is_first and self.is_polled:
+            return
+        if is_first:
+            terminate_workers()
+        raise KeyboardInterrupt
+
+    def install(self) -> dict[int, Any]:
+        """Install the handler and return the previous handlers, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        return {signum: signal.signal(signum, self) for signum in STOP_SIGNALS}
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Install the handler for the duration of a `with` block."""
+        previous_handlers = self.install()
+        try:
+            yield
+        finally:
+            for signum, handler in previous_handlers.items():
+                signal.signal(signum, handler)
+
+
+STOP_HANDLER = StopHandler()
+"""The only instance in this process."""
+
+
+def is_worker() -> bool:
+    """Return whether this is a worker process, which another process has started for a sweep."""
+    return multiprocessing.current_process().name != "MainProcess"
+
+
+def terminate_workers() -> None:
+    """Ask all worker processes to end, and give them time to write their checkpoints."""
+    workers = multiprocessing.active_children()
+    for worker in workers:
+        worker.terminate()
+    if workers:
+        time.sleep(WORKER_EXIT_SECONDS)  # joblib kills the workers afterwards
