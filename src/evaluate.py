@@ -93,7 +93,7 @@ def answer(options: argparse.Namespace) -> None:
 def chosen_source(model: TrainedModel, options: argparse.Namespace) -> DataSource:
     """Return where the names are: the run's own source, but for what the options say."""
     given = {key: value for key in DataSource._fields if (value := getattr(options, key))}
-    source = DataSource(**{key: model.split.get(key) for key in DataSource._fields})
+    source = model.split.source
     if options.data_dir or options.data_file:
         source = source._replace(data_dir=None, data_file=None)
     return (DataSource() if options.data_dir else source)._replace(**given)
@@ -109,11 +109,11 @@ def chosen_side(model: TrainedModel, source: DataSource, side: str) -> NamesByCa
     names, path = read_corpus(source, model.alphabet.kind, min_categories=1), source.path
     if side == "all":
         return names.all_names
-    if fingerprint(names.all_names) != split["all"]:
+    if fingerprint(names.all_names) != split.fingerprints["all"]:
         raise UserError(f"{path}: not the corpus of the run, or changed since; use --split all")
-    sides = split_corpus(names, split["val_fraction"], split["test_fraction"], split["seed"])
+    sides = split_corpus(names, split.val_fraction, split.test_fraction, split.seed)
     chosen = dict(zip(("train", "val", "test"), sides, strict=True))[side]
-    if fingerprint(chosen) != split[side]:
+    if fingerprint(chosen) != split.fingerprints[side]:
         raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
     if not any(chosen.values()):
         raise UserError(f"--split {side}: the run held no names out for that")

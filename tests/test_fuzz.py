@@ -38,8 +38,9 @@ from src.data.normalize import (
     name_key,
     normalize_name,
 )
+from src.data.readers import DataSource
 from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainBatchSampler
-from src.data.split import fingerprint, hold_out_names
+from src.data.split import SplitRecord, fingerprint, hold_out_names
 from src.errors import UserError
 from src.inference.tables import answer_csv
 from src.inference.trained_model import TrainedModel, load_model
@@ -504,7 +505,9 @@ ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
 def small_model() -> TrainedModel:
     torch.manual_seed(0)
     network = Network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
-    return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, {})
+    return TrainedModel(
+        Path("a.ckpt"), network.eval(), CATEGORIES, SplitRecord(DataSource(), 0, 0, 0, {})
+    )
 
 
 def check_answers(folder: Path, content: bytes, encoding: str, delimiter: str) -> None:

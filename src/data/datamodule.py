@@ -25,7 +25,7 @@ from src.data.sampler import (
     ShuffledPasses,
     TrainBatchSampler,
 )
-from src.data.split import Split, fingerprint, split_corpus
+from src.data.split import Split, SplitRecord, fingerprint, split_corpus
 from src.errors import UserError
 
 EVAL_BATCH_SIZE = 1024
@@ -126,9 +126,13 @@ class NamesDataModule(LightningDataModule):
             self.sampler, batch_size, chunk_size, self.iteration_and_rank, self.run_length
         )
         # Checkpoints contain this record, so that no run is resumed on other names.
-        settings = {"seed": seed, "val_fraction": val_fraction, "test_fraction": test_fraction}
-        fingerprints = fingerprint_split(corpus.all_names, split, line_counts)
-        self._split_record = {**source._asdict(), **settings, **fingerprints}
+        self._split_record = SplitRecord(
+            source=source,
+            seed=seed,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            fingerprints=fingerprint_split(corpus.all_names, split, line_counts),
+        )
 
     def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
         """Return the dataset of held-out names."""
@@ -159,7 +163,7 @@ class NamesDataModule(LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record of the split that checkpoints contain: settings and fingerprints."""
-        return self._split_record
+        return self._split_record.to_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Check that a checkpoint was trained on this split.
@@ -167,7 +171,9 @@ class NamesDataModule(LightningDataModule):
         Raises:
             UserError: if the names or their split have changed since.
         """
-        if without_source(state_dict) != without_source(self._split_record):
+        trained_on = SplitRecord.from_dict(state_dict)
+        # The files may have been moved.
+        if trained_on._replace(source=self._split_record.source) != self._split_record:
             raise UserError("the names or their split have changed since; start a new run")
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -300,11 +306,6 @@ def fingerprint_split(
         # `fingerprint` hashes text by category, so the counts are written as text.
         fingerprints["counts"] = fingerprint({"": [str(count) for count in line_counts]})
     return fingerprints
-
-
-def without_source(split_record: dict[str, Any]) -> dict[str, Any]:
-    """Return a record of the split without the paths, because files may be moved."""
-    return {key: value for key, value in split_record.items() if key not in DataSource._fields}
 
 
 def normalize(counts: Sequence[int]) -> list[float]:

@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 
 from src.data.corpus import Corpus, NamesByCategory, unique_names
 from src.data.normalize import name_key
+from src.data.readers import DataSource
 from src.errors import UserError
 
 UNASSIGNED, TRAIN, VAL, TEST = -1, 0, 1, 2
 """Codes of the splits in the arrays below."""
+
+FINGERPRINT_KEYS = ("all", "train", "val", "test", "counts")
 
 Integers = NDArray[np.integer[Any]]
 
@@ -26,6 +29,43 @@ class Split(NamedTuple):
     train: NamesByCategory
     val: NamesByCategory
     test: NamesByCategory
+
+
+class SplitRecord(NamedTuple):
+    """How a run split its names, with fingerprints that tell whether the names have changed."""
+
+    source: DataSource
+    seed: int
+    val_fraction: float
+    test_fraction: float
+    fingerprints: dict[str, str]
+    """Hashes of the names of each split, of `all` names and of the line `counts`, if any."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record as plain values. The keys are part of the checkpoint format."""
+        return {
+            **self.source._asdict(),
+            "seed": self.seed,
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
+            **self.fingerprints,
+        }
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "SplitRecord":
+        """Build a record from the dictionary that `to_dict` returns.
+
+        Raises:
+            ValueError: if a value is invalid. A missing or wrong value can raise other errors.
+        """
+        source = {key: values.get(key) for key in DataSource._fields}
+        fractions = (float(values["val_fraction"]), float(values["test_fraction"]))
+        if not all(0 <= fraction < 1 for fraction in fractions):
+            raise ValueError("a held-out fraction is not between 0 and 1")
+        if not all((text or "").isprintable() for text in source.values()):
+            raise ValueError("a path or a column is not printable")
+        fingerprints = {key: str(values[key]) for key in FINGERPRINT_KEYS if key in values}
+        return cls(DataSource(**source), int(values["seed"]), *fractions, fingerprints)
 
 
 def fingerprint(names: NamesByCategory) -> str:

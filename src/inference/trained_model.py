@@ -15,6 +15,7 @@ from src.data.alphabet import Alphabet
 from src.data.batch import MAX_BATCH_CELLS, size_limited_batches
 from src.data.normalize import MAX_NAME_LENGTH
 from src.data.readers.columns import quoted_list
+from src.data.split import SplitRecord
 from src.errors import UserError
 from src.models.calibration import Calibration
 from src.models.checkpoint import load_checkpoint
@@ -39,8 +40,8 @@ class TrainedModel:
     path: Path
     network: Network
     categories: list[str]
-    split: dict[str, Any]
-    """How the run split its corpus, and the fingerprints of its sides; see NamesDataModule."""
+    split: SplitRecord
+    """Where the names of the run came from, and how they were split."""
     calibration: Calibration | None = None
     """How to answer under a prior; without it the answers are the network's own."""
     prior: str = DEFAULT_PRIOR

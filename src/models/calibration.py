@@ -47,7 +47,11 @@ class Calibration:
     @classmethod
     def from_checkpoint(cls, values: Any) -> "Calibration":
         """Return the calibration that plain values from a file describe."""
-        return cls(**values)
+        calibration = cls(**values)
+        for curve in calibration.curves.values():
+            for threshold, precision, coverage in curve:
+                float(threshold), float(precision), float(coverage)
+        return calibration
 
     @classmethod
     def checked(cls, values: Any, n_categories: int) -> "Calibration":

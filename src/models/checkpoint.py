@@ -9,6 +9,7 @@ from zipfile import ZipFile
 import torch
 from torch import Tensor
 
+from src.data.split import SplitRecord
 from src.errors import UserError
 from src.models.calibration import Calibration
 from src.models.network import Network
@@ -16,8 +17,10 @@ from src.models.registry import PRIORS, SCORE
 
 VERSION = 4
 """Version of the content of checkpoints."""
-MAX_TRIAL_NAMES = 1000
-"""Maximum number of names on which a loaded network is tried."""
+TRIAL_NAMES = ("Smith", "SMITH", "smith")
+"""Names that are predicted when a checkpoint is loaded."""
+MAX_TRIAL_SYMBOLS = 1000
+"""Maximum number of symbols of the alphabet that are tried when a checkpoint is loaded."""
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -27,8 +30,8 @@ class LoadedCheckpoint(NamedTuple):
     """The network in evaluation mode."""
     calibration: Calibration | None
     """None if the run had no validation names."""
-    split_record: dict[str, Any]
-    """Where the names of the run came from and how they were split; see `NamesDataModule`."""
+    split_record: SplitRecord
+    """Where the names of the run came from, and how they were split."""
     iteration: int
     """Number of iterations that the network was trained for."""
     score: float | None
@@ -53,7 +56,7 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
         return LoadedCheckpoint(
             network=network,
             calibration=calibration,
-            split_record=dict(checkpoint["NamesDataModule"]),
+            split_record=SplitRecord.from_dict(checkpoint["NamesDataModule"]),
             iteration=int(checkpoint["iteration"]),
             score=float(scores[-1]) if scores else None,
         )
@@ -77,7 +80,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         is_of_this_program = "NamesDataModule" in checkpoint
-        is_of_this_version = checkpoint.get("version") == VERSION
+        is_of_this_version = bool(checkpoint.get("version") == VERSION)
     except Exception:  # torch raises many kinds of errors for damaged files
         raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
     if not is_of_this_program:
@@ -108,7 +111,7 @@ def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
     """
     weights = {}
     for name, value in checkpoint["state_dict"].items():
-        check_size(value)
+        check_is_contiguous(value)
         weights[name.removeprefix("network.")] = value
     with torch.device("meta"):  # allocates no memory, as the weights come from the checkpoint
         network = Network(**checkpoint["hyper_parameters"]["network"])
@@ -119,8 +122,8 @@ def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
     return network.eval().float()
 
 
-def check_size(value: Tensor | dict[str, Tensor]) -> None:
-    """Check that tensors are not larger in memory than in the file.
+def check_is_contiguous(value: Tensor | dict[str, Tensor]) -> None:
+    """Check that each value of a tensor has its own place in memory.
 
     With strides of 0, a small file can describe a tensor that fills all memory when it is copied.
 
@@ -128,7 +131,7 @@ def check_size(value: Tensor | dict[str, Tensor]) -> None:
         value: a weight, or the tables of an n-gram model.
 
     Raises:
-        ValueError: if a tensor is larger.
+        ValueError: if a tensor is not contiguous.
     """
     tensors = value.values() if isinstance(value, dict) else [value]
     for tensor in tensors:
@@ -138,12 +141,16 @@ def check_size(value: Tensor | dict[str, Tensor]) -> None:
 
 @torch.inference_mode()
 def try_prediction(network: Network, calibration: Calibration | None) -> None:
-    """Predict names of one letter, because weights of the right shape may have wrong values.
+    """Predict some names, because weights of the right shape may have wrong values.
 
     Raises:
         ValueError: if a log-probability is not finite. Errors that torch raises are passed on.
     """
-    names = list(network.alphabet.symbols[:MAX_TRIAL_NAMES])
+    # Each symbol twice: the hidden state after the last letter of a name is not computed.
+    names = [symbol * 2 for symbol in network.alphabet.symbols[:MAX_TRIAL_SYMBOLS]]
+    for name in TRIAL_NAMES:
+        # The result may be empty, because an alphabet does not need to contain Latin letters.
+        names += [normalized] if (normalized := network.alphabet.normalize(name)) else []
     log_probs = network(*network.alphabet.encode(names))  # [N, C]
     results = [log_probs]
     if calibration is not None:
