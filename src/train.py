@@ -106,27 +106,13 @@ def train(config: Config, folder: Path) -> float | None:
 
 def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     """Return a new model for the alphabet and the categories of the data."""
-    from src.models.classifier import NameClassifier, OnlineClassifier
+    from src.models.classifier import NameClassifier
+    from src.models.online_classifier import OnlineClassifier
 
-    # The keys `letters` and `shares` are part of the checkpoint format.
-    network = {
-        "letters": data.alphabet.to_dict(),
-        "categories": data.categories,
-        # As in the tutorial, online training has no prior: the network learns it from the names.
-        "shares": None if config.online else data.train_prior,
-        **config.subset(NETWORK_KEYS),
-    }
-    training = {
-        **config.subset(TRAINING_KEYS),
-        "iterations": data.run_length.iterations,
-        "log_every": data.run_length.log_every,
-        "val_every": data.run_length.val_every,
-    }
+    settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
     if config.online:
-        return OnlineClassifier(
-            network=network, backend=config.backend, clip=config.clip, **training
-        )
-    return NameClassifier(network=network, **training)
+        return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
+    return NameClassifier.for_data(data, **settings)
 
 
 def initialize_from(path: Path, model: "NameClassifier") -> str:

@@ -10,13 +10,9 @@ from src.data.alphabet import ASCII_ALPHABET
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
 from src.models.calibration import Calibration
-from src.models.classifier import (
-    BalancedAccuracy,
-    DivergenceError,
-    MacroF1,
-    NameClassifier,
-    OnlineClassifier,
-)
+from src.models.classifier import DivergenceError, NameClassifier
+from src.models.metrics import BalancedAccuracy, MacroF1
+from src.models.online_classifier import OnlineClassifier
 from src.models.registry import PRIORS
 from src.models.rnn import RNN, read_name
 from tests.helpers import fit, flat_weights, make_trainer
@@ -77,8 +73,8 @@ TARGETS = torch.tensor([0, 1, 1, 3])
 
 def test_scores_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
-    model.scores.update(PROBABILITIES.log(), TARGETS)
-    scores = {name: value.item() for name, value in model.scores.compute().items()}
+    model.metrics.update(PROBABILITIES.log(), TARGETS)
+    scores = {name: value.item() for name, value in model.metrics.compute().items()}
     assert scores == {
         "accuracy": pytest.approx(2 / 4),
         "balanced_accuracy": pytest.approx((1 + 1 / 2 + 0) / 3),

@@ -34,8 +34,7 @@ FEW, MORE = (
     Alphabet("corpus", "AÄbcé" + UNKNOWN_SYMBOL),
 )
 LETTERS = {0: 0, 2: 2, 4: 3, 5: 4}
-MANY = Alphabet("corpus", ASCII_SYMBOLS + "".join(map(chr, range(0x4E00, 0x4F00))) + UNKNOWN_SYMBOL)
-"""Too many for a byte, so that columns are looked up."""
+MANY = Alphabet("corpus", ASCII_SYMBOLS + "".join(map(chr, range(0x4E00, 0x4EC0))) + UNKNOWN_SYMBOL)
 
 
 def make(letters: Alphabet, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
@@ -117,7 +116,7 @@ def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
 @pytest.mark.parametrize(
     ("letters", "others", "sizes"),
     [
-        (ASCII_ALPHABET, MANY, {"bidirectional": True}),  # of a layer's weights, and looked up
+        (ASCII_ALPHABET, MANY, {"bidirectional": True}),
         (MANY, Alphabet("corpus", MANY.symbols.replace("x", "")), {}),
         (ASCII_ALPHABET, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
     ],

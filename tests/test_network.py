@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.dataset import NamesDataset
+from src.errors import UserError
 from src.models.network import Network
 from src.models.recurrent import PyTorchCell, RecurrentNetwork, TutorialNetwork, symbol_groups
 from src.models.rnn import read_name
@@ -18,7 +19,7 @@ SHARES = [0.5, 0.3, 0.2]
 
 def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
     torch.manual_seed(0)
-    return RecurrentNetwork(57, 3, cell, hidden=6, **changes)
+    return RecurrentNetwork(ASCII_ALPHABET, 3, cell=cell, hidden=6, **changes)
 
 
 def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
@@ -84,7 +85,7 @@ def test_dropout_is_gone_in_evaluation() -> None:
 
 def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
     torch.manual_seed(0)
-    network = TutorialNetwork(57, 3, 8)
+    network = TutorialNetwork(ASCII_ALPHABET, 3, 8)
     batch = make_batch(NAMES)
     F.nll_loss(network(batch.letters, batch.lengths), batch.targets).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     together = [weight.grad for weight in network.parameters()]
@@ -110,7 +111,8 @@ def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
     letters = Alphabet("corpus", symbols)
     network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4, embedding=3).eval()
     recurrent: Any = network.recurrent
-    plain = RecurrentNetwork(len(symbols), 2, "gru", 4, embedding=3).eval()
+    ungrouped = Alphabet("ascii", symbols)
+    plain = RecurrentNetwork(ungrouped, 2, 4, "gru", embedding=3).eval()
     own = recurrent.letters.detach()
     assert own.shape == (13, 3)
     sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(symbol_groups(symbols))]
@@ -128,9 +130,28 @@ def test_one_hot_letters_of_a_corpus_share_nothing() -> None:
     network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4)
     batch = letters.encode(["Aaá", "b"])
     torch.manual_seed(0)
-    plain = RecurrentNetwork(4, 2, "gru", 4)
+    plain = RecurrentNetwork(Alphabet("ascii", letters.symbols), 2, 4, "gru")
     network.recurrent.load_state_dict(plain.state_dict())
     torch.testing.assert_close(network(*batch), plain(*batch))
+
+
+def test_one_hot_letters_of_a_large_alphabet_are_refused() -> None:
+    symbols = "".join(map(chr, range(0x4E00, 0x4F00)))
+    alphabet = Alphabet("corpus", symbols[1:])
+    assert RecurrentNetwork(alphabet, 2, 4, "gru").letters.shape == (255, 255)
+    alphabet = Alphabet("corpus", symbols)
+    with pytest.raises(UserError, match=r"embedding=0: the names have 256 .* use embedding=32"):
+        RecurrentNetwork(alphabet, 2, 4, "gru")
+    assert RecurrentNetwork(alphabet, 2, 4, "gru", embedding=3).letters.shape[1] == 3
+
+
+def test_options_that_a_cell_does_not_take_must_have_no_effect() -> None:
+    alphabet = ASCII_ALPHABET.to_dict()
+    Network(alphabet, ["A", "B"], None, "tutorial", 4, layers=1, pooling="last")
+    with pytest.raises(ValueError, match="cell=tutorial does not take layers=2"):
+        Network(alphabet, ["A", "B"], None, "tutorial", 4, layers=2)
+    with pytest.raises(ValueError, match="cell=gru does not take heads=2"):
+        Network(alphabet, ["A", "B"], None, "gru", 4, heads=2)
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from src.data.alphabet import Alphabet
-from src.models.recurrent import (
-    CellType,
-    Pooling,
-    RecurrentNetwork,
-    TutorialNetwork,
-    symbol_groups,
-)
+from src.models.registry import CELL_OPTIONS, CELLS
 from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
+
+SHAPE_OPTIONS = ("layers", "bidirectional", "embedding", "pooling")
+"""Options of recurrent networks that determine the shapes of their weights."""
 
 
 class Network(nn.Module):
@@ -33,20 +30,20 @@ class Network(nn.Module):
         categories: names of the categories, in index order.
         shares: prior of each category during training [C]. If None, the network returns its scores
             without a prior, as in the tutorial.
-        cell: the recurrent cell: the tutorial's or one of PyTorch's.
+        cell: key of the recurrent network in `CELLS`.
         hidden: size of the hidden state.
         ngrams: maximum number of context letters of the n-gram models; 0 for no such models.
-        layers: see `RecurrentNetwork` for this and the following arguments. The tutorial's cell
-            ignores them.
-        bidirectional: whether the layers also read backwards.
-        embedding: size of learned letter vectors; 0 for one-hot letters.
-        pooling: how the hidden states of a name are pooled.
-        dropout: dropout rate of the pooled features and between layers.
-        recurrent_dropout: dropout rate of the hidden-to-hidden weights.
+        options: further arguments of the recurrent network; see `RecurrentNetwork`. An option that
+            the network does not take must have the value in `CELL_OPTIONS`.
 
     Attributes:
         alphabet: encodes names for `forward`.
+        recurrent: the recurrent network.
+        ngrams: the n-gram models, or None.
         architecture: the arguments that determine the shapes of the weights.
+
+    Raises:
+        ValueError: if the recurrent network does not take one of the options.
     """
 
     def __init__(
@@ -54,48 +51,42 @@ class Network(nn.Module):
         letters: dict[str, Any],
         categories: list[str],
         shares: list[float] | None,
-        cell: CellType,
+        cell: str,
         hidden: int,
         ngrams: int = 0,
-        layers: int = 1,
-        bidirectional: bool = False,
-        embedding: int = 0,
-        pooling: Pooling = "last",
-        dropout: float = 0.0,
-        recurrent_dropout: float = 0.0,
+        **options: Any,
     ) -> None:
         super().__init__()
         self.alphabet = Alphabet.from_dict(letters)
         self.categories = list(categories)
-        # What `transfer_weights` compares, by the keys of the configuration.
-        self.architecture = {
-            "cell": cell,
-            "hidden": hidden,
-            "layers": layers,
-            "bidirectional": bidirectional,
-            "embedding": embedding,
-            "pooling": pooling,
-        }
+        self.recurrent = self._build_recurrent(cell, hidden, options)
+        self.architecture = {"cell": cell, "hidden": hidden}
+        for key in SHAPE_OPTIONS:
+            self.architecture[key] = options.get(key, CELL_OPTIONS[key])
         symbols = self.alphabet.symbols
-        if cell == "tutorial":  # its network takes no further options
-            self.recurrent: nn.Module = TutorialNetwork(len(symbols), len(categories), hidden)
-        else:
-            self.recurrent = RecurrentNetwork(
-                n_letters=len(symbols),
-                n_categories=len(categories),
-                cell=cell,
-                hidden=hidden,
-                layers=layers,
-                bidirectional=bidirectional,
-                embedding=embedding,
-                pooling=pooling,
-                dropout=dropout,
-                recurrent_dropout=recurrent_dropout,
-                groups=symbol_groups(symbols) if self.alphabet.kind == "corpus" else None,
-            )
         self.ngrams = NgramMixture(symbols, len(categories), ngrams) if ngrams else None
         # The logarithm of the training prior. Its name is part of the checkpoint format.
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
+
+    def _build_recurrent(self, cell: str, hidden: int, options: dict[str, Any]) -> nn.Module:
+        """Return the recurrent network that is registered for `cell`.
+
+        Raises:
+            ValueError: if it does not take one of the options.
+        """
+        registered = CELLS[cell]
+        available = {"cell": cell, **options}
+        arguments = {key: available[key] for key in registered.keys if key in available}
+        for key in options.keys() - arguments.keys():
+            if options[key] != CELL_OPTIONS.get(key):
+                raise ValueError(f"cell={cell} does not take {key}={options[key]}")
+        network: nn.Module = registered.load_class()(
+            alphabet=self.alphabet,
+            n_categories=len(self.categories),
+            hidden=hidden,
+            **arguments,
+        )
+        return network
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of the categories [B, C].

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from src.data.alphabet import MAX_UINT8_SYMBOLS
+from src.data.alphabet import MAX_UINT8_SYMBOLS, Alphabet
+from src.errors import UserError
 from src.models.rnn import RNN, read_names
 
 PyTorchCell = Literal["rnn", "gru", "lstm"]
-CellType = Literal["tutorial", "rnn", "gru", "lstm"]
 Pooling = Literal["last", "all"]
 
 LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
@@ -32,14 +32,14 @@ class TutorialNetwork(nn.Module):
     """The hand-written cell of the PyTorch tutorial "Classifying names with a character-level RNN".
 
     Args:
-        n_letters: number of symbols in the alphabet, S.
+        alphabet: the alphabet of the names, with S symbols.
         n_categories: number of categories, C.
         hidden: size of the hidden state, H.
     """
 
-    def __init__(self, n_letters: int, n_categories: int, hidden: int) -> None:
+    def __init__(self, alphabet: Alphabet, n_categories: int, hidden: int) -> None:
         super().__init__()
-        self.rnn = RNN(n_letters, hidden, n_categories)
+        self.rnn = RNN(len(alphabet.symbols), hidden, n_categories)
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of the categories [B, C]; see `RecurrentNetwork.forward`."""
@@ -49,16 +49,15 @@ class TutorialNetwork(nn.Module):
 class RecurrentNetwork(nn.Module):
     """PyTorch's recurrent layers, and a linear layer on the pooled hidden states of a name.
 
-    The input for a letter is a learned vector or a one-hot vector. Multiplying one-hot vectors of a
-    large alphabet would be slow. In that case `letters` contains the columns of the first layer's
-    input weights, which are looked up like embeddings. The layer's own input weights are then the
-    identity, which is not trained.
+    The input for a letter is a learned vector or a one-hot vector. With an alphabet of kind
+    `corpus`, the learned vector is the sum of the letter's own vector and those of its groups, so
+    that rare letters benefit from frequent ones; see `symbol_groups`.
 
     Args:
-        n_letters: number of symbols in the alphabet, S.
+        alphabet: the alphabet of the names, with S symbols.
         n_categories: number of categories, C.
-        cell: the kind of recurrent layers.
         hidden: size of the hidden state in each direction, H.
+        cell: the kind of recurrent layers.
         layers: number of stacked recurrent layers.
         bidirectional: whether each layer also reads backwards.
         embedding: size of learned letter vectors; 0 for one-hot letters.
@@ -67,33 +66,37 @@ class RecurrentNetwork(nn.Module):
         dropout: dropout rate of the pooled features and between layers. Learned letter vectors use
             a fifth of it.
         recurrent_dropout: dropout rate of the hidden-to-hidden weights.
-        groups: indices of the groups of each letter [S, K], int64; see `symbol_groups`. The input
-            for a letter is the sum of its own vector and those of its groups, so that rare letters
-            benefit from frequent ones. Used for learned letter vectors only.
 
     Attributes:
         letters: the vectors of all letters, followed by those of the groups.
-        looks_up_columns: whether `letters` contains columns of the first layer's input weights.
+        groups: indices of the groups of each letter in `letters` [S, K], int64.
 
     Raises:
+        UserError: if the alphabet is too large for one-hot letters.
         ValueError: if the number of layers or a dropout rate is out of range.
     """
 
     def __init__(
         self,
-        n_letters: int,
+        alphabet: Alphabet,
         n_categories: int,
-        cell: PyTorchCell,
         hidden: int,
+        cell: PyTorchCell,
         layers: int = 1,
         bidirectional: bool = False,
         embedding: int = 0,
         pooling: Pooling = "last",
         dropout: float = 0.0,
         recurrent_dropout: float = 0.0,
-        groups: Tensor | None = None,
     ) -> None:
         super().__init__()
+        n_letters = len(alphabet.symbols)
+        # One-hot vectors of a larger alphabet would take much memory and time.
+        if not embedding and n_letters > MAX_UINT8_SYMBOLS:
+            raise UserError(
+                f"embedding=0: the names have {n_letters:,} different letters, and cell={cell} "
+                f"takes at most {MAX_UINT8_SYMBOLS} without learned vectors; use embedding=32"
+            )
         if not 1 <= layers <= MAX_LAYERS:
             raise ValueError(f"layers={layers} is out of range: must be 1 to {MAX_LAYERS}")
         for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
@@ -104,22 +107,16 @@ class RecurrentNetwork(nn.Module):
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.letter_dropout = dropout / 5 if embedding else 0.0
-        if groups is None or not embedding:
-            # Explicitly on the CPU, because checkpoints are loaded with the meta device as default
-            # and do not contain this buffer.
-            groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
+        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
+        # do not contain this buffer.
+        groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
+        if embedding and alphabet.kind == "corpus":
+            groups = symbol_groups(alphabet.symbols)
         self.groups: Tensor = nn.Buffer(groups, persistent=False)
 
-        n_directions = 2 if bidirectional else 1
-        self.looks_up_columns = not embedding and n_letters > MAX_UINT8_SYMBOLS
-        if embedding:
-            vectors = self._random_embeddings(n_letters)
-        elif self.looks_up_columns:
-            vectors = random_columns(n_letters, n_directions * N_GATES[cell] * hidden, hidden)
-        else:
-            vectors = torch.eye(n_letters)
-        is_learned = bool(embedding) or self.looks_up_columns
-        self.letters = nn.Parameter(vectors, requires_grad=is_learned)  # [S + groups, E]
+        vectors = self._random_embeddings() if embedding else torch.eye(n_letters)
+        # One-hot vectors are constant.
+        self.letters = nn.Parameter(vectors, requires_grad=embedding > 0)  # [S + groups, E]
 
         self.rnn = LAYERS[cell](
             input_size=vectors.shape[1],
@@ -128,27 +125,15 @@ class RecurrentNetwork(nn.Module):
             dropout=dropout if layers > 1 else 0.0,
             bidirectional=bidirectional,
         )
-        if self.looks_up_columns:
-            self._replace_input_weights_by_identity()
+        n_directions = 2 if bidirectional else 1
         n_features = n_directions * hidden * (2 if pooling == "all" else 1)
         self.output = nn.Linear(n_features, n_categories)
 
-    def _random_embeddings(self, n_letters: int) -> Tensor:
+    def _random_embeddings(self) -> Tensor:
         """Return random vectors of letters and groups; the sum for a letter has variance 1."""
-        groups_per_letter = self.groups.shape[1]
+        n_letters, groups_per_letter = self.groups.shape
         n_vectors = int(self.groups.max()) + 1 if groups_per_letter else n_letters
         return torch.randn(n_vectors, self.embedding) / math.sqrt(1 + groups_per_letter)
-
-    def _replace_input_weights_by_identity(self) -> None:
-        """Make the first layer pass the looked-up columns through unchanged."""
-        # The columns of both directions are concatenated, and each direction takes its own part.
-        identity = torch.eye(self.rnn.input_size)  # [D · G · H, D · G · H]
-        n_rows = len(self.rnn.weight_ih_l0)  # G · H
-        forward_part = identity[:n_rows].clone()
-        self.rnn.weight_ih_l0 = nn.Parameter(forward_part, requires_grad=False)
-        if self.rnn.bidirectional:
-            backward_part = identity[n_rows:].clone()
-            self.rnn.weight_ih_l0_reverse = nn.Parameter(backward_part, requires_grad=False)
 
     def input_vectors(self) -> Tensor:
         """Return the input vector of each symbol [S, E]."""
@@ -194,21 +179,6 @@ class RecurrentNetwork(nn.Module):
             if "weight_hh" in name:
                 dropped_weights[name] = F.dropout(weight, self.recurrent_dropout)
         return functional_call(self.rnn, dropped_weights, (packed,))
-
-
-def random_columns(n_columns: int, n_rows: int, hidden: int) -> Tensor:
-    """Return the random columns of a weight matrix, initialized as PyTorch's recurrent layers do.
-
-    Args:
-        n_columns: number of columns.
-        n_rows: number of rows of the matrix.
-        hidden: size of the hidden state, H.
-
-    Returns:
-        The columns [n_columns, n_rows], uniform between ±1 / √H.
-    """
-    columns: Tensor = torch.empty(n_columns, n_rows).uniform_(-1, 1) / hidden**0.5
-    return columns
 
 
 def pool_states(states: PackedSequence, lengths: Tensor) -> Tensor:

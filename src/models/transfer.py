@@ -46,10 +46,12 @@ def transfer_weights(source: Network, target: Network, source_name: str) -> str:
     if isinstance(target.recurrent, TutorialNetwork):
         source_tutorial = cast(TutorialNetwork, source.recurrent)
         copy_tutorial_cell(source_tutorial.rnn, target.recurrent.rnn, categories, letters)
-    else:
+    elif isinstance(target.recurrent, RecurrentNetwork):
         source_recurrent = cast(RecurrentNetwork, source.recurrent)
-        target_recurrent = cast(RecurrentNetwork, target.recurrent)
-        copy_recurrent_network(source_recurrent, target_recurrent, categories, letters)
+        copy_recurrent_network(source_recurrent, target.recurrent, categories, letters)
+    else:
+        cell = target.architecture["cell"]
+        raise UserError(f"init_from: cannot copy the weights of cell={cell}")
     message = f"{source_name}: copied {categories.description}, {letters.description}"
     if source.ngrams is not None:
         message += "; n-gram models are not copied but fitted to the new names"
@@ -204,20 +206,8 @@ def copy_embeddings(
 def copy_letter_columns(
     source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
 ) -> None:
-    """Copy the columns of the first layer's input weights for the shared one-hot letters.
-
-    A network with a large alphabet keeps these columns in `letters`, any other in the layer itself.
-    The two networks may differ in that.
-    """
-    columns: dict[str, Tensor] = {}  # for each direction [G · H, S]
-    for name, weight in source.rnn.named_parameters():
+    """Copy the columns of the first layer's input weights for the shared one-hot letters."""
+    for name, weight in target.rnn.named_parameters():
         if is_first_input_weight(name):
-            columns[name] = weight @ source.letters.T
-    if target.looks_up_columns:
-        all_directions = torch.cat(list(columns.values()))  # [D · G · H, S]
-        shared_columns = all_directions.T[letters.source_indices]
-        target.letters[letters.target_indices] = shared_columns
-    else:
-        for name, source_columns in columns.items():
-            weight = target.rnn.get_parameter(name)
+            source_columns = source.rnn.get_parameter(name)  # [G · H, S]
             weight[:, letters.target_indices] = source_columns[:, letters.source_indices]

@@ -107,7 +107,7 @@ class Report:
         """The numbers so far."""
         seconds, speed = time.perf_counter() - self.start, self.progress.names_per_second
         told = {"iterations": self.model.iteration, "seconds": seconds, "names_per_second": speed}
-        return {**self.model.final_scores(), **self.prior_scores, **told}
+        return {**self.model.last_values(), **self.prior_scores, **told}
 
     def finish(
         self,
@@ -186,7 +186,7 @@ class Report:
         when = f" at iteration {self.model.iteration:,} of {self.whole:,}"
         said = status.value + (f", {error}" if status == Status.DIVERGED else when)
         n = len(self.model.network.categories)
-        if score := self.model.final_scores().get(SCORE):
+        if score := self.model.last_values().get(SCORE):
             said += f"\nvalidation balanced accuracy {score:.3f}; blind guessing {1 / n:.3f}"
         title = " ".join(f"{key}={value}" for key, value in self.told.items())
         figure = figures.loss_figure(curves, n, title, said, well=status == Status.FINISHED)

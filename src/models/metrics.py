@@ -1,0 +1,77 @@
+"""The metrics of validation and test.
+
+`balanced_accuracy` and `macro_f1` are the only implementations of these scores. Shapes: C
+categories; the leading dimensions, if any, are independent sets of names.
+"""
+
+from torch import Tensor
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
+
+
+def balanced_accuracy(correct: Tensor, support: Tensor) -> Tensor:
+    """Return the mean recall of the categories that have names [...].
+
+    Args:
+        correct: number of correctly classified names of each category [..., C].
+        support: number of names of each category [..., C].
+    """
+    return (correct / support).nanmean(dim=-1)  # 0 / 0, for a category without names, is NaN
+
+
+def macro_f1(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:
+    """Return the mean F1 score of the categories that have names [...].
+
+    Args:
+        correct: number of correctly classified names of each category [..., C].
+        support: number of names of each category [..., C].
+        predicted: number of predictions of each category [..., C].
+    """
+    f1 = 2 * correct / (support + predicted)
+    return f1.where(support > 0, float("nan")).nanmean(dim=-1)
+
+
+class BalancedAccuracy(MulticlassRecall):
+    """Recall averaged over the categories that have names.
+
+    The macro average of torchmetrics counts a category without names as a recall of 0 as soon as it
+    is predicted once.
+    """
+
+    def compute(self) -> Tensor:
+        """Return the mean recall, a scalar."""
+        true_positives, _, _, false_negatives = self._final_state()
+        return balanced_accuracy(true_positives, true_positives + false_negatives)
+
+
+class MacroF1(MulticlassF1Score):
+    """F1 score averaged over the categories that have names; see `BalancedAccuracy`."""
+
+    def compute(self) -> Tensor:
+        """Return the mean F1 score, a scalar."""
+        true_positives, false_positives, _, false_negatives = self._final_state()
+        return macro_f1(
+            correct=true_positives,
+            support=true_positives + false_negatives,
+            predicted=true_positives + false_positives,
+        )
+
+
+def build_metrics(n_categories: int) -> MetricCollection:
+    """Return the metrics that are logged for validation and test names, by name.
+
+    A metric that is added here is logged, saved to metrics.json and shown in the table at the end
+    of a run.
+    """
+    return MetricCollection(
+        {
+            "accuracy": MulticlassAccuracy(n_categories, average="micro"),
+            "balanced_accuracy": BalancedAccuracy(n_categories, average="macro"),
+            "macro_f1": MacroF1(n_categories, average="macro"),
+            "top3_accuracy": MulticlassAccuracy(
+                n_categories, average="micro", top_k=min(3, n_categories)
+            ),
+        },
+        # Compute groups would let metrics of different meaning share their states.
+        compute_groups=False,
+    )
