@@ -19,12 +19,13 @@ from pathlib import Path
 import torch
 from hydra import compose, initialize_config_dir
 
-from src.config import CONFIGS, from_hydra
+from src.config import CONFIG_FOLDER
 from src.data.corpus import read_corpus
 from src.data.readers import DataSource
 from src.data.split import split_corpus
 from src.models.checkpoint import read_checkpoint
 from src.models.registry import SCORE
+from src.run.compose import build_config
 from src.train import train
 
 RECIPES = {
@@ -51,8 +52,8 @@ def write_half(folder: Path, seed: int) -> None:
 
 def scores(folder: Path, *words: str) -> dict[int, float]:
     """Train; return the validation scores, means of five, by the iteration of the last of them."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        train(from_hydra(compose("train", [*words, "logger=[]"]), words), folder)
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        train(build_config(compose("train", [*words, "logger=[]"]), words), folder)
     history = read_checkpoint(folder / "checkpoints/last.ckpt")["history"]
     points = [(iteration, values[SCORE]) for iteration, values in history if SCORE in values]
     return {

@@ -17,7 +17,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from benchmarks.measure import measured, run_module
-from src.config import CONFIGS
+from src.config import CONFIG_FOLDER
 
 HIDDEN = (64, 128, 256)
 GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN))}")
@@ -60,7 +60,7 @@ def grid(folder: Path) -> None:
 
 def composed() -> float:
     """Return the processor time that Hydra takes to compose a run's settings."""
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         start = time.process_time()
         for seed in range(10):
             compose("train", ["iterations=1000", f"seed={seed}"])

@@ -5,13 +5,18 @@ the exit status) is in `src/run/launch.py`.
 """
 
 import logging
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+if __name__ == "__main__":
+    # Until a handler is installed, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import hydra
 from omegaconf import DictConfig
 
-from src.config import CONFIGS, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
+from src.config import CONFIG_FOLDER, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
 from src.models.registry import SCORE
 from src.run import launch
 from src.run.environment import training_environment
@@ -25,7 +30,7 @@ if TYPE_CHECKING:  # torch and Lightning take seconds to import
 log = logging.getLogger(__name__)
 
 
-@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="train")
+@hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Run one Hydra job, which trains by calling `train`, and return its score."""
     return launch.run_hydra_job(train, cfg)
@@ -110,7 +115,7 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     from src.models.online_classifier import OnlineClassifier
 
     settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
-    if config.online:
+    if config.is_online:
         return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
     return NameClassifier.for_data(data, **settings)
 

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.config import RUN_KEYS, Config, from_hydra
+from src.config import RUN_KEYS, Config
 from src.data import corpus
 from src.data.alphabet import ASCII_ALPHABET
 from src.data.batch import Batch
@@ -30,6 +30,7 @@ from src.models.checkpoint import VERSION
 from src.models.classifier import NameClassifier
 from src.models.network import Network
 from src.models.registry import SCORE
+from src.run.compose import build_config
 from src.run.launch import train_all_seeds_unless_finished
 from src.run.run_folder import read_result
 from src.train import train
@@ -175,7 +176,7 @@ def settings(*overrides: str) -> Config:
             OmegaConf.update(cfg, key, value)
     except OmegaConfBaseException:
         return compose_settings(*overrides)  # Hydra's message is the one that users see
-    return from_hydra(cfg, overrides)
+    return build_config(cfg, overrides)
 
 
 def _compose(overrides: Sequence[str]) -> DictConfig:
@@ -191,7 +192,7 @@ def _compose_once(overrides: tuple[str, ...]) -> DictConfig:
 
 def compose_settings(*overrides: str) -> Config:
     """Compose the settings with Hydra, as the program does."""
-    return from_hydra(_compose(overrides), overrides)
+    return build_config(_compose(overrides), overrides)
 
 
 def make_trainer(**arguments: Any) -> Trainer:

@@ -11,9 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from src.config import ARGUMENTS, REFUSED, RUN_KEYS, SUBJECTS, Config, meanings, typed, words
+from src.config import RUN_KEYS, TRAINER_ARGUMENTS, USE_INSTEAD, Config
 from src.data.readers import DataSource
 from src.errors import UserError
+from src.run.messages import shell_override
+from src.run.resolvers import HELP_SECTIONS, format_run_name, read_key_docstrings
 from tests.helpers import ROOT, compose_settings, settings
 from tests.processes import Programs, Result
 
@@ -45,7 +47,7 @@ def test_defaults_are_the_tutorials() -> None:
         **{"accelerator": "cpu", "devices": 1},
         **dict.fromkeys(quiet, False),
     }
-    assert config.online
+    assert config.is_online
     assert list(config.logger) == ["tensorboard"]
 
 
@@ -77,8 +79,10 @@ def test_overrides_and_groups() -> None:
 def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None:
     from lightning.pytorch import Trainer
 
-    assert sorted(ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
-    for name, use in REFUSED.items():
+    assert sorted([*TRAINER_ARGUMENTS, *USE_INSTEAD]) == sorted(
+        inspect.signature(Trainer).parameters
+    )
+    for name, use in USE_INSTEAD.items():
         with pytest.raises(UserError) as caught:
             settings(f"trainer.{name}=1")
         assert str(caught.value) == f"trainer.{name}: use {use}"
@@ -92,7 +96,7 @@ def test_every_recipe_takes_other_settings_too() -> None:
 def test_the_tutorial_recipe_holds_nothing_out() -> None:
     tutorial = compose_settings("experiment=tutorial")
     assert (tutorial.val_fraction, tutorial.test_fraction, tutorial.clip) == (0, 0, 0)
-    assert tutorial.online
+    assert tutorial.is_online
     assert compose_settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
 
 
@@ -226,15 +230,15 @@ def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) ->
 
 
 def test_folders_say_what_was_set() -> None:
-    assert words(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
-    assert words(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
-    assert words(["data_dir=/some/where/my names/", "+trainer.precision=16"]) == (
+    assert format_run_name(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
+    assert format_run_name(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
+    assert format_run_name(["data_dir=/some/where/my names/", "+trainer.precision=16"]) == (
         "-data_dir_my_names-precision_16"
     )
-    assert words(["lr=choice(1,2)", "~x"]) == "-lr_choice_1_2_-x"
-    assert words([]) == ""
-    assert len(words([f"hidden={n}" for n in range(99)])) <= 60
-    assert not re.search(r"[^A-Za-z0-9._+-]", words(["a='{b: [1, 2]}'", "c=ü=,$x"]))
+    assert format_run_name(["lr=choice(1,2)", "~x"]) == "-lr_choice_1_2_-x"
+    assert format_run_name([]) == ""
+    assert len(format_run_name([f"hidden={n}" for n in range(99)])) <= 60
+    assert not re.search(r"[^A-Za-z0-9._+-]", format_run_name(["a='{b: [1, 2]}'", "c=ü=,$x"]))
 
 
 @pytest.mark.parametrize(
@@ -242,7 +246,7 @@ def test_folders_say_what_was_set() -> None:
     ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
 )
 def test_a_folder_is_typed_back_as_it_is(folder: str) -> None:
-    (word,) = shlex.split(typed("resume", Path(folder)))
+    (word,) = shlex.split(shell_override("resume", Path(folder)))
     override = OverridesParser.create().parse_override(word)
     config = OmegaConf.create({"resume": None})
     value = override.value()
@@ -260,12 +264,12 @@ def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> No
     for each in fields(Config):
         if each.metadata:
             assert f"\n  {each.name}=" in ran.stdout
-            assert f"{meanings()[each.name]} ({each.metadata['allowed']})" in said
+            assert f"{read_key_docstrings()[each.name]} ({each.metadata['allowed']})" in said
     assert "\n  hidden=77 " in ran.stdout
-    assert "\n  bidirectional=false " in ran.stdout  # as it is typed
+    assert "\n  bidirectional=false " in ran.stdout  # as it is shell_override
     examples, subjects = ran.stdout.index("python -m"), ran.stdout.index("The experiment")
     assert examples < ran.stdout.index("resume=FOLDER") < subjects
-    for heading in SUBJECTS.values():
+    for heading in HELP_SECTIONS.values():
         assert f"\n\n{heading}\n\n" in ran.stdout
     for recipe in (ROOT / "configs/experiment").iterdir():
         assert recipe.stem in ran.stdout

@@ -19,7 +19,7 @@ from src.data.alphabet import UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.export import __main__ as export
 from src.inference.trained_model import TrainedModel, load_model
-from src.models.recurrent import N_GATES
+from src.models.recurrent import LAYERS
 from src.models.registry import DEFAULT_PRIOR, PRIORS
 from tests.helpers import (
     CALIBRATION,
@@ -190,10 +190,10 @@ def ask(session: onnxruntime.InferenceSession, names: list[str], fill: int) -> N
     [
         NETWORK,
         NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
-        *(GRU_NETWORK | {"cell": cell} | changes for cell in N_GATES for changes in (PLAIN, DEEP)),
-        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in N_GATES),
+        *(GRU_NETWORK | {"cell": cell} | changes for cell in LAYERS for changes in (PLAIN, DEEP)),
+        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in LAYERS),
         GRU_NETWORK | IN_CORPUS | {"shares": [0.2, 0.3, 0.5]},
-        GRU_NETWORK | IN_MANY | {"embedding": 0, "layers": 2, "pooling": "all"},
+        GRU_NETWORK | IN_MANY | {"layers": 2, "pooling": "all"},
     ],
 )
 def test_onnx_answers_as_predict_does(network: dict[str, Any], tmp_path: Path) -> None:

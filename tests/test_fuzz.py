@@ -26,7 +26,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from src.config import Config, typed
+from src.config import KEYS, Config
 from src.data.alphabet import ASCII_ALPHABET, CASE_STYLES, Alphabet, CaseStyle, name_to_tensor
 from src.data.batch import one_hot
 from src.data.corpus import NamesByCategory
@@ -45,6 +45,7 @@ from src.errors import UserError
 from src.inference.tables import answer_csv
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.network import Network
+from src.run.messages import shell_override
 from tests.conftest import N_TRIED_INPUTS
 from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings
 
@@ -421,8 +422,7 @@ numbers = {key: numbers_for(key) for key in (*WHOLE, *FRACTIONS, "lr")}
 
 @tried(4000, changes=st.fixed_dictionaries({}, optional=numbers))
 def test_numbers_are_accepted_within_their_ranges_alone(changes: dict[str, Any]) -> None:
-    fields = {key: v for key, v in vars(default_settings()).items() if key != "given"}
-    values = fields | changes
+    values = default_settings().subset(KEYS) | changes
     bad = [key for key in changes if not allowed(key, changes[key])]
     if not bad and values["val_fraction"] + values["test_fraction"] >= 1:
         bad = ["val_fraction"]
@@ -430,7 +430,7 @@ def test_numbers_are_accepted_within_their_ranges_alone(changes: dict[str, Any])
         with pytest.raises(UserError, match=f"^({'|'.join(bad)})="):
             Config(**values)
     else:
-        assert vars(Config(**values)) == values
+        assert Config(**values).subset(KEYS) == values
 
 
 @cache
@@ -456,7 +456,7 @@ def test_numbers_of_the_command_line_arrive_as_they_are(chosen: tuple[str, float
 
 
 keys = [*numbers, "data_dir", "backend", "trainer.devices", "logger._target_", "hydra.run.dir"]
-references = "${ } ${lr} ${oc.env:HOME} ${now:%Y} ${explain:} ${.}"
+references = "${ } ${lr} ${oc.env:HOME} ${now:%Y} ${key_help:} ${.}"
 grammar = "[ ] { } ( ) : , ' \" \\ = ~ @ choice(1,2) range(3) int(2) tag(a,1) glob(*) 1,2"
 values = "??? null true inf nan 1e999 -0 007 1_000 128 0.5"
 words = f"{references} {grammar} {values}".split()
@@ -488,7 +488,7 @@ printable_paths = st.text(st.characters().filter(str.isprintable) | st.sampled_f
 @example(path="007")
 @example(path="null")
 def test_a_shell_and_hydra_read_a_typed_folder_as_it_is(path: str) -> None:
-    (word,) = shlex.split(typed("hydra.run.dir", Path(path)))
+    (word,) = shlex.split(shell_override("hydra.run.dir", Path(path)))
     override = OverridesParser.create().parse_override(word)
     assert Path(str(OmegaConf.create({"dir": override.value()}).dir)) == Path(path)  # 7, too
 

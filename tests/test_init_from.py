@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.config import read_settings
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
 from src.models.network import Network
 from src.models.transfer import transfer_weights
+from src.run.run_folder import read_settings
 from src.train import train
 from tests.helpers import (
     GRU_NETWORK,

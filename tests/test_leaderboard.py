@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from src.config import read_settings
 from src.models.registry import SCORE
+from src.run.run_folder import read_settings
 from src.sweep.leaderboard import Run, ranked, swept_keys, table
 from src.sweep.runs import finish_sweep, read_runs
 from tests.helpers import (

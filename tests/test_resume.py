@@ -12,10 +12,10 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from src.config import read_settings
 from src.errors import UserError
 from src.models.classifier import NameClassifier
 from src.run.callbacks import StopOnSignal
+from src.run.run_folder import read_settings
 from src.run.signals import STOP_HANDLER
 from src.train import train
 from tests.helpers import (

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from src.config import Config, read_settings
+from src.config import Config
 from src.errors import UserError
 from src.models.registry import SCORE
-from src.run.run_folder import find_checkpoint
+from src.run.run_folder import find_checkpoint, read_settings
 from src.sweep.seeds import train_each_seed
 from tests.helpers import (
     QUICK_RUN,

@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.config import read_settings
 from src.models.registry import SCORE
-from src.run.run_folder import find_checkpoint, read_result
+from src.run.run_folder import find_checkpoint, read_result, read_settings
 from tests.helpers import (
     QUICK_RUN,
     ROOT,

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from src import evaluate
-from src.config import error_message
 from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
 from src.data.readers import DataSource, Row, read_rows, records, text
 from src.data.sampler import RandomExamples, ShuffledPasses
 from src.data.split import split_corpus
 from src.errors import UserError
+from src.run.messages import error_message
 from src.train import train
 from tests.helpers import make_corpus, settings
 

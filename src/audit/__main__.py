@@ -12,12 +12,14 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from src.audit.audit import audit, finding_line
-from src.config import CONFIGS, CORPUS_KEYS, Config, error_message, from_hydra
+from src.config import CONFIG_FOLDER, CORPUS_KEYS, Config
 from src.data.normalize import replace_unprintable
 from src.errors import UserError
 from src.files import check_output_files, write_bytes
 from src.inference import cli as command
 from src.models.recurrent import N_GATES
+from src.run.compose import build_config
+from src.run.messages import error_message
 
 COLUMNS = ["lines", "distinct", "train", "val", "test", "changed"]
 RATES = {"compiled": (1.6e10, 0), "autograd": (6e9, 7e-4)}
@@ -48,8 +50,8 @@ def answer(options: Namespace) -> None:
     """Print and write the audit."""
     check_output_files(options.out, force=options.force)
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            config = from_hydra(compose("train", options.keys), options.keys)
+        with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+            config = build_config(compose("train", options.keys), options.keys)
     except HydraException as error:
         raise UserError(error_message(error)) from None
     report = audit(**config.subset(CORPUS_KEYS))

@@ -15,9 +15,11 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.config import Config, error_message, from_hydra
+from src.config import Config
 from src.errors import UserError
 from src.models.registry import SCORE
+from src.run.compose import build_config
+from src.run.messages import error_message
 from src.run.run_folder import Status, read_result
 from src.run.signals import STOP_HANDLER
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
@@ -49,10 +51,10 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
             from src.sweep.runs import run_of_sweep
 
             # The settings are read within the run, so that invalid ones are recorded as well.
-            read_config = partial(from_hydra, cfg, overrides)
+            read_config = partial(build_config, cfg, overrides)
             return run_of_sweep(run, read_config, folder, job.job.num, list(overrides))
         try:
-            return run(from_hydra(cfg, overrides), folder)
+            return run(build_config(cfg, overrides), folder)
         except (UserError, OSError) as error:
             if SHOW_TRACEBACKS:
                 raise
@@ -82,6 +84,7 @@ def train_all_seeds_unless_finished(
 
 def run_cli_and_exit(main: Callable[[], object]) -> NoReturn:
     """Run the command line and exit with its status; see `run_cli`."""
+    gc.disable()  # until training starts: collecting garbage makes importing torch slower
     status = run_cli(main)
     gc.freeze()  # skips the garbage collection at exit, which takes a second with torch loaded
     sys.exit(status)

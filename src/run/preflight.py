@@ -18,8 +18,9 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.config import error_message, from_hydra, typed
 from src.errors import UserError
+from src.run.compose import build_config
+from src.run.messages import error_message, shell_override
 from src.run.run_folder import SEED_FOLDERS, lock_folder
 
 
@@ -35,14 +36,15 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check all of a single run; its folder is this process's own from now on."""
         with refusing(config):
-            settings = from_hydra(config, config.hydra.overrides.task)
+            settings = build_config(config, config.hydra.overrides.task)
             if "LOCAL_RANK" in os.environ:  # a run's other process, checked already
                 return
             folder = Path(config.hydra.run.dir)
             Preflight._lock = lock_folder(folder)
             made = [*folder.glob("checkpoints"), *folder.glob(f"{SEED_FOLDERS}/checkpoints")]
             if made and not settings.resume:
-                raise UserError(f"{folder}: holds a run; go on with it: {typed('resume', folder)}")
+                resume = shell_override("resume", folder)
+                raise UserError(f"{folder}: holds a run; go on with it: {resume}")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the runs of a sweep have in common."""

@@ -21,14 +21,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch import Tensor
 from torch.utils.tensorboard.summary import hparams
 
-from src.config import HYPERPARAMETERS, RUN_KEYS, SETTINGS, Config, typed
+from src.config import HYPERPARAMETERS, RUN_KEYS, Config
 from src.errors import UserError
 from src.files import remove_temp_files, write_bytes
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.registry import PRIORS, SCORE
 from src.run import figures
 from src.run.callbacks import Progress
-from src.run.run_folder import METRICS_FILE, Metrics, RunResult, Status, write_result
+from src.run.messages import first_line, shell_override
+from src.run.run_folder import CONFIG_FILE, METRICS_FILE, Metrics, RunResult, Status, write_result
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ def begin(config: Config, folder: Path) -> None:
     remove_temp_files(folder)
     (folder / METRICS_FILE).unlink(missing_ok=True)
     settings = yaml.safe_dump(config.subset(RUN_KEYS), sort_keys=False)
-    write_bytes(folder / SETTINGS, settings.encode())
+    write_bytes(folder / CONFIG_FILE, settings.encode())
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Report:
         self.whole: int = self.model.hparams["iterations"]  # the config's say nothing with passes
         self.settings = self.config.subset(HYPERPARAMETERS) | {"iterations": self.whole}
         self.prior_scores: Metrics = {}
-        self.told = self.config.told | {"iterations": self.whole}
+        self.told = self.config.displayed_settings | {"iterations": self.whole}
 
     def __enter__(self) -> "Report":
         """Note the settings; make the loggers."""
@@ -166,8 +167,8 @@ class Report:
             write_result(self.folder, RunResult(status, self.metrics, ""))
         if status in (Status.STOPPED, Status.INTERRUPTED):
             said = f"{status.value.capitalize()} at iteration {self.model.iteration:,}."
-            if not self.config.part and (self.folder / "checkpoints/last.ckpt").exists():
-                said += f" To go on:\npython -m src.train {typed('resume', self.folder)}"
+            if not self.config.is_seed_run and (self.folder / "checkpoints/last.ckpt").exists():
+                said += f" To go on:\npython -m src.train {shell_override('resume', self.folder)}"
             log.info(said)
         if interrupted:
             raise KeyboardInterrupt from None
@@ -241,11 +242,6 @@ class TensorBoard(TensorBoardLogger):
         plugin.content = content.SerializeToString()
         for each in (about, *row):
             self.experiment.file_writer.add_summary(each)
-
-
-def first_line(error: BaseException) -> str:
-    """Return what an error says, in short."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def summary(metrics: Metrics, folder: Path, loggers: list[Logger]) -> str:

@@ -12,7 +12,7 @@ from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.models.registry import SCORE
 from src.run.callbacks import AtomicCheckpointIO, Checkpoint, Progress, StopOnSignal
-from src.run.report import first_line
+from src.run.messages import first_line
 
 
 def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[Trainer, Progress]:
@@ -39,7 +39,7 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
             max_epochs=-1,  # the model sets `should_stop` after the last iteration
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            gradient_clip_val=None if config.online else config.clip or None,
+            gradient_clip_val=None if config.is_online else config.clip or None,
             use_distributed_sampler=False,  # TrainBatchSampler splits each batch between the ranks
             num_sanity_val_steps=0,
             logger=False,  # Report creates the loggers

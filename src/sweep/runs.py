@@ -15,17 +15,19 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from src.config import RUN_KEYS, Config, read_settings, typed
+from src.config import RUN_KEYS, Config
 from src.errors import UserError
 from src.files import write_bytes
 from src.models.registry import SCORE
 from src.run.launch import TrainFunction
+from src.run.messages import shell_override
 from src.run.run_folder import (
     METRICS_FILE,
     SEED_FOLDERS,
     Status,
     lock_folder,
     read_result,
+    read_settings,
     write_failure,
 )
 from src.run.signals import STOP_HANDLER
@@ -185,5 +187,6 @@ def finish_sweep(folder: Path, status: int) -> int:
         _tell(f"Runs failed: {failed} of {len(runs)}")
     if failed or (runs and status) or status > 128:
         words = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-        _tell(f"To go on       {shlex.join([*TRAIN, *words])} {typed('hydra.sweep.dir', folder)}")
+        sweep_folder = shell_override("hydra.sweep.dir", folder)
+        _tell(f"To go on       {shlex.join([*TRAIN, *words])} {sweep_folder}")
     return status or int(failed > 0)

@@ -5,9 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src.config import Config, typed
+from src.config import Config
 from src.errors import UserError
 from src.run.launch import TrainFunction
+from src.run.messages import shell_override
 from src.run.report import begin
 from src.run.run_folder import (
     SEED_FOLDERS,
@@ -39,15 +40,15 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
         KeyboardInterrupt: if a signal ended it.
     """
     begin(config, folder)
-    go_on = f"To go on:\npython -m src.train {typed('resume', folder)}"
-    others = [word for word in config.given if not word.startswith(("seed=", "seeds="))]
+    go_on = f"To go on:\npython -m src.train {shell_override('resume', folder)}"
+    others = [word for word in config.overrides if not word.startswith(("seed=", "seeds="))]
     for seed in range(config.seed, config.seed + config.seeds):
         part = folder / SEED_FOLDERS.replace("*", str(seed))
         log.info(f"seed={seed}")
         try:
             with lock_folder(part):
                 one: Any = replace(config, seed=seed, seeds=1)
-                one.given, one.part = (*others, f"seed={seed}"), True
+                one.overrides, one.is_seed_run = (*others, f"seed={seed}"), True
                 train(one, part)
         except UserError as error:
             log.info(f"Failed: {error}")

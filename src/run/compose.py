@@ -1,0 +1,93 @@
+"""Builds the settings of a run from the configuration that Hydra composes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import to_absolute_path
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from src.config import KEYS, RUN_KEYS, Config
+from src.errors import UserError
+from src.run import resolvers as resolvers  # registers what the YAML files refer to
+from src.run.messages import unknown_key_message
+from src.run.run_folder import CONFIG_FILE, read_settings
+
+PATH_KEYS = ("data_dir", "data_file", "init_from", "resume")
+
+
+def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
+    """Return the validated settings of a run.
+
+    With `resume=`, these are the settings of the run to resume.
+
+    Args:
+        cfg: the composed configuration.
+        overrides: the overrides of the command line, `key=value`.
+
+    Raises:
+        UserError: if a key does not exist or a value is invalid.
+    """
+    for key in map(str, cfg):
+        if key not in (*KEYS, "hydra"):
+            raise UserError(unknown_key_message(key))
+    try:
+        selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
+        settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
+        for key in PATH_KEYS:
+            if settings.get(key):
+                settings[key] = to_absolute_path(settings[key])
+        if settings["resume"]:
+            settings = merge_resumed_settings(settings, get_override_keys(overrides))
+        schema = OmegaConf.structured(Config)  # converts and checks the types
+        config: Any = OmegaConf.to_object(OmegaConf.merge(schema, settings))
+        if "logger" in cfg:
+            config.logger = OmegaConf.to_container(cfg.logger)
+        config.overrides = tuple(overrides)
+    except OmegaConfBaseException as error:
+        reason = str(error.msg or error).partition("\n")[0]
+        message = f"{error.full_key}: {reason}" if error.full_key else reason
+        raise UserError(message) from None
+    validated: Config = config
+    return validated
+
+
+def get_override_keys(overrides: Sequence[str]) -> set[str]:
+    """Return the keys that the overrides of a command line set."""
+    return {override.lstrip("+").partition("=")[0] for override in overrides}
+
+
+def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) -> dict[str, Any]:
+    """Return the settings of the run to resume, with the number of iterations of this command.
+
+    Args:
+        settings: the settings of this command; `resume` is the folder of the run.
+        override_keys: the keys that the command line sets.
+
+    Raises:
+        UserError: if the folder is not that of a run, or the command line changes a setting that
+            cannot be changed.
+    """
+    folder = Path(settings["resume"])
+    saved = read_settings(folder)
+    if not saved or not saved.keys() <= set(RUN_KEYS):
+        raise UserError(f"resume={folder}: no run's folder with a whole {CONFIG_FILE} in it")
+    # An experiment can set any key.
+    changed_keys = RUN_KEYS if "experiment" in override_keys else override_keys & set(RUN_KEYS)
+    for key in changed_keys:
+        old_value = saved.get(key)
+        new_value = settings[key]
+        if new_value == old_value:
+            continue
+        # The cosine schedule depends on the number of iterations.
+        is_extendable = key == "iterations" and saved.get("schedule") == "constant"
+        if not is_extendable or new_value < old_value:
+            raise UserError(
+                f"{key}={new_value}: the run in {folder} has {key}={old_value}; "
+                "only iterations can be raised, if the schedule is constant"
+            )
+    resumed = {**settings, **saved}
+    if "iterations" in override_keys:
+        resumed["iterations"] = settings["iterations"]
+    return resumed
