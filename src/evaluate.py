@@ -17,7 +17,6 @@ from src.files import check_output_files, write_bytes
 from src.inference import cli as command
 from src.inference.scores import Evaluated, as_text, make_report
 from src.inference.trained_model import TrainedModel, load_model
-from src.models.calibration import precision_curve
 from src.run.run_folder import find_checkpoint
 
 SIDES = {
@@ -48,14 +47,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--unknown", choices=UNKNOWN, help="leave out or count as wrong other categories (refuse)")
     add("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
     add("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    add("--neighbours", action="store_true", help="with --plot: what is confused side by side")
-    add("--plot-coverage", type=Path, metavar="FILE.png", help="draw precision over coverage")
     return parser
 
 
 def answer(options: argparse.Namespace) -> None:
     """Print, write and draw what the options ask for."""
-    check_output_files(options.out, options.plot, options.plot_coverage, force=options.force)
+    check_output_files(options.out, options.plot, force=options.force)
     model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     source = chosen_source(model, options)
     corpus = chosen_side(model, source, options.split)
@@ -80,14 +77,8 @@ def answer(options: argparse.Namespace) -> None:
         from src.run.figures import as_png, confusion_figure  # matplotlib takes its time
 
         answers = evaluated.targets.numpy(), evaluated.guesses.numpy(), evaluated.categories
-        figure = confusion_figure(*answers, SIDES[options.split], options.neighbours)
+        figure = confusion_figure(*answers, SIDES[options.split])
         write_bytes(options.plot, as_png(figure))
-    if options.plot_coverage:
-        from src.run.figures import as_png, coverage_figure
-
-        curve = precision_curve(evaluated.probabilities, evaluated.targets)
-        figure = coverage_figure(curve.numpy(), f"Answers on {SIDES[options.split]}")
-        write_bytes(options.plot_coverage, as_png(figure))
 
 
 def chosen_source(model: TrainedModel, options: argparse.Namespace) -> DataSource:

@@ -197,9 +197,11 @@ def plot(model: TrainedModel, name: str, file: Path) -> None:
     prefixes, beliefs = model.beliefs(name)
     if not prefixes:
         raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
-    from src.run.figures import as_png, belief_figure  # matplotlib takes its time
+    from src.run.figures import as_png, letter_probabilities_figure  # matplotlib takes its time
 
-    figure = belief_figure(prefixes[-1], beliefs.numpy(), model.categories, model.prior)
+    figure = letter_probabilities_figure(
+        prefixes[-1], beliefs.numpy(), model.categories, model.prior
+    )
     write_bytes(file, as_png(figure))
 
 

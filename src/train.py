@@ -20,7 +20,7 @@ from src.config import CONFIG_FOLDER, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Co
 from src.models.registry import SCORE
 from src.run import launch
 from src.run.environment import training_environment
-from src.run.run_folder import find_checkpoint
+from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import
     from src.data.datamodule import NamesDataModule
@@ -60,7 +60,7 @@ def train(config: Config, folder: Path) -> float | None:
     from src.run.report import Report
     from src.run.trainer import build_trainer
 
-    checkpoint = folder / "checkpoints/last.ckpt"
+    checkpoint = folder / LAST_CHECKPOINT
     is_resumed = checkpoint.exists()
 
     with training_environment():

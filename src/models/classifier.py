@@ -4,7 +4,7 @@ Shapes: B names in a batch, N names in all, C categories.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
@@ -138,15 +138,8 @@ class NameClassifier(LightningModule):
         )
         if self.hparams["schedule"] == "constant":
             return optimizer
-        scheduler = LambdaLR(optimizer, self._cosine_factor)
+        scheduler = LambdaLR(optimizer, cosine_schedule(self.run_length.iterations))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
-
-    def _cosine_factor(self, iteration: int) -> float:
-        """Return the factor of the learning rate in an iteration."""
-        iterations = self.run_length.iterations
-        warmup = (iteration + 1) / max(1, WARMUP_FRACTION * iterations)
-        decay = (1 + math.cos(math.pi * iteration / iterations)) / 2
-        return min(1.0, warmup) * decay
 
     def on_train_start(self) -> None:
         """Log the history again if the run is resumed, because the loggers are new."""
@@ -343,3 +336,18 @@ class NameClassifier(LightningModule):
         else:
             return False  # test scores
         return iteration % interval == 0 or iteration >= self.run_length.iterations
+
+
+def cosine_schedule(iterations: int) -> Callable[[int], float]:
+    """Return the function from an iteration to the factor of the learning rate.
+
+    Args:
+        iterations: number of iterations of the whole run.
+    """
+
+    def factor(iteration: int) -> float:
+        warmup = (iteration + 1) / max(1, WARMUP_FRACTION * iterations)
+        decay = (1 + math.cos(math.pi * iteration / iterations)) / 2
+        return min(1.0, warmup) * decay
+
+    return factor

@@ -1,6 +1,5 @@
-"""What goes on beside the training: lines and a bar, checkpoints, an orderly end."""
+"""Lightning callbacks: progress output, checkpoints and graceful interruption."""
 
-import io
 import logging
 import os
 import signal
@@ -10,138 +9,167 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, Trainer, callbacks, plugins
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
 from src.data.batch import Batch
-from src.files import write_bytes
-from src.models.checkpoint import VERSION, read_checkpoint
+from src.models.classifier import NameClassifier
 from src.models.registry import SCORE
 from src.run.signals import STOP_HANDLER, StopHandler, is_worker
 
 log = logging.getLogger(__name__)
 
-SHOWN = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
-BAR: Any = {"bar_format": SHOWN, "unit": " names", "unit_scale": True, "dynamic_ncols": True}
+BAR_FORMAT = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
 
 
 class Progress(Callback):
-    """Prints the tutorial's line every `print_every` iterations; shows a bar; keeps the time.
+    """Prints the tutorial's line at regular intervals, shows a progress bar and measures the speed.
 
     Args:
-        print_every: iterations between lines.
-        names_per_iteration: on average.
+        print_every: iterations between printed lines.
+        names_per_iteration: mean number of names in an iteration.
+
+    Attributes:
+        has_started: whether training has started.
+        n_names: number of names that the trainer has trained on.
+        seconds: time spent on sampling names and training on them, without validations and
+            checkpoints.
     """
 
     def __init__(self, print_every: int, names_per_iteration: float) -> None:
         self.print_every = print_every
         self.names_per_iteration = names_per_iteration
-        self.started = False
-        self.names = 0.0
-        """Trained on since the trainer started."""
+        self.has_started = False
+        self.n_names = 0.0
         self.seconds = 0.0
-        """Spent drawing them and training on them; no validation, no checkpoint."""
-        self._since = 0.0
-        if is_worker():  # its own lock would outlive a worker that is killed
+        self._last_time = 0.0
+        if is_worker():
+            # By default, tqdm uses a lock between processes, which a killed worker would leave.
             tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
     @property
     def names_per_second(self) -> float:
-        """Speed of the training loop alone."""
-        return self.names / self.seconds if self.seconds else 0.0
+        """The speed of the training loop alone."""
+        return self.n_names / self.seconds if self.seconds else 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Show the bar, if the output is a terminal."""
-        self.started = True
-        names = self.names_per_iteration
-        total, done = pl_module.hparams["iterations"] * names, pl_module.iteration * names
-        alone = trainer.is_global_zero and not is_worker()
-        hidden = None if alone else True  # None: unless this is a terminal
-        self._bar = tqdm(total=total, initial=done, disable=hidden, leave=False, **BAR)
+        """Show the progress bar if the output is a terminal."""
+        self.has_started = True
+        is_alone = trainer.is_global_zero and not is_worker()
+        self._bar = tqdm(
+            total=pl_module.run_length.iterations * self.names_per_iteration,
+            initial=pl_module.iteration * self.names_per_iteration,
+            disable=None if is_alone else True,  # None: unless the output is a terminal
+            leave=False,
+            bar_format=BAR_FORMAT,
+            unit=" names",
+            unit_scale=True,
+            dynamic_ncols=True,
+        )
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Start the clock."""
-        self._since = time.perf_counter()
+        """Start the clock again after a validation."""
+        self._last_time = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
-        """Print the examples that are due, move the bar and the clock."""
-        losses, done = outputs["losses"], pl_module.iteration  # without this batch
-        for row in range(-(done + 1) % self.print_every, len(losses), self.print_every):
-            if row < len(batch.lengths) and losses[row].isfinite():
-                self._print(pl_module, done + row + 1, outputs, batch, row)
-        shown = {"loss": float(losses.double().mean())}
+        """Print the examples that are due, and update the progress bar and the clock."""
+        self._print_examples(pl_module, outputs, batch)
+        losses = outputs["losses"]
+        postfix = {"loss": float(losses.double().mean())}
         if SCORE in trainer.callback_metrics:
-            shown["val"] = float(trainer.callback_metrics[SCORE])
-        self._bar.set_postfix(shown, refresh=False)
-        names = len(losses) * self.names_per_iteration
-        self._bar.update(names)
-        self.names += names
+            postfix["val"] = float(trainer.callback_metrics[SCORE])
+        self._bar.set_postfix(postfix, refresh=False)
+        n_names = len(losses) * self.names_per_iteration
+        self._bar.update(n_names)
+        self.n_names += n_names
         now = time.perf_counter()
-        self.seconds += now - self._since
-        self._since = now
+        self.seconds += now - self._last_time
+        self._last_time = now
 
-    def _print(self, model: Any, iteration: int, outputs: Any, batch: Batch, row: int) -> None:
-        categories = model.hparams["network"]["categories"]
-        share = iteration / model.hparams["iterations"]
-        letters = torch.split(batch.letters, batch.lengths.tolist())[row]
-        guess, right = categories[outputs["guesses"][row]], categories[batch.targets[row]]
-        verdict = "CORRECT" if guess == right else f"WRONG ({right})"
-        said = f"{model.network.alphabet.decode(letters)} / {guess}  {verdict}"
-        with tqdm.external_write_mode():  # above the bar
-            log.info(f"{iteration:>9}  {share:>4.0%}  {outputs['losses'][row]:.4f}  {said}")
+    def _print_examples(self, model: NameClassifier, outputs: Any, batch: Batch) -> None:
+        """Print the examples of a batch that are due.
+
+        Args:
+            model: the model, whose `iteration` does not include the batch yet: Lightning calls the
+                hooks of callbacks before those of the model.
+            outputs: what `training_step` returned.
+            batch: the names.
+        """
+        losses = outputs["losses"]  # one for each iteration
+        first_due = -(model.iteration + 1) % self.print_every
+        for index in range(first_due, len(losses), self.print_every):
+            # With DDP, this process may have no names in a batch.
+            if index < len(batch.lengths) and losses[index].isfinite():
+                line = self._format_example(model, outputs, batch, index)
+                with tqdm.external_write_mode():  # above the progress bar
+                    log.info(line)
+
+    def _format_example(self, model: NameClassifier, outputs: Any, batch: Batch, index: int) -> str:
+        """Return the tutorial's line for one example of a batch."""
+        categories = model.network.categories
+        iteration = model.iteration + index + 1
+        progress = iteration / model.run_length.iterations
+        letters = torch.split(batch.letters, batch.lengths.tolist())[index]
+        name = model.network.alphabet.decode(letters)
+        guess = categories[outputs["guesses"][index]]
+        target = categories[batch.targets[index]]
+        verdict = "CORRECT" if guess == target else f"WRONG ({target})"
+        loss = outputs["losses"][index]
+        return f"{iteration:>9}  {progress:>4.0%}  {loss:.4f}  {name} / {guess}  {verdict}"
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Take the bar away."""
+        """Remove the progress bar."""
         self._bar.close()
 
     on_exception = teardown
 
 
-class AtomicCheckpointIO(plugins.TorchCheckpointIO):
-    """Writes checkpoints atomically, and verifies their checksums when reading them.
+class Checkpoint(ModelCheckpoint):
+    """A checkpoint file that is written at validations.
 
-    Lightning itself writes to the temporary folder first, which may be on another disk, and ignores
-    checksums.
-    """
+    Lightning's own state contains paths: it would delete the files at these paths, and forget the
+    score if the folder of the run has been moved. This class restores only the score.
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write a new file, then replace the previous checkpoint by it."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        content = io.BytesIO()  # as torch hides what is wrong with a file
-        torch.save({**checkpoint, "version": VERSION}, content)
-        write_bytes(Path(path), content.getvalue())
-
-    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
-        """Read a checkpoint onto the CPU."""
-        return read_checkpoint(Path(path))
-
-
-class Checkpoint(callbacks.ModelCheckpoint):
-    """A file that is written at validations: the last one's, or the one of the highest `monitor`.
-
-    Of another checkpoint's state it takes the score alone: Lightning's own would hold paths, delete
-    what they name, and forget the score when the folder has moved.
+    Args:
+        file: the file to write.
+        monitor: the metric whose highest value selects the weights. If None, every validation
+            writes the file.
     """
 
     def __init__(self, file: Path, monitor: str | None = None) -> None:
-        super().__init__(file.parent, file.stem, monitor, mode="max", enable_version_counter=False)
+        super().__init__(
+            dirpath=file.parent,
+            filename=file.stem,
+            monitor=monitor,
+            mode="max",
+            enable_version_counter=False,
+        )
         self.file = file
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the score of the file."""
-        return {} if self.best_model_score is None else {"score": float(self.best_model_score)}
+        """Return the score of the weights in the file, if it has one."""
+        if self.best_model_score is None:
+            return {}
+        return {"score": float(self.best_model_score)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take up the score, if the file is still there."""
-        if "score" in state_dict and not self.file.is_file():
+        """Restore the score if the file still exists."""
+        if "score" not in state_dict:
+            return
+        if not self.file.is_file():
             log.info(f"{self.file}: is gone; the best weights from here on are kept")
-        elif "score" in state_dict:
-            self.best_model_score = self.kth_value = torch.tensor(float(state_dict["score"]))
-            self.best_model_path = self.kth_best_model_path = self.format_checkpoint_name({})
-            self.best_k_models = {self.best_model_path: self.kth_value}
+            return
+        score = torch.tensor(float(state_dict["score"]))
+        path = self.format_checkpoint_name({})
+        self.best_model_score = score
+        self.kth_value = score
+        self.best_model_path = path
+        self.kth_best_model_path = path
+        self.best_k_models = {path: score}
 
 
 class StopOnSignal(Callback):
@@ -156,10 +184,10 @@ class StopOnSignal(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._parent = os.getppid() if is_worker() else None
+        self._sweep_process = os.getppid() if is_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Record signals from now on, because the compiler of the kernel cannot be interrupted."""
+        """Only record signals from now on, because compiling the kernel cannot be interrupted."""
         STOP_HANDLER.is_polled = stage == "fit"
 
     def on_train_start(self, *_: Any) -> None:
@@ -173,7 +201,9 @@ class StopOnSignal(Callback):
         Raises:
             KeyboardInterrupt: to stop.
         """
-        should_stop = STOP_HANDLER.signum != 0 or self._parent not in (None, os.getppid())
+        is_orphan = self._sweep_process is not None and self._sweep_process != os.getppid()
+        should_stop = STOP_HANDLER.signum != 0 or is_orphan
+        # If several processes train together, all of them stop at the same batch.
         if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
             trainer.save_checkpoint(self.file)
             raise KeyboardInterrupt

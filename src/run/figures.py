@@ -1,4 +1,7 @@
-"""The pictures of a run: loss curve, confusion matrix, belief letter by letter."""
+"""Figures of runs and predictions: loss curves, confusion matrix, probabilities letter by letter.
+
+Shapes: N names, C categories, L letters of a name.
+"""
 
 import io
 import math
@@ -6,54 +9,84 @@ import warnings
 from textwrap import wrap
 from typing import Any
 
-import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-matplotlib.rcParams["text.parse_math"] = False  # a category's name may hold a $
+MAX_CATEGORIES = 400
+"""Maximum number of categories that a confusion matrix shows."""
+MAX_NUMBERED_CATEGORIES = 60
+"""Maximum number of categories for which the cells of a confusion matrix contain numbers."""
+MIN_SHOWN_SHARE = 0.01
+"""Share below which a cell of a confusion matrix contains no number."""
+MIN_DARK_SHARE = 0.715
+"""Share above which a cell is so dark that white text has a contrast above 4.5."""
+MAX_LABEL_LENGTH = 30
+"""Number of letters of a category for which a confusion matrix has room."""
+MAX_LOSS_RATIO = 1.5
+"""Top of the loss axis, as a multiple of the loss of blind guessing."""
+MAX_POINTS_WITH_MARKERS = 40
+"""Number of points of a curve up to which each point has a marker."""
+DPI = 120
+"""Resolution of the pictures: a fifth higher than the default of matplotlib."""
 
-MOST_LABELS = 60  # categories, up to which a confusion matrix has room for numbers
-MOST_CATEGORIES = 400  # that it shows
-DARK = 0.715  # share from which on its color wants white letters, for a contrast above 4.5
-MOST_BLIND = 1.5  # times the loss of blind guessing: the top of a loss curve
 Curves = dict[str, list[tuple[int, float]]]
+"""For each label, the points of a curve as pairs of an iteration and a loss."""
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return a figure as a PNG file; a letter that the font lacks is drawn as a box."""
+    """Return a figure as a picture in PNG format."""
     file = io.BytesIO()
     with warnings.catch_warnings():
+        # A letter that the font lacks is drawn as a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        # a fifth larger than usual, three times as fast
-        figure.savefig(file, format="png", dpi=120, pil_kwargs={"compress_level": 1})
+        # The lowest compression level is three times as fast as the default.
+        figure.savefig(file, format="png", dpi=DPI, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
 
-def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: bool) -> Figure:
-    """Draw the loss over iterations, beside that of blind guessing.
+def escape_math(text: str) -> str:
+    """Return a text that matplotlib draws as it is, even if it contains dollar signs."""
+    return text.replace("$", r"\$")
+
+
+def loss_figure(
+    curves: Curves, n_categories: int, title: str, subtitle: str, is_finished: bool
+) -> Figure:
+    """Draw the loss over the iterations, and the loss of blind guessing.
 
     Args:
-        curves: (iteration, mean loss) of each curve, under its name.
-        n_categories: to guess among.
-        title: above it.
-        end: how the run ended.
-        well: whether that is as it should be.
+        curves: the curves by label; at least one, and none of them empty.
+        n_categories: number of categories.
+        title: title, which is wrapped.
+        subtitle: lines below the title.
+        is_finished: whether the run ended as it should; if not, the subtitle is red.
     """
     figure = Figure(figsize=(7, 4.4))
-    axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))  # a layout engine would draw it all twice
-    color, lines = "black" if well else "firebrick", wrap(title, 84, max_lines=2, placeholder=" …")
-    figure.text(0.09, 0.985, "\n".join(lines), va="top", size=9, weight="bold")
-    figure.text(0.09, 0.98 - 0.035 * len(lines), end, va="top", size=9, color=color)
-    blind = math.log(n_categories)
-    highest = max(loss for curve in curves.values() for _, loss in curve)
-    top = min(max(highest, blind) * 1.05, MOST_BLIND * blind)
-    for name, curve in curves.items():
-        label = name if highest < top else f"{name}, ends at {curve[-1][1]:.3g}"
-        axes.plot(*zip(*curve, strict=True), marker="." if len(curve) < 40 else "", label=label)
-    axes.axhline(blind, color="black", linestyle=":", label=f"blind guessing, ln {n_categories}")
+    # Fixed positions, because a layout engine would draw everything twice.
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))
+    title_lines = wrap(escape_math(title), width=84, max_lines=2, placeholder=" …")
+    subtitle_top = 0.98 - 0.035 * len(title_lines)
+    subtitle_color = "black" if is_finished else "firebrick"
+    figure.text(0.09, 0.985, "\n".join(title_lines), va="top", size=9, weight="bold")
+    figure.text(0.09, subtitle_top, escape_math(subtitle), va="top", size=9, color=subtitle_color)
+
+    blind_loss = math.log(n_categories)
+    highest_loss = max(loss for curve in curves.values() for _, loss in curve)
+    top = min(max(highest_loss, blind_loss) * 1.05, MAX_LOSS_RATIO * blind_loss)
+    for label, curve in curves.items():
+        iterations = [iteration for iteration, _ in curve]
+        losses = [loss for _, loss in curve]
+        if highest_loss >= top:  # part of the curve is outside of the figure
+            label = f"{label}, ends at {losses[-1]:.3g}"
+        marker = "." if len(curve) < MAX_POINTS_WITH_MARKERS else ""
+        axes.plot(iterations, losses, marker=marker, label=label)
+    blind_label = f"blind guessing, ln {n_categories}"
+    axes.axhline(blind_loss, color="black", linestyle=":", label=blind_label)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc=(-0.02, 0.98), ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
@@ -63,87 +96,124 @@ def loss_figure(curves: Curves, n_categories: int, title: str, end: str, well: b
 
 
 def confusion_figure(
-    targets: Ints, guesses: Ints, categories: list[str], names: str, neighbours: bool = False
+    targets: Ints, predictions: Ints, categories: list[str], names_description: str
 ) -> Figure:
-    """Draw a confusion matrix, true category × guess, as per cent of each true category.
+    """Draw a confusion matrix in percent of each true category.
 
-    Of many hundreds of categories, those with the most names.
+    Categories that are often confused are next to each other. If there are very many categories,
+    the ones with the most names are shown.
 
     Args:
-        targets: the true category of each name [N].
-        guesses: the guessed one [N].
-        categories: what these are called, C.
-        names: what the names are.
-        neighbours: whether categories that are confused stand beside each other.
+        targets: index of the true category of each name [N].
+        predictions: index of the predicted category of each name [N].
+        categories: names of the categories [C].
+        names_description: describes the names in the title.
     """
-    support = np.bincount(targets, minlength=len(categories))
-    shown = np.sort(np.argsort(-support, kind="stable")[:MOST_CATEGORIES])
-    place = np.full(len(categories), len(shown))  # all others share the last row and column
-    place[shown] = np.arange(len(shown))
-    counts = np.zeros((len(shown) + 1, len(shown) + 1))
-    np.add.at(counts, (place[targets], place[guesses]), 1)
-    shares = counts[:-1, :-1] / support[shown, None].clip(min=1)
-    if neighbours:
-        order = by_confusion(shares)
-        shown, shares = shown[order], shares[np.ix_(order, order)]
-    labels = [categories[i] for i in shown]
-    counted = [f"{categories[i]}  {support[i]:,}" for i in shown]
-    side = min(max(0.33 * len(shown) + 1, 4), 21)  # inches; and what is written around it
-    size = min(15, 65 * side / len(shown))  # points
-    written = 0.6 + size / 110 * min(30, max(map(len, counted)))
-    width, height = written + side + 0.3, written + side + 0.5
+    support = np.bincount(targets, minlength=len(categories))  # [C]
+    most_frequent = np.argsort(-support, kind="stable")[:MAX_CATEGORIES]
+    shown = np.sort(most_frequent)  # indices of the categories that are shown [S]
+    shares = confusion_shares(targets, predictions, support, shown)  # [S, S]
+    order = order_by_confusion(shares)
+    shown = shown[order]
+    shares = shares[np.ix_(order, order)]
+
+    labels = [escape_math(categories[index]) for index in shown]
+    counts = [f"{support[index]:,}" for index in shown]
+    labels_with_counts = [f"{label}  {n}" for label, n in zip(labels, counts, strict=True)]
+    matrix_size = min(max(0.33 * len(shown) + 1, 4), 21)  # inches
+    font_size = min(15, 65 * matrix_size / len(shown))  # points
+    longest_label = min(MAX_LABEL_LENGTH, max(map(len, labels_with_counts)))
+    label_size = 0.6 + font_size / 110 * longest_label  # inches
+    width = label_size + matrix_size + 0.3
+    height = label_size + matrix_size + 0.5
     figure = Figure(figsize=(width, height))
-    axes = figure.add_axes((written / width, written / height, side / width, side / height))
-    few = len(shown) <= MOST_LABELS
-    # What is rare is to be seen, too, where no numbers say it.
-    colors = axes.imshow(shares, cmap="Blues", norm=PowerNorm(1 if few else 0.4, 0, 1))
-    for row, column in np.argwhere(shares >= 0.01) if few else ():
-        share, ink = shares[row, column], "white" if shares[row, column] > DARK else "black"
-        axes.text(column, row, f"{100 * share:.0f}", color=ink, size=12, ha="center", va="center")
-    axes.set_xticks(range(len(shown)), labels, rotation=90, size=size)
-    axes.set_yticks(range(len(shown)), counted, size=size)
+    axes = figure.add_axes(
+        (label_size / width, label_size / height, matrix_size / width, matrix_size / height)
+    )
+    has_numbers = len(shown) <= MAX_NUMBERED_CATEGORIES
+    # Without numbers, small shares need darker colors to be seen.
+    color_scale = PowerNorm(1 if has_numbers else 0.4, 0, 1)
+    image = axes.imshow(shares, cmap="Blues", norm=color_scale)
+    if has_numbers:
+        _write_percentages(axes, shares)
+    else:
+        figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
+    axes.set_xticks(range(len(shown)), labels, rotation=90, size=font_size)
+    axes.set_yticks(range(len(shown)), labels_with_counts, size=font_size)
     axes.set(xlabel="guess", ylabel="true category, names")
-    axes.set_title(f"Guesses on {names}, % of each true category", size=14, x=1, ha="right")
-    if not few:
-        figure.colorbar(colors, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
+    title = f"Guesses on {escape_math(names_description)}, % of each true category"
+    axes.set_title(title, size=14, x=1, ha="right")
     return figure
 
 
-def by_confusion(shares: NDArray[np.float64]) -> Ints:
-    """Return an order of C categories in which those that are confused [C, C] are neighbours.
+def confusion_shares(targets: Ints, predictions: Ints, support: Ints, shown: Ints) -> Floats:
+    """Return the share of each predicted category among the names of each true category.
 
-    The order of the second eigenvector of the graph of confusions: where strong ties are short.
+    Args:
+        targets: index of the true category of each name [N].
+        predictions: index of the predicted category of each name [N].
+        support: number of names of each category [C].
+        shown: indices of the categories to include [S].
+
+    Returns:
+        The shares [S, S]; row: true category, column: prediction.
     """
-    ties = shares + shares.T + 1e-3
-    _, vectors = np.linalg.eigh(np.diag(ties.sum(axis=1)) - ties)
-    return np.argsort(vectors[:, min(1, len(ties) - 1)], kind="stable")
+    n_shown = len(shown)
+    # All categories that are not shown share the last row and the last column.
+    position = np.full(len(support), n_shown)
+    position[shown] = np.arange(n_shown)
+    counts = np.zeros((n_shown + 1, n_shown + 1))
+    np.add.at(counts, (position[targets], position[predictions]), 1)
+    row_sums = support[shown].clip(min=1)  # of all names, whether their prediction is shown or not
+    shares: Floats = counts[:-1, :-1] / row_sums[:, None]
+    return shares
 
 
-def coverage_figure(curve: NDArray[np.float64], title: str) -> Figure:
-    """Draw the precision over the coverage: rows of threshold, precision and coverage [M, 3]."""
-    figure = Figure(figsize=(7, 4.4), layout="constrained")
+def order_by_confusion(shares: Floats) -> Ints:
+    """Return an order of categories in which those that are often confused are neighbors.
+
+    This is spectral ordering: the categories are sorted by their entries in the second eigenvector
+    of the Laplacian matrix of the graph whose edges are weighted by the confusions.
+
+    Args:
+        shares: a confusion matrix [S, S].
+
+    Returns:
+        The indices of the categories in this order [S].
+    """
+    weights = shares + shares.T + 1e-3  # the constant connects all categories
+    laplacian = np.diag(weights.sum(axis=1)) - weights
+    _, eigenvectors = np.linalg.eigh(laplacian)
+    second = min(1, len(shares) - 1)
+    return np.argsort(eigenvectors[:, second], kind="stable")
+
+
+def _write_percentages(axes: Axes, shares: Floats) -> None:
+    """Write the percentage into each cell of a confusion matrix that is not almost empty."""
+    for row, column in np.argwhere(shares >= MIN_SHOWN_SHARE):
+        share = shares[row, column]
+        color = "white" if share > MIN_DARK_SHARE else "black"
+        text = f"{100 * share:.0f}"
+        axes.text(column, row, text, color=color, size=12, ha="center", va="center")
+
+
+def letter_probabilities_figure(
+    name: str, probabilities: NDArray[Any], categories: list[str], prior: str
+) -> Figure:
+    """Draw how the probabilities change while a name is read letter by letter.
+
+    Args:
+        name: the name [L].
+        probabilities: probabilities after each letter [L, C].
+        categories: names of the categories [C].
+        prior: name of the prior.
+    """
+    size = (2 + 0.45 * len(name), 1 + 0.3 * len(categories))
+    figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
-    thresholds, precision, coverage = curve.T
-    beside: Any = {"textcoords": "offset points", "size": 8, "ha": "right", "va": "top"}
-    axes.plot(100 * coverage, 100 * precision)
-    for at in np.unique(np.searchsorted(coverage, np.arange(1, 11) / 10)):
-        point = 100 * coverage[at], 100 * precision[at]
-        axes.plot(*point, "k.")
-        axes.annotate(f"{thresholds[at]:.3f}", point, (-3, -4), **beside)
-    axes.set(xlabel="coverage: names answered, %, with some thresholds", xlim=(0, 102), title=title)
-    axes.set(ylabel="precision: of them right, %")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def belief_figure(name: str, beliefs: NDArray[Any], categories: list[str], prior: str) -> Figure:
-    """Draw how the probabilities [L, C], under a prior, move while a name's letters are read."""
-    figure = Figure((2 + 0.45 * len(name), 1 + 0.3 * len(categories)), layout="constrained")
-    axes = figure.add_subplot()
-    image = axes.imshow(beliefs.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(name)), name)
-    axes.set_yticks(range(len(categories)), categories)
-    axes.set(xlabel="letters read so far", title=name)
+    image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    axes.set_xticks(range(len(name)), list(map(escape_math, name)))
+    axes.set_yticks(range(len(categories)), list(map(escape_math, categories)))
+    axes.set(xlabel="letters read so far", title=escape_math(name))
     figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

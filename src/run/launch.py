@@ -5,7 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -42,17 +43,17 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
     Raises:
         SystemExit: with a message, if a single run fails for a reason that the user can fix.
     """
-    job = HydraConfig.get()
-    folder = Path(job.runtime.output_dir)
-    overrides = job.overrides.task
+    hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
+    overrides = hydra_config.overrides.task
     run = partial(train_all_seeds_unless_finished, train)
     with STOP_HANDLER.installed():
-        if job.mode == RunMode.MULTIRUN:
+        if hydra_config.mode == RunMode.MULTIRUN:
             from src.sweep.runs import run_of_sweep
 
             # The settings are read within the run, so that invalid ones are recorded as well.
             read_config = partial(build_config, cfg, overrides)
-            return run_of_sweep(run, read_config, folder, job.job.num, list(overrides))
+            return run_of_sweep(run, read_config, folder, hydra_config.job.num, list(overrides))
         try:
             return run(build_config(cfg, overrides), folder)
         except (UserError, OSError) as error:
@@ -103,31 +104,56 @@ def run_cli(main: Callable[[], object]) -> int:
         Exception: if the program has a bug, or the user asked for tracebacks.
     """
     replace_closed_streams()
-    HydraConfig.instance().cfg = None  # an earlier command in this process may have set it
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
     logging.raiseExceptions = False  # no logging tracebacks if stdout is closed: `-m … | head`
-    status = 0
     # Jobs install the handler as well. This one covers the time before, between and after them.
-    with STOP_HANDLER.installed():
+    with STOP_HANDLER.installed(), reset_hydra_config():
         try:
-            main()
-        except KeyboardInterrupt:
-            status = 128 + (STOP_HANDLER.signum or signal.SIGINT)
-        except BrokenPipeError:  # stdout was closed: `--help | head`
-            redirect_stdout_to_devnull()
-        except SystemExit as exit_request:
-            if not isinstance(exit_request.code, int):
-                raise  # Python prints the message and exits with status 1
-            status = exit_request.code
-        except Exception as error:
-            user_can_fix = isinstance(error, HydraException | UserError | OSError)
-            is_bug = HydraConfig.initialized() and not user_can_fix  # or a worker process died
-            if SHOW_TRACEBACKS or is_bug:
-                write_leaderboard_if_sweep(1)
-                raise
-            print(error_message(error), file=sys.stderr)
-            status = 1
+            status = run_main(main)
+        except Exception:
+            write_leaderboard_if_sweep(1)
+            raise
         return write_leaderboard_if_sweep(status)
+
+
+@contextmanager
+def reset_hydra_config() -> Iterator[None]:
+    """Start and end a `with` block without Hydra's global configuration.
+
+    An earlier command of this process may have set it, and later ones should not find it.
+    """
+    HydraConfig.instance().cfg = None
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = None
+
+
+def run_main(main: Callable[[], object]) -> int:
+    """Call the main function, report errors that the user can fix, and return the exit status.
+
+    Raises:
+        SystemExit: with a message, if a single run fails for a reason that the user can fix.
+        Exception: if the program has a bug, or the user asked for tracebacks.
+    """
+    try:
+        main()
+    except KeyboardInterrupt:
+        return 128 + (STOP_HANDLER.signum or signal.SIGINT)
+    except BrokenPipeError:  # stdout was closed: `--help | head`
+        redirect_stdout_to_devnull()
+    except SystemExit as exit_request:
+        if not isinstance(exit_request.code, int):
+            raise  # Python prints the message and exits with status 1
+        return exit_request.code
+    except Exception as error:
+        # Before Hydra has started, any error is a mistake in the command line.
+        is_user_error = isinstance(error, HydraException | UserError | OSError)
+        if SHOW_TRACEBACKS or (HydraConfig.initialized() and not is_user_error):
+            raise
+        print(error_message(error), file=sys.stderr)
+        return 1
+    return 0
 
 
 def write_leaderboard_if_sweep(status: int) -> int:

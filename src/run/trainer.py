@@ -11,8 +11,10 @@ from src.config import Config
 from src.data.datamodule import NamesDataModule
 from src.errors import UserError
 from src.models.registry import SCORE
-from src.run.callbacks import AtomicCheckpointIO, Checkpoint, Progress, StopOnSignal
+from src.run.callbacks import Checkpoint, Progress, StopOnSignal
+from src.run.checkpoint_io import AtomicCheckpointIO
 from src.run.messages import first_line
+from src.run.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 
 def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[Trainer, Progress]:
@@ -26,20 +28,21 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
     Raises:
         UserError: if Lightning rejects one of the `trainer.` settings.
     """
-    last_checkpoint = folder / "checkpoints/last.ckpt"
-    best_checkpoint = folder / "checkpoints/best.ckpt"
     print_every = config.print_every or ceil(data.run_length.iterations / 10)
     progress = Progress(print_every, data.sampler.names_per_iteration)
-    callbacks: list[Callback] = [progress, StopOnSignal(last_checkpoint)]
+    callbacks: list[Callback] = [progress, StopOnSignal(folder / LAST_CHECKPOINT)]
     if len(data.val_dataset):  # without a validation score, no weights are known to be the best
-        callbacks.append(Checkpoint(best_checkpoint, monitor=SCORE))
-    callbacks.append(Checkpoint(last_checkpoint))
+        callbacks.append(Checkpoint(folder / BEST_CHECKPOINT, monitor=SCORE))
+    callbacks.append(Checkpoint(folder / LAST_CHECKPOINT))
+    # `OnlineClassifier` clips the gradients itself. For Lightning, None means no clipping.
+    clips_gradients = config.clip > 0 and not config.is_online
+    gradient_clip = config.clip if clips_gradients else None
     try:
         trainer = Trainer(
             max_epochs=-1,  # the model sets `should_stop` after the last iteration
             callbacks=callbacks,
             plugins=[AtomicCheckpointIO()],
-            gradient_clip_val=None if config.is_online else config.clip or None,
+            gradient_clip_val=gradient_clip,
             use_distributed_sampler=False,  # TrainBatchSampler splits each batch between the ranks
             num_sanity_val_steps=0,
             logger=False,  # Report creates the loggers

@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from src.config import Config
+from src.config import RUN_KEYS, Config
 from src.errors import UserError
 from src.run.launch import TrainFunction
 from src.run.messages import shell_override
-from src.run.report import begin
 from src.run.run_folder import (
     SEED_FOLDERS,
     RunResult,
     Status,
     lock_folder,
     read_result,
+    start_run_folder,
     write_failure,
     write_result,
 )
@@ -39,7 +39,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
         UserError: if one has failed.
         KeyboardInterrupt: if a signal ended it.
     """
-    begin(config, folder)
+    start_run_folder(folder, config.subset(RUN_KEYS))
     go_on = f"To go on:\npython -m src.train {shell_override('resume', folder)}"
     others = [word for word in config.overrides if not word.startswith(("seed=", "seeds="))]
     for seed in range(config.seed, config.seed + config.seeds):

@@ -1,0 +1,144 @@
+"""Builds the loggers of a run."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from textwrap import indent
+from typing import Any
+
+import matplotlib.image
+import yaml
+from hydra.errors import HydraException
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard.summary import hparams
+
+from src.errors import UserError
+from src.models.registry import SCORE
+from src.run.messages import first_line
+
+FIRST_METRICS = (SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy")
+"""The metrics that TensorBoard's HParams tab shows first."""
+MAX_HPARAM_COLUMNS = 5
+"""Number of settings that TensorBoard's HParams tab shows until the user selects others."""
+LOSS_CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/loss"]]}}
+"""The charts of TensorBoard's Custom Scalars tab."""
+
+
+def make_loggers(
+    logger_configs: dict[str, Any], folder: Path, settings: dict[str, Any]
+) -> list[Logger]:
+    """Build the loggers of a run and log its settings.
+
+    Files that an earlier part of the run has logged are deleted, because a run that is resumed logs
+    its whole history again.
+
+    Args:
+        logger_configs: for each logger, its class as `_target_`, and the arguments of the class.
+        folder: the folder of the run.
+        settings: the settings to log.
+
+    Raises:
+        UserError: if a logger cannot be built.
+    """
+    for pattern in ("events.out.tfevents.*", "metrics.csv"):
+        for path in folder.glob(pattern):
+            path.unlink()
+    loggers = []
+    for name, logger_config in logger_configs.items():
+        try:
+            loggers.append(make_logger(logger_config, folder, settings))
+        except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
+            cause = error.__cause__ or error
+            raise UserError(f"logger.{name}: {first_line(cause)}") from None
+    return loggers
+
+
+def make_logger(logger_config: dict[str, Any], folder: Path, settings: dict[str, Any]) -> Logger:
+    """Build a logger and log the settings of the run; see `make_loggers`."""
+    if "save_dir" in logger_config and logger_config["save_dir"] is None:
+        logger_config = {**logger_config, "save_dir": folder}
+    logger: Any = instantiate(logger_config)
+    # Some loggers check their arguments only when their experiment is created.
+    _ = logger.experiment
+    logger.log_hyperparams(settings)
+    built: Logger = logger
+    return built
+
+
+def close_loggers(loggers: Iterable[Logger]) -> None:
+    """Close the loggers of a run, because another run of the process must not log to them."""
+    for logger in loggers:
+        if isinstance(logger, RunTensorBoardLogger):
+            logger.experiment.close()
+        elif isinstance(logger, WandbLogger):
+            logger.experiment.finish()
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """A TensorBoard logger that writes one file per run.
+
+    Lightning's logger closes its file after `fit` and opens another one for `test`.
+    """
+
+    def save(self, status: str = "") -> None:  # `finalize` is called with a status
+        """Flush the file."""
+        self.experiment.flush()
+
+    finalize = save
+
+    def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
+        """Log the settings as text, and define the charts of the Custom Scalars tab."""
+        # Markdown shows text that is indented by four spaces as it is.
+        text = indent(yaml.safe_dump(params, sort_keys=False), "    ")
+        self.experiment.add_text("settings", text)
+        self.experiment.add_custom_scalars(LOSS_CHARTS)
+
+    def log_result(
+        self,
+        iteration: int,
+        confusion_matrix: bytes,
+        result_table: str,
+        settings: dict[str, Any],
+        displayed_keys: Iterable[str],
+        metric_tags: Iterable[str],
+    ) -> None:
+        """Log the result of a run that has ended, and its row in the HParams tab.
+
+        Args:
+            iteration: the last iteration.
+            confusion_matrix: a picture in PNG format.
+            result_table: the metrics as text.
+            settings: all settings of the run.
+            displayed_keys: keys of the settings that the HParams tab shows first.
+            metric_tags: tags of the metrics that the HParams tab shows.
+        """
+        pixels = matplotlib.image.imread(io.BytesIO(confusion_matrix))  # [height, width, 4]
+        self.experiment.add_image("confusion_matrix", pixels, iteration, dataformats="HWC")
+        self.experiment.add_text("result", indent(result_table, "    "), iteration)
+        self._log_hparams(settings, displayed_keys, metric_tags)
+
+    def _log_hparams(
+        self, settings: dict[str, Any], displayed_keys: Iterable[str], metric_tags: Iterable[str]
+    ) -> None:
+        """Log the row of the HParams tab.
+
+        TensorBoard takes the columns of the tab from the summary of any one of the runs. Therefore
+        all runs name the same metrics in the same order.
+        """
+        values = {}
+        for key, value in settings.items():
+            values[key] = str(value).lower() if isinstance(value, bool) else value
+        displayed = [key for key in displayed_keys if key in values][:MAX_HPARAM_COLUMNS]
+        # The values of the metrics are those that were logged as scalars.
+        metrics = dict.fromkeys([*FIRST_METRICS, *metric_tags], 0.0)
+        experiment, *rows = hparams(values, metrics)  # type: ignore[no-untyped-call]
+        # The settings that `differ` between runs are displayed first.
+        plugin_data = experiment.value[0].metadata.plugin_data
+        content = HParamsPluginData.FromString(plugin_data.content)
+        for hparam_info in content.experiment.hparam_infos:
+            hparam_info.differs = hparam_info.name in displayed
+        plugin_data.content = content.SerializeToString()
+        for summary in (experiment, *rows):
+            self.experiment.file_writer.add_summary(summary)
