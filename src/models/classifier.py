@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
 
@@ -249,7 +248,7 @@ class NameClassifier(LightningModule):
         del checkpoint["loops"]
         checkpoint.update(iteration=self.iteration, history=self.history, losses=self._losses)
         if self.calibration is not None:
-            checkpoint["decision"] = asdict(self.calibration)
+            checkpoint["decision"] = self.calibration.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the run where the checkpoint was written."""

@@ -16,7 +16,7 @@ from src.models.recurrent import (
     TutorialNetwork,
     symbol_groups,
 )
-from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
+from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
 
 
 class Network(nn.Module):
@@ -93,7 +93,7 @@ class Network(nn.Module):
                 recurrent_dropout=recurrent_dropout,
                 groups=symbol_groups(symbols) if self.alphabet.kind == "corpus" else None,
             )
-        self.ngrams = NgramMixture(symbols, len(categories), ngrams) if ngrams else None
+        self.ngrams = NgramEnsemble(symbols, len(categories), ngrams) if ngrams else None
         # The logarithm of the training prior. Its name is part of the checkpoint format.
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 
@@ -109,7 +109,7 @@ class Network(nn.Module):
         scores: Tensor = self.recurrent(letters, lengths)
         if self.ngrams is not None and not self.training:
             # A weighted mean of log-scores: each model can veto a category.
-            scores = MIXTURE_WEIGHTS["recurrent"] * scores + self.ngrams(letters, lengths)
+            scores = MIXTURE_WEIGHTS.recurrent * scores + self.ngrams(letters, lengths)
         if self.log_shares is None:
             return scores
         return (scores + self.log_shares).log_softmax(dim=1)
