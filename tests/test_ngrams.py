@@ -322,7 +322,7 @@ def test_a_row_with_more_counts_than_categories_is_refused() -> None:
 def test_starts_that_overflow_are_refused() -> None:
     """Computed as int32, no row would be longer than the number of categories."""
     table = GramTable(n_symbols=3, n_categories=2**31 - 1)
-    tensors = table.tensors()
+    tensors = table.get_tensors()
     starts = torch.tensor([0, 2**31 - 1, -2, 0], dtype=torch.int32)
     assert starts.diff().tolist() == [2**31 - 1, 2**31 - 1, 2]
     grams = torch.cat((torch.tensor([0, 1]), tensors["grams"]))

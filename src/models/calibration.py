@@ -35,7 +35,8 @@ MAX_CALIBRATION_NAMES = 200_000
 MIN_SAMPLE_SIZE = 20
 """Number of names below which their precision or recall is too uncertain to be useful."""
 PRECISION_STEPS = 1000
-"""Number of equal steps between a precision of 0 and 1. A stored curve has one point per step."""
+"""Number of equal steps between a precision of 0 and 1. A stored curve has at most one point for
+each step."""
 
 
 class CurvePoint(NamedTuple):

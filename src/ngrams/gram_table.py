@@ -118,7 +118,7 @@ class GramTable(nn.Module):
         """Row of the grams that are not in the table, N."""
         return len(self.grams) - 1
 
-    def tensors(self) -> dict[str, Tensor]:
+    def get_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that define the table, for a checkpoint."""
         return {
             "grams": self.grams,
@@ -184,7 +184,8 @@ class GramTable(nn.Module):
         # Row of the gram of k symbols that begins at each symbol; -1 if it has none.
         rows = torch.zeros_like(names.symbols)  # [P]
         for k in range(max_length):
-            # A gram of k + 1 symbols is a gram of k symbols and the symbol after it.
+            # A gram of k + 1 symbols is a gram of k symbols and the symbol after it. The grams of
+            # the same length are one level of the table.
             has_gram = (rows >= 0) & (names.n_remaining > k)  # [P]
             last_symbols = names.symbols.roll(-k)  # [P]
             keys = pack_pairs(rows, last_symbols, self.n_symbols)  # [P]
@@ -195,7 +196,7 @@ class GramTable(nn.Module):
             n_rows += len(level.keys)
             n_free -= len(level.counts)
             rows = torch.full_like(rows, -1).masked_scatter(has_gram, gram_rows)
-        self._set_rows(levels)
+        self._load_levels(levels)
 
     def _count_empty_gram(self, names: MarkedNames, symbol_categories: Tensor) -> GramCounts:
         """Return row 0: the empty gram occurs once for each letter and once for each end mark."""
@@ -211,7 +212,7 @@ class GramTable(nn.Module):
     def _count_level(
         self, keys: Tensor, categories: Tensor, first_row: int, max_counts: int
     ) -> tuple[GramCounts, Tensor]:
-        """Count grams of the same length, and assign rows to the most frequent of them.
+        """Count the grams of one length, and assign rows to the most frequent of them.
 
         Args:
             keys: key of each occurrence of a gram [R], int64.
@@ -242,7 +243,7 @@ class GramTable(nn.Module):
         )
         return level, gram_row[gram_index]
 
-    def _set_rows(self, levels: list[GramCounts]) -> None:
+    def _load_levels(self, levels: list[GramCounts]) -> None:
         """Replace the table by the rows of all grams, from short to long ones."""
         keys = torch.cat([level.keys for level in levels])  # [N]
         rows = torch.cat([level.rows for level in levels])  # [starts[-1]]
@@ -250,8 +251,8 @@ class GramTable(nn.Module):
         # With `F.pad`, the last key would be converted to a float and back, and become negative.
         last_key = keys.new_tensor([UNKNOWN_KEY])
         table = {
-            # The keys are sorted: the grams of each level are, and a key begins with the row of a
-            # prefix, which is lower for shorter grams.
+            # The keys are in ascending order: within each level, because `torch.unique` sorts them,
+            # and across levels, because shorter grams have prefixes with lower rows.
             "grams": torch.cat((keys, last_key)),
             "starts": F.pad(row_lengths.cumsum(0), (1, 0)),
             "categories": torch.cat([level.categories for level in levels]),
@@ -273,6 +274,7 @@ class GramTable(nn.Module):
         rows_by_length = [torch.where(has_empty_gram, rows, self.unknown_row)]
         for k in range(max_length):
             last_symbols = names.symbols.roll(-k)
+            # An unknown prefix has the last row, and no gram of the table has such a key.
             keys = pack_pairs(rows, last_symbols, self.n_symbols)
             candidates = torch.searchsorted(self.grams, keys)
             is_in_table = self.grams[candidates] == keys

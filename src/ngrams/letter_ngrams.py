@@ -54,6 +54,9 @@ MAX_BATCH_SIZE = 128
 class LetterNgrams(nn.Module):
     """Letter n-gram models of all categories, in both reading directions.
 
+    `count` counts the grams of training names, and `fit` learns how to weigh the counts. Without
+    `fit`, the other parameters have their initial values.
+
     Args:
         alphabet: the symbols of the alphabet, in index order.
         n_categories: number of categories, C.
@@ -99,7 +102,7 @@ class LetterNgrams(nn.Module):
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the tensors of the table, which a state dict holds as extra state."""
-        return self.table.tensors()
+        return self.table.get_tensors()
 
     def set_extra_state(self, state: Any) -> None:
         """Replace the table; see `GramTable.load_tensors` for the errors that this raises."""
