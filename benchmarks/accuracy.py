@@ -33,8 +33,8 @@ from src.data.dataset import NamesDataset
 from src.data.readers import DataSource, read_rows
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.calibration import fit_calibration
-from src.models.registry import PRIORS
-from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
+from src.models.registry import PRIORS, PriorName
+from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
 from src.run.run_folder import find_checkpoint
 
 SEEDS = (0, 1, 2)
@@ -140,11 +140,11 @@ def letter_ngrams(seed: int) -> tuple[Answers, float]:
     """Ask the n-grams of `experiment=best` and `names` alone, fitted as src.train does."""
     data = split(seed)
     start = time.perf_counter()
-    ngrams = NgramMixture(data.alphabet.symbols, len(data.categories), ORDER).eval()
+    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), ORDER).eval()
     ngrams.fit(data.distinct_names, data.corpus_prior, seed)
     seconds = time.perf_counter() - start
     log_shares = torch.tensor(data.corpus_prior).log()
-    whole = MIXTURE_WEIGHTS["ngrams"] + MIXTURE_WEIGHTS["bag"]
+    whole = MIXTURE_WEIGHTS.ngrams + MIXTURE_WEIGHTS.tfidf
 
     @torch.inference_mode()
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
@@ -174,13 +174,13 @@ def trained(words: tuple[str, ...], seed: int) -> tuple[TrainedModel, float]:
         return load_model(find_checkpoint(run)), seconds
 
 
-def ours(*words: str, priors: tuple[str, ...] = ()) -> Callable[[int], tuple[Answers, float]]:
+def ours(*words: str, priors: tuple[PriorName, ...] = ()) -> Callable[[int], tuple[Answers, float]]:
     """Return what asks a run of src.train, under the priors; by default as it was trained."""
 
     def run(seed: int) -> tuple[Answers, float]:
         names = texts(split(seed).test_dataset, seed)
         model, seconds = trained((*words, *list_words()), seed)
-        models = {prior: replace(model, prior=prior) for prior in priors}
+        models: dict[str, TrainedModel] = {prior: replace(model, prior=prior) for prior in priors}
         models = models or {"as trained": replace(model, calibration=None)}
         answers = {
             prior: each.probabilities(names).double().log().numpy()

@@ -20,7 +20,7 @@ from benchmarks.predict import corpus_names
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import MAX_NAME_LENGTH
 from src.data.readers.source import NAMES
-from src.ngrams.mixture import NgramMixture
+from src.ngrams.ensemble import NgramEnsemble
 
 ROWS, LONG_ROWS, PLAIN = 200_000, 20_000, 5000
 
@@ -34,7 +34,7 @@ def fit_seconds() -> float:
     """Return how long the n-grams take to be fitted."""
     torch.set_num_threads(1)  # as the command does
     data = NamesDataModule(sampling="natural")
-    ngrams = NgramMixture(data.alphabet.symbols, len(data.categories), 4)
+    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), 4)
     once = data.distinct_names
     start = time.perf_counter()
     ngrams.fit(once, data.corpus_prior, 0)

@@ -139,7 +139,7 @@ def initialize_from(path: Path, model: "NameClassifier") -> str:
 
 
 def fit_validation_calibration(model: "NameClassifier", data: "NamesDataModule") -> "Calibration":
-    """Return how to weigh the model's scores against a prior, fitted to the validation names."""
+    """Return a calibration of the model that is fitted to the validation names."""
     from src.models.calibration import fit_calibration
 
     log_probs = model.log_probabilities(data.val_dataset.loader())

@@ -188,5 +188,6 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_ngram_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fit n-gram models in few optimizer steps, for tests in which their scores do not matter."""
-    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 20)
-    monkeypatch.setattr("src.ngrams.tfidf.STEPS", (20, 20))
+    monkeypatch.setattr("src.ngrams.letter_ngrams.N_STEPS", 20)
+    monkeypatch.setattr("src.ngrams.tfidf.MIN_STEPS", 20)
+    monkeypatch.setattr("src.ngrams.tfidf.MAX_STEPS", 20)

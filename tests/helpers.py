@@ -78,7 +78,7 @@ def make_batch(names: list[str]) -> Batch:
 
 CALIBRATION = {
     **{"trained_prior": [0.2, 0.3, 0.5], "corpus_prior": [0.9, 0.06, 0.04]},
-    **{"temperature": 1.5, "strength": 0.4},
+    **{"temperature": 1.5, "strength": 0.4, "curves": {}},
 }
 """A calibration for a network with three categories, as a checkpoint stores it."""
 

@@ -21,7 +21,7 @@ from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.checkpoint import VERSION
-from src.models.registry import PRIORS, SCORE
+from src.models.registry import PRIORS, SCORE, PriorName
 from src.models.rnn import RNN, read_name
 from src.run.run_folder import find_checkpoint
 from tests.helpers import (
@@ -128,8 +128,8 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     decision = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     path = write_checkpoint(tmp_path / "a.ckpt", decision=decision)
     model = load_model(path)
-    found = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
-    assert found == [
+    points = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
+    assert [list(point) for point in points] == [
         PRECISION_CURVE[0],
         PRECISION_CURVE[0],
         PRECISION_CURVE[1],
@@ -158,7 +158,7 @@ def test_beliefs_end_in_the_answer(model: TrainedModel) -> None:
 
 
 @pytest.mark.parametrize(("prior", "strength"), [("uniform", 0), ("corpus", 1), ("tempered", 0.4)])
-def test_answers_under_a_prior(tmp_path: Path, prior: str, strength: float) -> None:
+def test_answers_under_a_prior(tmp_path: Path, prior: PriorName, strength: float) -> None:
     model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION), prior)
     trained, corpus = np.array([0.2, 0.3, 0.5]), np.array([0.9, 0.06, 0.04])
     for folded, row in zip(FOLDED, model.probabilities(NAMES), strict=True):
@@ -414,6 +414,10 @@ def each(place: str, *values: object) -> list[tuple[str, object]]:
 
 
 BIAS = "state_dict network.recurrent.rnn.i2h.bias"
+MALFORMED_PRIORS: list[Any] = [
+    *(None, {}, [], [0.5, 0.5], [0.25] * 4, "corpus", ["0.5"] * 3),
+    *([torch.nan] * 3, [torch.inf] * 3, [10**400] * 3, [1.0, 0.0, 0.0], [1.5, -0.25, -0.25]),
+]
 
 
 @pytest.mark.parametrize(
@@ -442,11 +446,13 @@ BIAS = "state_dict network.recurrent.rnn.i2h.bias"
         *each("NamesDataModule val_fraction", "all", None, [], 1.5),
         *each("NamesDataModule data_dir", 5),
         *each("decision", {}, [], CALIBRATION | {"more": 1}),
-        *each("decision corpus_prior", [0.5, 0.5], None, [torch.nan] * 3),
+        *each("decision trained_prior", *MALFORMED_PRIORS),
+        *each("decision corpus_prior", *MALFORMED_PRIORS),
         *each("iteration", None, "many", [], torch.zeros(3)),
         *each("history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]),
         *each("decision curves", None, [], {"tempered": [[0.5, 0.5]]}),
-        *each("decision temperature", 0.0, torch.nan, 10**400, "1", None),
+        *each("decision temperature", 0.0, torch.nan, 10**400, "1", None, []),
+        *each("decision strength", torch.nan, torch.inf, 10**400, "1", None, []),
     ],
 )
 def test_wrong_values_are_refused(

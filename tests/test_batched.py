@@ -135,8 +135,9 @@ def test_ngrams_are_not_trained_with_the_network(
     fitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whether they were fitted just now, or are to come from a checkpoint."""
-    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 3)
-    monkeypatch.setattr("src.ngrams.tfidf.STEPS", (3, 3))
+    monkeypatch.setattr("src.ngrams.letter_ngrams.N_STEPS", 3)
+    monkeypatch.setattr("src.ngrams.tfidf.MIN_STEPS", 3)
+    monkeypatch.setattr("src.ngrams.tfidf.MAX_STEPS", 3)
     model, alone = make({"ngrams": 2}, weight_decay=0.1), make(weight_decay=0.1)
     ngrams = model.network.ngrams
     assert ngrams is not None

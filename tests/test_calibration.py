@@ -1,4 +1,3 @@
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -6,125 +5,170 @@ import pytest
 import torch
 from torch import Tensor
 
-from src.models.calibration import Calibration, fit_calibration, precision_curve
-from src.models.registry import PRIORS
+from src.models.calibration import (
+    Calibration,
+    CurvePoint,
+    fit_calibration,
+    golden_section_search,
+    precision_curve,
+)
+from src.models.registry import PRIORS, PriorName
 
 
-def probabilities(decision: Calibration, network: list[float], prior: str) -> list[float]:
-    logp = torch.tensor([network], dtype=torch.float64).log()
-    (row,) = decision.log_probabilities(logp, prior).exp().tolist()
+def calibrate(
+    calibration: Calibration, probabilities: list[float], prior: PriorName
+) -> list[float]:
+    """Return the calibrated probabilities of a single name."""
+    log_probs = torch.tensor([probabilities], dtype=torch.float64).log()
+    (row,) = calibration.log_probabilities(log_probs, prior).exp().tolist()
     return list(row)
 
 
 def test_bayes_rule_by_hand() -> None:
-    """The network says 0.6 and 0.4, so the likelihoods are as 0.6 / 0.75 to 0.4 / 0.25: 1 to 2."""
-    decision = Calibration([0.75, 0.25], [0.9, 0.1], strength=0.5)
-    uniform, corpus, tempered = (probabilities(decision, [0.6, 0.4], prior) for prior in PRIORS)
+    """With probabilities 0.6 and 0.4, the likelihoods are 0.6 / 0.75 and 0.4 / 0.25, or 1 to 2."""
+    calibration = Calibration([0.75, 0.25], [0.9, 0.1], prior_strength=0.5)
+    uniform, corpus, tempered = (calibrate(calibration, [0.6, 0.4], prior) for prior in PRIORS)
     assert uniform == pytest.approx([1 / 3, 2 / 3])
     assert corpus == pytest.approx([9 / 11, 2 / 11])  # 1 · 0.9 to 2 · 0.1
     assert tempered == pytest.approx([3 / 5, 2 / 5])  # 1 · √0.9 to 2 · √0.1
     cooler = Calibration([0.75, 0.25], [0.9, 0.1], temperature=0.5)
-    assert probabilities(cooler, [0.6, 0.4], "uniform") == pytest.approx([1 / 5, 4 / 5])
-    assert probabilities(cooler, [0.6, 0.4], "corpus") == pytest.approx([9 / 13, 4 / 13])
+    assert calibrate(cooler, [0.6, 0.4], "uniform") == pytest.approx([1 / 5, 4 / 5])
+    assert calibrate(cooler, [0.6, 0.4], "corpus") == pytest.approx([9 / 13, 4 / 13])
 
 
-def test_under_the_prior_it_was_trained_on_the_network_answers_for_itself() -> None:
-    shares = [0.5, 0.3, 0.2 - 1e-9, 1e-9]
-    logp = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)).log_softmax(dim=1)
-    same = Calibration(shares, shares, temperature=1.0, strength=1.0)
+def test_the_trained_prior_leaves_probabilities_unchanged() -> None:
+    prior_values = [0.5, 0.3, 0.2 - 1e-9, 1e-9]
+    generator = torch.Generator().manual_seed(0)
+    log_probs = torch.randn(1000, 4, generator=generator).log_softmax(dim=1)
+    calibration = Calibration(prior_values, prior_values, temperature=1.0, prior_strength=1.0)
     for prior in ("corpus", "tempered"):
-        torch.testing.assert_close(same.log_probabilities(logp, prior), logp, atol=1e-6, rtol=0)
+        calibrated = calibration.log_probabilities(log_probs, prior)
+        torch.testing.assert_close(calibrated, log_probs, atol=1e-6, rtol=0)
 
 
-def test_what_has_no_answer_still_has_none() -> None:
-    logp = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan], [0.1, 0.9]]).log()
+def test_a_row_of_nan_remains_a_row_of_nan() -> None:
+    log_probs = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan], [0.1, 0.9]]).log()
     for prior in PRIORS:
-        answers = Calibration([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(logp, prior)
-        assert answers.dtype == torch.float32
-        assert answers.isnan().all(dim=1).tolist() == [False, True, False]
-        assert answers[[0, 2]].exp().sum(dim=1).tolist() == pytest.approx([1, 1])
+        calibrated = Calibration([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(log_probs, prior)
+        assert calibrated.dtype == torch.float32
+        assert calibrated.isnan().all(dim=1).tolist() == [False, True, False]
+        assert calibrated[[0, 2]].exp().sum(dim=1).tolist() == pytest.approx([1, 1])
 
 
-def network(calibrated: Tensor, trained: Tensor, corpus: Tensor, surer: float) -> Tensor:
-    """Return what a network says, `surer` times too sure, where [N, C] is true in the corpus."""
-    return (surer * (calibrated.log() - corpus.log()) + trained.log()).log_softmax(dim=1)
+def make_overconfident(
+    calibrated: Tensor, trained_prior: Tensor, corpus_prior: Tensor, temperature: float
+) -> Tensor:
+    """Return the log-probabilities of a network that needs this temperature [N, C].
+
+    Args:
+        calibrated: the correct probabilities under the corpus prior [N, C].
+        trained_prior: prior of each category in training [C].
+        corpus_prior: prior of each category in the corpus [C].
+        temperature: above 1 for an overconfident network, below 1 for an underconfident one.
+    """
+    likelihoods = calibrated.log() - corpus_prior.log()
+    return (temperature * likelihoods + trained_prior.log()).log_softmax(dim=1)
 
 
-@pytest.mark.parametrize("surer", [0.5, 1.0, 2.0, 4.0])
-def test_the_temperature_undoes_too_sure_a_network(surer: float) -> None:
-    """In each ten names of a row the categories are as frequent as is true, so it is exact."""
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
+def test_the_fitted_temperature_corrects_over_and_underconfidence(temperature: float) -> None:
+    """The names of each row have the correct frequencies exactly, so the fit is exact, too."""
     rows = torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
-    targets = torch.tensor([i >= round(10 * a) for a in rows[:, 0].tolist() for i in range(10)])
-    trained, corpus = torch.tensor([0.6, 0.4]), torch.tensor([0.375, 0.625])
-    logp = network(rows.repeat_interleave(10, dim=0), trained, corpus, surer)
-    decision = fit_calibration(logp, targets.long(), trained.tolist(), corpus.tolist())
-    assert decision.temperature == pytest.approx(surer, rel=1e-4)
-    fitted = decision.log_probabilities(logp, "corpus").exp()
+    targets = torch.tensor([i >= round(10 * p) for p in rows[:, 0].tolist() for i in range(10)])
+    trained_prior = torch.tensor([0.6, 0.4])
+    corpus_prior = torch.tensor([0.375, 0.625])
+    calibrated = rows.repeat_interleave(10, dim=0)
+    log_probs = make_overconfident(calibrated, trained_prior, corpus_prior, temperature)
+    calibration = fit_calibration(
+        log_probs, targets.long(), trained_prior.tolist(), corpus_prior.tolist()
+    )
+    assert calibration.temperature == pytest.approx(temperature, rel=1e-4)
+    fitted = calibration.log_probabilities(log_probs, "corpus").exp()
     torch.testing.assert_close(fitted[::10], rows, atol=1e-4, rtol=0)
 
 
-def test_the_temperature_has_bounds() -> None:
-    logp = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
-    right, wrong = torch.tensor([0, 1]), torch.tensor([1, 0])
-    for targets, bound in ((right, 0.2), (wrong, 5)):
-        decision = fit_calibration(logp, targets, [0.5, 0.5], [0.5, 0.5])
-        assert decision.temperature == pytest.approx(bound, rel=1e-4)
+def test_the_fitted_temperature_has_bounds() -> None:
+    log_probs = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
+    correct = torch.tensor([0, 1])
+    wrong = torch.tensor([1, 0])
+    for targets, bound in ((correct, 0.2), (wrong, 5)):
+        calibration = fit_calibration(log_probs, targets, [0.5, 0.5], [0.5, 0.5])
+        assert calibration.temperature == pytest.approx(bound, rel=1e-4)
 
 
-def random_names(seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return log-probabilities [300, 5], categories [300] and the corpus's shares [5]."""
+@pytest.mark.parametrize("minimum", [-1.0, 0.25, 2.0])
+def test_golden_section_search(minimum: float) -> None:
+    found = golden_section_search(lambda x: abs(x - minimum), low=-1, high=2, tolerance=1e-6)
+    assert found == pytest.approx(minimum, abs=1e-6)
+
+
+def random_predictions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return log-probabilities [300, 5], targets [300] and the corpus prior [5]."""
     torch.manual_seed(seed)
-    shares = torch.tensor([0.7, 0.15, 0.09, 0.05, 0.01])
-    targets = shares.multinomial(300, replacement=True)
-    logp = (torch.randn(300, 5) + 1.5 * torch.eye(5)[targets]).log_softmax(dim=1)
-    return logp, targets, shares
+    corpus_prior = torch.tensor([0.7, 0.15, 0.09, 0.05, 0.01])
+    targets = corpus_prior.multinomial(300, replacement=True)
+    log_probs = (torch.randn(300, 5) + 1.5 * torch.eye(5)[targets]).log_softmax(dim=1)
+    return log_probs, targets, corpus_prior
 
 
-def best_strength(logp: Tensor, targets: Tensor, shares: Tensor, temperature: float) -> float:
-    """Return the lowest strength of a smoothed macro F1 near the highest, by trying all."""
+def best_strength(
+    log_probs: Tensor, targets: Tensor, corpus_prior: Tensor, temperature: float
+) -> float:
+    """Return the lowest strength whose smoothed macro F1 is nearly the highest, by its definition.
+
+    The trained prior is uniform.
+    """
     scores = []
     for i in range(21):
-        guesses = (logp.double() / temperature + i / 20 * shares.double().log()).argmax(dim=1)
-        pairs = list(zip(guesses.tolist(), targets.tolist(), strict=True))
+        scaled = log_probs.double() / temperature
+        predictions = (scaled + i / 20 * corpus_prior.double().log()).argmax(dim=1)
+        pairs = list(zip(predictions.tolist(), targets.tolist(), strict=True))
         f1 = []
         for c in {target for _, target in pairs}:
-            right, wrong = pairs.count((c, c)), sum((g == c) != (t == c) for g, t in pairs)
-            f1.append(right / (right + wrong / 2))
+            n_correct = pairs.count((c, c))
+            n_wrong = sum((prediction == c) != (target == c) for prediction, target in pairs)
+            f1.append(n_correct / (n_correct + n_wrong / 2))
         scores.append(np.mean(f1))
-    means = [np.mean([scores[min(max(i + d, 0), 20)] for d in range(-2, 3)]) for i in range(21)]
-    return int(np.flatnonzero(np.array(means) >= max(means) - 0.005)[0]) / 20
+    smoothed = []
+    for i in range(21):
+        smoothed.append(np.mean([scores[min(max(i + d, 0), 20)] for d in range(-2, 3)]))
+    return int(np.flatnonzero(np.array(smoothed) >= max(smoothed) - 0.005)[0]) / 20
 
 
-def test_the_strength_is_the_lowest_of_the_best() -> None:
-    found = set()
+def test_the_fitted_strength_is_the_lowest_of_the_best() -> None:
+    strengths = set()
     for seed in range(10):
-        logp, targets, shares = random_names(seed)
-        decision = fit_calibration(logp, targets, [0.2] * 5, shares.tolist())
-        expected = best_strength(logp, targets, shares, decision.temperature)
-        assert decision.strength == expected
-        assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) == decision
-        found.add(decision.strength)
-    assert len(found) > 3  # it is not the same for all
+        log_probs, targets, corpus_prior = random_predictions(seed)
+        calibration = fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist())
+        expected = best_strength(log_probs, targets, corpus_prior, calibration.temperature)
+        assert calibration.prior_strength == expected
+        repeated = fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist())
+        assert repeated == calibration
+        strengths.add(calibration.prior_strength)
+    assert len(strengths) > 3  # the seeds have different results
 
 
-def test_many_names_are_fitted_to_evenly_spaced_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    logp, targets, shares = random_names(3)
-    expected = fit_calibration(logp[::4], targets[::4], [0.2] * 5, shares.tolist())
-    assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) != expected
-    monkeypatch.setattr("src.models.calibration.ENOUGH", 99)
-    assert fit_calibration(logp, targets, [0.2] * 5, shares.tolist()) == expected
+def test_a_calibration_of_many_names_uses_evenly_spaced_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    log_probs, targets, corpus_prior = random_predictions(3)
+    expected = fit_calibration(log_probs[::4], targets[::4], [0.2] * 5, corpus_prior.tolist())
+    assert fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist()) != expected
+    monkeypatch.setattr("src.models.calibration.MAX_CALIBRATION_NAMES", 99)
+    assert fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist()) == expected
 
 
-def test_of_equal_strengths_the_first() -> None:
-    logp = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
-    assert fit_calibration(logp, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4]).strength == 0
+def test_the_strength_is_0_if_all_strengths_are_equally_good() -> None:
+    log_probs = torch.tensor([[0.999, 0.001], [0.001, 0.999]]).log()
+    calibration = fit_calibration(log_probs, torch.tensor([0, 1]), [0.5] * 2, [0.6, 0.4])
+    assert calibration.prior_strength == 0
 
 
-def test_what_a_threshold_does_by_hand() -> None:
-    """Three names at 0.75 go together; a threshold lies halfway to the next lower one."""
+def test_a_precision_curve_by_hand() -> None:
+    """A threshold is halfway to the next lower confidence; three names share one of 0.75."""
     confidence = torch.tensor([0.75, 0.5, 0.9375, 0.75, 0.75, 0.625])
-    p = torch.stack((confidence, 1 - confidence), dim=1)
-    curve = precision_curve(p, torch.tensor([0, 0, 0, 1, 0, 1])).tolist()
+    probabilities = torch.stack((confidence, 1 - confidence), dim=1)
+    curve = precision_curve(probabilities, torch.tensor([0, 0, 0, 1, 0, 1])).tolist()
     assert curve == [
         [(0.9375 + 0.75) / 2, 1, 1 / 6],
         [(0.75 + 0.625) / 2, 3 / 4, 4 / 6],
@@ -133,90 +177,91 @@ def test_what_a_threshold_does_by_hand() -> None:
     ]
 
 
-def test_the_curve_that_is_kept_by_hand() -> None:
-    """Of forty names, surest first, the 11th, 31st and 36th are wrong.
+def test_the_stored_curve_by_hand() -> None:
+    """Of 40 names in order of decreasing confidence, the 11th, 31st and 36th are wrong.
 
-    Answering 20 (the fewest): 19 right; to the 30th, 29; to the 35th, 33; all, 37.
+    Of the first 20, the smallest sample, 19 are correct; of 30, 29; of 35, 33; of all, 37.
     """
     likelihood = torch.linspace(0.99, 0.6, 40, dtype=torch.float64)
     targets = torch.zeros(40, dtype=torch.int64)
     targets[[10, 30, 35]] = 1
-    logp = torch.stack((likelihood, 1 - likelihood), dim=1).log()
-    decision = fit_calibration(logp, targets, [0.5, 0.5], [0.5, 0.5])
+    log_probs = torch.stack((likelihood, 1 - likelihood), dim=1).log()
+    calibration = fit_calibration(log_probs, targets, [0.5, 0.5], [0.5, 0.5])
     for prior in PRIORS:
-        rows = decision.curves[prior]
-        answers = decision.log_probabilities(logp, prior).exp()[:, 0]
-        assert [row[1:] for row in rows] == [
-            *([37 / 40, 1], [33 / 35, 35 / 40], [29 / 30, 30 / 40]),
+        curve = calibration.precision_curves[prior]
+        confidence = calibration.log_probabilities(log_probs, prior).exp()[:, 0]
+        assert [(point.precision, point.coverage) for point in curve] == [
+            *((37 / 40, 1), (33 / 35, 35 / 40), (29 / 30, 30 / 40)),
         ]
-        assert [int((answers >= row[0]).sum()) for row in rows] == [40, 35, 30]
-    assert Calibration.checked(asdict(decision), 2) == decision
-    few = fit_calibration(logp[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
-    assert few.curves == {prior: [] for prior in PRIORS}
+        assert [int((confidence >= point.threshold).sum()) for point in curve] == [40, 35, 30]
+    assert Calibration.from_checkpoint(calibration.to_checkpoint()) == calibration
+    of_few_names = fit_calibration(log_probs[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
+    assert of_few_names.precision_curves == {prior: [] for prior in PRIORS}
 
 
-def test_the_curve_that_is_kept_against_trying_all_thresholds() -> None:
-    logp, targets, shares = random_names(0)
-    decision = fit_calibration(logp, targets, [0.2] * 5, shares.tolist())
-    confidence, guesses = decision.log_probabilities(logp, "tempered").exp().max(dim=1)
-    curve = decision.curves["tempered"]
+def test_the_stored_curve_has_the_lowest_thresholds() -> None:
+    log_probs, targets, corpus_prior = random_predictions(0)
+    calibration = fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist())
+    probabilities = calibration.log_probabilities(log_probs, "tempered").exp()
+    confidence, predictions = probabilities.max(dim=1)
+    is_correct = predictions == targets
+    curve = calibration.precision_curves["tempered"]
     assert 5 < len(curve) <= 1001
     assert curve == sorted(curve)
     for threshold, precision, coverage in curve:
-        answered = confidence >= threshold
-        assert answered.double().mean().item() == pytest.approx(coverage)
-        assert (guesses == targets)[answered].double().mean().item() == pytest.approx(precision)
-    for wanted in (0.8, 0.9, curve[-1][1]):
-        found = next(row for row in curve if row[1] >= wanted)
-        for each in confidence.tolist():  # no lower one reaches that thousandth
-            answered = confidence >= each
-            share = (guesses == targets)[answered].double().mean().item()
-            assert each >= found[0] or answered.sum() < 20 or share < int(1000 * wanted + 1) / 1000
+        is_answered = confidence >= threshold
+        assert is_answered.double().mean().item() == pytest.approx(coverage)
+        assert is_correct[is_answered].double().mean().item() == pytest.approx(precision)
+    for wanted in (0.8, 0.9, curve[-1].precision):
+        lowest = next(point.threshold for point in curve if point.precision >= wanted)
+        step = int(1000 * wanted + 1) / 1000
+        for threshold in confidence.tolist():  # no lower one reaches that step of precision
+            is_answered = confidence >= threshold
+            precision = is_correct[is_answered].double().mean().item()
+            assert threshold >= lowest or is_answered.sum() < 20 or precision < step
 
 
-GOOD = asdict(Calibration([0.25, 0.75], [0.5, 0.5], 1.5, 0.25))
+VALUES = Calibration([0.25, 0.75], [0.5, 0.5], 1.5, 0.25).to_checkpoint()
 
 
-def test_plain_values_and_back() -> None:
-    assert GOOD == {
+def test_values_in_a_checkpoint() -> None:
+    assert VALUES == {
         **{"trained_prior": [0.25, 0.75], "corpus_prior": [0.5, 0.5]},
         **{"temperature": 1.5, "strength": 0.25, "curves": {}},
     }
-    assert asdict(Calibration.checked(GOOD, 2)) == GOOD
+    assert Calibration.from_checkpoint(VALUES).to_checkpoint() == VALUES
     limits = {"temperature": 20, "strength": 1, "corpus_prior": [0.49995, 0.50001]}
-    assert Calibration.checked(GOOD | limits, 2).strength == 1
-    curves = {"curves": {"corpus": [[0.0, 0.5, 1.0], [0.25, 1.0, 0.0]], "uniform": []}}
-    assert Calibration.checked(GOOD | curves, 2).curves == curves["curves"]
-
-
-NO_SHARES: list[Any] = [
-    *(None, 1.0, {}, (0.5, 0.5), [], [1.0], [0.5, 0.25, 0.25], torch.ones(2) / 2),
-    *([0.5, 0.5002], [0.5, 0.4998], [1.0, 0.0], [1.5, -0.5]),
-    *([torch.nan, 0.5], [torch.inf, 0.5], [10**400, 1], ["0.5", 0.5]),
-]
-NO_TEMPERATURE: list[Any] = [None, "1", [], 0, 0.04, 20.1, -1.0, torch.nan, torch.inf, 10**400]
-NO_ROWS: list[Any] = [
-    *(None, {}, "row", torch.zeros(2, 3), [None], [[]], [[0.5, 0.5]], [[0.5] * 4], ["row"]),
-    *([torch.zeros(3)], [[0.5, 0.5, 1.5]], [[-0.1, 0.5, 0.5]], [[torch.nan, 0.5, 0.5]]),
-    *([[0.5, "0.5", 0.5]], [[0.5, torch.zeros(1), 0.5]], [[0.5, 10**400, 0.5]]),
-]
-NO_STRENGTH: list[Any] = [None, "1", [], -0.01, 1.01, torch.nan]
+    assert Calibration.from_checkpoint(VALUES | limits).prior_strength == 1
+    curves = {"corpus": [[0.0, 0.5, 1.0], [0.25, 1.0, 0.0]], "uniform": []}
+    calibration = Calibration.from_checkpoint(VALUES | {"curves": curves})
+    assert calibration.precision_curves["corpus"][1] == CurvePoint(0.25, 1.0, 0.0)
+    assert calibration.to_checkpoint()["curves"] == curves
 
 
 @pytest.mark.parametrize(
     "values",
     [
         *(None, [], 3, "corpus", {}, torch.zeros(2)),
-        GOOD | {"more": 1},
-        {key: value for key, value in GOOD.items() if key != "corpus_prior"},
-        *(GOOD | {"trained_prior": value} for value in NO_SHARES),
-        *(GOOD | {"corpus_prior": value} for value in NO_SHARES),
-        *(GOOD | {"temperature": value} for value in NO_TEMPERATURE),
-        *(GOOD | {"strength": value} for value in NO_STRENGTH),
-        *(GOOD | {"curves": value} for value in (None, 5, [], [5], "corpus", torch.zeros(2))),
-        *(GOOD | {"curves": {"corpus": value}} for value in NO_ROWS),
+        VALUES | {"more": 1},
+        {key: value for key, value in VALUES.items() if key != "corpus_prior"},
+        {key: value for key, value in VALUES.items() if key != "curves"},
+        *(VALUES | {"curves": value} for value in (None, 5, [], [5], "corpus", torch.zeros(2))),
     ],
 )
-def test_malformed(values: Any) -> None:
-    with pytest.raises((ValueError, TypeError, ArithmeticError)):
-        Calibration.checked(values, 2)
+def test_malformed_values_raise(values: Any) -> None:
+    """The code that loads checkpoints expects any error."""
+    with pytest.raises((ValueError, LookupError, TypeError, AttributeError)):
+        Calibration.from_checkpoint(values)
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        *(None, "row", [None], [[]], [[0.5, 0.5]], [[0.5] * 4], ["row"]),
+        *([[0.5, "half", 0.5]], [[0.5, [], 0.5]], [[0.5, torch.zeros(2), 0.5]]),
+        [[0.5, 10**400, 0.5]],
+    ],
+)
+def test_malformed_curves_raise(curve: Any) -> None:
+    with pytest.raises((ValueError, TypeError, ArithmeticError, RuntimeError)):
+        Calibration.from_checkpoint(VALUES | {"curves": {"corpus": curve}})

@@ -86,7 +86,7 @@ def test_scores_by_hand() -> None:
 
 def test_scores_under_each_prior_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
-    model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], strength=0)
+    model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], prior_strength=0)
     scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
     assert {name: scores[f"test/{name}/accuracy"] for name in PRIORS} == {
         "uniform": pytest.approx(2 / 4),  # as they are

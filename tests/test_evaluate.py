@@ -180,7 +180,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
     checkpoint["decision"] = {
         **{"trained_prior": [1 / 3] * 3, "corpus_prior": [1 - 2e-6, 1e-6, 1e-6]},
-        **{"temperature": 20.0, "strength": 0.0},
+        **{"temperature": 20.0, "strength": 0.0, "curves": {}},
     }
     torch.save(checkpoint, tmp_path / "a.ckpt")
     reports = {}

@@ -142,7 +142,7 @@ def test_what_goes_on_beside_it_is_the_new_models() -> None:
     network = make(Alphabet(case_style="lower"), THEIRS, ngrams=1)
     transfer_weights(source, network, "it")
     assert network.alphabet.case_style == "lower"
-    assert len(network.ngrams.counted[0].counts) == 0
+    assert len(network.ngrams.counted[0].table.counts) == 0
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from src.errors import UserError
 from src.models.network import Network
 from src.models.recurrent import PyTorchCell, RecurrentNetwork, TutorialNetwork, symbol_groups
 from src.models.rnn import read_name
-from src.ngrams.mixture import NgramMixture
+from src.ngrams.ensemble import NgramEnsemble
 from tests.helpers import make_batch
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
-SHARES = [0.5, 0.3, 0.2]
+PRIOR = [0.5, 0.3, 0.2]
 
 
 def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
@@ -162,75 +162,77 @@ def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
         make("gru", **wrong)
 
 
-def make_mixture(counted: bool = True) -> Network:
+def make_network_with_ngrams(is_fitted: bool = True) -> Network:
     shape: dict[str, Any] = {"bidirectional": True, "embedding": 4, "pooling": "all"}
     network = Network(
-        ASCII_ALPHABET.to_dict(), ["A", "B", "C"], SHARES, cell="gru", hidden=5, ngrams=2, **shape
+        ASCII_ALPHABET.to_dict(), ["A", "B", "C"], PRIOR, cell="gru", hidden=5, ngrams=2, **shape
     )
     assert network.ngrams is not None
-    if counted:
-        fit(network.ngrams)
+    if is_fitted:
+        fit_ngrams(network.ngrams)
     return network
 
 
-def fit(ngrams: NgramMixture) -> None:
-    known = {c: NAMES[i::3] for i, c in enumerate("ABC")}
-    ngrams.fit(NamesDataset(known), SHARES, seed=0)
+def fit_ngrams(ngrams: NgramEnsemble) -> None:
+    train_names = {c: NAMES[i::3] for i, c in enumerate("ABC")}
+    ngrams.fit(NamesDataset(train_names), PRIOR, seed=0)
 
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("src.ngrams.letter_ngrams.STEPS", 3)
-    monkeypatch.setattr("src.ngrams.tfidf.STEPS", (3, 3))
+    monkeypatch.setattr("src.ngrams.letter_ngrams.N_STEPS", 3)
+    monkeypatch.setattr("src.ngrams.tfidf.MIN_STEPS", 3)
+    monkeypatch.setattr("src.ngrams.tfidf.MAX_STEPS", 3)
 
 
-def test_a_mixture_is_bayes_rule_over_the_weighted_parts() -> None:
-    network = make_mixture().eval()
+def test_the_models_are_multiplied_with_weights_and_with_the_prior() -> None:
+    network = make_network_with_ngrams().eval()
     batch = make_batch([*NAMES, "Zhang"])
-    mixed = network(batch.letters, batch.lengths)
-    alone = network.recurrent(batch.letters, batch.lengths)
-    assert isinstance(network.ngrams, NgramMixture)
-    lower, cased = (
-        each(batch.letters, batch.lengths).softmax(1) for each in network.ngrams.counted
-    )
-    assert not torch.allclose(lower, cased)
-    found = [each.find(batch.letters, batch.lengths) for each in network.ngrams.counted]
-    bag = network.ngrams.weighed(found, len(batch.lengths)).softmax(1)
-    weighted = alone.exp() ** 0.2 * lower**0.3 * cased**0.3 * bag**0.2 * torch.tensor(SHARES)
-    torch.testing.assert_close(mixed.exp(), weighted / weighted.sum(dim=1, keepdim=True))
+    log_probs = network(batch.letters, batch.lengths)
+    recurrent = network.recurrent(batch.letters, batch.lengths).exp()
+    assert isinstance(network.ngrams, NgramEnsemble)
+    models = network.ngrams.counted
+    lower, case_sensitive = (model(batch.letters, batch.lengths).softmax(1) for model in models)
+    assert not torch.allclose(lower, case_sensitive)
+    matches = [model.match_grams(batch.letters, batch.lengths) for model in models]
+    tfidf = network.ngrams.weighed(matches).softmax(1)
+    product = recurrent**0.2 * lower**0.3 * case_sensitive**0.3 * tfidf**0.2 * torch.tensor(PRIOR)
+    torch.testing.assert_close(log_probs.exp(), product / product.sum(dim=1, keepdim=True))
 
 
-def test_where_there_is_no_case_one_ngram_model_counts() -> None:
-    letters = Alphabet("corpus", "아이우" + UNKNOWN_SYMBOL)
-    ngrams = Network(letters.to_dict(), ["A", "B"], SHARES[:2], "gru", 4, ngrams=2).ngrams
-    assert isinstance(ngrams, NgramMixture)
-    ngrams.eval().fit(NamesDataset({"A": ["아이", "이우"], "B": ["우"]}, letters), [0.6, 0.4], 0)
-    batch = letters.encode(["아이우", "우"])
-    (counted,) = ngrams.counted
-    bag = ngrams.weighed([counted.find(*batch)], 2)
-    torch.testing.assert_close(ngrams(*batch), 0.6 * counted(*batch) + 0.2 * bag)
+def test_an_alphabet_without_case_has_a_single_ngram_model() -> None:
+    alphabet = Alphabet("corpus", "아이우" + UNKNOWN_SYMBOL)
+    ngrams = Network(alphabet.to_dict(), ["A", "B"], PRIOR[:2], "gru", 4, ngrams=2).ngrams
+    assert isinstance(ngrams, NgramEnsemble)
+    dataset = NamesDataset({"A": ["아이", "이우"], "B": ["우"]}, alphabet)
+    ngrams.eval().fit(dataset, [0.6, 0.4], 0)
+    batch = alphabet.encode(["아이우", "우"])
+    (model,) = ngrams.counted
+    tfidf = ngrams.weighed([model.match_grams(*batch)])
+    torch.testing.assert_close(ngrams(*batch), 0.6 * model(*batch) + 0.2 * tfidf)
 
 
-def test_the_state_of_a_mixture_holds_its_counts_and_refuses_others() -> None:
-    network, again = make_mixture().eval(), make_mixture(counted=False).eval()
+def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
+    network = make_network_with_ngrams().eval()
+    loaded = make_network_with_ngrams(is_fitted=False).eval()
     batch = make_batch(NAMES)
     state = network.state_dict()
-    again.load_state_dict(state)
-    assert torch.equal(again(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
+    loaded.load_state_dict(state)
+    assert torch.equal(loaded(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
     counts = state["ngrams.counted.1._extra_state"]
-    wrong = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
+    malformed = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
     with pytest.raises(ValueError, match="letter counts: out of range"):
-        again.load_state_dict(wrong)
+        loaded.load_state_dict(malformed)
 
 
-def test_in_training_the_network_answers_alone_under_the_shares() -> None:
-    network = make_mixture().train()
+def test_in_training_only_the_recurrent_network_and_the_prior_are_used() -> None:
+    network = make_network_with_ngrams().train()
     batch = make_batch(NAMES)
-    alone = network.recurrent(batch.letters, batch.lengths) + torch.tensor(SHARES).log()
-    torch.testing.assert_close(network(batch.letters, batch.lengths), alone.log_softmax(dim=1))
+    scores = network.recurrent(batch.letters, batch.lengths) + torch.tensor(PRIOR).log()
+    torch.testing.assert_close(network(batch.letters, batch.lengths), scores.log_softmax(dim=1))
 
 
-def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> None:
+def test_a_uniform_prior_leaves_the_recurrent_networks_log_probabilities_unchanged() -> None:
     network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], [1 / 3] * 3, "rnn", 6).eval()
     batch = make_batch(NAMES)
     torch.testing.assert_close(
@@ -238,25 +240,23 @@ def test_a_network_without_ngrams_keeps_its_own_answer_under_equal_shares() -> N
     )
 
 
-def test_without_shares_the_answer_is_the_tutorials_as_it_is() -> None:
+def test_without_a_prior_the_log_probabilities_are_those_of_the_tutorials_network() -> None:
     network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], None, "tutorial", 8).eval()
     batch = make_batch(NAMES)
-    together = network(batch.letters, batch.lengths)
-    assert torch.equal(together, network.recurrent(batch.letters, batch.lengths))
+    log_probs = network(batch.letters, batch.lengths)
+    assert torch.equal(log_probs, network.recurrent(batch.letters, batch.lengths))
     assert set(network.state_dict()) == {
         f"recurrent.rnn.{layer}.{part}" for layer in ("i2h", "i2o") for part in ("weight", "bias")
     }
 
 
-def test_a_networks_weights_are_the_same_with_ngrams_beside_it() -> None:
-    """N-grams draw nothing from the generator that the network and its training draw from."""
-    together = []
+def test_ngram_models_do_not_change_the_initial_weights_of_the_network() -> None:
+    """They do not draw from the global random generator, which the network draws from."""
+    results = []
     for ngrams in (0, 2):
         torch.manual_seed(0)
-        network = Network(
-            ASCII_ALPHABET.to_dict(), ["A", "B", "C"], SHARES, "gru", 5, ngrams=ngrams
-        )
+        network = Network(ASCII_ALPHABET.to_dict(), ["A", "B", "C"], PRIOR, "gru", 5, ngrams=ngrams)
         if network.ngrams is not None:
-            fit(network.ngrams)
-        together.append((network.recurrent.state_dict(), torch.rand(1)))
-    torch.testing.assert_close(*together, atol=0, rtol=0)
+            fit_ngrams(network.ngrams)
+        results.append((network.recurrent.state_dict(), torch.rand(1)))
+    torch.testing.assert_close(*results, atol=0, rtol=0)

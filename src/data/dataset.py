@@ -53,7 +53,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         """Return the names with these indices as one batch. Data loaders call this method."""
         return self.batch(indices)
 
-    def batch(self, indices: Sequence[int]) -> Batch:
+    def batch(self, indices: Sequence[int] | Tensor) -> Batch:
         """Return the names with these indices as one batch."""
         # With an explicit dtype, because an empty list would become a float tensor.
         selected = torch.as_tensor(indices, dtype=torch.int64)

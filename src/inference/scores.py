@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.calibration import FEWEST, precision_curve
+from src.models.calibration import MIN_SAMPLE_SIZE, precision_curve
 
 RESAMPLES = 1000
 COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
@@ -132,10 +132,10 @@ def as_text(report: dict[str, Any]) -> str:
     for row in report["categories"]:
         ratios = [row[key] for key in ("precision", "recall", "f1")]
         cells = "".join(f"{'–' if x is None else format(x, '.3f'):>10}" for x in ratios)
-        few = " *" if 0 < row["support"] < FEWEST else ""
+        few = " *" if 0 < row["support"] < MIN_SAMPLE_SIZE else ""
         lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}{few}")
-    if any(0 < row["support"] < FEWEST for row in report["categories"]):
-        lines.append(f"* fewer than {FEWEST} names: its recall may be off by 0.2 and more")
+    if any(0 < row["support"] < MIN_SAMPLE_SIZE for row in report["categories"]):
+        lines.append(f"* fewer than {MIN_SAMPLE_SIZE} names: its recall may be off by 0.2 and more")
     lines.append(f"\n{'coverage':>10}{'precision':>12}  with predict --threshold")
     for row in report["coverage"]:
         lines.append("{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row))

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,10 +17,10 @@ from src.data.normalize import MAX_NAME_LENGTH
 from src.data.readers.columns import quoted_list
 from src.data.split import SplitRecord
 from src.errors import UserError
-from src.models.calibration import Calibration
+from src.models.calibration import Calibration, CurvePoint
 from src.models.checkpoint import load_checkpoint
 from src.models.network import Network
-from src.models.registry import DEFAULT_PRIOR, PRIORS
+from src.models.registry import DEFAULT_PRIOR, PRIORS, PriorName
 
 AT_ONCE = 4096
 """Names to ask about at once: enough for speed, few enough for memory."""
@@ -44,7 +44,7 @@ class TrainedModel:
     """Where the names of the run came from, and how they were split."""
     calibration: Calibration | None = None
     """How to answer under a prior; without it the answers are the network's own."""
-    prior: str = DEFAULT_PRIOR
+    prior: PriorName | Literal["as trained"] = DEFAULT_PRIOR
     """How common the categories are taken to be, one of PRIORS."""
     about: str = ""
     """Where it is, what it is and how good, for a person."""
@@ -125,7 +125,7 @@ class TrainedModel:
     @torch.inference_mode()
     def _ask_block(self, names: Sequence[str]) -> Tensor:
         logp: Tensor = self.network(*self.alphabet.encode(names))
-        if self.calibration:
+        if self.calibration and self.prior != "as trained":
             logp = self.calibration.log_probabilities(logp, self.prior)
         if self.chosen is not None:
             logp = logp[:, self.chosen].log_softmax(dim=1)
@@ -156,7 +156,7 @@ class TrainedModel:
             answers.append((answer, reason))
         return answers
 
-    def threshold(self, precision: float) -> list[float]:
+    def threshold(self, precision: float) -> CurvePoint:
         """Return the lowest threshold that reached a precision on the run's validation names.
 
         And what precision and which coverage it had there, the share of names that were answered.
@@ -164,22 +164,20 @@ class TrainedModel:
         Raises:
             UserError: if none did, or the checkpoint does not say.
         """
-        curve = (
-            self.calibration.curves.get(self.prior)
-            if self.calibration and not self.chosen
-            else None
-        )
+        curve: list[CurvePoint] = []
+        if self.calibration and self.prior != "as trained" and not self.chosen:
+            curve = self.calibration.precision_curves.get(self.prior, [])
         if not curve:
             of = " among these categories" if self.chosen else ""
             raise UserError(f"--precision: {self.path} holds none{of}; give a --threshold")
-        if curve[-1][1] < precision:
-            highest = int(1000 * curve[-1][1]) / 1000
+        if curve[-1].precision < precision:
+            highest = int(1000 * curve[-1].precision) / 1000
             raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
-        return next(row for row in curve if row[1] >= precision)
+        return next(point for point in curve if point.precision >= precision)
 
 
 def load_model(
-    path: Path, prior: str = DEFAULT_PRIOR, among: Sequence[str] | None = None
+    path: Path, prior: PriorName = DEFAULT_PRIOR, among: Sequence[str] | None = None
 ) -> TrainedModel:
     """Read the model of a checkpoint, to answer under one of PRIORS, among some categories or all.
 

@@ -1,160 +1,267 @@
-"""What to answer when categories are not as common as they were in training.
+"""Calibration of a network: temperature scaling, and priors other than that of its training.
 
-A network trained on categories in the shares π_trained answers p(category | name), which by Bayes'
-rule is p(name | category) · π_trained, normalised. Divided by π_trained and multiplied by other
-shares, it is the answer for names that come in those other shares:
+A network that was trained on categories with the prior π_trained predicts p(c | name). By Bayes'
+rule, this is proportional to p(name | c) π_trained(c). Divided by π_trained and multiplied by
+another prior, it is the prediction for names whose categories have that prior:
 
-    log_softmax((logp - log π_trained) / T + s · log π_corpus)
+    (1)  logit_c = (log p(c | name) - log π_trained(c)) / T + s log π_corpus(c)
+    (2)  log p'(c | name) = log_softmax(logit)_c
 
-The temperature T says how sure to be. The strength s is 0 for the prior `uniform`, all categories
-equally common; 1 for `corpus`, as common as in the corpus; between the two for `tempered`.
+The temperature T corrects over- or underconfidence. The strength s is 0 for the prior `uniform`
+(all categories are equally likely), 1 for `corpus` (as likely as in the corpus), and between 0 and
+1 for `tempered`. `fit_calibration` fits T and s to names that the network was not trained on.
 
-Shapes: N names, C categories.
+Shapes: N names, C categories, S strengths that are tried, M thresholds.
 """
 
-from dataclasses import dataclass, field
-from math import exp, fsum, log
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from math import exp, log
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.registry import PRIORS
+from src.models.registry import PRIORS, PriorName
 
-ENOUGH = 200_000
-"""Names that a decision is fitted to, at most: of more, evenly spaced ones."""
-TIE = 0.005
-"""Of macro F1, within which a lower strength is preferred."""
-FEWEST = 20
-"""Names, below which a share of them says little."""
+MIN_TEMPERATURE = 0.2
+MAX_TEMPERATURE = 5.0
+LOG_TEMPERATURE_TOLERANCE = 1e-4
+PRIOR_STRENGTHS = [i / 20 for i in range(21)]
+MACRO_F1_TOLERANCE = 0.005
+"""How far macro F1 may be below its maximum, for the sake of a lower strength of the prior."""
+MAX_CALIBRATION_NAMES = 200_000
+MIN_SAMPLE_SIZE = 20
+"""Number of names below which their precision or recall is too uncertain to be useful."""
+PRECISION_STEPS = 1000
+"""Number of equal steps between a precision of 0 and 1. A stored curve has at most one point for
+each step."""
+
+
+class CurvePoint(NamedTuple):
+    """The result of answering only names whose best probability is at least the threshold."""
+
+    threshold: float
+    precision: float
+    """Fraction of correct answers among the answered names."""
+    coverage: float
+    """Fraction of answered names among all names."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What it takes to answer under each prior; `dataclasses.asdict` makes it plain values."""
+    """Parameters that convert the log-probabilities of a network to those under each prior."""
 
     trained_prior: list[float]
-    """The share of each category among the examples trained on [C]."""
+    """Prior of each category in training [C]."""
     corpus_prior: list[float]
-    """The share of each category among the distinct pairs of name and category to train on [C]."""
+    """Share of each category among the distinct (name, category) pairs of the training split
+    [C]."""
     temperature: float = 1.0
-    strength: float = 0.5
-    """Of the corpus's prior in the tempered one, from 0 to 1."""
-    curves: dict[str, list[list[float]]] = field(default_factory=dict)
-    """Under each prior, rows of `precision_curve` for the validation names, precision rising."""
+    """T in formula (1)."""
+    prior_strength: float = 0.5
+    """s in formula (1) for the prior `tempered`."""
+    precision_curves: dict[PriorName, list[CurvePoint]] = field(default_factory=dict)
+    """For each prior, precision and coverage of the validation names, in order of increasing
+    threshold and precision."""
+
+    def log_probabilities(self, log_probs: Tensor, prior: PriorName) -> Tensor:
+        """Return the log-probabilities of names under a prior [N, C], by formulas (1) and (2).
+
+        Args:
+            log_probs: log-probabilities of the network [N, C]. A row of NaN remains a row of NaN.
+            prior: name of the prior.
+        """
+        strengths = {"uniform": 0.0, "corpus": 1.0, "tempered": self.prior_strength}
+        log_trained = log_probs.new_tensor(self.trained_prior).log()  # [C]
+        log_corpus = log_probs.new_tensor(self.corpus_prior).log()  # [C]
+        offset = strengths[prior] * log_corpus - log_trained / self.temperature  # [C]
+        return (log_probs / self.temperature + offset).log_softmax(dim=1)
+
+    def to_checkpoint(self) -> dict[str, Any]:
+        """Return plain values for a checkpoint, with the keys of the checkpoint format."""
+        curves = {}
+        for prior, points in self.precision_curves.items():
+            curves[prior] = [list(point) for point in points]
+        return {
+            "trained_prior": self.trained_prior,
+            "corpus_prior": self.corpus_prior,
+            "temperature": self.temperature,
+            "strength": self.prior_strength,
+            "curves": curves,
+        }
 
     @classmethod
     def from_checkpoint(cls, values: Any) -> "Calibration":
-        """Return the calibration that plain values from a file describe."""
-        calibration = cls(**values)
-        for curve in calibration.curves.values():
-            for threshold, precision, coverage in curve:
-                float(threshold), float(precision), float(coverage)
-        return calibration
+        """Return the calibration with the values that `to_checkpoint` returned.
 
-    @classmethod
-    def checked(cls, values: Any, n_categories: int) -> "Calibration":
-        """Return the decision that plain values from a file describe.
-
-        Raises:
-            ValueError: if they describe none for so many categories, and likewise TypeError.
+        Values from a damaged file can raise any error, or be out of range.
         """
-        decision = cls(**values)
-        good = 0.05 <= decision.temperature <= 20 and 0 <= decision.strength <= 1
-        for shares in (decision.trained_prior, decision.corpus_prior):
-            good &= isinstance(shares, list) and len(shares) == n_categories and min(shares) > 0
-            good &= abs(fsum(shares) - 1) < 1e-4
-        for curve in {**decision.curves}.values():
-            rows = curve if isinstance(curve, list) else [None]
-            good &= all(isinstance(row, list) and len(row) == 3 for row in rows)
-            good = good and all(isinstance(x, float) and 0 <= x <= 1 for row in rows for x in row)
-        if not good:
-            raise ValueError("its decision is out of range, or for other categories")
-        return decision
+        arguments = dict(values)
+        prior_strength = arguments.pop("strength")
+        precision_curves = {}
+        for prior, rows in arguments.pop("curves").items():
+            precision_curves[prior] = [parse_curve_point(row) for row in rows]
+        return cls(**arguments, prior_strength=prior_strength, precision_curves=precision_curves)
 
-    def log_probabilities(self, logp: Tensor, prior: str) -> Tensor:
-        """Return the log-probabilities [N, C] under one of PRIORS.
 
-        Args:
-            logp: the network's own [N, C]; a row of NaN stays one.
-            prior: one of PRIORS.
-        """
-        strength = {"uniform": 0.0, "corpus": 1.0, "tempered": self.strength}[prior]
-        log_trained = logp.new_tensor(self.trained_prior).log()  # [C]
-        log_corpus = logp.new_tensor(self.corpus_prior).log()  # [C]
-        offset = strength * log_corpus - log_trained / self.temperature  # 0 under its own prior
-        return (logp / self.temperature + offset).log_softmax(dim=1)
+def parse_curve_point(row: Any) -> CurvePoint:
+    """Return the point of a curve, which a checkpoint stores as a list of three numbers."""
+    threshold, precision, coverage = row
+    return CurvePoint(float(threshold), float(precision), float(coverage))
 
 
 @torch.no_grad()
 def fit_calibration(
-    logp: Tensor, targets: Tensor, trained_prior: list[float], corpus_prior: list[float]
+    log_probs: Tensor, targets: Tensor, trained_prior: list[float], corpus_prior: list[float]
 ) -> Calibration:
-    """Return the decision that suits names the network was not trained on, such as validation's.
-
-    The temperature, from 0.2 to 5, is the one of the least negative log-likelihood under the
-    corpus's prior. The strength is then the lowest whose macro F1 is within TIE of the highest.
-    That F1 is averaged over five neighbouring strengths, as a few names guessed otherwise move it
-    by chance; and it is flat at its top, where a lower strength has the better balanced accuracy.
-
-    Its curves hold, for each thousandth of precision that is reached, the lowest threshold that
-    reaches it and answers FEWEST names.
+    """Fit a calibration to names that the network was not trained on.
 
     Args:
-        logp: the network's log-probabilities of the names [N, C].
-        targets: their true categories [N], int64.
-        trained_prior: see Calibration; all above 0.
-        corpus_prior: likewise.
+        log_probs: log-probabilities of the network [N, C].
+        targets: correct category of each name [N], int64.
+        trained_prior: prior of each category in training [C], all above 0.
+        corpus_prior: prior of each category in the corpus [C], all above 0.
     """
-    # Imported now, as it takes a second, and answering needs none of it.
-    from torchmetrics.functional.classification import multiclass_f1_score as f1_of
+    # Of more names than necessary, take evenly spaced ones.
+    stride = 1 + len(targets) // MAX_CALIBRATION_NAMES
+    log_probs = log_probs[::stride]
+    targets = targets[::stride]
 
-    every = 1 + len(targets) // ENOUGH
-    logp, targets = logp[::every], targets[::every]
+    calibration = Calibration(trained_prior, corpus_prior)
+    temperature = fit_temperature(calibration, log_probs, targets)
+    calibration = replace(calibration, temperature=temperature)
+    prior_strength = fit_prior_strength(calibration, log_probs, targets)
+    calibration = replace(calibration, prior_strength=prior_strength)
+
+    curves = {}
+    for prior in PRIORS:
+        probabilities = calibration.log_probabilities(log_probs, prior).exp()  # [N, C]
+        curve = precision_curve(probabilities, targets)  # [M, 3]
+        curves[prior] = select_lowest_thresholds(curve, n_names=len(targets))
+    return replace(calibration, precision_curves=curves)
+
+
+def fit_temperature(calibration: Calibration, log_probs: Tensor, targets: Tensor) -> float:
+    """Return the temperature with the lowest cross-entropy under the prior `corpus`.
+
+    Args:
+        calibration: has the priors.
+        log_probs: log-probabilities of the network [N, C].
+        targets: correct category of each name [N], int64.
+    """
+    log_probs = log_probs.double()
 
     def loss(log_temperature: float) -> float:
-        decision = Calibration(trained_prior, corpus_prior, exp(log_temperature))
-        return F.nll_loss(decision.log_probabilities(logp.double(), "corpus"), targets).item()
+        candidate = replace(calibration, temperature=exp(log_temperature))
+        return F.nll_loss(candidate.log_probabilities(log_probs, "corpus"), targets).item()
 
-    # Golden-section search: the loss is convex in 1 / T, so it has one valley, in log T as well.
-    low, high = log(0.2), log(5)
-    while high - low > 1e-4:
-        step = (5**0.5 - 1) / 2 * (high - low)
-        if loss(high - step) <= loss(low + step):
+    # The loss is convex in 1 / T. As a function of log T it therefore has a single minimum, too.
+    log_temperature = golden_section_search(
+        loss, log(MIN_TEMPERATURE), log(MAX_TEMPERATURE), tolerance=LOG_TEMPERATURE_TOLERANCE
+    )
+    return exp(log_temperature)
+
+
+def golden_section_search(
+    function: Callable[[float], float], low: float, high: float, tolerance: float
+) -> float:
+    """Return the minimum point of a function between two bounds.
+
+    Args:
+        function: first decreases, then increases.
+        low: lower bound.
+        high: upper bound.
+        tolerance: the search ends when the bounds are this close.
+    """
+    inverse_golden_ratio = (5**0.5 - 1) / 2
+    while high - low > tolerance:
+        step = inverse_golden_ratio * (high - low)
+        if function(high - step) <= function(low + step):
             high = low + step
         else:
             low = high - step
-    temperature = exp((low + high) / 2)
+    return (low + high) / 2
 
-    tempered = [Calibration(trained_prior, corpus_prior, temperature, i / 20) for i in range(21)]
-    guesses = [each.log_probabilities(logp, "tempered").argmax(dim=1) for each in tempered]
-    f1 = torch.stack([f1_of(each, targets, logp.shape[1], average="none") for each in guesses])
-    f1 = f1[:, targets.bincount(minlength=logp.shape[1]) > 0].mean(dim=1)  # of those there
-    means = F.avg_pool1d(F.pad(f1.double()[None], (2, 2), mode="replicate"), 5, stride=1)[0]
-    decision = tempered[int((means >= means.max() - TIE).nonzero()[0])]
-    for prior in PRIORS:
-        curve = precision_curve(decision.log_probabilities(logp, prior).exp(), targets)
-        curve = curve[curve[:, 2] * len(targets) > FEWEST - 0.5].flip(0)
-        steps = F.pad((1000 * curve[:, 1]).floor().cummax(0).values, (1, 0), value=-1)
-        decision.curves[prior] = curve[steps.diff() > 0].tolist()
-    return decision
+
+def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Tensor) -> float:
+    """Return the lowest strength of the prior `tempered` with nearly the highest macro F1.
+
+    A few names that are classified differently change macro F1 by chance. It is therefore smoothed
+    over five neighboring strengths. Near its maximum it is flat, and a lower strength there has a
+    higher balanced accuracy.
+
+    Args:
+        calibration: has the priors and the temperature.
+        log_probs: log-probabilities of the network [N, C].
+        targets: correct category of each name [N], int64.
+    """
+    # Importing this takes a second, and it is not needed for inference.
+    from torchmetrics.functional.classification import multiclass_f1_score
+
+    n_categories = log_probs.shape[1]
+    f1_scores = []
+    for strength in PRIOR_STRENGTHS:
+        candidate = replace(calibration, prior_strength=strength)
+        predictions = candidate.log_probabilities(log_probs, "tempered").argmax(dim=1)  # [N]
+        f1_scores.append(multiclass_f1_score(predictions, targets, n_categories, average="none"))
+    f1 = torch.stack(f1_scores)  # [S, C]
+
+    # Macro F1 is the mean over the categories that occur among the targets.
+    occurs = targets.bincount(minlength=n_categories) > 0  # [C]
+    macro_f1 = f1[:, occurs].mean(dim=1).double()  # [S]
+
+    # A moving average; the scores at both ends are repeated.
+    padded = F.pad(macro_f1[None], (2, 2), mode="replicate")  # [1, S + 4]
+    smoothed = F.avg_pool1d(padded, kernel_size=5, stride=1)[0]  # [S]
+    is_nearly_highest = smoothed >= smoothed.max() - MACRO_F1_TOLERANCE
+    return PRIOR_STRENGTHS[int(is_nearly_highest.nonzero()[0])]
 
 
 def precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return what thresholds do to names, from the highest to the lowest [M, 3], as float64.
-
-    A row is a threshold, the precision (the share of right guesses among the names whose best
-    probability is not below it) and the coverage (the share of these names among all).
+    """Return precision and coverage for each threshold that separates names.
 
     Args:
-        probabilities: of the names [N, C].
-        targets: their true categories [N].
+        probabilities: probabilities of the categories of each name [N, C].
+        targets: correct category of each name [N], int64.
+
+    Returns:
+        Threshold, precision and coverage, as in `CurvePoint`, in order of decreasing threshold
+        [M, 3], float64.
     """
-    confidence, guesses = probabilities.double().max(dim=1)
-    confidence, order = confidence.sort(descending=True, stable=True)
-    answered = torch.arange(1, len(order) + 1, dtype=torch.float64)
-    precision = (guesses == targets)[order].cumsum(dim=0) / answered
-    below = F.pad(confidence[1:], (0, 1))  # halfway to it, rounding moves no name across
-    rows = torch.stack(((confidence + below) / 2, precision, answered / len(order)), dim=1)
-    return rows[confidence > below]
+    confidence, predictions = probabilities.double().max(dim=1)  # [N], [N]
+    confidence, order = confidence.sort(descending=True, stable=True)  # [N], [N]
+
+    # If the threshold is just below the i-th highest confidence, i names are answered.
+    n_answered = torch.arange(1, len(order) + 1, dtype=torch.float64)
+    n_correct = (predictions == targets)[order].cumsum(dim=0)
+    precision = n_correct / n_answered
+    coverage = n_answered / len(order)
+
+    # Halfway between two confidences, rounding does not change which names are answered. Names of
+    # equal confidence are answered together, so only the last of them has a threshold.
+    next_confidence = F.pad(confidence[1:], (0, 1))
+    threshold = (confidence + next_confidence) / 2
+    points = torch.stack((threshold, precision, coverage), dim=1)  # [N, 3]
+    return points[confidence > next_confidence]
+
+
+def select_lowest_thresholds(curve: Tensor, n_names: int) -> list[CurvePoint]:
+    """Return the lowest threshold that reaches each step of precision.
+
+    Thresholds at which fewer than MIN_SAMPLE_SIZE names are answered are left out.
+
+    Args:
+        curve: the result of `precision_curve` [M, 3].
+        n_names: number of names, N.
+    """
+    n_answered = curve[:, 2] * n_names  # [M]
+    is_large_sample = n_answered > MIN_SAMPLE_SIZE - 0.5  # half a name allows for rounding
+    points = curve[is_large_sample].flip(0)  # in order of increasing threshold
+
+    # Keep a point if it reaches a step of precision that no lower threshold reaches.
+    steps = (PRECISION_STEPS * points[:, 1]).floor()
+    highest_step = steps.cummax(0).values
+    is_new_step = F.pad(highest_step, (1, 0), value=-1).diff() > 0
+    return [CurvePoint(*row) for row in points[is_new_step].tolist()]

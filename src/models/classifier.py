@@ -5,7 +5,6 @@ Shapes: B names in a batch, N names in all, C categories.
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -313,7 +312,7 @@ class NameClassifier(LightningModule):
         checkpoint["history"] = self.history
         checkpoint["losses"] = self._losses_since_point
         if self.calibration is not None:
-            checkpoint["decision"] = asdict(self.calibration)
+            checkpoint["decision"] = self.calibration.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the iteration and the history from a checkpoint."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from src.data.alphabet import Alphabet
 from src.models.registry import CELL_OPTIONS, CELLS
-from src.ngrams.mixture import MIXTURE_WEIGHTS, NgramMixture
+from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
 
 SHAPE_OPTIONS = ("layers", "bidirectional", "embedding", "pooling")
 """Options of recurrent networks that determine the shapes of their weights."""
@@ -64,7 +64,7 @@ class Network(nn.Module):
         for key in SHAPE_OPTIONS:
             self.architecture[key] = options.get(key, CELL_OPTIONS[key])
         symbols = self.alphabet.symbols
-        self.ngrams = NgramMixture(symbols, len(categories), ngrams) if ngrams else None
+        self.ngrams = NgramEnsemble(symbols, len(categories), ngrams) if ngrams else None
         # The logarithm of the training prior. Its name is part of the checkpoint format.
         self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
 
@@ -100,7 +100,7 @@ class Network(nn.Module):
         scores: Tensor = self.recurrent(letters, lengths)
         if self.ngrams is not None and not self.training:
             # A weighted mean of log-scores: each model can veto a category.
-            scores = MIXTURE_WEIGHTS["recurrent"] * scores + self.ngrams(letters, lengths)
+            scores = MIXTURE_WEIGHTS.recurrent * scores + self.ngrams(letters, lengths)
         if self.log_shares is None:
             return scores
         return (scores + self.log_shares).log_softmax(dim=1)

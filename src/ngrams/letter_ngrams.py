@@ -1,342 +1,347 @@
-"""A letter n-gram model of each category, counted, with a few hundred learned weights.
+"""Letter n-gram models of names, one for each category, with Dirichlet smoothing.
 
-A name is spelled between a start and an end mark, `^lee$`. n_c(w) is how often the
-training names of category c have the letters w, n(w) the sum of n_c(w) over all categories. Read
-forward, h_k is the k symbols before a letter x and hx the two together; read backward, h_k is the
-k symbols after x, and hx stands for xh. The probability of x comes from ever longer contexts,
-k = 0 … K, each leaning on the shorter one:
+A name is written between a start and an end mark, as in `^lee$`. Its symbols are predicted one by
+one in two readings: forward, each symbol from those before it, and backward, each symbol from those
+after it. Bayes' rule turns the predictions into logits of the categories.
 
-    q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)
-    p_k(x) = (n_c(h_k x) + β_k (μ_k p_{k-1}(x) + (1 - μ_k) q_k(x))) / (n_c(h_k) + β_k)
-    logit_c = b_c + Σ_readings w_c Σ_x log p(x)
+For a predicted symbol x, let h_k be its context, the k symbols read last, and h_k x the gram of
+k + 1 symbols made of both (in the backward reading, x comes first). n_c(w) is the number of
+occurrences of the gram w in the training names of the category c, and n(w) is the sum of n_c(w)
+over all categories. For each reading and for k = 0 … K:
 
-q is the probability in all categories together, p the one in category c; p_{-1} and q_{-1} are
-1 / the number of symbols that can follow, and p(x) is p_k(x) for the longest context that lies in
-the name, marks included. Each reading takes every symbol as x but the mark that it begins with.
+    (1)  q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)       for all categories together
+    (2)  m_k(x) = μ_k p_{k-1}(x) + (1 - μ_k) q_k(x)                  prior mean of p_k
+    (3)  p_k(x) = (n_c(h_k x) + β_k m_k(x)) / (n_c(h_k) + β_k)       for the category c
+    (4)  logit_c = b_c + Σ_readings w_c Σ_x log p(x)
 
-Counted: n. Learned, a name never on its own counts: the strengths β > 0 and δ > 0 and the share
-0 < μ < 1 for each reading and k, the weight w for each reading — β, μ and w for each category as
-well — and b for each category.
+(1) and (3) are posterior means under Dirichlet priors: counts are combined with the estimate from a
+shorter context, which weighs as much as δ or β observations. Both recursions start with the uniform
+distribution, p_{-1} = q_{-1} = 1 / (number of symbols that can follow). In (4), p is p_k for the
+longest context that fits into the name. Every symbol is predicted except the mark with which the
+reading begins.
 
-Shapes: B names of a batch, P their symbols with the marks, C categories, K longest context,
-N distinct grams (runs of 0 … K + 1 symbols) of the training names, the empty one first.
+`LetterNgrams.count` counts n_c. `LetterNgrams.fit` then learns the other parameters by minimizing a
+leave-one-out cross-entropy: a training name is scored without its own grams in the counts. The
+parameters are:
+
+    δ_k > 0                    for each reading and k
+    β_k > 0 and 0 < μ_k < 1    for each reading, k and category
+    w                          for each reading and category
+    b                          for each category
+
+Shapes: B names in a batch, P symbols of these names including the marks, C categories, K symbols in
+the longest context. A leading 2 is the reading: 0 forward, 1 backward.
 """
 
-from collections import defaultdict
-from collections.abc import Callable
-from itertools import count
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.batch import MAX_BATCH_CELLS, ragged_indices
+from src.data.batch import MAX_BATCH_CELLS
+from src.data.dataset import NamesDataset
+from src.ngrams.gram_table import GramMatches, GramTable, MarkedNames, pack_pairs
+from src.ngrams.minimize import minimize
 
-LR, STEPS, NAMES = 0.1, 450, 128
-"""How the weights are learned: Adam's highest rate, its steps, the names of a step."""
-MOST_COUNTS = 2**21
-"""Counts that are kept, of the commonest grams: 48 MB of a checkpoint at most."""
-
-MOST_DENSE = 2**24
-"""Counts that are laid out as a table to be looked up at once, zeros included: 64 MB at most."""
-
-_NONE = torch.iinfo(torch.int64).max
-"""Above the keys of all grams."""
-
-Loss = Callable[[Tensor], Tensor]
-"""Of names, given by their numbers."""
+MAX_LR = 0.1
+N_STEPS = 450
+MAX_BATCH_SIZE = 128
 
 
-NEVER = Event()
-"""That nobody sets."""
+class LetterNgrams(nn.Module):
+    """Letter n-gram models of all categories, in both reading directions.
 
-
-def descend(
-    groups: Any,
-    lr: float,
-    sizes: tuple[int, int, int],
-    rng: torch.Generator,
-    loss: Loss,
-    stop: Event = NEVER,
-) -> None:
-    """Take steps of Adam on names in random order, up to a learning rate, then down to 0.
+    `count` counts the grams of training names, and `fit` learns how to weigh the counts. Without
+    `fit`, the other parameters have their initial values.
 
     Args:
-        groups: what to learn, as optimizers are told it.
-        lr: the highest learning rate.
-        sizes: how many steps, names of each, names that there are.
-        rng: draws the order, pass after pass.
-        loss: of names, given by their numbers.
-        stop: set by another thread to end amid it.
-    """
-    n_steps, size, n_names = sizes
-    optimizer = torch.optim.Adam(groups, lr, betas=(0.9, 0.99), fused=True)
-    passes = [torch.randperm(n_names, generator=rng) for _ in range(1 + n_steps * size // n_names)]
-    for step, names in enumerate(torch.split(torch.cat(passes)[: n_steps * size], size)):
-        if stop.is_set():
-            return
-        for group in optimizer.param_groups:
-            group["lr"] = lr * min(1, 20 * (step + 1) / n_steps) * (1 - step / n_steps)
-        optimizer.zero_grad()
-        loss(names).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-        optimizer.step()
+        alphabet: the symbols of the alphabet, in index order.
+        n_categories: number of categories, C.
+        order: number of symbols in the longest context, K.
+        case_sensitive: whether an upper-case and a lower-case letter are different symbols.
 
-
-class Found(NamedTuple):
-    """The symbols of a batch of names, end to end, each name between its marks."""
-
-    name: Tensor
-    """int64 [P]: the name that a symbol belongs to."""
-    before: Tensor
-    """int64 [P]: the symbols of that name before it."""
-    left: Tensor
-    """int64 [P]: those from it on."""
-    rows: Tensor
-    """int64 [K + 2, P]: the gram of 0 … K + 1 symbols that begins there."""
-    unknown: int
-    """N, the row of all that are not known."""
-
-
-class Tables(nn.Module):
-    """A module with buffers whose length is learned, too; checkpoints have them as extra state."""
-
-    tables: tuple[str, ...]
-    """Their names."""
-
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the tables."""
-        return {name: getattr(self, name) for name in self.tables}
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take the tables of `get_extra_state`, of whatever precision.
-
-        Raises:
-            ValueError: if they are not those of such a module, or likewise another error.
-        """
-        for name, mine in self.get_extra_state().items():
-            table, real = state[name], mine.is_floating_point()
-            if table.shape[1:] != mine.shape[1:] or table.is_floating_point() != real:
-                raise ValueError(f"{name}: no such table")
-            setattr(self, name, table.to(mine))
-
-
-class LetterNgrams(Tables):
-    """A letter n-gram model of each category, read in both directions; Bayes' rule does the rest.
-
-    Args:
-        alphabet: the symbols of names, in index order.
-        n_categories: C.
-        order: K, the most letters that a letter is predicted from.
-        cased: whether upper and lower case are two.
+    Attributes:
+        symbols: symbol of each letter of the alphabet, int64. Symbols are numbered from 1: first
+            the letters, then the start and the end mark.
+        table: the counts n_c of all grams of up to K + 1 symbols.
     """
 
-    tables = "grams", "starts", "categories", "counts"
-
-    def __init__(self, alphabet: str, n_categories: int, order: int, cased: bool = False) -> None:
+    def __init__(
+        self, alphabet: str, n_categories: int, order: int, case_sensitive: bool = False
+    ) -> None:
         super().__init__()
-        numbers: dict[str, int] = {}
-        read = alphabet if cased else map(str.lower, alphabet)
-        symbols = [numbers.setdefault(c, 1 + len(numbers)) for c in read]
-        self._start, self._end = len(numbers) + 1, len(numbers) + 2
-        self._base = len(numbers) + 3
-        self.n_categories, self.order = n_categories, order
-        sizes = (2, order + 1, 1, n_categories)  # 2: forward, backward; the 1: all symbols
-        self.log_strength = nn.Parameter(torch.full(sizes, 8.0).log())  # log β
-        self.log_pooled_strength = nn.Parameter(torch.full((*sizes[:3], 1), 8.0).log())  # log δ
-        self.own_share = nn.Parameter(torch.full(sizes, 1.5))  # logit of μ
-        self.weight = nn.Parameter(torch.full((2, 1, n_categories), 0.4))
-        self.bias = nn.Parameter(torch.zeros(n_categories))
-        self.requires_grad_(False)  # but in `fit`
-        # symbols [S], int64 from 1
-        # grams [N + 1], int64: sorted keys, 0 for the empty gram, else the row of the gram without
-        #     its last symbol · base + that symbol; so a gram's row is behind its beginnings'. The
-        #     last is _NONE
-        # starts [N + 2], int32: where the counts of each row begin among
-        # categories and counts, int32 [starts[-1]]; the last row, of what is not known, has none
-        # dense [N + 1, C]: the same counts, if that is not too large; else empty
-        with torch.device("cpu"):  # even where the parameters are made on `meta`
-            none = torch.empty(0, dtype=torch.int32)
+        self.n_categories = n_categories
+        self.order = order
+        symbols = number_letters(alphabet, case_sensitive)
+        n_letters = max(symbols)
+        self._start_mark = n_letters + 1
+        self._end_mark = n_letters + 2
+        self._n_successors = n_letters + 1  # a letter, or the mark at the other end
+        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
+        # these buffers are not in their state dict.
+        with torch.device("cpu"):
             self.symbols: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
-            self.grams: Tensor = nn.Buffer(torch.tensor([_NONE]), persistent=False)
-            self.starts: Tensor = nn.Buffer(none.new_zeros(2), persistent=False)
-            self.categories: Tensor = nn.Buffer(none, persistent=False)
-            self.counts: Tensor = nn.Buffer(none, persistent=False)
-            self.dense: Tensor = nn.Buffer(torch.empty(0, n_categories), persistent=False)
+            self.table = GramTable(n_letters + 3, n_categories)
+        self._init_parameters()
 
-    def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
-        """Count the grams of the training names, in place of whatever was counted before.
-
-        The shorter grams come first, of equally long ones the commoner, up to MOST_COUNTS counts.
-
-        Args:
-            letters: letter indices of all names, end to end [sum of lengths].
-            lengths: int64 letters of each name [B], all at least 1.
-            categories: int64 category of each name [B]; no pair of name and category twice.
-        """
-        symbols, name, before, left = self._spell(letters, lengths)  # [P] each
-        c, category = self.n_categories, categories[name]
-        rows = torch.zeros_like(name)  # of the gram that begins at each place; -1: it is not kept
-        grams, pairs = [rows.new_zeros(1)], [torch.unique(category[before > 0], return_counts=True)]
-        n_grams, room = 1, MOST_COUNTS - c
-        for k in range(self.order + 1):
-            rows = rows.masked_fill(left <= k, -1)
-            key = (rows * self._base + symbols.roll(-k))[rows >= 0]
-            keys, gram = torch.unique(key, return_inverse=True)
-            kinds, times = torch.unique(gram * c + category[rows >= 0], return_counts=True)
-            of = kinds // c
-            often = torch.zeros_like(keys).index_add(0, of, times)
-            common = often.argsort(descending=True, stable=True)
-            fits = of.bincount()[common].cumsum(0) <= room
-            kept = torch.zeros_like(keys, dtype=torch.bool).index_fill(0, common[fits], True)
-            number = torch.where(kept, kept.cumsum(0) - 1 + n_grams, -1)
-            rows = rows.masked_scatter(rows >= 0, number[gram])
-            grams.append(keys[kept])
-            pairs.append(((number[of] * c + kinds % c)[kept[of]], times[kept[of]]))
-            n_grams, room = n_grams + len(grams[-1]), room - len(pairs[-1][0])
-        pair, counts = (torch.cat(part) for part in zip(*pairs, strict=True))
-        starts = F.pad((pair // c).bincount(minlength=n_grams + 1).cumsum(0), (1, 0))
-        keys = torch.cat((*grams, torch.tensor([_NONE])))
-        tables = keys, starts, pair % c, counts
-        self.set_extra_state(dict(zip(self.tables, tables, strict=True)))
-
-    def fit(self, names: Any, shares: list[float], seed: int, stop: Event = NEVER) -> None:
-        """Learn how far to trust the counts of training names.
-
-        Args:
-            names: a NamesDataset of those counted.
-            shares: of the categories among these names, C of them.
-            seed: of the order of names that the steps are taken on.
-            stop: see `descend`.
-        """
-        owners = self._owners(*names.batch(range(len(names))))
-        log_shares = torch.tensor(shares).log()
-
-        def loss(lines: Tensor) -> Tensor:
-            batch = names.batch(lines)
-            scores = self(batch.letters, batch.lengths, leave_out=owners[lines])
-            return F.cross_entropy(scores + log_shares, batch.targets)
-
-        self.requires_grad_(True)
-        size = min(
-            NAMES, 1 + MAX_BATCH_CELLS // (64 * self.n_categories)
-        )  # fewer of many categories
-        rng = torch.Generator().manual_seed(seed)
-        groups, sizes = [{"params": list(self.parameters())}], (STEPS, size, len(names))
-        descend(groups, LR, sizes, rng, loss, stop)
+    def _init_parameters(self) -> None:
+        """Create the parameters with their initial values. Checkpoints contain their names."""
+        shape = (2, self.order + 1, 1, self.n_categories)
+        beta = torch.full(shape, 8.0)
+        delta = torch.full((2, self.order + 1, 1, 1), 8.0)
+        self.log_strength = nn.Parameter(beta.log())
+        self.log_pooled_strength = nn.Parameter(delta.log())
+        self.own_share = nn.Parameter(torch.full(shape, 1.5))  # logit of μ
+        self.weight = nn.Parameter(torch.full((2, 1, self.n_categories), 0.4))  # w
+        self.bias = nn.Parameter(torch.zeros(self.n_categories))  # b
+        # Only `fit` trains the parameters; the optimizer of the network must not.
         self.requires_grad_(False)
 
-    def _owners(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
-        """Return the categories that have each name, spelled as it is read here, bool [B, C]."""
-        symbols, ends = self.symbols[letters.long()].numpy(), lengths.cumsum(0)[:-1].numpy()
-        numbers = defaultdict[bytes, int](count().__next__)
-        name = torch.tensor([numbers[each.tobytes()] for each in np.split(symbols, ends)])
-        owners = torch.zeros(len(numbers), self.n_categories, dtype=torch.bool)
-        owners[name, categories] = True
-        return owners[name]
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the tensors of the table, which a state dict holds as extra state."""
+        return self.table.get_tensors()
 
-    def find(self, letters: Tensor, lengths: Tensor) -> Found:
-        """Find the grams of a batch of names.
+    def set_extra_state(self, state: Any) -> None:
+        """Replace the table; see `GramTable.load_tensors` for the errors that this raises."""
+        self.table.load_tensors(state)
+
+    def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
+        """Count the grams of the training names, and replace the table by these counts.
 
         Args:
             letters: letter indices of all names, end to end [sum of lengths].
-            lengths: int64 letters of each name [B], all at least 1.
+            lengths: number of letters in each name [B], int64, all at least 1.
+            categories: category of each name [B], int64. No name may occur twice in a category.
         """
-        symbols, name, before, left = self._spell(letters, lengths)  # [P] each
-        none = len(self.grams) - 1
-        row = torch.zeros_like(name)  # of the gram of k symbols that begins at each place
-        found = [torch.where(before > 0, row, none)]  # the empty one: once for each x
-        for k in range(self.order + 1):
-            key = row * self._base + symbols.roll(-k)
-            row = torch.searchsorted(self.grams, key)
-            row = torch.where((left > k) & (self.grams[row] == key), row, none)
-            found.append(row)
-        return Found(name, before, left, torch.stack(found), none)
+        names = self._add_marks(letters, lengths)
+        self.table.count(names, categories, max_length=self.order + 1)
 
-    def forward(self, letters: Tensor, lengths: Tensor, leave_out: Tensor | None = None) -> Tensor:
-        """Compare a batch of names with every category: → the logits of `compare` [B, C]."""
-        return self.compare(self.find(letters, lengths), len(lengths), leave_out)
-
-    def compare(self, found: Found, n_names: int, leave_out: Tensor | None = None) -> Tensor:
-        """Compare a batch of names with every category.
+    def fit(
+        self, dataset: NamesDataset, prior: list[float], seed: int, stop: Event | None = None
+    ) -> None:
+        """Learn β, δ, μ, w and b from the names that were counted.
 
         Args:
-            found: the names' grams.
-            n_names: B.
-            leave_out: bool [B, C]; in training, the categories that counted each name: the name's
-                own grams are left out of their counts.
+            dataset: the names that were counted.
+            prior: share of each category among these names [C].
+            seed: seeds the order of the names.
+            stop: set by another thread to end the training early.
+        """
+        letters, lengths, targets = dataset.all()
+        name_categories = self.find_name_categories(letters, lengths, targets)
+        log_prior = torch.tensor(prior).log()  # [C]
+
+        def loss(indices: Tensor) -> Tensor:
+            batch = dataset.batch(indices)
+            left_out = name_categories[indices]  # [B, C]
+            logits = self(batch.letters, batch.lengths, left_out_categories=left_out)
+            return F.cross_entropy(logits + log_prior, batch.targets)
+
+        # The counts of a batch are [K + 2, P, C], so many categories require small batches.
+        batch_size = min(MAX_BATCH_SIZE, 1 + MAX_BATCH_CELLS // (64 * self.n_categories))
+        self.requires_grad_(True)
+        minimize(
+            loss,
+            [{"params": list(self.parameters())}],
+            max_lr=MAX_LR,
+            n_steps=N_STEPS,
+            batch_size=batch_size,
+            n_examples=len(dataset),
+            generator=torch.Generator().manual_seed(seed),
+            stop=stop,
+        )
+        self.requires_grad_(False)
+
+    def find_name_categories(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
+        """Return all categories of each training name, for `left_out_categories` of `forward`.
+
+        Names that differ only in case are the same name, unless the model is case-sensitive.
+
+        Args:
+            letters: letter indices of all training names, end to end [sum of lengths].
+            lengths: number of letters in each name [B], int64, all at least 1.
+            categories: category of each name [B], int64.
 
         Returns:
-            The logits under a uniform prior [B, C].
+            Whether each name occurs in each category [B, C], bool.
         """
-        name, before, left, rows, _ = found
-        counts = self._counts(rows)  # [K + 2, P, C]
-        if leave_out is not None:
-            own = leave_out[name].to(counts.dtype)  # [P, C]
-            grams = name * len(self.grams) + rows  # of each name: one number
-            _, kinds, times = torch.unique(grams, return_inverse=True, return_counts=True)
-            counts = (counts - times[kinds].unsqueeze(-1) * own).clamp(min=0)
-        evidence = (self._log_probability(counts, before, left) * self.weight).sum(0)  # [P, C]
-        return self.bias.expand(n_names, -1).index_add(0, name, evidence)
+        symbols = self.symbols[letters.long()].numpy()
+        ends = lengths.cumsum(0).numpy()
+        index_of_name: dict[bytes, int] = {}
+        name_indices = []
+        for name in np.split(symbols, ends[:-1]):
+            name_indices.append(index_of_name.setdefault(name.tobytes(), len(index_of_name)))
+        name_index = torch.tensor(name_indices)  # [B]
+        occurs = torch.zeros(len(index_of_name), self.n_categories, dtype=torch.bool)
+        occurs[name_index, categories] = True
+        return occurs[name_index]
 
-    def _counts(self, rows: Tensor) -> Tensor:
-        """Return how often each category has some grams, rows [...]: → [..., C]."""
-        if len(self.dense):
-            return self.dense[rows]
-        begins = self.starts[rows.flatten()]
-        sizes = self.starts[rows.flatten() + 1] - begins
-        place = torch.arange(len(sizes), device=rows.device).repeat_interleave(sizes)
-        pair = ragged_indices(begins, sizes)
-        table = self.dense.new_zeros(len(sizes), self.n_categories)
-        table[place, self.categories[pair].long()] = self.counts[pair].to(table.dtype)
-        return table.reshape(*rows.shape, self.n_categories)
+    def forward(
+        self, letters: Tensor, lengths: Tensor, left_out_categories: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits of a batch of names under a uniform prior [B, C].
 
-    def _spell(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Lay the names end to end, each between its marks.
+        Args:
+            letters: letter indices of all names, end to end [sum of lengths].
+            lengths: number of letters in each name [B], int64, all at least 1.
+            left_out_categories: for leave-one-out scores of training names, the categories whose
+                counts are reduced by the grams of the name itself [B, C], bool; see
+                `find_name_categories`. By default, no counts are reduced.
+        """
+        matches = self.match_grams(letters, lengths)
+        return self.compute_logits(matches, left_out_categories)
+
+    def match_grams(self, letters: Tensor, lengths: Tensor) -> GramMatches:
+        """Look up the table rows of all grams of a batch of names.
+
+        Args:
+            letters: letter indices of all names, end to end [sum of lengths].
+            lengths: number of letters in each name [B], int64, all at least 1.
+        """
+        names = self._add_marks(letters, lengths)
+        return self.table.match(names, max_length=self.order + 1)
+
+    def compute_logits(
+        self, matches: GramMatches, left_out_categories: Tensor | None = None
+    ) -> Tensor:
+        """Return the logits of a batch of names under a uniform prior [B, C], by formula (4).
+
+        Args:
+            matches: the table rows of the names' grams.
+            left_out_categories: see `forward`.
+        """
+        names = matches.names
+        counts = self.table.lookup_counts(matches.rows)  # [K + 2, P, C]
+        if left_out_categories is not None:
+            counts = subtract_own_grams(counts, matches, left_out_categories)
+        log_p = self._predict_symbols(counts, names)  # [2, P, C]
+        evidence = (log_p * self.weight).sum(dim=0)  # [P, C]
+        bias = self.bias.expand(names.n_names, -1)  # [B, C]
+        return bias.index_add(0, names.name_index, evidence)
+
+    def _add_marks(self, letters: Tensor, lengths: Tensor) -> MarkedNames:
+        """Convert the letters of names to symbols, and put marks around each name."""
+        marked_lengths = lengths + 2  # [B]
+        ends = marked_lengths.cumsum(0)  # [B]
+        starts = ends - marked_lengths  # [B]
+        n_symbols = len(letters) + 2 * len(lengths)
+        positions = torch.arange(n_symbols, device=lengths.device)  # [P], as all below
+        name_index = torch.searchsorted(ends, positions, right=True)
+        n_before = positions - starts[name_index]
+        n_remaining = ends[name_index] - positions
+        is_letter = (n_before > 0) & (n_remaining > 1)
+        marks = torch.where(n_before == 0, self._start_mark, self._end_mark)
+        symbols = marks.masked_scatter(is_letter, self.symbols[letters.long()])
+        return MarkedNames(
+            symbols=symbols,
+            name_index=name_index,
+            n_before=n_before,
+            n_remaining=n_remaining,
+            is_letter=is_letter,
+            n_names=len(lengths),
+        )
+
+    def _predict_symbols(self, counts: Tensor, names: MarkedNames) -> Tensor:
+        """Return the log-probability of each symbol of the names, by formulas (1) to (3).
+
+        Args:
+            counts: counts n_c of the gram of 0 … K + 1 symbols that begins at each symbol
+                [K + 2, P, C].
+            names: the names.
 
         Returns:
-            The symbol at each place, and what `Found` has of it; all int64 [P].
+            The log-probabilities [2, P, C]; 0 for the mark with which the reading begins.
         """
-        sizes = lengths + 2
-        ends = sizes.cumsum(0)
-        place = torch.arange(len(letters) + 2 * len(lengths), device=lengths.device)
-        name = torch.searchsorted(ends, place, right=True)
-        before, left = place - (ends - sizes)[name], ends[name] - place
-        symbols = torch.where(before == 0, self._start, self._end)
-        symbols = symbols.masked_scatter((before > 0) & (left > 1), self.symbols[letters.long()])
-        return symbols, name, before, left
-
-    def _log_probability(self, counts: Tensor, before: Tensor, left: Tensor) -> Tensor:
-        """Predict every symbol: counts [K + 2, P, C] → log p, forward and backward [2, P, C].
-
-        The counts lie where their gram begins. Forward, that is k places before x; backward, x is
-        where hx begins, and h begins one place after. `within` is whether hx lies in the name.
-        """
-        beta, mu = self.log_strength.exp(), self.own_share.sigmoid()  # [2, K + 1, 1, C]
+        beta = self.log_strength.exp()  # [2, K + 1, 1, C]
+        mu = self.own_share.sigmoid()  # [2, K + 1, 1, C]
         delta = self.log_pooled_strength.exp()  # [2, K + 1, 1, 1]
-        p = q = counts.new_tensor(1 / (self._base - 2))  # the letters and one mark can follow
+        p = counts.new_tensor(1 / self._n_successors)  # the uniform distribution
+        q = p
         for k in range(self.order + 1):
-            context, gram = counts[k], counts[k + 1]
-            n_h = torch.stack((context.roll(k, 0), context.roll(-1, 0)))  # [2, P, C]
-            n_hx = torch.stack((gram.roll(k, 0), gram))
-            within = torch.stack((before >= max(k, 1), left > max(k, 1))).unsqueeze(-1)  # [2, P, 1]
-            pooled_h, pooled_hx = n_h.sum(-1, keepdim=True), n_hx.sum(-1, keepdim=True)
-            q_k = (pooled_hx + delta[:, k] * q) / (pooled_h + delta[:, k])  # [2, P, 1]
-            p_k = (n_hx + beta[:, k] * torch.lerp(q_k, p, mu[:, k])) / (n_h + beta[:, k])
-            q, p = torch.where(within, q_k, q), torch.where(within, p_k, p)
-        predicted = torch.stack((before > 0, left > 1)).unsqueeze(-1)
-        return torch.where(predicted, p.clamp(min=1e-9).log(), 0)
+            n_h, n_hx = align_counts(counts, k)  # [2, P, C], [2, P, C]
+            pooled_n_h = n_h.sum(dim=-1, keepdim=True)  # [2, P, 1]
+            pooled_n_hx = n_hx.sum(dim=-1, keepdim=True)
 
-    def set_extra_state(self, state: Any) -> None:
-        """Take the tables of `get_extra_state`; see `Tables`."""
-        super().set_extra_state(state)
-        starts, c, n = self.starts, self.categories, len(self.counts)
-        good: Any = starts[0] == 0 and starts[-1] == n == len(c) and (starts.diff() >= 0).all()
-        good = good and len(starts) == len(self.grams) + 1 and self.grams[-1] == _NONE
-        if not (good and ((c >= 0) & (c < self.n_categories) & (self.counts >= 0)).all()):
-            raise ValueError("letter counts: out of range")
-        self.dense = self.dense[:0]
-        if len(self.grams) * self.n_categories <= MOST_DENSE:
-            self.dense = self._counts(torch.arange(len(self.grams), device=starts.device))
+            q_k = smooth(pooled_n_hx, pooled_n_h, delta[:, k], q)  # (1), [2, P, 1]
+            m_k = torch.lerp(q_k, p, mu[:, k])  # (2), [2, P, C]
+            p_k = smooth(n_hx, n_h, beta[:, k], m_k)  # (3), [2, P, C]
+
+            # Where the name has fewer than k symbols, keep the estimate from a shorter context.
+            is_predicted = has_context(names, k)
+            q = torch.where(is_predicted, q_k, q)
+            p = torch.where(is_predicted, p_k, p)
+        log_p = p.clamp(min=1e-9).log()  # the limit keeps the logarithm finite
+        return torch.where(has_context(names, 0), log_p, 0)
+
+
+def number_letters(alphabet: str, case_sensitive: bool) -> list[int]:
+    """Return the symbol of each letter of an alphabet. Symbols are numbered from 1.
+
+    Letters that differ only in case have the same symbol, unless `case_sensitive` is true.
+    """
+    symbol_of_letter: dict[str, int] = {}
+    symbols = []
+    for letter in alphabet:
+        key = letter if case_sensitive else letter.lower()
+        symbols.append(symbol_of_letter.setdefault(key, 1 + len(symbol_of_letter)))
+    return symbols
+
+
+def has_context(names: MarkedNames, k: int) -> Tensor:
+    """Return whether each symbol is predicted from k symbols, in both readings [2, P, 1].
+
+    The mark with which a reading begins is never predicted, not even from 0 symbols.
+    """
+    forward = names.n_before >= max(k, 1)  # [P]
+    backward = names.n_remaining > max(k, 1)  # [P]
+    return torch.stack((forward, backward)).unsqueeze(-1)
+
+
+def align_counts(counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the counts of h_k and h_k x for each predicted symbol x.
+
+    Args:
+        counts: counts n_c of the gram of 0 … K + 1 symbols that begins at each symbol
+            [K + 2, P, C].
+        k: number of symbols in the context.
+
+    Returns:
+        n_c(h_k) and n_c(h_k x), both [2, P, C]. They have no meaning where x has no such context.
+    """
+    n_context = counts[k]  # [P, C]
+    n_gram = counts[k + 1]  # [P, C]
+    # In the forward reading, h_k and h_k x begin k symbols before x.
+    n_h_forward = n_context.roll(k, 0)
+    n_hx_forward = n_gram.roll(k, 0)
+    # In the backward reading, h_k begins one symbol after x, and the gram of both begins at x.
+    n_h_backward = n_context.roll(-1, 0)
+    n_hx_backward = n_gram
+    n_h = torch.stack((n_h_forward, n_h_backward))
+    n_hx = torch.stack((n_hx_forward, n_hx_backward))
+    return n_h, n_hx
+
+
+def smooth(count: Tensor, total: Tensor, strength: Tensor, mean: Tensor) -> Tensor:
+    """Return the posterior mean of a probability under a Dirichlet prior, as in (1) and (3)."""
+    return (count + strength * mean) / (total + strength)
+
+
+def subtract_own_grams(counts: Tensor, matches: GramMatches, left_out_categories: Tensor) -> Tensor:
+    """Return the counts without the grams of each name itself, in some categories [K + 2, P, C].
+
+    Args:
+        counts: counts n_c of the grams of the names [K + 2, P, C].
+        matches: the table rows of these grams.
+        left_out_categories: the categories whose counts are reduced for each name [B, C], bool.
+    """
+    # Count how often each gram occurs in its name.
+    name_index = matches.names.name_index  # [P]
+    grams = pack_pairs(name_index, matches.rows, n_second=matches.unknown_row + 1)  # [K + 2, P]
+    _, inverse, repeats = torch.unique(grams, return_inverse=True, return_counts=True)
+    own_counts: Tensor = repeats[inverse].unsqueeze(-1)  # [K + 2, P, 1]
+    is_left_out = left_out_categories[name_index].to(counts.dtype)  # [P, C]
+    reduced_counts = counts - own_counts * is_left_out
+    return reduced_counts.clamp(min=0)  # negative if the name was not counted

@@ -1,150 +1,309 @@
-"""Logistic regression on the grams of a name: which of them it has, wherever they stand.
+"""Logistic regression on the tf-idf features of a name's grams, wherever they stand in the name.
 
-    logit_c = b_c + Σ_w x_w W_wc        x_w = (1 + log n(w)) (1 + log((1 + N) / (1 + N(w)))) / |x|
+The terms are the grams that n-gram models find in a name. tf(t) is the number of occurrences of the
+term t in the name, df(t) is the number of the N training names that contain it, and the features x
+are scaled to unit length:
 
-n(w) is how often the name has the gram w, N(w) how many of the N training names have it: tf-idf, of
-norm 1. W is learned with the mean loss + |W|² / (2 · STRENGTH · N), grams dropped now and then.
+    (1)  idf(t) = 1 + log((1 + N) / (1 + df(t)))
+    (2)  v(t) = (1 + log tf(t)) idf(t)
+    (3)  x(t) = v(t) / |v|
+    (4)  logit_c = b_c + Σ_t x(t) W_tc
 
-Shapes: B names of a batch, C categories, F grams that have weights, G grams of all names together.
+(1) to (3) are those of scikit-learn's `TfidfVectorizer(sublinear_tf=True, min_df=2)`. W and b
+minimize the mean cross-entropy + |W|² / (2 · INVERSE_REGULARIZATION · N), with dropout on x.
+
+The id of a term packs the gram's row in the table of its n-gram model and the index of that model
+into one integer. The key of a term in a name also packs the index of the name, so that sorted keys
+list the terms of one name after those of another:
+
+    bits    34 … 62          32 … 33           0 … 31
+    key     index of name    index of model    row of gram      (the id is bits 0 … 33)
+
+Shapes: B names in a batch, C categories, T terms in the vocabulary, G terms in all names together.
 """
 
 from collections.abc import Iterable, Sequence
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from src.data.batch import ragged_indices
-from src.ngrams.letter_ngrams import NEVER, Found, Tables, descend
+from src.ngrams.buffers import replace_buffers
+from src.ngrams.gram_table import GramMatches
+from src.ngrams.minimize import minimize
 
-LR, PASSES, STEPS, NAMES = 0.02, 12, (400, 2000), (256, 1024)
-"""How W is learned: Adam's highest rate; passes over the names, but at least and at most so many
-steps; the least and the most names of a step."""
-STRENGTH, DROPOUT = 10, 0.3
-MOST_WEIGHTS = 2**23
-"""F · C at most, of the commonest grams: 16 MB of a checkpoint."""
+MAX_LR = 0.02
+N_EPOCHS = 12
+MIN_STEPS = 400
+MAX_STEPS = 2000
+MIN_BATCH_SIZE = 256
+MAX_BATCH_SIZE = 1024
+DROPOUT = 0.3
+INVERSE_REGULARIZATION = 10
+"""The parameter C of scikit-learn's `LogisticRegression`."""
 
-_MODEL, _NAME = 1 << 32, 1 << 34
-"""A gram's number is its row, and the number of its model times _MODEL; with the number of a name
-times _NAME it is that name's."""
+MIN_DOCUMENT_FREQUENCY = 2
+MAX_WEIGHTS = 2**23
+"""Maximum number of elements of W, T · C. They take 16 MB of a checkpoint."""
 
-Bags = tuple[Tensor, Tensor, Tensor]
-"""The grams of some names, end to end: index int64 [G] and x [G]; where each name's begin [B + 1].
-"""
+MODEL_SHIFT = 32
+NAME_SHIFT = 34
+END_OF_VOCABULARY = 1 << NAME_SHIFT
+"""A number above the ids of all terms."""
 
 
-class BagOfGrams(Tables):
-    """Weights of the grams that n-gram models find in a name.
+def pack_term_keys(name_index: Tensor, model_index: int, rows: Tensor) -> Tensor:
+    """Pack indices of names [P], the index of an n-gram model and rows [..., P] into keys."""
+    return (name_index << NAME_SHIFT) + (model_index << MODEL_SHIFT) + rows
 
-    Args:
-        n_categories: C.
-        longest: symbols of the longest gram with a weight, for each of the models.
+
+def shift_name_index(keys: Tensor, n_names: int) -> Tensor:
+    """Add a number to the index of the name in each key."""
+    return keys + (n_names << NAME_SHIFT)
+
+
+def unpack_name_index(keys: Tensor) -> Tensor:
+    """Return the index of the name in each key."""
+    return keys >> NAME_SHIFT
+
+
+def unpack_term_ids(keys: Tensor) -> Tensor:
+    """Return the id of the term in each key."""
+    return keys & ((1 << NAME_SHIFT) - 1)
+
+
+class TermCounts(NamedTuple):
+    """The different terms of each name."""
+
+    keys: Tensor
+    """Key of each term in each name, in ascending order [G], int64."""
+    counts: Tensor
+    """Number of occurrences of the term in the name, tf [G], int64 or int16."""
+
+
+class SparseRows(NamedTuple):
+    """A sparse matrix in CSR layout, with a row for each name.
+
+    Row i is at row_starts[i] : row_starts[i + 1] in `columns` and `values`.
     """
 
-    tables = "grams", "idf", "weight"
+    columns: Tensor
+    """Column of each value, row after row [number of values], int64."""
+    values: Tensor
+    """Values, row after row [number of values]."""
+    row_starts: Tensor
+    """Position of the first value of each row, and the number of values [B + 1], int64."""
 
-    def __init__(self, n_categories: int, longest: Sequence[int]) -> None:
+    def select(self, rows: Tensor) -> "SparseRows":
+        """Return the matrix that consists of the rows with these indices."""
+        starts = self.row_starts[rows]
+        lengths = self.row_starts[rows + 1] - starts
+        index = ragged_indices(starts, lengths)  # [sum of lengths]
+        return SparseRows(
+            columns=self.columns[index],
+            values=self.values[index],
+            row_starts=F.pad(lengths.cumsum(0), (1, 0)),
+        )
+
+    def matmul(self, weight: Tensor) -> Tensor:
+        """Return the product of this matrix and a dense one [number of columns, C]: [B, C]."""
+        starts = self.row_starts[:-1]
+        return F.embedding_bag(
+            self.columns, weight, starts, mode="sum", per_sample_weights=self.values
+        )
+
+
+class TfidfClassifier(nn.Module):
+    """Logistic regression on tf-idf features of the grams that n-gram models find in a name.
+
+    Args:
+        n_categories: number of categories, C.
+        max_lengths: for each n-gram model, the number of symbols in the longest gram that is used.
+
+    Attributes:
+        bias: b, without the prior of the training names [C].
+        grams: the vocabulary: ids of its terms in ascending order [T + 1], int64. The last row of
+            this and of the following tensors belongs to END_OF_VOCABULARY, which is no term.
+        idf: idf(t) of each term [T + 1].
+        weight: W [T + 1, C]. Half precision halves the size of checkpoints.
+    """
+
+    def __init__(self, n_categories: int, max_lengths: Sequence[int]) -> None:
         super().__init__()
-        self.longest = longest
+        self.max_lengths = max_lengths
         self.bias = nn.Parameter(torch.zeros(n_categories), requires_grad=False)
-        # grams [F], int64 in order; idf [F]; weight [F, C], in numbers that 16 bits hold
-        with torch.device("cpu"):  # even where the parameters are made on `meta`
-            self.grams: Tensor = nn.Buffer(torch.zeros(1).long(), persistent=False)
-            self.idf: Tensor = nn.Buffer(torch.zeros(1), persistent=False)
-            self.weight: Tensor = nn.Buffer(torch.zeros(1, n_categories).half(), persistent=False)
+        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
+        # these buffers are not in their state dict.
+        with torch.device("cpu"):
+            empty = torch.zeros(1)
+            weight = torch.zeros(1, n_categories)
+            self.grams: Tensor = nn.Buffer(empty.long(), persistent=False)
+            self.idf: Tensor = nn.Buffer(empty, persistent=False)
+            self.weight: Tensor = nn.Buffer(weight.half(), persistent=False)
 
-    def forward(self, found: Sequence[Found], n_names: int) -> Tensor:
-        """Return the logits [B, C] of names by the grams that each model has found in them."""
-        bags = self._weigh(*self._grams_of(found), n_names)
-        return _logits(bags, self.weight.to(self.bias.dtype), self.bias)
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """Return the vocabulary, idf and W, which a state dict holds as extra state."""
+        return {"grams": self.grams, "idf": self.idf, "weight": self.weight}
+
+    def set_extra_state(self, state: Any) -> None:
+        """Replace the vocabulary, idf and W by those of a checkpoint.
+
+        Raises:
+            ValueError: if they have the wrong shape or dtype, or different lengths. A value that is
+                not a dictionary of tensors raises a LookupError, TypeError or AttributeError.
+        """
+        replace_buffers(self, state, names=("grams", "idf", "weight"))
+        if not 0 < len(self.grams) == len(self.idf) == len(self.weight):
+            raise ValueError("grams, idf and weight: different lengths")
+
+    def forward(self, matches: Sequence[GramMatches]) -> Tensor:
+        """Return the logits of a batch of names under a uniform prior [B, C], by formula (4).
+
+        Args:
+            matches: the grams that each n-gram model found in these names.
+        """
+        terms = self._count_terms(matches)
+        features = self._compute_features(terms, n_names=matches[0].names.n_names)  # [B, T + 1]
+        weight = self.weight.to(self.bias.dtype)
+        return features.matmul(weight) + self.bias
 
     def fit(
         self,
-        blocks: Iterable[Sequence[Found]],
-        categories: Tensor,
-        shares: Tensor,
+        batches: Iterable[Sequence[GramMatches]],
+        targets: Tensor,
+        prior: Tensor,
         seed: int,
-        stop: Event = NEVER,
+        stop: Event | None = None,
     ) -> None:
-        """Learn the weights.
+        """Learn the vocabulary, W and b.
 
         Args:
-            blocks: what each model has found in N training names, in blocks.
-            categories: their categories, int64 [N].
-            shares: of the categories among them [C].
-            seed: of the names' order, and of the grams that are dropped.
-            stop: see `descend`.
+            batches: the grams that each n-gram model found in the N training names, in batches.
+            targets: category of each name [N], int64.
+            prior: share of each category among these names [C].
+            seed: seeds the order of the names and dropout.
+            stop: set by another thread to end the training early.
         """
-        parts, n = [], 0
-        for found in blocks:
-            of_name, times = self._grams_of(found)
-            parts.append((of_name + n * _NAME, times.short()))
-            n += int(found[0].name[-1]) + 1
-        of_name, times = (torch.cat(part) for part in zip(*parts, strict=True))
-        parts.clear()  # of a million names a gigabyte
-        grams, names = torch.unique(of_name % _NAME, return_counts=True)  # N(w)
-        common = names.argsort(descending=True, stable=True)[: MOST_WEIGHTS // len(shares)]
-        common = common[names[common] > 1].sort().values
-        self.grams = F.pad(grams[common], (0, 1), value=_NAME)
-        self.idf = F.pad(1 + ((1 + n) / (1 + names[common])).log(), (0, 1))
-        bags = self._weigh(of_name, times, n)
+        n_names = len(targets)
+        terms = self._count_terms_of_batches(batches)
+        self._fit_vocabulary(terms, n_names, max_terms=MAX_WEIGHTS // len(prior))
+        features = self._compute_features(terms, n_names)  # [N, T + 1]
+        self._fit_weights(features, targets, prior, seed, stop)
 
-        n_steps = min(max(PASSES * n // NAMES[0], STEPS[0]), STEPS[1])
-        size = min(max(PASSES * n // n_steps, NAMES[0]), NAMES[1])
-        rng = torch.Generator().manual_seed(seed)
-        weight = torch.zeros(len(self.grams), len(shares), requires_grad=True)
-        bias = shares.log().requires_grad_()
+    def _count_terms(self, matches: Sequence[GramMatches]) -> TermCounts:
+        """Count the terms of each name.
 
-        def loss(names: Tensor) -> Tensor:
-            index, x, begins = _chosen(bags, names)
-            x = x * (torch.rand(len(x), generator=rng) >= DROPOUT) / (1 - DROPOUT)
-            return F.cross_entropy(_logits((index, x, begins), weight, bias), categories[names])
+        The terms are all grams of 1 … max_length symbols, except for a mark alone, which every name
+        contains.
+        """
+        model_keys = []
+        for model_index, max_length in enumerate(self.max_lengths):
+            names, all_rows, unknown_row = matches[model_index]
+            rows = all_rows[1 : max_length + 1]  # [max_length, P]
+            is_term = rows < unknown_row
+            is_term[0] &= names.is_letter
+            keys = pack_term_keys(names.name_index, model_index, rows)
+            model_keys.append(keys[is_term])
+        unique_keys, counts = torch.unique(torch.cat(model_keys), return_counts=True)  # [G], [G]
+        return TermCounts(unique_keys, counts)
 
-        groups = [{"params": weight, "weight_decay": 1 / (STRENGTH * n)}, {"params": bias}]
-        descend(groups, LR, (n_steps, size, n), rng, loss, stop)
+    def _count_terms_of_batches(self, batches: Iterable[Sequence[GramMatches]]) -> TermCounts:
+        """Count the terms of all names. Their indices continue from batch to batch."""
+        keys = []
+        counts = []
+        n_names = 0
+        for matches in batches:
+            terms = self._count_terms(matches)
+            keys.append(shift_name_index(terms.keys, n_names))
+            counts.append(terms.counts.short())  # for a million names, int64 would take gigabytes
+            n_names += matches[0].names.n_names
+        return TermCounts(torch.cat(keys), torch.cat(counts))
+
+    def _fit_vocabulary(self, terms: TermCounts, n_names: int, max_terms: int) -> None:
+        """Select the terms with the highest document frequencies, and compute their idf."""
+        # As the keys of a name are unique, a term occurs in as many names as keys.
+        term_ids = unpack_term_ids(terms.keys)  # [G]
+        unique_ids, df = torch.unique(term_ids, return_counts=True)
+        most_frequent = df.argsort(descending=True, stable=True)[:max_terms]
+        is_frequent = df[most_frequent] >= MIN_DOCUMENT_FREQUENCY
+        selected = most_frequent[is_frequent].sort().values  # [T]
+        idf = 1 + ((1 + n_names) / (1 + df[selected])).log()  # (1), [T]
+        self.grams = F.pad(unique_ids[selected], (0, 1), value=END_OF_VOCABULARY)
+        self.idf = F.pad(idf, (0, 1))
+
+    def _compute_features(self, terms: TermCounts, n_names: int) -> SparseRows:
+        """Return the tf-idf features x of names [n_names, T + 1]."""
+        # Look up the terms, and drop those that are not in the vocabulary.
+        ids = unpack_term_ids(terms.keys)  # [G]
+        last_row = len(self.grams) - 1
+        candidates = torch.searchsorted(self.grams, ids).clamp(max=last_row)
+        is_known = self.grams[candidates] == ids
+        columns = candidates[is_known]  # [number of values], as all tensors up to x
+        name_index = unpack_name_index(terms.keys[is_known])
+        tf = terms.counts[is_known]
+
+        v = (1 + tf.log()) * self.idf[columns]  # (2)
+        squared_norms = v.new_zeros(n_names).index_add(0, name_index, v * v)  # |v|², [n_names]
+        x = v / squared_norms.sqrt()[name_index]  # (3)
+
+        # The keys are sorted by name, so the features of a name are next to each other.
+        all_names = torch.arange(n_names + 1, device=name_index.device)
+        row_starts = torch.searchsorted(name_index, all_names)  # [n_names + 1]
+        return SparseRows(columns, x.to(self.bias.dtype), row_starts)
+
+    def _fit_weights(
+        self,
+        features: SparseRows,
+        targets: Tensor,
+        prior: Tensor,
+        seed: int,
+        stop: Event | None,
+    ) -> None:
+        """Learn W and b from the features of the training names [N, T + 1]."""
+        n_names = len(targets)
+        generator = torch.Generator().manual_seed(seed)
+        weight = torch.zeros(len(self.grams), len(prior), requires_grad=True)  # W, [T + 1, C]
+        bias = prior.log().requires_grad_()  # b plus the logarithm of the prior, [C]
+
+        def loss(indices: Tensor) -> Tensor:
+            batch = features.select(indices)  # [B, T + 1]
+            x = drop_out(batch.values, generator)
+            logits = batch._replace(values=x).matmul(weight) + bias  # (4), [B, C]
+            return F.cross_entropy(logits, targets[indices])
+
+        # Adam's weight decay λ adds λ |W|² / 2 to the loss.
+        weight_decay = 1 / (INVERSE_REGULARIZATION * n_names)
+        n_steps = choose_n_steps(n_names)
+        minimize(
+            loss,
+            [{"params": weight, "weight_decay": weight_decay}, {"params": bias}],
+            max_lr=MAX_LR,
+            n_steps=n_steps,
+            batch_size=choose_batch_size(n_names, n_steps),
+            n_examples=n_names,
+            generator=generator,
+            stop=stop,
+        )
         self.weight = weight.detach().to(self.weight)
-        self.bias.data = (bias - shares.log()).detach()
-
-    def _grams_of(self, found: Sequence[Found]) -> tuple[Tensor, Tensor]:
-        """Return the distinct grams of each name but for a mark alone, and how often it has them.
-
-        Returns:
-            Name · _NAME + gram, in order, and n(w); int64 [G].
-        """
-        kinds: Any = []
-        for model, (each, longest) in enumerate(zip(found, self.longest, strict=True)):
-            known = each.rows < each.unknown
-            known[1] &= (each.before > 0) & (each.left > 1)
-            kind = each.name * _NAME + model * _MODEL + each.rows
-            kinds.append(kind[1 : longest + 1][known[1 : longest + 1]])
-        kinds, times = torch.unique(torch.cat(kinds), return_counts=True)
-        return kinds, times
-
-    def _weigh(self, of_name: Tensor, times: Tensor, n_names: int) -> Bags:
-        index = torch.searchsorted(self.grams, of_name % _NAME).clamp(max=len(self.grams) - 1)
-        known = self.grams[index] == of_name % _NAME
-        name, index = of_name[known] // _NAME, index[known]
-        x = (1 + times[known].log()) * self.idf[index]
-        x = x / x.new_zeros(n_names).index_add(0, name, x * x).sqrt()[name]
-        begins = torch.searchsorted(name, torch.arange(n_names + 1, device=name.device))
-        return index, x.to(self.bias.dtype), begins
-
-    def set_extra_state(self, state: Any) -> None:
-        """Take the tables of `get_extra_state`; see `Tables`."""
-        super().set_extra_state(state)
-        if not 0 < len(self.grams) == len(self.idf) == len(self.weight):
-            raise ValueError("weights of grams: tables of several lengths")
+        self.bias.data = (bias - prior.log()).detach()
 
 
-def _chosen(bags: Bags, names: Tensor) -> Bags:
-    index, x, begins = bags
-    sizes = begins.diff()[names]
-    chosen = ragged_indices(begins[names], sizes)
-    return index[chosen], x[chosen], F.pad(sizes.cumsum(0), (1, 0))
+def drop_out(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Apply dropout to values. Unlike `F.dropout`, it draws from a generator of its own."""
+    is_kept = torch.rand(len(values), generator=generator) >= DROPOUT
+    return values * is_kept / (1 - DROPOUT)
 
 
-def _logits(bags: Bags, weight: Tensor, bias: Tensor) -> Tensor:
-    index, x, begins = bags
-    return F.embedding_bag(index, weight, begins[:-1], mode="sum", per_sample_weights=x) + bias
+def choose_n_steps(n_names: int) -> int:
+    """Return the number of steps that make N_EPOCHS epochs of small batches, within limits."""
+    n_steps = N_EPOCHS * n_names // MIN_BATCH_SIZE
+    return min(max(n_steps, MIN_STEPS), MAX_STEPS)
+
+
+def choose_batch_size(n_names: int, n_steps: int) -> int:
+    """Return the batch size that makes N_EPOCHS epochs in a number of steps, within limits."""
+    batch_size = N_EPOCHS * n_names // n_steps
+    return min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)

@@ -1,0 +1,127 @@
+"""An ensemble of n-gram models, which scores how well each category explains a name.
+
+Shapes: B names in a batch, C categories.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from src.data.dataset import NamesDataset
+from src.ngrams.gram_table import GramMatches
+from src.ngrams.letter_ngrams import LetterNgrams
+from src.ngrams.tfidf import TfidfClassifier
+
+
+class MixtureWeights(NamedTuple):
+    """Weights of the log-scores of the models that a network consists of."""
+
+    recurrent: float
+    """Weight of the recurrent network."""
+    ngrams: float
+    """Weight of the letter n-gram models, which share it equally."""
+    tfidf: float
+    """Weight of the logistic regression on tf-idf features."""
+
+
+MIXTURE_WEIGHTS = MixtureWeights(recurrent=0.2, ngrams=0.6, tfidf=0.2)
+"""Fixed weights: fitting them to the validation names did not help."""
+
+MAX_CASE_SENSITIVE_TERM = 3
+"""Maximum length of the case-sensitive grams whose tf-idf is used."""
+
+
+class NgramEnsemble(nn.Module):
+    """Letter n-gram models, and a logistic regression on the grams that they find in a name.
+
+    One n-gram model ignores case. A second, case-sensitive one is added if the alphabet has both
+    cases.
+
+    Args:
+        alphabet: the symbols of the alphabet, in index order.
+        n_categories: number of categories, C.
+        order: maximum number of context letters.
+
+    Attributes:
+        counted: the letter n-gram models.
+        weighed: the logistic regression.
+    """
+
+    def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
+        super().__init__()
+        models = [LetterNgrams(alphabet, n_categories, order, case_sensitive=False)]
+        max_lengths = [order + 1]
+        has_case = alphabet.lower() != alphabet
+        if has_case:
+            models.append(LetterNgrams(alphabet, n_categories, order, case_sensitive=True))
+            max_lengths.append(min(order + 1, MAX_CASE_SENSITIVE_TERM))
+        # The names of these two attributes are part of the checkpoint format.
+        self.counted: Any = nn.ModuleList(models)
+        self.weighed = TfidfClassifier(n_categories, max_lengths)
+
+    def fit(self, dataset: NamesDataset, prior: list[float], seed: int) -> None:
+        """Fit all models to training names, in parallel threads.
+
+        Args:
+            dataset: the training names, each once per category.
+            prior: share of each category among these names [C].
+            seed: seeds the order of the names and dropout.
+        """
+        # The models of letter n-grams find only grams that they have counted, and the logistic
+        # regression uses the grams that they find. So everything is counted first.
+        letters, lengths, targets = dataset.all()
+        for model in self.counted:
+            model.count(letters, lengths, targets)
+
+        # The fits do not depend on each other. PyTorch releases Python's lock, so they run at once.
+        stop = Event()
+        with ThreadPoolExecutor() as pool:
+            fits = []
+            for model in self.counted:
+                fits.append(pool.submit(model.fit, dataset, prior, seed, stop))
+            fits.append(pool.submit(self._fit_tfidf, dataset, prior, seed, stop))
+            try:
+                for fit in fits:
+                    fit.result()
+            finally:
+                # After an error or Ctrl-C, the pool would otherwise wait until all fits have ended.
+                stop.set()
+
+    def _fit_tfidf(self, dataset: NamesDataset, prior: list[float], seed: int, stop: Event) -> None:
+        """Fit the logistic regression; see `fit`."""
+        self.weighed.fit(
+            self._match_batches(dataset),
+            targets=dataset.targets,
+            prior=torch.tensor(prior),
+            seed=seed,
+            stop=stop,
+        )
+
+    def _match_batches(self, dataset: NamesDataset) -> Iterator[list[GramMatches]]:
+        """Yield the grams of batches of names; see `_match_grams`."""
+        for letters, lengths, _ in dataset.batches():
+            yield self._match_grams(letters, lengths)
+
+    def _match_grams(self, letters: Tensor, lengths: Tensor) -> list[GramMatches]:
+        """Return the grams of a batch of names that each n-gram model finds."""
+        return [model.match_grams(letters, lengths) for model in self.counted]
+
+    def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
+        """Return the weighted log-scores of the n-gram models under a uniform prior [B, C].
+
+        Args:
+            letters: letter indices of all names, end to end [sum of lengths].
+            lengths: number of letters in each name [B], all at least 1.
+        """
+        # The models share the look-ups of the grams.
+        matches = self._match_grams(letters, lengths)
+        logits = []
+        for model, model_matches in zip(self.counted, matches, strict=True):
+            logits.append(model.compute_logits(model_matches))
+        ngram_logits = torch.stack(logits).mean(dim=0)  # [B, C]
+        tfidf_logits: Tensor = self.weighed(matches)  # [B, C]
+        return MIXTURE_WEIGHTS.ngrams * ngram_logits + MIXTURE_WEIGHTS.tfidf * tfidf_logits

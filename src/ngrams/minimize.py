@@ -1,0 +1,67 @@
+"""Minimizes a loss over mini-batches, for models that Lightning does not train."""
+
+from collections.abc import Callable
+from threading import Event
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def minimize(
+    loss: Callable[[Tensor], Tensor],
+    param_groups: list[dict[str, Any]],
+    *,
+    max_lr: float,
+    n_steps: int,
+    batch_size: int,
+    n_examples: int,
+    generator: torch.Generator,
+    stop: Event | None = None,
+) -> None:
+    """Minimize a loss with Adam, in place.
+
+    The learning rate warms up linearly over the first 5 % of the steps while it decays linearly to
+    0 over all of them.
+
+    Args:
+        loss: maps the indices of the examples in a batch [B] to the mean loss of these examples, a
+            scalar.
+        param_groups: the parameters, as `torch.optim.Adam` takes them.
+        max_lr: upper limit of the learning rate.
+        n_steps: number of optimizer steps.
+        batch_size: number of examples in a batch, B.
+        n_examples: number of all examples.
+        generator: shuffles the examples.
+        stop: set by another thread to end the minimization early.
+    """
+    # `fused` updates all parameters in one call, which is faster for small models.
+    optimizer = torch.optim.Adam(param_groups, max_lr, betas=(0.9, 0.99), fused=True)
+    batches = shuffled_batches(n_examples, batch_size, n_steps, generator)
+    for step, indices in enumerate(batches):
+        if stop is not None and stop.is_set():
+            return
+
+        # The warm-up covers the first 1 / 20 of the steps, and the decay all of them.
+        warmup = min(1, 20 * (step + 1) / n_steps)
+        decay = 1 - step / n_steps
+        for group in optimizer.param_groups:
+            group["lr"] = max_lr * warmup * decay
+
+        optimizer.zero_grad()
+        loss(indices).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+        optimizer.step()
+
+
+def shuffled_batches(
+    n_examples: int, batch_size: int, n_batches: int, generator: torch.Generator
+) -> tuple[Tensor, ...]:
+    """Return batches of indices [batch_size] that visit all examples in random order, repeatedly.
+
+    A batch can contain the end of one pass over the examples and the beginning of the next.
+    """
+    n_indices = n_batches * batch_size
+    # One pass more than necessary, of which only a part is used.
+    n_passes = 1 + n_indices // n_examples
+    passes = [torch.randperm(n_examples, generator=generator) for _ in range(n_passes)]
+    return torch.split(torch.cat(passes)[:n_indices], batch_size)
