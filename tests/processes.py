@@ -322,7 +322,13 @@ def warm_up() -> None:
     import torch
 
     # Imported for the forked processes.
-    for name in ("src.predict", "src.sweep.runs", "src.sweep.seeds", "src.sweep.figure", "optuna"):
+    for name in (
+        "src.predict",
+        "src.sweep.finish",
+        "src.sweep.seeds",
+        "src.sweep.figure",
+        "optuna",
+    ):
         with suppress(ImportError):  # Optuna is an extra
             importlib.import_module(name)
 

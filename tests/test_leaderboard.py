@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from src.models.registry import SCORE
+from src.run.preflight import N_RUNS_VARIABLE
 from src.run.run_folder import read_settings
-from src.sweep.leaderboard import Run, ranked, swept_keys, table
-from src.sweep.runs import finish_sweep, read_runs
-from tests.helpers import (
-    read_csv,
-)
+from src.sweep.finish import finish_sweep
+from src.sweep.leaderboard import Run, find_swept_keys, rank_runs
+from src.sweep.leaderboard_files import format_leaderboard
+from src.sweep.runs import print_end, read_runs
+from tests.helpers import read_csv
 
 MALFORMED_CONTENTS = [
     *(b"", b"{", b"\xff", b"null", b"3", b"[1]", b"[{}]", b'{"a": {}}', b"[" * 100_000),
@@ -60,6 +61,28 @@ def test_leaderboard_that_cannot_be_written_is_printed(
     assert any(line.startswith("Not written    ") for line in printed)
 
 
+@pytest.mark.parametrize(
+    ("number", "n_left"),
+    [(0, 4), (1, 3), (2, 3), (3, 2)],  # run 3 failed in an earlier command and is repeated last
+)
+def test_number_of_runs_that_are_left(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    n_left: int,
+) -> None:
+    monkeypatch.setenv(N_RUNS_VARIABLE, "5")
+    statuses = {"0": "finished", "1-lr_1": "failed", "2": None, "3": "diverged", "other": None}
+    for name, status in statuses.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "overrides.json").write_text("[]")
+        if status:
+            (tmp_path / name / "metrics.json").write_text(json.dumps({"status": status}))
+    print_end(tmp_path / "any", number, "done")
+    assert capsys.readouterr().out == f"\t#{number} : done; {n_left} left\n"
+
+
 def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> Run:
     numbers = {} if score is None else {SCORE: score, "test/balanced_accuracy": 1 - score}
     return Run(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
@@ -75,22 +98,22 @@ def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
         make_run("5", 0.45, lr="3", seed="1"),
         make_run("6", None, failed="no", lr="4", seed="0"),
     ]
-    assert swept_keys(runs) == ["lr", "seed"]
-    rows = ranked(runs)
+    assert find_swept_keys(runs) == ["lr", "seed"]
+    rows = rank_runs(runs)
     assert [row.settings["lr"] for row in rows] == ["3", "1", "2", "4"]
     assert rows[1].score == pytest.approx(0.4)
     assert [len(row.failures) for row in rows] == [0, 0, 1, 1]
-    lines = table(rows, ["lr"])
+    lines = format_leaderboard(rows, ["lr"])
     assert lines[2].split()[:5] == ["2", "1", "0.400", "±", "0.141"]
     assert lines[3].endswith("2, failed: 3 (it exploded)")
     assert lines[4].split() == ["4", "failed:", "6", "(no)"]
 
 
-def test_runs_without_validation_are_not_ranked() -> None:
+def test_runs_without_validation_are_not_rank_runs() -> None:
     runs = [
         Run(str(n), {"lr": str(n)}, {"train/loss": 3.0 - n, "seconds": 1.0}, "") for n in range(2)
     ]
-    lines = table(ranked(runs), ["lr"])
+    lines = format_leaderboard(rank_runs(runs), ["lr"])
     assert lines[0].split() == ["lr", "seconds", "run"]
     assert [line.split()[0] for line in lines[1:]] == ["0", "1"]  # the lr; there is no rank
 

@@ -197,23 +197,22 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
         log_probs: log-probabilities of the network [N, C].
         targets: correct category of each name [N], int64.
     """
-    # Importing this takes a second, and it is not needed for inference.
-    from torchmetrics.functional.classification import multiclass_f1_score
+    # Importing torchmetrics takes a second, and it is not needed for inference.
+    from src.models.metrics import macro_f1
 
     n_categories = log_probs.shape[1]
-    f1_scores = []
+    support = targets.bincount(minlength=n_categories)  # [C]
+    scores = []
     for strength in PRIOR_STRENGTHS:
         candidate = replace(calibration, prior_strength=strength)
         predictions = candidate.log_probabilities(log_probs, "tempered").argmax(dim=1)  # [N]
-        f1_scores.append(multiclass_f1_score(predictions, targets, n_categories, average="none"))
-    f1 = torch.stack(f1_scores)  # [S, C]
-
-    # Macro F1 is the mean over the categories that occur among the targets.
-    occurs = targets.bincount(minlength=n_categories) > 0  # [C]
-    macro_f1 = f1[:, occurs].mean(dim=1).double()  # [S]
+        correct = targets[predictions == targets].bincount(minlength=n_categories)  # [C]
+        predicted = predictions.bincount(minlength=n_categories)  # [C]
+        scores.append(macro_f1(correct, support, predicted))
 
     # A moving average; the scores at both ends are repeated.
-    padded = F.pad(macro_f1[None], (2, 2), mode="replicate")  # [1, S + 4]
+    macro_f1_scores = torch.stack(scores).double()  # [S]
+    padded = F.pad(macro_f1_scores[None], (2, 2), mode="replicate")  # [1, S + 4]
     smoothed = F.avg_pool1d(padded, kernel_size=5, stride=1)[0]  # [S]
     is_nearly_highest = smoothed >= smoothed.max() - MACRO_F1_TOLERANCE
     return PRIOR_STRENGTHS[int(is_nearly_highest.nonzero()[0])]

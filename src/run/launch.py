@@ -166,7 +166,7 @@ def write_leaderboard_if_sweep(status: int) -> int:
         The exit status of the command: also 1 if a run of the sweep has failed.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        from src.sweep.runs import finish_sweep
+        from src.sweep.finish import finish_sweep
 
         return finish_sweep(Path(HydraConfig.get().sweep.dir), status)
     return status

@@ -1,9 +1,8 @@
-"""What is refused before Hydra writes anything: wrong settings, folders, names."""
+"""Checks a command before Hydra creates a folder for it."""
 
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
@@ -21,108 +20,161 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from src.errors import UserError
 from src.run.compose import build_config
 from src.run.messages import error_message, shell_override
-from src.run.run_folder import SEED_FOLDERS, lock_folder
+from src.run.run_folder import LAST_CHECKPOINT, SEED_FOLDERS, lock_folder
+
+CONNECTION_TIMEOUT_SECONDS = 10
+N_RUNS_VARIABLE = "NAMES_RNN_N_RUNS"
+"""Environment variable with the number of runs of a sweep, for its worker processes."""
 
 
 class Preflight(Callback):
-    """Hydra calls this once per command, before it makes a folder.
+    """A Hydra callback that checks the settings of a command and locks its folder.
 
-    It ends the program itself, as Hydra turns an exception of a callback into a warning. The runs
-    of a sweep check how their settings go together when they start.
+    Hydra turns an exception of a callback into a warning, so errors end the program here. Whether
+    the settings of each run of a sweep go together is checked when the run starts.
     """
 
-    _lock: ClassVar[FileLock | None] = None  # the class's: a callback travels to a sweep's workers
+    # An attribute of the class, because Hydra sends callbacks to the worker processes of a sweep,
+    # and a lock cannot be sent. It is held until the process ends.
+    _lock: ClassVar[FileLock | None] = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        """Check all of a single run; its folder is this process's own from now on."""
-        with refusing(config):
+        """Check the settings of a single run, and lock its folder."""
+        with exit_on_error(config):
             settings = build_config(config, config.hydra.overrides.task)
-            if "LOCAL_RANK" in os.environ:  # a run's other process, checked already
+            if "LOCAL_RANK" in os.environ:  # another process of the run, which holds the lock
                 return
             folder = Path(config.hydra.run.dir)
             Preflight._lock = lock_folder(folder)
-            made = [*folder.glob("checkpoints"), *folder.glob(f"{SEED_FOLDERS}/checkpoints")]
-            if made and not settings.resume:
+            if has_checkpoints(folder) and not settings.resume:
                 resume = shell_override("resume", folder)
                 raise UserError(f"{folder}: holds a run; go on with it: {resume}")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check what the runs of a sweep have in common."""
-        with refusing(config):
+        """Check what the runs of a sweep have in common, and lock the folder of the sweep."""
+        with exit_on_error(config):
             if any(word.startswith("resume=") for word in config.hydra.overrides.task):
                 raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
             if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
                 raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
-            check_engine(config)
-            share_out(config)
+            check_sweeper(config)
+            check_launcher(config)
+            n_runs = count_runs(config)
+            os.environ[N_RUNS_VARIABLE] = str(n_runs)
+            set_number_of_workers(config, n_runs)
             Preflight._lock = lock_folder(Path(config.hydra.sweep.dir))
 
 
 @contextmanager
-def refusing(config: DictConfig) -> Iterator[None]:
-    """End the program with a message instead of an error."""
+def exit_on_error(config: DictConfig) -> Iterator[None]:
+    """End the program with a message if there is an error in a `with` block."""
     try:
-        HydraConfig.instance().set_config(config)  # a folder's name may hold ${hydra:…}
+        HydraConfig.instance().set_config(config)  # resolves `${hydra:…}` in the name of a folder
         yield
-    except Exception as error:  # any other would only be a warning, too
-        raise SystemExit(error_message(error).partition("\n")[0] or repr(error)) from None
+    except Exception as error:
+        message = error_message(error).partition("\n")[0] or repr(error)
+        raise SystemExit(message) from None
 
 
-def swept(config: DictConfig) -> dict[str, Override]:
-    """Return the overrides of a sweep that have more than one value, by their keys."""
+def has_checkpoints(folder: Path) -> bool:
+    """Return whether a folder contains the checkpoints of a run or of the runs of its seeds."""
+    checkpoint_folder = LAST_CHECKPOINT.parent
+    if (folder / checkpoint_folder).exists():
+        return True
+    return any(folder.glob(f"{SEED_FOLDERS}/{checkpoint_folder}"))
+
+
+def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
+    """Return the overrides that have more than one value, by key."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
-    words = [*(f"{key}={value}" for key, value in params.items()), *config.hydra.overrides.task]
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for a glob's options
-    parsed = {each.key_or_group: each for each in parser.parse_overrides(words)}
-    return {key: each for key, each in parsed.items() if each.is_sweep_override()}
+    overrides = [f"{key}={value}" for key, value in params.items()]
+    overrides += list(config.hydra.overrides.task)  # the command line takes precedence
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for `glob(*)`
+    sweep_overrides: dict[str, Override] = {}
+    for override in parser.parse_overrides(overrides):
+        sweep_overrides.pop(override.key_or_group, None)
+        if override.is_sweep_override():
+            sweep_overrides[override.key_or_group] = override
+    return sweep_overrides
 
 
-def share_out(config: DictConfig) -> None:
-    """Note how many runs there will be; give each core one of them at a time, unless told how many.
+def count_runs(config: DictConfig) -> int:
+    """Return the number of runs of a sweep; 0 if it is unknown."""
+    if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+        return config.hydra.sweeper.get("n_trials") or 0
+    overrides = find_sweep_overrides(config).values()
+    return prod(len(list(override.sweep_iterator())) for override in overrides)
 
-    A single worker is this process itself.
+
+def set_number_of_workers(config: DictConfig, n_runs: int) -> None:
+    """Give each core a worker process with one run at a time, unless the user has set a number.
+
+    If there is a single worker, the runs are executed in this process.
     """
-    choices, sweeper = config.hydra.runtime.choices, config.hydra.sweeper
-    runs = sweeper.get("n_trials") or 0
-    if choices["hydra/sweeper"] == "basic":
-        runs = prod(len(list(each.sweep_iterator())) for each in swept(config).values())
-    from src.sweep.runs import PLAN
+    launcher = config.hydra.launcher
+    is_joblib = config.hydra.runtime.choices["hydra/launcher"] == "joblib"
+    if not is_joblib or launcher.n_jobs != -1:
+        return
+    from joblib import cpu_count  # optional dependency
 
-    os.environ[PLAN] = f"{runs} {time.time()}"
-    if choices["hydra/launcher"] == "joblib" and config.hydra.launcher.n_jobs == -1:
-        from joblib import cpu_count  # an extra
+    # Runs on the same accelerator would slow each other down.
+    n_workers = cpu_count() if config.trainer.accelerator == "cpu" else 1
+    for limit in (n_runs, config.hydra.sweeper.get("n_jobs")):
+        if limit:
+            n_workers = min(n_workers, limit)
+    with read_write(config.hydra):
+        launcher.n_jobs = n_workers
+        launcher.pre_dispatch = str(n_workers)  # no run waits for a worker that is still busy
 
-        cores = cpu_count() if config.trainer.accelerator == "cpu" else 1  # devices are shared
-        with read_write(config.hydra):
-            workers = min(cores, runs or cores, sweeper.get("n_jobs") or cores)
-            config.hydra.launcher.n_jobs = workers
-            config.hydra.launcher.pre_dispatch = str(workers)  # no run waits beside one that ends
 
-
-def check_engine(config: DictConfig) -> None:
-    """Check what a search or a cluster would fail on late, or without a word.
+def check_sweeper(config: DictConfig) -> None:
+    """Check the settings of a hyperparameter search, which would otherwise fail late or silently.
 
     Raises:
-        UserError: naming what is missing.
+        UserError: if a setting is wrong.
     """
-    choices, launcher = config.hydra.runtime.choices, config.hydra.launcher
-    if choices["hydra/sweeper"] != "basic":
-        if "maximize" not in str(OmegaConf.select(config, "hydra.sweeper.direction")):
-            raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
-        if config.val_fraction == 0:
-            raise UserError("val_fraction=0: a search needs validation names to score by")
-        if "seed" in swept(config):
-            raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
-    if choices["hydra/launcher"] == "submitit_slurm" and shutil.which("sbatch") is None:
-        raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
-    if choices["hydra/launcher"] == "ray":
-        import ray  # an extra, and slow
+    if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
+        return
+    if "maximize" not in str(OmegaConf.select(config, "hydra.sweeper.direction")):
+        raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
+    if config.val_fraction == 0:
+        raise UserError("val_fraction=0: a search needs validation names to score by")
+    if "seed" in find_sweep_overrides(config):
+        raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
 
-        arguments: Any = OmegaConf.to_container(launcher.ray.init, resolve=True)
-        host, _, port = str(arguments.get("address")).rpartition("/")[2].rpartition(":")
-        try:
-            if host and port.isdigit():  # where nobody answers, Ray would wait for ever
-                socket.create_connection((host, int(port)), timeout=10).close()
-            ray.init(**arguments)  # for good: the launcher uses it
-        except Exception as error:  # whatever the arguments provoke
-            raise UserError(f"hydra.launcher.ray.init: {error}") from None
+
+def check_launcher(config: DictConfig) -> None:
+    """Check that the cluster on which a sweep is to run is available.
+
+    Raises:
+        UserError: if it is not.
+    """
+    launcher_name = config.hydra.runtime.choices["hydra/launcher"]
+    if launcher_name == "submitit_slurm" and shutil.which("sbatch") is None:
+        raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
+    if launcher_name == "ray":
+        arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
+        connect_to_ray(arguments)
+
+
+def connect_to_ray(arguments: dict[str, Any]) -> None:
+    """Connect to a Ray cluster, or start one. The launcher uses the connection.
+
+    Args:
+        arguments: the arguments of `ray.init`.
+
+    Raises:
+        UserError: if that is not possible.
+    """
+    import ray  # optional dependency, and slow
+
+    # ray://host:port, or host:port
+    host, _, port = str(arguments.get("address")).rpartition("/")[2].rpartition(":")
+    try:
+        if host and port.isdigit():
+            # Ray would wait forever for an address at which nothing answers.
+            address = (host, int(port))
+            socket.create_connection(address, timeout=CONNECTION_TIMEOUT_SECONDS).close()
+        ray.init(**arguments)
+    except Exception as error:  # Ray raises many kinds of errors
+        raise UserError(f"hydra.launcher.ray.init: {error}") from None

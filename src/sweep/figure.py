@@ -1,4 +1,4 @@
-"""The picture of a sweep: the score against each key that was swept."""
+"""The picture of a leaderboard: the score for each value of the swept keys."""
 
 import math
 from collections.abc import Sequence
@@ -8,83 +8,128 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.models.registry import SCORE
-from src.sweep.leaderboard import Row, number, short, spread
+from src.run.figures import escape_math
+from src.sweep.leaderboard import LeaderboardRow, as_number, format_mean, shorten_number
 
-TITLE = "validation balanced accuracy"
+SCORE_TITLE = "validation balanced accuracy"
+MAX_LABEL_LENGTH = 18
+"""Number of letters of a value that a label of an axis shows."""
+MAX_LABELS = 20
+"""Number of values up to which each value on the axis of a panel has a label."""
+MAX_HORIZONTAL_LETTERS = 36
+"""Number of letters for which the axis of a panel has room if its labels are horizontal."""
+MAX_HORIZONTAL_LABEL_LENGTH = 9
+"""Length of a label for which a column of a heat map has room if its labels are horizontal."""
 
 
-def sweep_figure(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
-    """Draw the score against each swept key; a heat map if two keys were swept over a grid."""
-    keys = keys or [""]  # one panel, if only the seed was swept
-    if len(keys) == 2 and len(rows) == math.prod(len(_values(key, rows)) for key in keys):
-        return _heat_map(keys, rows)
+def sweep_figure(keys: Sequence[str], rows: Sequence[LeaderboardRow]) -> Figure:
+    """Draw the scores of a sweep.
+
+    If two keys were swept over a grid, this is a heat map. Otherwise, there is a panel for each
+    key.
+
+    Args:
+        keys: the swept keys, without the seed.
+        rows: the leaderboard.
+    """
+    if len(keys) == 2:
+        grid_size = math.prod(len(get_sorted_values(key, rows)) for key in keys)
+        if grid_size == len(rows):
+            return heat_map_figure(keys[0], keys[1], rows)
+    return panels_figure(keys or [""], rows)  # a single panel if only the seed was swept
+
+
+def get_sorted_values(key: str, rows: Sequence[LeaderboardRow]) -> list[str]:
+    """Return the different values of a key, in ascending order if they are numbers."""
+    values = dict.fromkeys(row.settings.get(key, "") for row in rows)
+    return sorted(values, key=as_number)
+
+
+def format_labels(values: Sequence[str]) -> list[str]:
+    """Return the labels of an axis for some values."""
+    return [escape_math(shorten_number(value)[-MAX_LABEL_LENGTH:]) for value in values]
+
+
+def format_seed_counts(rows: Sequence[LeaderboardRow]) -> str:
+    """Return a text with the number of runs for each setting: `seeds of each setting: 1 to 3`."""
+    counts = [len(row.runs) for row in rows]
+    lowest = min(counts)
+    highest = max(counts)
+    numbers = str(lowest) if lowest == highest else f"{lowest} to {highest}"
+    return f"seeds of each setting: {numbers}"
+
+
+def panels_figure(keys: Sequence[str], rows: Sequence[LeaderboardRow]) -> Figure:
+    """Draw the scores with a panel for each key."""
     figure = Figure(figsize=(1 + 4.5 * len(keys), 4.3), layout="constrained")
-    some_failed = "; × failed" if any(row.failures for row in rows) else ""
-    figure.suptitle(_repetitions(rows) + some_failed, size=10)
+    title = format_seed_counts(rows)
+    if any(row.failures for row in rows):
+        title += "; × failed"
+    figure.suptitle(title, size=10)
     panels = figure.subplots(1, len(keys), sharey=True, squeeze=False)[0]
-    panels[0].set_ylabel(TITLE)
+    panels[0].set_ylabel(SCORE_TITLE)
     for axes, key in zip(panels, keys, strict=True):
-        _panel(axes, key, rows)
+        draw_panel(axes, key, rows)
     return figure
 
 
-def _values(key: str, rows: Sequence[Row]) -> list[str]:
-    """Return the distinct values of a key, in the order of an axis."""
-    return sorted(dict.fromkeys(row.settings.get(key, "") for row in rows), key=number)
-
-
-def _repetitions(rows: Sequence[Row]) -> str:
-    counts = [len(row.runs) for row in rows]
-    return f"seeds of each setting: {' to '.join(map(str, sorted({min(counts), max(counts)})))}"
-
-
-def _labels(values: Sequence[str]) -> list[str]:
-    return [short(value)[-18:] for value in values]
-
-
-def _panel(axes: Axes, key: str, rows: Sequence[Row]) -> None:
-    """Draw the scores of one key's values, side by side, and their means."""
-    labels = _values(key, rows)
-    scores: list[list[float]] = [[] for _ in labels]
+def draw_panel(axes: Axes, key: str, rows: Sequence[LeaderboardRow]) -> None:
+    """Draw the scores for each value of a key, and their means."""
+    values = get_sorted_values(key, rows)
+    scores_by_value: list[list[float]] = [[] for _ in values]
     for row in rows:
-        place, values = labels.index(row.settings.get(key, "")), row.values(SCORE)
-        scores[place] += values
-        axes.plot([place] * len(values), values, "o", color="tab:blue", alpha=0.4)
+        position = values.index(row.settings.get(key, ""))
+        scores = row.values(SCORE)
+        scores_by_value[position] += scores
+        axes.plot([position] * len(scores), scores, "o", color="tab:blue", alpha=0.4)
         if row.failures:
-            # x is data; y goes from 0, the bottom, to 1
-            axes.plot(place, 0.04, "x", color="tab:red", transform=axes.get_xaxis_transform())
-    if max(map(len, scores)) > 1:
-        means = [mean(values) if values else math.nan for values in scores]
+            # With this transform, y is relative to the height of the panel.
+            transform = axes.get_xaxis_transform()
+            axes.plot(position, 0.04, "x", color="tab:red", transform=transform)
+    if any(len(scores) > 1 for scores in scores_by_value):
+        means = [mean(scores) if scores else math.nan for scores in scores_by_value]
         axes.plot(means, color="tab:blue", marker="_", markersize=14)
-    every = 1 + len(labels) // 20
-    ticks = _labels(labels)[::every]
-    upright = 90 if sum(map(len, ticks)) > 36 else 0  # letters that 4 inches have room for
-    axes.set_xticks(range(0, len(labels), every), ticks, rotation=upright)
+    # With many values, only every second or third one has a label.
+    label_interval = 1 + len(values) // MAX_LABELS
+    labels = format_labels(values)[::label_interval]
+    n_letters = sum(map(len, labels))
+    rotation = 90 if n_letters > MAX_HORIZONTAL_LETTERS else 0
+    axes.set_xticks(range(0, len(values), label_interval), labels, rotation=rotation)
     axes.set_xlabel(key)
     axes.margins(y=0.12)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _heat_map(keys: Sequence[str], rows: Sequence[Row]) -> Figure:
-    lines, columns = (_values(key, rows) for key in keys)
-    figure = Figure((3 + 1.1 * len(columns), 2 + 0.7 * len(lines)), layout="constrained")
+def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> Figure:
+    """Draw the scores of a grid of two keys as a heat map."""
+    y_values = get_sorted_values(y_key, rows)
+    x_values = get_sorted_values(x_key, rows)
+    size = (3 + 1.1 * len(x_values), 2 + 0.7 * len(y_values))
+    figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(_repetitions(rows), size=10)
-    means = [[math.nan] * len(columns) for _ in lines]
+    axes.set_title(format_seed_counts(rows), size=10)
+    scores = [[math.nan] * len(x_values) for _ in y_values]
     for row in rows:
-        line, column = (row.settings.get(key, "") for key in keys)
-        y, x = lines.index(line), columns.index(column)
-        means[y][x] = math.nan if row.score is None else row.score
-        said = spread(row.values(SCORE), ".3f").replace(" ", "\n", 1)
-        if row.failures:
-            said += f"\n{len(row.failures)} of {len(row.runs)} failed"
-        axes.text(x, y, said.strip(), ha="center", va="center")
-    # pale, for black letters
-    image = axes.imshow(means, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
-    upright = 90 if max(map(len, _labels(columns))) > 9 else 0
-    axes.set_xticks(range(len(columns)), _labels(columns), rotation=upright)
-    axes.set_yticks(range(len(lines)), _labels(lines))
-    axes.set(xlabel=keys[1], ylabel=keys[0])
-    figure.colorbar(image, label=TITLE)
+        y = y_values.index(row.settings.get(y_key, ""))
+        x = x_values.index(row.settings.get(x_key, ""))
+        if row.score is not None:
+            scores[y][x] = row.score
+        axes.text(x, y, format_cell(row), ha="center", va="center")
+    # Pale colors, on which black text is legible.
+    image = axes.imshow(scores, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
+    x_labels = format_labels(x_values)
+    has_long_labels = max(map(len, x_labels)) > MAX_HORIZONTAL_LABEL_LENGTH
+    axes.set_xticks(range(len(x_values)), x_labels, rotation=90 if has_long_labels else 0)
+    axes.set_yticks(range(len(y_values)), format_labels(y_values))
+    axes.set(xlabel=x_key, ylabel=y_key)
+    figure.colorbar(image, label=SCORE_TITLE)
     return figure
+
+
+def format_cell(row: LeaderboardRow) -> str:
+    """Return the text in a cell of the heat map: the mean score, its deviation and failures."""
+    lines = [format_mean(row.values(SCORE), ".3f").replace(" ", "\n", 1)]
+    if row.failures:
+        lines.append(f"{len(row.failures)} of {len(row.runs)} failed")
+    return "\n".join(lines).strip()

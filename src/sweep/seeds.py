@@ -1,15 +1,16 @@
-"""A run that is repeated with other seeds, for its mean score."""
+"""Repeats a run with several seeds: `seeds=3`."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from src.config import RUN_KEYS, Config
 from src.errors import UserError
 from src.run.launch import TrainFunction
 from src.run.messages import shell_override
 from src.run.run_folder import (
+    LAST_CHECKPOINT,
     SEED_FOLDERS,
     RunResult,
     Status,
@@ -19,52 +20,78 @@ from src.run.run_folder import (
     write_failure,
     write_result,
 )
-from src.sweep.leaderboard import Row, table
+from src.sweep.leaderboard import LeaderboardRow
+from src.sweep.leaderboard_files import format_leaderboard
 from src.sweep.runs import read_run
 
 log = logging.getLogger(__name__)
 
 
 def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float | None:
-    """Do a run once for each of its seeds, one after the other; return the mean score.
+    """Train once for each seed, one after the other, and return the mean score.
 
-    Each is a run of its own, in `folder/seed_<seed>/`. If one fails, the others are done.
+    The run of each seed has a folder of its own, `seed_<seed>`. If a run fails, the others are
+    still executed.
 
     Args:
-        train: does one.
-        config: its settings.
-        folder: for its files.
+        train: trains with one seed.
+        config: the settings, with the first seed and the number of seeds.
+        folder: the folder for all of these runs.
 
     Raises:
-        UserError: if one has failed.
-        KeyboardInterrupt: if a signal ended it.
+        UserError: if a run has failed.
+        KeyboardInterrupt: if a signal ended a run.
     """
     start_run_folder(folder, config.subset(RUN_KEYS))
-    go_on = f"To go on:\npython -m src.train {shell_override('resume', folder)}"
-    others = [word for word in config.overrides if not word.startswith(("seed=", "seeds="))]
-    for seed in range(config.seed, config.seed + config.seeds):
-        part = folder / SEED_FOLDERS.replace("*", str(seed))
+    seeds = range(config.seed, config.seed + config.seeds)
+    seed_folders = [folder / SEED_FOLDERS.replace("*", str(seed)) for seed in seeds]
+    for seed, seed_folder in zip(seeds, seed_folders, strict=True):
         log.info(f"seed={seed}")
         try:
-            with lock_folder(part):
-                one: Any = replace(config, seed=seed, seeds=1)
-                one.overrides, one.is_seed_run = (*others, f"seed={seed}"), True
-                train(one, part)
+            with lock_folder(seed_folder):
+                train(config_for_seed(config, seed), seed_folder)
         except UserError as error:
             log.info(f"Failed: {error}")
-            write_failure(part, str(error))
+            write_failure(seed_folder, str(error))
         except KeyboardInterrupt:
-            if any(folder.glob(f"{SEED_FOLDERS}/checkpoints/last.ckpt")):
-                log.info(go_on)
+            if any((each / LAST_CHECKPOINT).exists() for each in seed_folders):
+                log.info(how_to_resume(folder))
             raise
-    row = Row({}, read_run(folder, folder, {}))
-    log.info("\n".join(["", *table([row], []), "", f"Run          {folder}"]))
+    return summarize_seeds(folder, seed_folders)
+
+
+def config_for_seed(config: Config, seed: int) -> Config:
+    """Return the settings for one of the seeds."""
+    seed_config = replace(config, seed=seed, seeds=1)
+    seed_config.is_seed_run = True
+    other_overrides = []
+    for override in config.overrides:
+        if not override.startswith(("seed=", "seeds=")):
+            other_overrides.append(override)
+    seed_config.overrides = (*other_overrides, f"seed={seed}")
+    return seed_config
+
+
+def summarize_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
+    """Print and write the mean metrics of the runs of all seeds, and return the mean score.
+
+    Raises:
+        UserError: if a run has failed.
+    """
+    row = LeaderboardRow(settings={}, runs=read_run(folder, sweep=folder, settings={}))
+    log.info("\n".join(["", *format_leaderboard([row], keys=[]), "", f"Run          {folder}"]))
     if row.failures:
-        raise UserError(f"seeds failed: {len(row.failures)} of {config.seeds}: {row.failures[0]}")
-    ended = {read_result(part)[0] for part in folder.glob(SEED_FOLDERS)}
-    status = Status.FINISHED if ended == {Status.FINISHED} else Status.STOPPED
-    metrics = row.means | {"seconds": sum(row.values("seconds"))}
-    write_result(folder, RunResult(status, metrics, ""))
-    if status == Status.STOPPED:
-        log.info(go_on)
+        n_failed = f"{len(row.failures)} of {len(seed_folders)}"
+        raise UserError(f"seeds failed: {n_failed}: {row.failures[0]}")
+    is_finished = all(read_result(each).status == Status.FINISHED for each in seed_folders)
+    status = Status.FINISHED if is_finished else Status.STOPPED
+    metrics = {**row.means, "seconds": sum(row.values("seconds"))}
+    write_result(folder, RunResult(status, metrics, reason=""))
+    if not is_finished:
+        log.info(how_to_resume(folder))
     return row.score
+
+
+def how_to_resume(folder: Path) -> str:
+    """Return a message with the command that resumes the runs of all seeds."""
+    return f"To go on:\npython -m src.train {shell_override('resume', folder)}"
