@@ -87,7 +87,9 @@ def read_corpus(
 
 @lru_cache(maxsize=4)  # all runs of a sweep read the same files
 def _read_files(
-    source: DataSource, kind: AlphabetKind, stamps: tuple[tuple[Path, int, int], ...]
+    source: DataSource,
+    kind: AlphabetKind,
+    stamps: tuple[tuple[Path, int, int], ...],  # part of the key of the cache
 ) -> Corpus:
     """Read a source; `stamps`, the files with their sizes and times, are only keys of the cache."""
     has_counts = source.count_column is not None

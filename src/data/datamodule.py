@@ -69,7 +69,7 @@ class NamesDataModule(LightningDataModule):
         alphabet: the alphabet of the training names.
         sampler: draws the training names.
         train_prior: share of each category among the training names as they are sampled.
-        corpus_prior: share of each category among the distinct training names.
+        corpus_prior: share of each category among the distinct spellings of the training names.
         run_length: length of the run, and how often it logs and validates.
 
     Raises:
@@ -110,17 +110,19 @@ class NamesDataModule(LightningDataModule):
 
         # If the source has counts, it lists each name once, so the names are distinct already.
         use_distinct_pairs = sampling == "natural" and not line_counts
-        self._sampled = self.distinct_pairs if use_distinct_pairs else self.train_dataset
-        sampled_counts = count_targets(self._sampled, len(self.categories), line_counts)
+        self._sampled_dataset = self.distinct_pairs if use_distinct_pairs else self.train_dataset
+        sampled_counts = count_targets(self._sampled_dataset, len(self.categories), line_counts)
         self.sampler = make_sampler(
-            sampling, self._sampled, sampled_counts, batch_size, seed, line_counts
+            sampling, self._sampled_dataset, sampled_counts, batch_size, seed, line_counts
         )
         self.train_prior = prior_of_sampling(sampling, sampled_counts)
-        self.corpus_prior = normalize([len(set(names)) for names in self._train_names.values()])
+        self.corpus_prior = as_shares([len(set(names)) for names in self._train_names.values()])
 
         # Only now is it known how many iterations a pass over the sampled names takes.
         if passes:
-            iterations = ceil(passes * len(self._sampled) / self.sampler.names_per_iteration)
+            iterations = ceil(
+                passes * len(self._sampled_dataset) / self.sampler.names_per_iteration
+            )
         self.run_length = RunLength.from_settings(iterations, log_every, val_every)
         self._train_batch_sampler = TrainBatchSampler(
             self.sampler, batch_size, chunk_size, self.iteration_and_rank, self.run_length
@@ -178,7 +180,7 @@ class NamesDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training names. Each pass over the loader is one epoch."""
-        return self._sampled.loader(self._train_batch_sampler)
+        return self._sampled_dataset.loader(self._train_batch_sampler)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the validation names; an empty list if there are none."""
@@ -257,8 +259,8 @@ def prior_of_sampling(sampling: Sampling, counts: list[int]) -> list[float]:
         counts: number of lines in each category.
     """
     if sampling == "natural":
-        return normalize(counts)
-    return normalize([1] * len(counts))  # all categories are equally frequent
+        return as_shares(counts)
+    return as_shares([1] * len(counts))  # all categories are equally frequent
 
 
 def count_lines(names: NamesByCategory, line_counts: dict[str, Counter[str]]) -> list[int]:
@@ -308,7 +310,7 @@ def fingerprint_split(
     return fingerprints
 
 
-def normalize(counts: Sequence[int]) -> list[float]:
+def as_shares(counts: Sequence[int]) -> list[float]:
     """Return the share of each count in their sum."""
     total = sum(counts)
     return [count / total for count in counts]

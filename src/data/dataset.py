@@ -91,7 +91,9 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         """Yield the indices of all names, in lists of at most `max_names`, for small batches."""
         max_letters = MAX_BATCH_CELLS // (self._n_symbols + self._n_categories)
         lengths = self.lengths.tolist()  # reading single elements of a tensor would be slow
-        return size_limited_batches(range(len(self)), lengths.__getitem__, max_names, max_letters)
+        return size_limited_batches(
+            range(len(self)), lambda index: lengths[index], max_names, max_letters
+        )
 
 
 class BatchList(list[list[int]]):

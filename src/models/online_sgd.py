@@ -1,4 +1,4 @@
-"""Plain SGD, one step for every single name, compiled.
+"""Compiled plain SGD that takes one step for every single name.
 
 The gradient. A name of letters x_1 … x_T and category y passes through
 
@@ -12,18 +12,18 @@ that multiply the hidden state. The last hidden state h_T is never read. With th
     ∂U = δ h_{T-1}ᵀ    ∂B[x_T] = δ      ∂b = δ
     ∂W = Σ g_t h_{t-1}ᵀ    ∂A[x_t] += g_t    ∂a = Σ g_t        (t = 1 … T-1)
 
-All g_t are computed before any weight moves, as autograd does.
+All g_t are computed before any weight changes, as autograd does.
 
-The norm of all of it, which `clip` bounds, comes from products of vectors alone, and no more than
-from their lengths if these say that it is small enough:
+For gradient clipping, the norm of the whole gradient ∂ follows from products of vectors. An upper
+bound, which only needs their lengths, often shows that no clipping is necessary:
 
     |∂|² = |δ|² (2 + |h_{T-1}|²) + Σ_{s,t} g_s·g_t (1 + [x_s = x_t] + h_{s-1}·h_{t-1})
          ≤ |δ|² (2 + |h_{T-1}|²) + Σ |g_t|² (2 (T - 1) + Σ |h_t|²)
 
-Shapes: B names of a batch, T letters of a name, I input size, H hidden size, C categories.
+Shapes: B names in a batch, T letters of a name, I input size, H hidden size, C categories.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -40,12 +40,12 @@ Ints = NDArray[np.int64]
 
 
 def _compile(function: Any) -> Any:
-    """Compile with Numba, and keep the machine code on disk where there is a place for it."""
-    # Sums may be reordered, so that loops vectorize; NaN and infinity keep their meaning.
+    """Return a function compiled by Numba. The machine code is cached on disk if possible."""
+    # Sums may be reordered, so that loops can be vectorized. NaN and infinity keep their meaning.
     options: Any = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
     try:
         return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither __pycache__ nor the user's cache folder can be written
+    except RuntimeError:  # neither __pycache__ nor the user's cache folder is writable
         return numba.njit(**options)(function)
 
 
@@ -117,7 +117,7 @@ def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
 
 @_compile
 def _product(x: Floats, y: Floats) -> float:
-    """Return x·y of x [n] and y [n], in 64 bits, in which no product is too large."""
+    """Return x·y of x [n] and y [n] in 64 bits, so that no product overflows."""
     s = 0.0
     for i in range(len(x)):
         s += np.float64(x[i]) * np.float64(y[i])
@@ -131,42 +131,70 @@ def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
     total: float = _product(delta, delta) * (2 + _product(h_last, h_last))
     for t in range(1, len(x)):
         for s in range(1, t + 1):
-            each = 1 + (x[s - 1] == x[t - 1]) + _product(h[s - 1], h[t - 1])
-            total += _product(g[s], g[t]) * each * (1 if s == t else 2)
+            term = 1 + (x[s - 1] == x[t - 1]) + _product(h[s - 1], h[t - 1])
+            multiplicity = 1 if s == t else 2  # the sum is symmetric in s and t
+            total += _product(g[s], g[t]) * term * multiplicity
     return total
+
+
+@_compile
+def _square_norm_bound(delta: Floats, g: Floats, h: Floats, last: int) -> float:
+    """Return the upper bound of |∂|² from the lengths of the vectors; `last` is T - 1."""
+    sum_g = 0.0
+    sum_h = 0.0
+    for t in range(1, last + 1):
+        sum_g += _product(g[t], g[t])
+        sum_h += _product(h[t - 1], h[t - 1])
+    last_term = _product(delta, delta) * (2 + _product(h[last], h[last]))
+    bound: float = last_term + sum_g * (2 * last + sum_h)
+    return bound
 
 
 @_compile
 def _train_on_names(
     weights: Any, batch: Any, lr: np.float32, clip: np.float32, losses: Floats, guesses: Ints
 ) -> None:
-    """Take one step for each name in turn; note the loss and the guess before each step.
+    """Take one step for each name in turn.
+
+    The results are written into arrays, because Ctrl-C could interrupt a return of new arrays.
 
     Args:
-        weights: of the cell, changed in place: [H, I + H], [H], [C, I + H], [C].
-        batch: the parts of a `Batch`.
-        lr: the learning rate.
-        clip: see `OnlineSGD`.
-        losses: [B], written, as guesses are; returned instead, Ctrl-C would break the return.
-        guesses: [B].
+        weights: the parameters of the cell, which are changed in place: [H, I + H], [H],
+            [C, I + H], [C].
+        batch: the fields of a `Batch`.
+        lr: learning rate.
+        clip: maximum norm of the gradient of a name; 0 for no clipping.
+        losses: receives the loss of each name before its step [B].
+        guesses: receives the predicted category of each name before its step [B].
     """
     i2h_weight, i2h_bias, i2o_weight, i2o_bias = weights
     letters, lengths, categories = batch
-    n_names, n_hidden, n_out = len(lengths), len(i2h_bias), len(i2o_bias)
+    n_hidden = len(i2h_bias)
+    n_out = len(i2o_bias)
     n_in = i2h_weight.shape[1] - n_hidden
-    # Copies that lie in memory in the order they are read; written back after the last name.
-    A, W, a = i2h_weight[:, :n_in].T.copy(), i2h_weight[:, n_in:].copy(), i2h_bias
-    B, U, b = i2o_weight[:, :n_in].T.copy(), i2o_weight[:, n_in:].copy(), i2o_bias
+
+    # Copies whose rows are read and written together. They are written back after the last name.
+    A = i2h_weight[:, :n_in].T.copy()  # [I, H]
+    W = i2h_weight[:, n_in:].copy()  # [H, H]
+    a = i2h_bias
+    B = i2o_weight[:, :n_in].T.copy()  # [I, C]
+    U = i2o_weight[:, n_in:].copy()  # [C, H]
+    b = i2o_bias
 
     h = np.zeros((lengths.max(), n_hidden), np.float32)  # h[t] is h_t; h[0] stays zero
     g = np.zeros_like(h)  # g[t] is g_t; g[0] is never used
     o = np.empty(n_out, np.float32)
 
-    one, end = np.float32(1), 0
-    for name in range(n_names):
-        start, end = end, end + lengths[name]
-        x, y, last = letters[start:end], categories[name], lengths[name] - 1
+    one = np.float32(1)
+    end = 0
+    for name in range(len(lengths)):
+        start = end
+        end = start + lengths[name]
+        x = letters[start:end]  # [T]
+        y = categories[name]
+        last = lengths[name] - 1
 
+        # Forward: h_t = A[x_t] + W h_{t-1} + a and o = B[x_T] + U h_{T-1} + b.
         for t in range(1, last + 1):
             h[t] = a
             _add_scaled(h[t], one, A[x[t - 1]])
@@ -176,80 +204,117 @@ def _train_on_names(
         _add_scaled(o, one, B[x[last]])
         _add_product(o, U, h[last])
 
-        guess = o.argmax()  # the first of the largest
-        highest, y_score, total = o[guess], o[y], np.float32(0)
+        # The loss, -log softmax(o)[y]. Subtracting the maximum keeps exp from overflowing.
+        guess = o.argmax()
+        highest = o[guess]
+        y_score = o[y]
+        total = np.float32(0)
         for k in range(n_out):
             o[k] = np.exp(o[k] - highest)
             total += o[k]
         losses[name] = np.log(total) + highest - y_score
         guesses[name] = guess
 
+        # Backward: δ = softmax(o) - onehot(y), which replaces o, then g_{T-1} = Uᵀ δ and
+        # g_{t-1} = Wᵀ g_t.
         for k in range(n_out):
             o[k] /= total
-        o[y] -= np.float32(1)  # o is δ now
+        o[y] -= np.float32(1)
+        delta = o
         g[last] = 0
-        _add_combination(g[last], o, U)
+        _add_combination(g[last], delta, U)
         for t in range(last, 1, -1):
             g[t - 1] = 0
             _add_combination(g[t - 1], g[t], W)
 
+        # Clipping. The norm itself takes much longer to compute than its bound.
         step = lr
-        if clip:
-            all_g = all_h = 0.0
-            for t in range(1, last + 1):
-                all_g += _product(g[t], g[t])
-                all_h += _product(h[t - 1], h[t - 1])
-            bound = _product(o, o) * (2 + _product(h[last], h[last])) + all_g * (2 * last + all_h)
-            if bound > clip * clip:
-                norm = np.sqrt(_square_norm(o, g, h, x)) + 1e-6  # as clip_grad_norm_ has it
-                step *= np.float32(min(1.0, clip / norm))
+        if clip and _square_norm_bound(delta, g, h, last) > clip * clip:
+            norm = np.sqrt(_square_norm(delta, g, h, x)) + 1e-6  # as in clip_grad_norm_
+            step *= np.float32(min(1.0, clip / norm))
 
-        _add_outer(U, -step, o.reshape(1, n_out), h[last : last + 1])
-        _add_scaled(B[x[last]], -step, o)
-        _add_scaled(b, -step, o)
-        _add_outer(W, -step, g[2 : last + 1], h[1:last])  # h_0 = 0 adds nothing to ∂W
+        # Update: each weight minus step times its gradient. h_0 = 0 adds nothing to ∂W.
+        _add_outer(U, -step, delta.reshape(1, n_out), h[last : last + 1])
+        _add_scaled(B[x[last]], -step, delta)
+        _add_scaled(b, -step, delta)
+        _add_outer(W, -step, g[2 : last + 1], h[1:last])
         for t in range(1, last + 1):
             _add_scaled(A[x[t - 1]], -step, g[t])
             _add_scaled(a, -step, g[t])
 
-    i2h_weight[:, :n_in], i2h_weight[:, n_in:] = A.T, W
-    i2o_weight[:, :n_in], i2o_weight[:, n_in:] = B.T, U
+    i2h_weight[:, :n_in] = A.T
+    i2h_weight[:, n_in:] = W
+    i2o_weight[:, :n_in] = B.T
+    i2o_weight[:, n_in:] = U
 
 
-def compiled_steps(rnn: RNN, batch: Batch, lr: float, clip: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Take one SGD step per name of `batch`, in order, on the weights themselves; CPU only.
+class NameResults(NamedTuple):
+    """The results of a batch of names, each before the step on that name."""
 
-    A gradient longer than `clip` is shortened to it, unless that is 0.
+    losses: Tensor
+    """Loss of each name [B], float32."""
+    guesses: Tensor
+    """Index of the predicted category of each name [B], int64."""
 
-    Returns:
-        The loss [B] and the guessed category [B] of each name, before its step.
+
+def compiled_steps(rnn: RNN, batch: Batch, lr: float, clip: float = 0.0) -> NameResults:
+    """Take one step of SGD for each name of a batch, in order.
+
+    Args:
+        rnn: the cell, on the CPU. Its parameters are changed in place.
+        batch: the names.
+        lr: learning rate.
+        clip: maximum norm of the gradient of a name; 0 for no clipping.
     """
-    losses = torch.empty(len(batch.lengths), dtype=torch.float32)
-    guesses = torch.empty_like(batch.lengths)
-    weights = tuple(weight.detach().numpy() for weight in rnn.parameters())  # in the same memory
-    names, results = tuple(part.numpy() for part in batch), (losses.numpy(), guesses.numpy())
-    _train_on_names(weights, names, np.float32(lr), np.float32(clip), *results)
-    return losses, guesses
+    results = NameResults(
+        losses=torch.empty(len(batch.lengths), dtype=torch.float32),
+        guesses=torch.empty_like(batch.lengths),
+    )
+    # The arrays share the memory of the tensors.
+    _train_on_names(
+        weights=tuple(weight.detach().numpy() for weight in rnn.parameters()),
+        batch=tuple(tensor.numpy() for tensor in batch),
+        lr=np.float32(lr),
+        clip=np.float32(clip),
+        losses=results.losses.numpy(),
+        guesses=results.guesses.numpy(),
+    )
+    return results
 
 
 class OnlineSGD(torch.optim.SGD):
     """Plain SGD whose `step` trains on a whole batch, one name after the other.
 
-    To Lightning it is an optimizer like any other: steps are counted, checkpoints hold its state.
-    Each name's gradient is shortened to the norm `clip`, as `clip_grad_norm_` does it; 0: never.
+    For Lightning, it is an optimizer like any other: its steps are counted, and checkpoints contain
+    its state.
+
+    Args:
+        rnn: the cell to train, on the CPU.
+        lr: learning rate.
+        clip: maximum norm of the gradient of a name, as in `clip_grad_norm_`; 0 for no clipping.
     """
 
     def __init__(self, rnn: RNN, lr: float, clip: float = 0.0) -> None:
         super().__init__(rnn.parameters(), lr)
-        self._rnn, self._clip = rnn, clip
-        # A step of length zero: has the kernel compiled now, not in the middle of training.
-        n_symbols = rnn.i2h.in_features - rnn.hidden_size
-        letter, one = torch.zeros(1, dtype=letter_dtype(n_symbols)), torch.ones(1).long()
-        compiled_steps(rnn, Batch(letter, one, one - 1), 0.0)
+        self._rnn = rnn
+        self._clip = clip
+        self._compile_kernel()
+
+    def _compile_kernel(self) -> None:
+        """Compile the kernel now, and not in the middle of training, by a step of length 0."""
+        n_symbols = self._rnn.i2h.in_features - self._rnn.hidden_size
+        name = Batch(
+            letters=torch.zeros(1, dtype=letter_dtype(n_symbols)),
+            lengths=torch.ones(1, dtype=torch.int64),
+            targets=torch.zeros(1, dtype=torch.int64),
+        )
+        compiled_steps(self._rnn, name, lr=0.0)
 
     def step(self, closure: Any = None, *, batch: Batch) -> Any:  # type: ignore[override] # needs a batch
-        """Train on `batch`; return each name's loss [B] and guess [B] before its step.
+        """Take a step for each name of a batch, and return a `NameResults`.
 
-        `closure` is what Lightning passes to every optimizer; nothing is left for it to do.
+        Args:
+            closure: ignored; Lightning passes it to every optimizer.
+            batch: the names.
         """
         return compiled_steps(self._rnn, batch, self.param_groups[0]["lr"], self._clip)

@@ -1,6 +1,6 @@
 """The hand-written recurrent network: the cell (one letter) and the loop over a name.
 
-Shapes: B names of a batch, L letters of a name, I input size (57 letters), H hidden size,
+Shapes: B names in a batch, L letters of a name, I input size (57 letters), H hidden size,
 C categories.
 """
 
@@ -13,8 +13,13 @@ from torch import Tensor, nn
 class RNN(nn.Module):
     """One step of an Elman network without a nonlinearity on its hidden state.
 
-    Both the next hidden state and the output are linear in the letter and the hidden state
-    before it. Two linear layers, created in the order `i2h`, `i2o`.
+    Both the next hidden state and the output are linear functions of the letter and the previous
+    hidden state. The two linear layers are created in the order `i2h`, `i2o`.
+
+    Args:
+        input_size: size of a one-hot letter, I.
+        hidden_size: size of the hidden state, H.
+        output_size: number of categories, C.
     """
 
     def __init__(self, input_size: int, hidden_size: int, output_size: int) -> None:
@@ -28,7 +33,7 @@ class RNN(nn.Module):
 
         Args:
             input: one-hot letters [B, I].
-            hidden: the hidden state before them [B, H].
+            hidden: previous hidden state [B, H].
 
         Returns:
             The log-probabilities of the categories [B, C] and the next hidden state [B, H].
@@ -43,7 +48,12 @@ class RNN(nn.Module):
 
 
 def read_name(rnn: RNN, name: Tensor) -> Tensor:
-    """Read one name, one-hot [L, 1, I], and return the output after its last letter [1, C]."""
+    """Read one name and return the log-probabilities after its last letter [1, C].
+
+    Args:
+        rnn: the cell.
+        name: one-hot letters [L, 1, I].
+    """
     output = hidden = rnn.init_hidden()  # [1, H]
     for letter in name:  # [1, I]
         output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
@@ -51,18 +61,19 @@ def read_name(rnn: RNN, name: Tensor) -> Tensor:
 
 
 def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
-    """Read a batch of names side by side.
+    """Read a batch of names in parallel.
 
-    The sums are `RNN.forward`'s, fewer of them: a one-hot letter times a weight is a column of that
-    weight, and no output is computed before a name's last letter, no hidden state after it.
+    The result is that of `read_name` for each name, with fewer operations. The product of a weight
+    matrix and a one-hot letter is a column of that matrix. The output is computed only after the
+    last letter of a name, and the hidden state after the last letter is not computed.
 
     Args:
         rnn: the cell.
         letters: letter indices of all names, end to end [sum of lengths].
-        lengths: letters of each name [B], all at least 1.
+        lengths: number of letters in each name [B], all at least 1.
 
     Returns:
-        The output after each name's last letter [B, C]; what `read_name` gives for each.
+        The log-probabilities after the last letter of each name [B, C].
     """
     sizes = [rnn.i2h.in_features - rnn.hidden_size, rnn.hidden_size]
     letter_to_hidden, hidden_to_hidden = torch.split(rnn.i2h.weight.T, sizes)  # [I, H], [H, H]
@@ -70,14 +81,22 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     letter_to_hidden = letter_to_hidden + rnn.i2h.bias
     letter_to_output = letter_to_output + rnn.i2o.bias
 
-    order = lengths.argsort(descending=True, stable=True)  # the longest first, so that the names
-    starts = (lengths.cumsum(0) - lengths)[order]  # still being read are always the first n rows
-    reading = (len(lengths) - lengths.bincount().cumsum(0)).tolist()  # n, before each letter
+    # The longest names come first, so that the names with a t-th letter are always the first rows.
+    order = lengths.argsort(descending=True, stable=True)  # [B]
+    starts = (lengths.cumsum(0) - lengths)[order]  # index of the first letter of each name [B]
+    n_with_letter = (len(lengths) - lengths.bincount().cumsum(0)).tolist()  # for t = 0 … L
     hidden = rnn.init_hidden(len(lengths))  # [B, H]
     outputs = []
-    for t, (n, n_next) in enumerate(pairwise(reading)):
-        index = letters[starts[:n] + t].long()  # [n]
-        going_on, ending = hidden[:n_next], hidden[n_next:n]
-        outputs.append(torch.addmm(letter_to_output[index[n_next:]], ending, hidden_to_output))
-        hidden = torch.addmm(letter_to_hidden[index[:n_next]], going_on, hidden_to_hidden)
-    return torch.cat(outputs[::-1])[order.argsort()].log_softmax(dim=1)  # [B, C]
+    for t, (n, n_next) in enumerate(pairwise(n_with_letter)):
+        index = letters[starts[:n] + t].long()  # the t-th letter [n]
+        # Names n_next … n end with this letter; the others continue.
+        ending = torch.addmm(
+            letter_to_output[index[n_next:]], hidden[n_next:n], hidden_to_output
+        )  # [n - n_next, C]
+        outputs.append(ending)
+        hidden = torch.addmm(
+            letter_to_hidden[index[:n_next]], hidden[:n_next], hidden_to_hidden
+        )  # [n_next, H]
+    # The shortest names were finished first.
+    in_sorted_order = torch.cat(outputs[::-1])  # [B, C]
+    return in_sorted_order[order.argsort()].log_softmax(dim=1)

@@ -68,7 +68,7 @@ class NgramEnsemble(nn.Module):
 
         Args:
             dataset: the training names, each once per category.
-            prior: share of each category among these names [C].
+            prior: prior of each category in training [C].
             seed: seeds the order of the names and dropout.
         """
         # The models of letter n-grams find only grams that they have counted, and the logistic

@@ -25,7 +25,7 @@ def training_environment() -> Iterator[None]:
     previous_levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     # TensorBoard writes its file in a thread. If the disk is full, the next write in the main
     # thread fails as well, and its error is reported.
-    threading.excepthook = lambda args: None
+    threading.excepthook = lambda _: None
     # The reader of the output may have gone: `python -m src.train | head`.
     logging.raiseExceptions = False
     # Matrices this small lose more by a second thread than they gain.

@@ -81,10 +81,10 @@ def loss_figure(
     for label, curve in curves.items():
         iterations = [iteration for iteration, _ in curve]
         losses = [loss for _, loss in curve]
-        if highest_loss >= top:  # part of the curve is outside of the figure
-            label = f"{label}, ends at {losses[-1]:.3g}"
+        is_cut_off = highest_loss >= top
+        legend_label = f"{label}, ends at {losses[-1]:.3g}" if is_cut_off else label
         marker = "." if len(curve) < MAX_POINTS_WITH_MARKERS else ""
-        axes.plot(iterations, losses, marker=marker, label=label)
+        axes.plot(iterations, losses, marker=marker, label=legend_label)
     blind_label = f"blind guessing, ln {n_categories}"
     axes.axhline(blind_loss, color="black", linestyle=":", label=blind_label)
     axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
