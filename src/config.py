@@ -64,7 +64,7 @@ USE_INSTEAD = {
     "logger": "logger",
     "barebones": "logger",
     "default_root_dir": "hydra.run.dir",
-    "callbacks": SET_BY_PROGRAM,
+    "callbacks": "callbacks",
     "plugins": SET_BY_PROGRAM,
     "enable_checkpointing": SET_BY_PROGRAM,
     "num_sanity_val_steps": SET_BY_PROGRAM,
@@ -221,6 +221,7 @@ class Config:
     """compiled, fast, for the tutorial's training only; or autograd, for everything"""
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.overrides: tuple[str, ...] = ()

@@ -239,6 +239,14 @@ def test_the_recipes(tmp_path: Path, recipe: str) -> None:
         (["trainer.profiler=none"], "trainer: When passing string value for the `profiler`"),
         (["logger.tensorboard._target_=os.nothing"], "logger.tensorboard: "),
         (["+logger.tensorboard.speed=9"], "logger.tensorboard: "),
+        (
+            ["callbacks=early_stopping", "callbacks.early_stopping._target_=os.nothing"],
+            "callbacks.early_stopping: ",
+        ),
+        (
+            ["callbacks=early_stopping", "+callbacks.early_stopping.speed=9"],
+            "callbacks.early_stopping: ",
+        ),
     ],
 )
 def test_bad_input(
@@ -420,3 +428,16 @@ def test_main_from_another_folder(
     assert read_result(tmp_path / "here")[0] == "finished"
     assert not (tmp_path / "here/.hydra").exists()
     assert Path.cwd() == tmp_path
+
+
+@pytest.mark.usefixtures("blank_pictures")
+def test_early_stopping_stops_a_run_that_no_longer_improves(
+    corpus_dir: Path, tmp_path: Path
+) -> None:
+    overrides = [*TINY, f"data_dir={corpus_dir}", "iterations=1000", "callbacks=early_stopping"]
+    overrides.append("callbacks.early_stopping.patience=1")
+    overrides.append("+callbacks.early_stopping.min_delta=100")  # no improvement is that large
+    train(settings(*overrides), tmp_path)
+    result = read_result(tmp_path)
+    # The first validation is the best so far, and the second is no improvement.
+    assert (result.status, result.metrics["iterations"]) == ("stopped", 200)

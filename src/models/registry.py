@@ -11,8 +11,6 @@ PRIORS: tuple[PriorName, ...] = ("uniform", "corpus", "tempered")
 """How common the categories of the names to classify are assumed to be; see `Calibration`."""
 DEFAULT_PRIOR: PriorName = "tempered"
 
-CellType = Literal["tutorial", "rnn", "gru", "lstm"]
-
 
 class Cell(NamedTuple):
     """An entry of the registry of recurrent networks."""

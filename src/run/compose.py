@@ -42,8 +42,9 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
             settings = merge_resumed_settings(settings, get_override_keys(overrides))
         schema = OmegaConf.structured(Config)  # converts and checks the types
         config: Any = OmegaConf.to_object(OmegaConf.merge(schema, settings))
-        if "logger" in cfg:
-            config.logger = OmegaConf.to_container(cfg.logger)
+        for group in ("logger", "callbacks"):
+            if group in cfg:
+                setattr(config, group, OmegaConf.to_container(cfg[group]))
         config.overrides = tuple(overrides)
     except OmegaConfBaseException as error:
         reason = str(error.msg or error).partition("\n")[0]

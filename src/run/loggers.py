@@ -1,7 +1,8 @@
-"""Builds the loggers of a run."""
+"""Builds the loggers and callbacks of a run that the configuration describes."""
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 from typing import Any
@@ -10,6 +11,7 @@ import matplotlib.image
 import yaml
 from hydra.errors import HydraException
 from hydra.utils import instantiate
+from lightning.pytorch import Callback
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
@@ -47,12 +49,39 @@ def make_loggers(
             path.unlink()
     loggers = []
     for name, logger_config in logger_configs.items():
-        try:
+        with instantiation_errors(f"logger.{name}"):
             loggers.append(make_logger(logger_config, folder, settings))
-        except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
-            cause = error.__cause__ or error
-            raise UserError(f"logger.{name}: {first_line(cause)}") from None
     return loggers
+
+
+def make_callbacks(callback_configs: dict[str, Any]) -> list[Callback]:
+    """Build the callbacks of the configuration.
+
+    Args:
+        callback_configs: for each callback, its class as `_target_`, and its arguments.
+
+    Raises:
+        UserError: if a callback cannot be built.
+    """
+    callbacks = []
+    for name, callback_config in callback_configs.items():
+        with instantiation_errors(f"callbacks.{name}"):
+            callbacks.append(instantiate(callback_config))
+    return callbacks
+
+
+@contextmanager
+def instantiation_errors(key: str) -> Iterator[None]:
+    """Turn an error of a class that is instantiated in a `with` block into a UserError.
+
+    Args:
+        key: the key of the configuration that the message names.
+    """
+    try:
+        yield
+    except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
+        cause = error.__cause__ or error
+        raise UserError(f"{key}: {first_line(cause)}") from None
 
 
 def make_logger(logger_config: dict[str, Any], folder: Path, settings: dict[str, Any]) -> Logger:

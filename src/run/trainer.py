@@ -13,6 +13,7 @@ from src.errors import UserError
 from src.models.registry import SCORE
 from src.run.callbacks import Checkpoint, Progress, StopOnSignal
 from src.run.checkpoint_io import AtomicCheckpointIO
+from src.run.loggers import make_callbacks
 from src.run.messages import first_line
 from src.run.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
@@ -34,6 +35,7 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
     if len(data.val_dataset):  # without a validation score, no weights are known to be the best
         callbacks.append(Checkpoint(folder / BEST_CHECKPOINT, monitor=SCORE))
     callbacks.append(Checkpoint(folder / LAST_CHECKPOINT))
+    callbacks += make_callbacks(config.callbacks)
     # `OnlineClassifier` clips the gradients itself. For Lightning, None means no clipping.
     clips_gradients = config.clip > 0 and not config.is_online
     gradient_clip = config.clip if clips_gradients else None
