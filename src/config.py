@@ -100,6 +100,7 @@ def key(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
         allowed: description of the allowed values, for `--help` and error messages.
         is_valid: returns whether a value is allowed.
     """
+    # Fields have no defaults: train.yaml has a value for each key.
     return field(default=MISSING, metadata={"allowed": allowed, "is_valid": is_valid})
 
 
@@ -224,6 +225,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # These are no fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
         self._check_ranges()
@@ -237,6 +239,7 @@ class Config:
         """Check each value on its own."""
         for key_field in fields(self):
             value = getattr(self, key_field.name)
+            # `trainer`, `logger` and `callbacks` have no metadata.
             if key_field.metadata and not key_field.metadata["is_valid"](value):
                 allowed = key_field.metadata["allowed"]
                 raise UserError(f"{key_field.name}={value}: must be {allowed}")
@@ -263,6 +266,7 @@ class Config:
 
     def _check_names(self) -> None:
         """Check the settings of the names and their split."""
+        # A run that is resumed no longer needs the model that it started from.
         if self.init_from and not (self.resume or Path(self.init_from).exists()):
             raise UserError(f"init_from={self.init_from}: no such file or folder")
         DataSource(**self.subset(DataSource._fields)).check_settings()
@@ -306,7 +310,7 @@ class Config:
         """Number of iterations whose names are one batch of the data loader."""
         if not self.is_online:
             return 1
-        n_weights = self.hidden * (57 + self.hidden)
+        n_weights = self.hidden * (57 + self.hidden)  # an estimate, for the default alphabet
         return max(1, min(MAX_CHUNK_ITERATIONS[self.backend], MAX_CHUNK_WORK // n_weights))
 
     @property

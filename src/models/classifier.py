@@ -82,6 +82,7 @@ class NameClassifier(LightningModule):
         self.history: list[tuple[int, dict[str, float]]] = []
         self.calibration: Calibration | None = None
         self._losses_since_point: list[Tensor] = []  # since the last point of the loss curve
+        # These are modules of torchmetrics, which Lightning moves to the device of the model.
         self.loss = MeanMetric()
         self.metrics = build_metrics(len(network["categories"]))
 
@@ -128,6 +129,7 @@ class NameClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the learning-rate schedule if there is one."""
+        # The n-gram models are fitted before training, and then require no gradients.
         parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
         make_optimizer: Any = SGD
         if self.hparams["optimizer"] == "adamw":
@@ -156,7 +158,8 @@ class NameClassifier(LightningModule):
         self._seed_dropout()
         n_names = len(batch.lengths)
         if n_names > 0:
-            log_probs = self(batch)
+            log_probs = self(batch)  # [B, C]
+            # The cross-entropy with a mixture of the target and the uniform distribution.
             smoothing = self.hparams["label_smoothing"]
             nll = F.nll_loss(log_probs, batch.targets)
             loss = (1 - smoothing) * nll - smoothing * log_probs.mean()
@@ -169,7 +172,7 @@ class NameClassifier(LightningModule):
         # DDP takes the mean of the gradients over the processes. Each process is weighted by its
         # number of names, so that the result is the gradient of the mean loss of all names.
         sums = n_names * torch.stack((loss.detach(), loss.new_tensor(1)))
-        mean_loss_sum, mean_n_names = self.trainer.strategy.reduce(sums)
+        mean_loss_sum, mean_n_names = self.trainer.strategy.reduce(sums)  # means over processes
         return {
             "loss": n_names / mean_n_names * loss,
             "losses": (mean_loss_sum / mean_n_names).reshape(1),
@@ -190,7 +193,7 @@ class NameClassifier(LightningModule):
         Raises:
             DivergenceError: if a loss or a weight is not finite.
         """
-        losses = outputs["losses"].cpu()
+        losses = outputs["losses"].cpu()  # one for each iteration of the batch
         non_finite = losses.isfinite().logical_not().nonzero()
         if len(non_finite):
             raise self._divergence_error(self.iteration + int(non_finite[0]) + 1)
@@ -234,7 +237,7 @@ class NameClassifier(LightningModule):
         Raises:
             DivergenceError: if a loss is not finite.
         """
-        log_probs = self(batch)
+        log_probs = self(batch)  # [B, C]
         losses = F.nll_loss(log_probs, batch.targets, reduction="none")
         if not losses.isfinite().all():
             raise self._divergence_error(self.iteration)
@@ -296,9 +299,11 @@ class NameClassifier(LightningModule):
         assert self.calibration is not None
         scores = {}
         for prior in PRIORS:
+            # A clone, so that the metrics of the model itself are not changed.
             metrics = self.metrics.clone(prefix=f"{stage}/{prior}/")
             values = metrics(self.calibration.log_probabilities(log_probs, prior), targets)
             for tag, value in values.items():
+                # A prior hardly changes which three categories are the most probable ones.
                 if "top3" not in tag:
                     scores[tag] = float(value)
         return scores

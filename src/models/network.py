@@ -75,6 +75,8 @@ class Network(nn.Module):
             ValueError: if it does not take one of the options.
         """
         registered = CELLS[cell]
+        # The class takes some of the options. For the others, only values without an effect are
+        # valid; checkpoints contain these as well.
         available = {"cell": cell, **options}
         arguments = {key: available[key] for key in registered.keys if key in available}
         for key in options.keys() - arguments.keys():
@@ -97,7 +99,7 @@ class Network(nn.Module):
             letters: letter indices of all names, end to end [sum of lengths].
             lengths: number of letters in each name [B], all at least 1.
         """
-        scores: Tensor = self.recurrent(letters, lengths)
+        scores: Tensor = self.recurrent(letters, lengths)  # [B, C]
         if self.ngrams is not None and not self.training:
             # A weighted mean of log-scores: each model can veto a category.
             scores = MIXTURE_WEIGHTS.recurrent * scores + self.ngrams(letters, lengths)

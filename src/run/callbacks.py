@@ -57,6 +57,7 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the progress bar if the output is a terminal."""
         self.has_started = True
+        # The bars of several processes would overwrite each other.
         is_alone = trainer.is_global_zero and not is_worker()
         self._bar = tqdm(
             total=pl_module.run_length.iterations * self.names_per_iteration,
@@ -79,7 +80,7 @@ class Progress(Callback):
         """Print the examples that are due, and update the progress bar and the clock."""
         self._print_examples(pl_module, outputs, batch)
         losses = outputs["losses"]
-        postfix = {"loss": float(losses.double().mean())}
+        postfix = {"loss": float(losses.double().mean())}  # of this batch
         if SCORE in trainer.callback_metrics:
             postfix["val"] = float(trainer.callback_metrics[SCORE])
         self._bar.set_postfix(postfix, refresh=False)
@@ -163,6 +164,7 @@ class Checkpoint(ModelCheckpoint):
         if not self.file.is_file():
             log.info(f"{self.file}: is gone; the best weights from here on are kept")
             return
+        # What Lightning would have stored if it had written the file itself.
         score = torch.tensor(float(state_dict["score"]))
         path = self.format_checkpoint_name({})
         self.best_model_score = score

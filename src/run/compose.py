@@ -33,6 +33,7 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         if key not in (*KEYS, "hydra"):
             raise UserError(unknown_key_message(key))
     try:
+        # Without the loggers, whose values may refer to the folder of the run.
         selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
         settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
         for key in PATH_KEYS:

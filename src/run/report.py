@@ -60,6 +60,7 @@ class Report:
     def __enter__(self) -> "Report":
         """Write the settings of the run to its folder, and create its loggers."""
         if not self.trainer.is_global_zero:
+            # Otherwise, each process would print the same lines.
             logging.disable(logging.WARNING)
             return self
         start_run_folder(self.folder, self.config.subset(RUN_KEYS))
@@ -91,6 +92,7 @@ class Report:
             split: name of the split that these names are.
             prior_scores: scores of the test names under each prior.
         """
+        # Stored first, so that metrics.json contains them even if a file cannot be written below.
         self.prior_scores = prior_scores
         metrics = self.metrics
         if not self.trainer.is_global_zero:
@@ -142,6 +144,7 @@ class Report:
             return
         self._draw_loss(status, error)
         close_loggers(self.trainer.loggers)
+        # A run that failed has no result. In a sweep, `write_failure` writes the reason.
         if status != Status.FAILED:
             write_result(self.folder, RunResult(status, self.metrics, reason=""))
         if status in (Status.STOPPED, Status.INTERRUPTED):
@@ -181,6 +184,7 @@ class Report:
         """
         if error is None or isinstance(error, UserError | OSError):
             return
+        # If training has not even started, the checkpoint does not fit.
         if self.is_resumed and not self.progress.has_started:
             reason = first_line(error)
             raise UserError(f"{self.folder}: cannot be taken up: {reason}") from error
@@ -198,7 +202,7 @@ class Report:
             return
         n_categories = len(self.model.network.categories)
         if status == Status.DIVERGED:
-            subtitle = f"{status.value}, {error}"
+            subtitle = f"{status.value}, {error}"  # the error names the iteration
         else:
             iterations = self.model.run_length.iterations
             subtitle = f"{status.value} at iteration {self.model.iteration:,} of {iterations:,}"

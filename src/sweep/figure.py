@@ -79,6 +79,7 @@ def draw_panel(axes: Axes, key: str, rows: Sequence[LeaderboardRow]) -> None:
     scores_by_value: list[list[float]] = [[] for _ in values]
     for row in rows:
         position = values.index(row.settings.get(key, ""))
+        # A row without scores adds nothing but a cross.
         scores = row.values(SCORE)
         scores_by_value[position] += scores
         axes.plot([position] * len(scores), scores, "o", color="tab:blue", alpha=0.4)
@@ -109,7 +110,7 @@ def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> F
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(format_seed_counts(rows), size=10)
-    scores = [[math.nan] * len(x_values) for _ in y_values]
+    scores = [[math.nan] * len(x_values) for _ in y_values]  # NaN is not drawn
     for row in rows:
         y = y_values.index(row.settings.get(y_key, ""))
         x = x_values.index(row.settings.get(x_key, ""))
@@ -129,6 +130,7 @@ def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> F
 
 def format_cell(row: LeaderboardRow) -> str:
     """Return the text in a cell of the heat map: the mean score, its deviation and failures."""
+    # The deviation is below the mean: there is more room in this direction.
     lines = [format_mean(row.values(SCORE), ".3f").replace(" ", "\n", 1)]
     if row.failures:
         lines.append(f"{len(row.failures)} of {len(row.runs)} failed")

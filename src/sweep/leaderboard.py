@@ -59,6 +59,7 @@ class LeaderboardRow:
 
     def _metric_names(self) -> list[str]:
         """Return the names of all metrics, in the order in which they first occur."""
+        # A dictionary, because sets have no order.
         names: dict[str, None] = {}
         for run in self.runs:
             names.update(dict.fromkeys(run.metrics))
@@ -93,6 +94,7 @@ def rank_runs(runs: Sequence[Run]) -> list[LeaderboardRow]:
     Groups are ranked by their mean validation score. Those with a failed run follow after those
     without, and those without a score are last. Test scores play no role.
     """
+    # If all runs have the same seed, it is one of the settings.
     ignored_keys = {"seed"} & set(find_swept_keys(runs))
     rows: dict[str, LeaderboardRow] = {}
     for run in runs:
@@ -100,6 +102,7 @@ def rank_runs(runs: Sequence[Run]) -> list[LeaderboardRow]:
         for key, value in run.settings.items():
             if key not in ignored_keys:
                 settings[key] = value
+        # As keys, the settings are converted to text, because dictionaries are not hashable.
         row = rows.setdefault(str(settings), LeaderboardRow(settings, []))
         row.runs.append(run)
 

@@ -67,6 +67,7 @@ def run_of_sweep(
     if STOP_HANDLER.signum:  # the signal came during the previous run
         raise KeyboardInterrupt
     with lock_folder(folder):
+        # Whatever goes wrong, it is the failure of this run, and the sweep continues.
         try:
             write_bytes(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
             config = build_config()
@@ -82,7 +83,7 @@ def run_of_sweep(
                 write_failure(folder, reason)
             print_end(folder, number, f"failed: {reason}")
             if not isinstance(error, UserError | OSError):
-                raise
+                raise  # a bug of the program, with its traceback
             return 0.0  # a search then avoids such settings
     outcome = "done" if score is None else f"validation balanced accuracy {score:.4f}"
     print_end(folder, number, f"{outcome}, {seconds:.1f} s")
@@ -103,6 +104,7 @@ def is_finished_with(config: Config, folder: Path) -> bool:
     """
     if read_settings(folder) == config.subset(RUN_KEYS):
         return read_result(folder).status == Status.FINISHED
+    # Training would resume from a checkpoint.
     for path in (folder / LAST_CHECKPOINT.parent, *folder.glob(SEED_FOLDERS)):
         shutil.rmtree(path, ignore_errors=True)
     for path in (folder / METRICS_FILE, *folder.glob("*.png")):
@@ -164,7 +166,7 @@ def read_run(folder: Path, sweep: Path, settings: dict[str, str]) -> list[Run]:
     runs = []
     for run_folder in sorted(folder.glob(SEED_FOLDERS)) or [folder]:
         result = read_result(run_folder)
-        if result.status is None:
+        if result.status is None:  # the run has not ended
             continue
         name = run_folder.relative_to(sweep).as_posix()
         if result.status.is_failure:

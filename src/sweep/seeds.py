@@ -51,6 +51,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
             with lock_folder(seed_folder):
                 train(config_for_seed(config, seed), seed_folder)
         except UserError as error:
+            # The runs of the other seeds may still succeed.
             log.info(f"Failed: {error}")
             write_failure(seed_folder, str(error))
         except KeyboardInterrupt:
@@ -62,6 +63,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
 
 def config_for_seed(config: Config, seed: int) -> Config:
     """Return the settings for one of the seeds."""
+    # `replace` calls `__init__`, which sets the two attributes below to their defaults.
     seed_config = replace(config, seed=seed, seeds=1)
     seed_config.is_seed_run = True
     other_overrides = []
@@ -78,6 +80,7 @@ def summarize_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
     Raises:
         UserError: if a run has failed.
     """
+    # The runs are a sweep over seeds, with a leaderboard of one row.
     row = LeaderboardRow(settings={}, runs=read_run(folder, sweep=folder, settings={}))
     log.info("\n".join(["", *format_leaderboard([row], keys=[]), "", f"Run          {folder}"]))
     if row.failures:
