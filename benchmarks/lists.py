@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.measure import measured, run_module
 from src.audit.audit import audit
+from src.audit.corpus import AuditSettings
 from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
 from src.data.readers import DataSource
@@ -79,7 +80,7 @@ def audited(table: Path) -> None:
     gc.disable()  # as the command does
     torch.set_num_threads(1)
     begin = time.process_time()
-    audit("ascii", 0.1, 0.1, 0, data_file=str(table))
+    audit(AuditSettings(DataSource(data_file=str(table))))
     gc.enable()
     work = time.process_time() - begin
     print(f"audit of {AUDITED:,} rows: {work:.2f} s of work (target: 1)\n", flush=True)
