@@ -13,7 +13,7 @@ from src.data.readers import list_files
 
 MAX_LOGGED_FINDINGS = 5
 """Maximum number of findings that are logged before training."""
-MAX_FULLY_AUDITED_BYTES = 5 * 10**6
+MAX_FULLY_AUDITED_BYTES = 2_500_000
 """Size of the files above which only a sample of the names is audited before training."""
 
 log = logging.getLogger(__name__)
