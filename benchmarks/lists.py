@@ -1,144 +1,225 @@
-"""Long lists of names: time and memory as they grow, and what a training on a million takes.
+"""Measures time and memory for long lists of names, and a training on a million names.
 
     python -m benchmarks.lists [--rows 100000 1000000 10000000] [--train 1000000] [--ddp 1000000]
 
-Makes tables of names in a hundred categories from pieces of the shipped names, and prints Markdown
-tables with the targets. Where they grow, times are of the processor, as a busy machine's clock says
-little; what a list of a thousand names takes is taken off before they are divided by the names.
-Without numbers, `--rows` leaves that out. `--train` adds a pass of `experiment=names`, a quarter of
-an hour or more; `--ddp` a part of a pass, with the n-grams, and without by one process and by two.
+Generates tables of names in a hundred categories from parts of the included names, and prints
+Markdown tables with the results and their targets. Times of growing lists are processor times,
+because the wall time depends on what else the machine does. The time for a list of a thousand names
+is subtracted before they are divided by the number of names.
+
+`--rows` without numbers skips the growing lists. `--train` adds one pass of `experiment=names`,
+which takes a quarter of an hour or more. `--ddp` adds a part of a pass with the n-gram models,
+without them, and without them in two processes.
 """
 
 import argparse
-import gc
 import json
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
-from benchmarks.measure import measured, run_module
+from benchmarks.measure import Usage, measured, run_module
 from src.audit.audit import audit
+from src.audit.corpus import AuditSettings
 from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
 from src.data.readers import DataSource
 from src.run.environment import exclude_existing_objects_from_garbage_collection
 
-CATEGORIES = 100
-AUDITED = 50_000
-RUNS = 3
-"""Of short commands, the quickest of so many."""
-SMALL = 1000
-"""Names of a list whose time is that of starting and ending."""
-PART = ("passes=0.02",)
-ALONE = "ngrams=0", *PART
-TWO = *ALONE, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"
-GROWTH, MOST, OF_PREDICT = 1.3, 8192, 1.1
-"""The targets: time per name beside that of the shortest list, MiB, and predict's MiB likewise."""
+N_CATEGORIES = 100
+N_AUDITED_NAMES = 50_000
+N_RUNS = 3
+"""Number of runs of short commands, of which the fastest counts."""
+N_START_UP_NAMES = 1000
+"""Number of names in a list that takes no longer than starting and ending a program."""
+PART_OF_A_PASS = ["passes=0.02"]
+WITHOUT_NGRAMS = ["ngrams=0", *PART_OF_A_PASS]
+TWO_PROCESSES = [
+    *WITHOUT_NGRAMS,
+    "trainer=ddp",
+    "trainer.accelerator=cpu",
+    "trainer.devices=2",
+]
+
+MAX_GROWTH = 1.3
+"""Target for the time per name, relative to the shortest list."""
+MAX_PEAK_MIB = 8192
+"""Target for the peak memory."""
+MAX_PREDICT_GROWTH = 1.1
+"""Target for the peak memory of predict, relative to the shortest list."""
 
 
-def make(rows: int, n_categories: int, seed: int = 0) -> Iterator[tuple[str, str]]:
-    """Yield distinct names, each with a category; the first categories have the most."""
+class Command(NamedTuple):
+    """A command that is run on lists of different lengths."""
+
+    title: str
+    arguments: list[str]
+    """Arguments of `python -m`; `{}` is replaced by the path of the list."""
+    max_lists: int | None = None
+    """The number of lists to run it on, from the shortest; None for all."""
+    has_constant_memory: bool = False
+    """Whether the memory should not grow with the list."""
+
+
+def generate_names(n_names: int, n_categories: int, seed: int = 0) -> Iterator[tuple[str, str]]:
+    """Yield distinct names with their categories, most of them in the first categories."""
     rng = random.Random(seed)
-    shipped = read_corpus(DataSource(), "tutorial").all_names
-    names = sorted({name for lines in shipped.values() for name in lines if len(name) > 3})
+    included = read_corpus(DataSource(), "tutorial").all_names
+    included_names = set().union(*included.values())
+    names = sorted(name for name in included_names if len(name) > 3)
     rng.shuffle(names)
-    pools = [names[i::n_categories] for i in range(n_categories)]
+    # A category has its own names, whose parts make its names different from those of others.
+    pools = [names[index::n_categories] for index in range(n_categories)]
     seen: set[str] = set()
-    while len(seen) < rows:
+    while len(seen) < n_names:
         category = min(int(rng.paretovariate(0.7)), n_categories) - 1
-        head = rng.choice(pools[category])
-        tail = rng.choice(names if rng.random() < 0.3 else pools[category])
-        name = head[: rng.randint(2, len(head) - 1)] + tail[rng.randint(1, len(tail) - 1) :].lower()
+        first = rng.choice(pools[category])
+        second = rng.choice(names if rng.random() < 0.3 else pools[category])
+        head = first[: rng.randint(2, len(first) - 1)]
+        tail = second[rng.randint(1, len(second) - 1) :]
+        name = head + tail.lower()
         if rng.random() < 0.5:
-            name += rng.choice(names)[rng.randint(1, 3) :].lower()
+            third = rng.choice(names)
+            name += third[rng.randint(1, 3) :].lower()
         if name not in seen:
             seen.add(name)
             yield name, f"category {category:03}"
 
 
-def write(file: Path, rows: int, n_categories: int) -> Path:
-    """Write such a table; return its path."""
+def write_table(file: Path, n_names: int) -> Path:
+    """Write a table of generated names, and return its path."""
     with file.open("w", encoding="utf-8") as out:
         out.write("name;label\n")
-        out.writelines(f"{name};{label}\n" for name, label in make(rows, n_categories))
+        for name, category in generate_names(n_names, N_CATEGORIES):
+            out.write(f"{name};{category}\n")
     return file
 
 
-def row(*cells: str) -> None:
-    """Print a line of a Markdown table."""
+def print_row(*cells: str) -> None:
+    """Print a row of a Markdown table."""
     print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def audited(table: Path) -> None:
-    """Print what the audit of a table takes."""
-    gc.disable()  # as the command does
-    torch.set_num_threads(1)
-    begin = time.process_time()
-    audit("ascii", 0.1, 0.1, 0, data_file=str(table))
-    gc.enable()
-    work = time.process_time() - begin
-    print(f"audit of {AUDITED:,} rows: {work:.2f} s of work (target: 1)\n", flush=True)
+def measure_audit(table: Path) -> None:
+    """Print the processor time of the audit of a table."""
+    torch.set_num_threads(1)  # as the command does
+    start = time.process_time()
+    audit(AuditSettings(DataSource(data_file=str(table))))
+    seconds = time.process_time() - start
+    print(f"audit of {N_AUDITED_NAMES:,} rows: {seconds:.2f} s of work (target: 1)\n", flush=True)
 
 
-def least(times: int, command: Iterable[str], table: Path) -> tuple[float, float]:
-    """Return the peak memory and the processor time of a command on a table, the least of some."""
+def measure_fastest(command: Command, table: Path, n_runs: int) -> Usage:
+    """Return the lowest processor time and the lowest peak memory of several runs."""
+    arguments = [argument.format(table) for argument in command.arguments]
     runs = []
-    for _ in range(times):
+    for _ in range(n_runs):
         shutil.rmtree(f"{table}.run", ignore_errors=True)
-        runs.append(measured("-m", *(word.format(table) for word in command)))
-    return min(usage.peak for usage in runs), min(usage.processor for usage in runs)
+        runs.append(measured("-m", *arguments))
+    return Usage(
+        wall=min(usage.wall for usage in runs),
+        processor=min(usage.processor for usage in runs),
+        peak=min(usage.peak for usage in runs),
+    )
 
 
-def grown(folder: Path, sizes: list[int]) -> None:
-    """Print what reading, starting to train and predicting take for lists of some sizes."""
-    run, out = folder / "run", folder / "out.csv"
-    one_step = "iterations=1", "log_every=1", "val_every=1", "logger=[]"
-    ask = f"--checkpoint={run}", "--column=name", "--force", f"--out={out}"
-    commands = {
-        "read and split": ("benchmarks.lists", "--read", "{}"),
-        "`src.train`, a step": ("src.train", "data_file={}", *one_step, "hydra.run.dir={}.run"),
-        "`src.predict --csv`": ("src.predict", "--csv={}", *ask),
-    }
-    row("what", "rows", "seconds of work", "µs a name", "beside the first", "peak memory", "target")
+def measure_growing_lists(folder: Path, sizes: list[int]) -> None:
+    """Print time and memory of reading, starting to train and predicting for growing lists."""
+    run = folder / "run"
+    out = folder / "out.csv"
+    one_step = ["iterations=1", "log_every=1", "val_every=1", "logger=[]"]
+    predict_options = [f"--checkpoint={run}", "--column=name", "--force", f"--out={out}"]
+    commands = [
+        Command("read and split", ["benchmarks.lists", "--read", "{}"]),
+        Command(
+            "`src.train`, a step",
+            ["src.train", "data_file={}", *one_step, "hydra.run.dir={}.run"],
+        ),
+        Command(
+            "`src.predict --csv`",
+            ["src.predict", "--csv={}", *predict_options],
+            max_lists=2,
+            has_constant_memory=True,
+        ),
+    ]
+    print_row(
+        "what", "rows", "seconds of work", "µs a name", "beside the first", "peak memory", "target"
+    )
     print("|---|---|---|---|---|---|---|")
-    small = write(folder / "small.csv", SMALL, CATEGORIES)
-    lists = [write(folder / f"{rows}.csv", rows, CATEGORIES) for rows in sizes]
-    measured(
-        "-m", "src.train", f"data_file={lists[0]}", *one_step, f"hydra.run.dir={run}"
-    )  # compiles
-    for what, command in commands.items():
-        first: list[float] = []
-        start = least(RUNS, command, small)[1]
-        short = what == "`src.predict --csv`"
-        for rows, table in list(zip(sizes, lists, strict=True))[: 2 if short else None]:
-            peak, work = least(1 if first else RUNS, command, table)
-            each = (work - start) / rows * 1e6
-            first = first or [each, peak]
-            started = f"at most {GROWTH}×, {MOST:,} MiB"
-            target = f"at most {OF_PREDICT * first[1]:,.0f} MiB" if short else started
-            cells = f"{work:.1f}", f"{each:.1f}", f"{each / first[0]:.2f}×", f"{peak:,.0f} MiB"
-            row(what, f"{rows:,}", *cells, target)
+    start_up_table = write_table(folder / "small.csv", N_START_UP_NAMES)
+    tables = {size: write_table(folder / f"{size}.csv", size) for size in sizes}
+    # This run trains the model of `src.predict`, and compiles the kernel before times are measured.
+    measured("-m", "src.train", f"data_file={tables[sizes[0]]}", *one_step, f"hydra.run.dir={run}")
+    for command in commands:
+        start_up = measure_fastest(command, start_up_table, N_RUNS)
+        command_sizes = sizes[: command.max_lists]
+        measure_command(command, {size: tables[size] for size in command_sizes}, start_up)
 
 
-def trained(folder: Path, *words: str) -> None:
-    """Train on a table as `experiment=names` says; print a line of it."""
+def measure_command(command: Command, tables: dict[int, Path], start_up: Usage) -> None:
+    """Print a row for each table that a command is run on.
+
+    Args:
+        command: the command.
+        tables: the tables by their number of names, the shortest first.
+        start_up: what the command takes for hardly any names.
+    """
+    first_time = 0.0
+    first_peak = 0.0
+    for n_names, table in tables.items():
+        is_first = first_peak == 0
+        # The long lists take minutes, in which other processes matter less.
+        usage = measure_fastest(command, table, n_runs=N_RUNS if is_first else 1)
+        time_per_name = (usage.processor - start_up.processor) / n_names * 1e6  # µs
+        if is_first:
+            first_time = time_per_name
+            first_peak = usage.peak
+        target = f"at most {MAX_GROWTH}×, {MAX_PEAK_MIB:,} MiB"
+        if command.has_constant_memory:
+            target = f"at most {MAX_PREDICT_GROWTH * first_peak:,.0f} MiB"
+        print_row(
+            command.title,
+            f"{n_names:,}",
+            f"{usage.processor:.1f}",
+            f"{time_per_name:.1f}",
+            f"{time_per_name / first_time:.2f}×",
+            f"{usage.peak:,.0f} MiB",
+            target,
+        )
+
+
+def measure_training(folder: Path, table: Path, overrides: list[str]) -> None:
+    """Train with `experiment=names` on a table, and print a row with time, memory and size."""
     run = folder / "trained"
-    told = "experiment=names", "val_every=1000000", "logger=[]", f"hydra.run.dir={run}"
-    seconds, peak = run_module("src.train", *told, *words)
-    speed = json.loads((run / "metrics.json").read_text())["names_per_second"]
-    size = (run / "checkpoints/last.ckpt").stat().st_size / 2**20
-    figures = f"{seconds:,.0f}", f"{speed:,.0f}", f"{peak:,.0f} MiB", f"{size:.0f} MiB"
-    row(f"`{' '.join(words[1:])}`", *figures)
+    seconds, peak = run_module(
+        "src.train",
+        "experiment=names",
+        "val_every=1000000",
+        "logger=[]",
+        f"hydra.run.dir={run}",
+        f"data_file={table}",
+        *overrides,
+    )
+    metrics = json.loads((run / "metrics.json").read_text())
+    checkpoint_size = (run / "checkpoints/last.ckpt").stat().st_size / 2**20
+    print_row(
+        f"`{' '.join(overrides)}`",
+        f"{seconds:,.0f}",
+        f"{metrics['names_per_second']:,.0f}",
+        f"{peak:,.0f} MiB",
+        f"{checkpoint_size:.0f} MiB",
+    )
     shutil.rmtree(run)
 
 
 def main() -> None:
-    """Print the tables; or read a file, for the sake of its time and memory."""
+    """Print the tables. With `--read`, read a file instead, so that this can be measured."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lists")
     parser.add_argument("--rows", type=int, nargs="*", default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--train", type=int, metavar="ROWS", help="a pass")
@@ -146,22 +227,25 @@ def main() -> None:
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        exclude_existing_objects_from_garbage_collection()  # as the command does
+        exclude_existing_objects_from_garbage_collection()  # as the programs do
         NamesDataModule(data_file=options.read)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.rows:
-            audited(write(folder / "some.csv", AUDITED, CATEGORIES))
-            grown(folder, options.rows)
+            measure_audit(write_table(folder / "audited.csv", N_AUDITED_NAMES))
+            measure_growing_lists(folder, options.rows)
         if options.train or options.ddp:
             print()
-            row("`experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
+            print_row("`experiment=names`", "seconds", "names/s", "peak memory", "checkpoint")
             print("|---|---|---|---|---|")
-        for rows, runs in ((options.train, [("passes=1",)]), (options.ddp, [PART, ALONE, TWO])):
-            table = write(folder / "names.csv", rows, CATEGORIES) if rows else None
-            for words in runs if rows else []:
-                trained(folder, f"data_file={table}", *words)
+        if options.train:
+            table = write_table(folder / "names.csv", options.train)
+            measure_training(folder, table, ["passes=1"])
+        if options.ddp:
+            table = write_table(folder / "names.csv", options.ddp)
+            for overrides in (PART_OF_A_PASS, WITHOUT_NGRAMS, TWO_PROCESSES):
+                measure_training(folder, table, overrides)
 
 
 if __name__ == "__main__":

@@ -1,84 +1,64 @@
-"""`python -m src.export`: a trained model as a web page that shows how it thinks, or in ONNX."""
+"""Command line of `python -m src.export`, which exports a trained model."""
 
-import argparse
-import json
-from base64 import b64encode
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
-from src.data.normalize import normalize_name
 from src.errors import UserError
+from src.export.page import render_page
 from src.files import check_output_files, write_bytes
-from src.inference import cli as command
-from src.inference.trained_model import TrainedModel, load_model
-from src.models.recurrent import TutorialNetwork
+from src.inference import cli
+from src.inference.trained_model import load_model
 from src.run.run_folder import find_checkpoint
-
-PAGE = Path(__file__).with_name("page.html")
-SPELLED = range(0x3100)
-"""The characters that the page can spell: up to Japanese kana, as thousands of Han follow."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Export; end with exit status 2 and one line if something is wrong."""
-    command.run_command(make_parser(), answer, arguments)
+    """Run the program. If the user made a mistake, print one line and exit with status 2."""
+    cli.run_command(make_parser(), export_model, arguments)
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Return the command line's description."""
-    about = "Write a model as a web page that needs no server, or as a graph for other programs."
-    parser = command.make_parser("src.export", about)
-    add: Any = parser.add_argument
-    add("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
-    add("--html", type=Path, metavar="FILE.html", help="the page to write")
-    add("--onnx", type=Path, metavar="FILE.onnx", help="the graph to write, in ONNX")
+def make_parser() -> ArgumentParser:
+    """Return the parser of the command line."""
+    parser = cli.make_parser(
+        "src.export",
+        "Write a model as a web page that needs no server, or as a graph for other programs.",
+    )
+    # The other programs have --checkpoint as well, but here it is needed in nearly every command.
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
+    parser.add_argument("--html", type=Path, metavar="FILE.html", help="the page to write")
+    parser.add_argument(
+        "--onnx", type=Path, metavar="FILE.onnx", help="the graph to write, in ONNX"
+    )
     return parser
 
 
-def answer(options: argparse.Namespace) -> None:
-    """Write what the options ask for."""
+def export_model(options: Namespace) -> None:
+    """Write the files that the options name.
+
+    Raises:
+        UserError: if an option is missing or wrong, or the model cannot be exported.
+        OSError: if the checkpoint cannot be read.
+    """
     if not (options.html or options.onnx):
         raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
+    # This is checked first, because loading a model takes seconds.
     check_output_files(options.html, options.onnx, force=options.force)
-    model = load_model(find_checkpoint(options.run or options.checkpoint), options.prior)
+    checkpoint = find_checkpoint(options.run or options.checkpoint)
+    model = load_model(checkpoint, options.prior)
+    # All contents are made before the first file is written, so that a failure leaves no files.
     contents: dict[Path, bytes] = {}
     if options.html:
-        contents[options.html] = to_page(model)
+        contents[options.html] = render_page(model).encode()
     if options.onnx:
         try:
-            from src.export.onnx_graph import to_onnx  # an extra
+            # The package onnx, which this module imports, is an optional dependency.
+            from src.export.onnx_graph import export_onnx
         except ImportError:
             raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
-        contents[options.onnx] = to_onnx(model)
+        contents[options.onnx] = export_onnx(model)
     for file, content in contents.items():
         write_bytes(file, content)
         print(f"{file}: {model.about}")
 
 
-def to_page(model: TrainedModel) -> bytes:
-    """Return the page.
-
-    Raises:
-        UserError: if the model is no lone hand-written cell.
-    """
-    network = model.network
-    if not isinstance(network.recurrent, TutorialNetwork) or network.ngrams:
-        raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
-    spelled: dict[str, str] = {}
-    for letter in map(chr, SPELLED):
-        symbols = normalize_name(f"q{letter}q", model.alphabet.kind)[
-            1:-1
-        ]  # no mark composes with a q
-        if symbols not in ("", letter):
-            spelled[symbols] = spelled.get(symbols, "") + letter
-    weights = {  # row by row, as little-endian float32
-        name: b64encode(weight.detach().numpy().astype("<f4").tobytes()).decode()
-        for name, weight in network.recurrent.rnn.named_parameters()
-    }
-    more = {"spelled": spelled, "weights": weights, "sharpness": model.sharpness}
-    embedded = json.dumps(model.described() | more, ensure_ascii=False).replace("<", "\\u003c")
-    return PAGE.read_text(encoding="utf-8").replace("{model}", embedded).encode()
-
-
 if __name__ == "__main__":
-    command.run_program(main)
+    cli.run_program(main)

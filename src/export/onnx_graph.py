@@ -1,137 +1,316 @@
-"""A trained network as an ONNX graph, written node by node.
+"""Exports a trained network as an ONNX graph, which is built node by node.
 
-Shapes: B names of a batch, L letters of the longest, S symbols, E size of a letter's vector,
-H hidden size, D directions, F features of a name, C categories.
+`torch.onnx` is not used because it fixes the length of packed names. The recurrent operators of
+ONNX take the length of each name instead.
+
+Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, E size of a
+letter vector, H hidden size, D directions, G gates of the cell, C categories.
 """
 
 import json
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import Tensor, nn
 
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel
 from src.models.recurrent import RecurrentNetwork, TutorialNetwork
 
-OPSET = 17
-"""ONNX's operators as of 2022, so that older runtimes read it, too."""
-GATES = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
-"""Where among PyTorch's gates each of ONNX's stands."""
+OPSET_VERSION = 17
+"""Version of the operators. It is of 2022, so that older runtimes can read the graph."""
+OPERATORS = {"RNN_TANH": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
+"""ONNX operator for each `mode` of PyTorch's recurrent layers."""
+GATE_ORDERS = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
+"""Index in PyTorch's order of each gate in ONNX's order. PyTorch has the gates r z n of a GRU and
+i f g o of an LSTM; ONNX has z r n and i o f g."""
 
 
-def to_onnx(model: TrainedModel) -> bytes:
-    """Return a file's content: letters [B, L] and lengths [B] → probabilities [B, C].
+def export_onnx(model: TrainedModel) -> bytes:
+    """Return the content of an ONNX file that computes the probabilities of a model.
 
-    The probabilities are those under the model's prior. The metadata are `model.described()`, each
-    value as JSON.
+    The inputs of the graph are `letters` [B, L] and `lengths` [B], both int64. Its output is
+    `probabilities` [B, C] under the prior of the model. The metadata of the file are the entries of
+    `model.described()`, each as JSON.
 
     Raises:
-        UserError: if n-grams stand beside the network.
+        UserError: if the model contains n-gram models.
     """
-    if model.network.ngrams:
+    network = model.network
+    recurrent: Any = network.recurrent
+    if network.ngrams:
         why = "ONNX has no operator that looks up n-grams in the tables beside the network"
         raise UserError(f"{model.path}: --onnx: {why}; train with ngrams=0")
-    graph, recurrent = _Graph(), cast("Any", model.network.recurrent)
-    build = _tutorial if isinstance(recurrent, TutorialNetwork) else _recurrent
-    scores = graph.add("Mul", build(graph, recurrent), torch.tensor(model.sharpness))
-    scores = graph.add("Add", scores, torch.tensor(model.offsets[model.prior]))
-    graph.add("Softmax", scores, name="probabilities", axis=1)
-    about = "each letter's place in symbols; behind the end of a name that of any"
-    value = helper.make_tensor_value_info
-    letters = value("letters", TensorProto.INT64, ["B", "L"], about)
-    lengths = value("lengths", TensorProto.INT64, ["B"], "from 1 to L")
-    answer = value("probabilities", TensorProto.FLOAT, ["B", len(model.categories)])
-    whole = helper.make_graph(graph.nodes, "names", [letters, lengths], [answer], graph.tensors)
-    file = helper.make_model_gen_version(whole, opset_imports=[helper.make_opsetid("", OPSET)])
-    values = {k: json.dumps(v, ensure_ascii=False) for k, v in model.described().items()}
-    helper.set_model_props(file, values)
+    graph = GraphBuilder()
+    if isinstance(recurrent, TutorialNetwork):
+        scores = add_tutorial_network(graph, recurrent)
+    else:
+        scores = add_recurrent_network(graph, recurrent)
+    add_calibration(graph, scores, model)
+    file = build_file(graph, n_categories=len(model.categories))
+    metadata = {}
+    for name, value in model.described().items():
+        metadata[name] = json.dumps(value, ensure_ascii=False)
+    helper.set_model_props(file, metadata)
     return bytes(file.SerializeToString())
 
 
-class _Graph:
-    """Nodes, and the tensors that they hold."""
+class GraphBuilder:
+    """Collects the nodes and the constant tensors of a graph.
+
+    A value of the graph is represented by its name: an input of the graph or the output of a node.
+    """
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
-        self.tensors: list[Any] = []
+        self.constants: list[Any] = []
 
     def add(
-        self, kind: str, *inputs: str | Tensor, name: str = "", output: int = 0, **how: Any
+        self,
+        operator: str,
+        *inputs: str | Tensor,
+        output: str = "",
+        output_index: int = 0,
+        **attributes: Any,
     ) -> str:
-        """Add a node of an operator; return the name of the one output that is used."""
-        name = name or f"{kind}_{len(self.nodes)}"
-        names = [each if isinstance(each, str) else self._hold(each) for each in inputs]
-        self.nodes.append(helper.make_node(kind, names, [""] * output + [name], name, **how))
+        """Add a node, and return the name of the one output that is used.
+
+        Args:
+            operator: the name of an ONNX operator.
+            inputs: names of values, or tensors that become constants of the graph. An empty name
+                leaves out an optional input.
+            output: the name of the output; by default the operator and a number.
+            output_index: which output of the operator is used.
+            attributes: the attributes of the operator.
+        """
+        output = output or f"{operator}_{len(self.nodes)}"
+        input_names = []
+        for value in inputs:
+            input_names.append(self._add_constant(value) if isinstance(value, Tensor) else value)
+        # Outputs without a name are not computed.
+        output_names = [""] * output_index + [output]
+        node = helper.make_node(operator, input_names, output_names, name=output, **attributes)
+        self.nodes.append(node)
+        return output
+
+    def _add_constant(self, tensor: Tensor) -> str:
+        name = f"tensor_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(tensor.detach().numpy(), name))
         return name
 
-    def _hold(self, tensor: Tensor) -> str:
-        name = f"tensor_{len(self.tensors)}"
-        self.tensors.append(numpy_helper.from_array(tensor.detach().numpy(), name))
-        return name
+
+def build_file(graph: GraphBuilder, n_categories: int) -> ModelProto:
+    """Return an ONNX model of a complete graph, without metadata."""
+    letters = helper.make_tensor_value_info(
+        "letters",
+        TensorProto.INT64,
+        shape=["B", "L"],
+        doc_string="index of each letter in symbols; after the end of a name, any index",
+    )
+    lengths = helper.make_tensor_value_info(
+        "lengths", TensorProto.INT64, shape=["B"], doc_string="from 1 to L"
+    )
+    probabilities = helper.make_tensor_value_info(
+        "probabilities", TensorProto.FLOAT, shape=["B", n_categories]
+    )
+    graph_proto = helper.make_graph(
+        nodes=graph.nodes,
+        name="names",
+        inputs=[letters, lengths],
+        outputs=[probabilities],
+        initializer=graph.constants,
+    )
+    opset = helper.make_opsetid("", OPSET_VERSION)
+    return helper.make_model_gen_version(graph_proto, opset_imports=[opset])
 
 
-def _tutorial(graph: _Graph, network: TutorialNetwork) -> str:
-    """Return the scores [B, C] of the hand-written cell.
+def add_calibration(graph: GraphBuilder, scores: str, model: TrainedModel) -> None:
+    """Add the nodes that turn the scores of a network into the graph's output.
 
-    Without a nonlinearity, its two layers are one of ONNX's: H + C units that read H of them.
+    The formula is probabilities = softmax(scores · sharpness + offsets of the prior).
     """
-    rnn, size = network.rnn, network.rnn.hidden_size
-    both = torch.cat([rnn.i2h.weight, rnn.i2o.weight])  # [H + C, S + H]
-    of_letter, of_hidden = torch.split(both, [both.shape[1] - size, size], dim=1)
-    units, biases = len(both), torch.cat([rnn.i2h.bias, rnn.i2o.bias])
-    letters = graph.add("Gather", of_letter.T + biases, graph.add("Transpose", "letters"))
-    lengths = graph.add("Cast", "lengths", to=TensorProto.INT32)
-    of_hidden = F.pad(of_hidden, (0, units - size))  # [H + C, H + C]
-    identity: dict[str, Any] = {"activations": ["LeakyRelu"], "activation_alpha": [1.0]}
-    read = letters, torch.eye(units)[None], of_hidden[None], "", lengths
-    states = graph.add("RNN", *read, output=1, hidden_size=units, **identity)  # [1, B, H + C]
-    states = graph.add("Squeeze", states, torch.tensor([0]))
-    return graph.add("Gather", states, torch.arange(size, units), axis=1)
+    scaled = graph.add("Mul", scores, torch.tensor(model.sharpness))
+    offsets = torch.tensor(model.offsets[model.prior])  # [C]
+    shifted = graph.add("Add", scaled, offsets)
+    graph.add("Softmax", shifted, output="probabilities", axis=1)
 
 
-def _recurrent(graph: _Graph, network: RecurrentNetwork) -> str:
-    """Return the scores [B, C] of PyTorch's layers; ONNX has them, too."""
-    rnn, pools = network.rnn, network.pooling == "all"
+def add_letter_lookup(graph: GraphBuilder, vectors: Tensor) -> str:
+    """Add the look-up of the letters in a table [S, E], and return the vectors [L, B, E]."""
+    # The recurrent operators of ONNX read time steps first.
+    letters_by_step = graph.add("Transpose", "letters")  # [L, B]
+    return graph.add("Gather", vectors, letters_by_step)
 
-    def weights(kind: str) -> Tensor:
-        """Return a layer's weights or biases, both directions' [D, gates · H, …]."""
-        places, ways = GATES[rnn.mode], ("", "_reverse")[: 1 + rnn.bidirectional]
-        gates = (getattr(rnn, kind + way).chunk(len(places)) for way in ways)
-        return torch.stack([torch.cat([way[place] for place in places]) for way in gates])
 
-    how: dict[str, Any] = {"hidden_size": rnn.hidden_size}
-    how["direction"] = "bidirectional" if rnn.bidirectional else "forward"
+def add_int32_lengths(graph: GraphBuilder) -> str:
+    """Add the lengths of the names in the type that recurrent operators take, int32 [B]."""
+    return graph.add("Cast", "lengths", to=TensorProto.INT32)
+
+
+def add_tutorial_network(graph: GraphBuilder, network: TutorialNetwork) -> str:
+    """Add the hand-written cell, and return its scores [B, C].
+
+    The cell has two linear layers, which read the letter x and the previous hidden state h:
+
+        h_t = i2h(x_t, h_{t-1})
+        o_t = i2o(x_t, h_{t-1})
+
+    Neither has a nonlinearity. They are therefore one ONNX layer with H + C units and the state
+    (h_t, o_t), in which the weights that would read o_{t-1} are zero.
+    """
+    rnn = network.rnn
+    hidden = rnn.hidden_size
+    weight = torch.cat([rnn.i2h.weight, rnn.i2o.weight])  # [H + C, S + H]
+    bias = torch.cat([rnn.i2h.bias, rnn.i2o.bias])  # [H + C]
+    n_units = len(weight)  # H + C
+    n_letters = weight.shape[1] - hidden  # S
+    letter_weight, hidden_weight = torch.split(weight, [n_letters, hidden], dim=1)
+    state_weight = F.pad(hidden_weight, (0, n_units - hidden))  # [H + C, H + C], zeros for o
+
+    # A one-hot letter times a weight is a column of the weight. The columns are looked up, with
+    # the bias added, so the input weight of the layer is the identity.
+    vectors = add_letter_lookup(graph, letter_weight.T + bias)  # [L, B, H + C]
+    lengths = add_int32_lengths(graph)
+    # ONNX has no identity among its activations; LeakyRelu with a slope of 1 is one.
+    last_state = graph.add(
+        "RNN",
+        vectors,
+        torch.eye(n_units).unsqueeze(0),  # input weights [1, H + C, H + C]
+        state_weight.unsqueeze(0),  # recurrent weights [1, H + C, H + C]
+        "",  # no bias
+        lengths,
+        output_index=1,
+        hidden_size=n_units,
+        activations=["LeakyRelu"],
+        activation_alpha=[1.0],
+    )  # [1, B, H + C]
+    last_state = graph.add("Squeeze", last_state, torch.tensor([0]))  # [B, H + C]
+    output_units = torch.arange(hidden, n_units)  # [C]
+    return graph.add("Gather", last_state, output_units, axis=1)
+
+
+def add_recurrent_network(graph: GraphBuilder, network: RecurrentNetwork) -> str:
+    """Add PyTorch's recurrent layers and the linear layer, and return the scores [B, C]."""
+    rnn = network.rnn
+    lengths = add_int32_lengths(graph)
+    states = add_letter_lookup(graph, network.input_vectors())  # [L, B, E]
+    last_layer = rnn.num_layers - 1
+    for layer in range(last_layer):
+        states = add_layer_with_all_states(graph, rnn, layer, states, lengths)  # [L, B, D · H]
+    if network.pooling == "all":
+        states = add_layer_with_all_states(graph, rnn, last_layer, states, lengths)
+        features = add_pooling(graph, states)  # [B, 2 · D · H]
+    else:
+        features = add_layer_with_last_states(graph, rnn, last_layer, states, lengths)  # [B, D · H]
+    # Gemm computes features · weightᵀ + bias. Like the network, it returns logits: the missing
+    # log_softmax would not change the softmax at the end of the graph.
+    return graph.add("Gemm", features, network.output.weight, network.output.bias, transB=1)
+
+
+def add_layer_with_all_states(
+    graph: GraphBuilder, rnn: nn.RNNBase, layer: int, inputs: str, lengths: str
+) -> str:
+    """Add a recurrent layer, and return its hidden states after each letter [L, B, D · H]."""
+    states = add_recurrent_operator(
+        graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=0
+    )  # [L, D, B, H]
+    by_name = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # [L, B, D, H]
+    return graph.add("Reshape", by_name, torch.tensor([0, 0, -1]))  # 0 keeps a dimension
+
+
+def add_layer_with_last_states(
+    graph: GraphBuilder, rnn: nn.RNNBase, layer: int, inputs: str, lengths: str
+) -> str:
+    """Add a recurrent layer, and return its last hidden state of each direction [B, D · H]."""
+    last_states = add_recurrent_operator(
+        graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=1
+    )  # [D, B, H]
+    by_name = graph.add("Transpose", last_states, perm=[1, 0, 2])  # [B, D, H]
+    return graph.add("Reshape", by_name, torch.tensor([0, -1]))  # 0 keeps a dimension
+
+
+def add_recurrent_operator(
+    graph: GraphBuilder,
+    rnn: nn.RNNBase,
+    *,
+    layer: int,
+    inputs: str,
+    lengths: str,
+    output_index: int,
+) -> str:
+    """Add ONNX's operator for one recurrent layer of PyTorch.
+
+    Args:
+        graph: the graph.
+        rnn: PyTorch's layers.
+        layer: the index of the layer.
+        inputs: what the layer reads [L, B, size of the input].
+        lengths: the number of letters in each name, int32 [B].
+        output_index: 0 for all hidden states [L, D, B, H], 1 for the last ones [D, B, H].
+    """
+    input_bias = gather_directions(rnn, f"bias_ih_l{layer}")
+    hidden_bias = gather_directions(rnn, f"bias_hh_l{layer}")
+    attributes: dict[str, Any] = {
+        "hidden_size": rnn.hidden_size,
+        "direction": "bidirectional" if rnn.bidirectional else "forward",
+    }
     if rnn.mode == "GRU":
-        how["linear_before_reset"] = 1  # the reset gate is multiplied to W h + b, not to h
-    kind, lengths = rnn.mode.partition("_")[0], graph.add("Cast", "lengths", to=TensorProto.INT32)
-    vectors = network.input_vectors()
-    states = graph.add("Gather", vectors, graph.add("Transpose", "letters"))  # [L, B, E]
-    for layer in range(rnn.num_layers):
-        parts = (f"{part}_l{layer}" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        w, r, *biases = map(weights, parts)
-        last = layer == rnn.num_layers - 1 and not pools  # then only the last states are used
-        read = states, w, r, torch.cat(biases, dim=1), lengths
-        states = graph.add(kind, *read, output=int(last), **how)  # [L, D, B, H], or [D, B, H]
-        states = graph.add("Transpose", states, perm=[1, 0, 2] if last else [0, 2, 1, 3])
-        states = graph.add("Reshape", states, torch.tensor([0, -1] if last else [0, 0, -1]))
-    if pools:
-        states = _pooled(graph, states)
-    return graph.add("Gemm", states, network.output.weight, network.output.bias, transB=1)
+        # The reset gate of PyTorch's GRU multiplies W h + b, and not h.
+        attributes["linear_before_reset"] = 1
+    return graph.add(
+        OPERATORS[rnn.mode],
+        inputs,
+        gather_directions(rnn, f"weight_ih_l{layer}"),  # [D, G · H, size of the input]
+        gather_directions(rnn, f"weight_hh_l{layer}"),  # [D, G · H, H]
+        torch.cat([input_bias, hidden_bias], dim=1),  # [D, 2 · G · H]
+        lengths,
+        output_index=output_index,
+        **attributes,
+    )
 
 
-def _pooled(graph: _Graph, states: str) -> str:
-    """Return the highest and the mean of each name's states [L, B, D · H]: [B, F]."""
-    n_letters = graph.add("Gather", graph.add("Shape", "letters"), torch.tensor(1))
-    steps = graph.add("Range", torch.tensor(0), n_letters, torch.tensor(1))  # [L]
-    on = graph.add("Less", graph.add("Unsqueeze", steps, torch.tensor([1])), "lengths")  # [L, B]
-    on = graph.add("Unsqueeze", on, torch.tensor([2]))
-    highest = graph.add("Where", on, states, torch.tensor(-torch.inf))
-    highest = graph.add("ReduceMax", highest, axes=[0], keepdims=0)
-    mean = graph.add("Where", on, states, torch.tensor(0.0))
-    mean = graph.add("ReduceSum", mean, torch.tensor([0]), keepdims=0)
-    n = graph.add("Cast", "lengths", to=TensorProto.FLOAT)
-    mean = graph.add("Div", mean, graph.add("Unsqueeze", n, torch.tensor([1])))
-    return graph.add("Concat", highest, mean, axis=1)
+def gather_directions(rnn: nn.RNNBase, parameter: str) -> Tensor:
+    """Return a parameter of all directions [D, G · H, …], with its gates in ONNX's order."""
+    gate_order = GATE_ORDERS[rnn.mode]
+    suffixes = ["", "_reverse"] if rnn.bidirectional else [""]
+    directions = []
+    for suffix in suffixes:
+        gates = getattr(rnn, parameter + suffix).chunk(len(gate_order))  # G tensors [H, …]
+        reordered = [gates[gate] for gate in gate_order]
+        directions.append(torch.cat(reordered))  # [G · H, …]
+    return torch.stack(directions)
+
+
+def add_pooling(graph: GraphBuilder, states: str) -> str:
+    """Add the maximum and the mean of the hidden states of each name.
+
+    Args:
+        graph: the graph.
+        states: the hidden states after each letter [L, B, D · H].
+
+    Returns:
+        The maximum and the mean, concatenated [B, 2 · D · H].
+    """
+    # is_letter = steps < lengths: whether a name still has a letter at a step.
+    zero = torch.tensor(0)
+    one = torch.tensor(1)
+    letters_shape = graph.add("Shape", "letters")
+    n_steps = graph.add("Gather", letters_shape, one)
+    steps = graph.add("Range", zero, n_steps, one)
+    steps = graph.add("Unsqueeze", steps, torch.tensor([1]))  # [L, 1]
+    is_letter = graph.add("Less", steps, "lengths")  # [L, B]
+    is_letter = graph.add("Unsqueeze", is_letter, torch.tensor([2]))  # [L, B, 1]
+
+    # The padding becomes -∞, which is never the maximum.
+    masked = graph.add("Where", is_letter, states, torch.tensor(-torch.inf))  # [L, B, D · H]
+    maximum = graph.add("ReduceMax", masked, axes=[0], keepdims=0)  # [B, D · H]
+
+    # The padding becomes 0, which does not change the sum.
+    masked = graph.add("Where", is_letter, states, torch.tensor(0.0))  # [L, B, D · H]
+    total = graph.add("ReduceSum", masked, torch.tensor([0]), keepdims=0)  # [B, D · H]
+    lengths = graph.add("Cast", "lengths", to=TensorProto.FLOAT)
+    lengths = graph.add("Unsqueeze", lengths, torch.tensor([1]))  # [B, 1]
+    mean = graph.add("Div", total, lengths)  # [B, D · H]
+    return graph.add("Concat", maximum, mean, axis=1)

@@ -23,8 +23,6 @@ Pooling = Literal["last", "all"]
 
 LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 """PyTorch's class for the layers of each cell."""
-N_GATES: dict[str, int] = {"tutorial": 1, "rnn": 1, "gru": 3, "lstm": 4}
-"""Number of gates of each cell: a weight matrix has G · H rows."""
 MAX_LAYERS = 16
 
 

@@ -1,0 +1,246 @@
+"""The checks of an audit.
+
+A check is a function that looks at a corpus and yields findings. A finding without examples does
+not apply and is dropped by `run_checks`.
+"""
+
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+
+from src.audit.corpus import MISSING_NAMES, AuditedCorpus
+from src.audit.report import Finding, Severity, make_finding
+from src.audit.similar_names import find_names_one_letter_apart
+from src.data.readers import list_files
+from src.data.readers.columns import LABEL_WORDS, is_usual_name
+from src.data.readers.source import SPLIT_NAMES, TABLE_FILE
+
+MAX_REJECTED_EXAMPLES = 20
+"""Maximum number of examples of rejected lines, each of which has to be corrected."""
+MIN_TEST_NAMES = 10
+"""Number of test names from which a category's scores are not left to chance."""
+MIN_SIMILAR_NAME_LENGTH = 5
+"""Number of letters from which names are hardly similar by chance."""
+MAX_CHANGED_SHARE = 0.1
+"""Share of the lines from which it is doubtful that the alphabet suits the names."""
+
+UNUSUAL_CATEGORIES = {"readme", "all", "data", "other", "misc"}.union(
+    MISSING_NAMES, SPLIT_NAMES, LABEL_WORDS
+)
+"""Texts that stand for a missing category, or are usual names of other files and columns."""
+
+
+def run_checks(corpus: AuditedCorpus) -> list[Finding]:
+    """Run all checks, and return the findings that apply, in the order of the checks."""
+    findings = []
+    for check in CHECKS:
+        for finding in check(corpus):
+            if finding.count:
+                findings.append(finding)
+    return findings
+
+
+def check_split(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Check that the names can be split into training, validation and test names."""
+    # In a sample, a category can be too small to be split although it is large enough.
+    if corpus.split_error and not corpus.is_sample:
+        text = "reasons not to train on them"
+        yield make_finding(Severity.REFUSED, text, [corpus.split_error])
+
+
+def check_category_count(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Check that there is more than one category."""
+    if len(corpus.categories) == 1:
+        text = "categories; training needs two"
+        yield make_finding(Severity.REFUSED, text, corpus.categories)
+
+
+def check_rejected_lines(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report the lines that are not names or have no valid category, one finding per reason."""
+    # Training stops at the first reason. The audit reports all of them, so that the user can
+    # correct the file in one go.
+    for reason, locations in corpus.rows.rejected.items():
+        text = f"lines that {reason}"
+        yield make_finding(Severity.REFUSED, text, locations, MAX_REJECTED_EXAMPLES)
+
+
+def check_missing_names(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report names such as `N/A` and `Surname`."""
+    # Some are names of people, such as Nan. This is why training does not refuse them.
+    text = "names that stand for a missing one, or are a header"
+    yield make_finding(Severity.WRONG, text, corpus.rows.missing_names)
+
+
+def check_category_names(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report categories such as `README` and `train`."""
+    # In a folder of names, every text file becomes a category.
+    unusual = [name for name in corpus.categories if is_usual_name(name, UNUSUAL_CATEGORIES)]
+    yield make_finding(Severity.WRONG, "categories that look like none", unusual)
+
+
+def check_category_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report categories such as `Male` and `male`, which are probably the same."""
+    spellings = defaultdict(list)
+    for category in corpus.categories:
+        # NFKC replaces special forms of letters, such as full-width ones, by the usual letters.
+        compatible = unicodedata.normalize("NFKC", category)
+        key = "".join(compatible.casefold().split())
+        spellings[key].append(category)
+    duplicates = []
+    for group in spellings.values():
+        if len(group) > 1:
+            duplicates.append(" = ".join(repr(category) for category in group))
+    text = "categories written in several ways: case, blanks, forms of letters"
+    yield make_finding(Severity.WRONG, text, duplicates)
+
+
+def check_ignored_files(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report files in the folder of names that are not read."""
+    source = corpus.settings.source
+    if not source.data_dir:
+        return
+    # The second pattern is for a folder per category or split.
+    read_files = set(list_files(source))
+    ignored = []
+    for pattern in ("*", "*/*"):
+        # Sorted, because the order of a folder's files depends on the file system.
+        for path in sorted(source.path.glob(pattern)):
+            if path.is_file() and path not in read_files:
+                ignored.append(path.name)
+    has_table = any(TABLE_FILE.search(name) for name in ignored)
+    hint = "; data_file= reads a table" if has_table else ""
+    yield make_finding(Severity.NOTE, f"files that are passed over{hint}", ignored)
+
+
+def check_changed_names(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report names whose letters the normalization changes."""
+    letters = corpus.settings.letters
+    n_lines = sum(corpus.n_lines.values())
+    n_changed = sum(corpus.n_changed_lines.values())
+    # A few lost accents are normal. If many names lose letters, another alphabet may be better.
+    severity = Severity.NOTE
+    text = f"names that letters={letters} changes"
+    if n_changed > MAX_CHANGED_SHARE * n_lines:
+        severity = Severity.DOUBTFUL
+        if letters != "corpus":
+            text += "; letters=corpus leaves any script as it is"
+    examples = []
+    for name in sorted(corpus.changed_names):
+        examples.append(f"{name} → {corpus.rows.normalized[name]}")
+    yield make_finding(severity, text, examples)
+
+
+def check_merged_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report written names that a network reads like another written name."""
+    # The first spelling of each name is not counted, as the others are merged into it.
+    first_spelling: dict[str, str] = {}
+    merged = []
+    for written, normalized in corpus.rows.normalized.items():
+        read = corpus.alphabet.match_case(normalized)
+        first = first_spelling.setdefault(read, written)
+        if first != written:
+            merged.append(f"{first} = {written}")
+    yield make_finding(Severity.NOTE, "names that are read like one spelled otherwise", merged)
+
+
+def check_ambiguous_names(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report names with several categories, and the accuracy that no model can exceed."""
+    ambiguous = []
+    for name, indices in corpus.categories_by_name.items():
+        if len(indices) > 1:
+            categories = [corpus.categories[index] for index in indices]
+            ambiguous.append(f"{name}: {', '.join(categories)}")
+    limit = f"no model can be right on more than {corpus.accuracy_ceiling:.1%} of the pairs"
+    yield make_finding(Severity.DOUBTFUL, f"names of several categories: {limit}", ambiguous)
+
+
+def check_most_frequent_name(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report the name with the most lines in a category, unless each name has one line."""
+    # With sampling=balanced, a name is drawn as often as its lines occur in its category.
+    candidates = []
+    for counts in corpus.rows.line_counts.values():
+        for name, count in counts.most_common(1):
+            candidates.append((count, name))
+    examples = []
+    if candidates:
+        count, name = max(candidates)
+        if count > 1:
+            n_lines = sum(corpus.n_lines.values())
+            examples.append(f"{name}: {count:,} of {n_lines:,} lines")
+    text = "name that counts for more lines than any other"
+    yield make_finding(Severity.NOTE, text, examples)
+
+
+def check_split_overlap(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report names in several splits, which a source with a given split can have."""
+    n_splits: Counter[str] = Counter()
+    for split in (corpus.train_names, corpus.val_names, corpus.test_names):
+        # A name counts once per split, even if it has several categories there. The keys of a
+        # dictionary keep the order of the names, which a set would not.
+        keys: dict[str, None] = {}
+        for category_names in split.values():
+            keys.update(dict.fromkeys(category_names))
+        n_splits.update(keys.keys())
+    shared = [key for key, count in n_splits.items() if count > 1]
+    text = "names on several sides of the split: scores flatter"
+    yield make_finding(Severity.DOUBTFUL, text, shared)
+
+
+def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report categories with few or no test names, unless nothing is held out for a test."""
+    has_test_names = any(corpus.test_names.values())
+    if corpus.is_sample or not has_test_names:
+        return
+    # The smallest categories are the most important examples, so they come first.
+    not_held_out = []
+    few_test_names = []
+    by_size = sorted(corpus.categories, key=lambda name: (len(corpus.test_names[name]), name))
+    for category in by_size:
+        n_test = len(corpus.test_names[category])
+        n_val = len(corpus.val_names[category])
+        if n_test + n_val == 0:
+            not_held_out.append(category)
+        if 0 < n_test < MIN_TEST_NAMES:
+            few_test_names.append(f"{category} ({n_test})")
+    text = "categories too small to hold names out"
+    yield make_finding(Severity.DOUBTFUL, text, not_held_out)
+    text = f"categories with fewer than {MIN_TEST_NAMES} test names: their scores are chance"
+    yield make_finding(Severity.DOUBTFUL, text, few_test_names)
+
+
+def check_similar_test_names(corpus: AuditedCorpus) -> Iterator[Finding]:
+    """Report test names that are one letter apart from a training name of the same category."""
+    # Such names are no mistake, but they make the test easier than unrelated names would. Short
+    # names are left out: most of them have a neighbor.
+    n_long = 0
+    similar = []
+    for category in corpus.categories:
+        test_names = corpus.test_names[category]
+        train_names = corpus.train_names[category]
+        long_keys = [key for key in test_names if len(key) >= MIN_SIMILAR_NAME_LENGTH]
+        n_long += len(long_keys)
+        pairs = find_names_one_letter_apart(long_keys, train_names)
+        for test_key, train_key in pairs.items():
+            similar.append(f"{test_names[test_key]}, {train_names[train_key]} ({category})")
+    total = f"of {n_long:,} with {MIN_SIMILAR_NAME_LENGTH} letters or more"
+    text = f"test names a letter away from a training name of their category: {total}"
+    yield make_finding(Severity.NOTE, text, similar)
+
+
+CHECKS = (
+    check_split,
+    check_category_count,
+    check_rejected_lines,
+    check_missing_names,
+    check_category_names,
+    check_category_spellings,
+    check_ignored_files,
+    check_changed_names,
+    check_merged_spellings,
+    check_ambiguous_names,
+    check_most_frequent_name,
+    check_split_overlap,
+    check_small_categories,
+    check_similar_test_names,
+)
+"""All checks, in the order in which findings of the same severity and count are reported."""

@@ -1,0 +1,154 @@
+"""Finds labels that are improbable according to letter n-gram models.
+
+The models are counted on the names that are audited. When a name is scored, it is left out of the
+counts of its own categories, because a model that has seen a name with a wrong label would believe
+it.
+
+Shapes: B names in a batch, C categories, M pairs of a name and a category in the batch.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.audit.corpus import AuditedCorpus
+from src.audit.report import DoubtedLabel, Finding, Severity, make_finding
+from src.data.batch import size_limited_batches
+from src.ngrams.letter_ngrams import LetterNgrams
+
+MIN_PROBABILITY = 0.03
+"""Labels with a lower probability are doubted."""
+MAX_DOUBTED_EXAMPLES = 20
+"""Maximum number of examples of doubted labels, each of which has to be looked at."""
+CONTEXT_LENGTH = 2
+"""Number of letters from which the n-gram models predict a letter."""
+STRENGTH = 24.0
+OWN_SHARE = 0.98
+"""Parameters β and μ of the n-gram models; see src/ngrams/letter_ngrams.py. Fitting them would take
+most of the time of an audit. These values were chosen with benchmarks/planted.py."""
+MAX_BATCH_CELLS = 2**17
+"""Maximum number of letters × categories in a batch. With larger batches, the tensors would not fit
+into the cache of a core."""
+
+
+class RankedLabel(NamedTuple):
+    """A doubted label and what it is sorted by."""
+
+    margin: float
+    """Log-score of the label minus that of the guess."""
+    label: DoubtedLabel
+
+
+def find_doubted_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
+    """Return the labels with a probability below `MIN_PROBABILITY`, the least probable first.
+
+    If a name has several categories, each of them is compared with those that it does not have.
+    """
+    names = corpus.categories_by_name
+    if not names:  # a sample can be empty
+        return []
+    model = count_ngrams(corpus)
+    # Each core scores a batch, one after the other.
+    max_letters = MAX_BATCH_CELLS // len(corpus.categories)
+    batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
+    find_in_batch = partial(find_doubted_labels_in_batch, corpus, model)
+    ranked: list[RankedLabel] = []
+    pool = ThreadPoolExecutor(os.cpu_count())
+    try:
+        for batch_labels in pool.map(find_in_batch, batches):
+            ranked += batch_labels
+    finally:
+        pool.shutdown(cancel_futures=True)  # on Ctrl-C, the other batches are not scored
+    ranked.sort(key=lambda item: item.margin)
+    return [item.label for item in ranked]
+
+
+def make_doubted_labels_finding(doubted: list[DoubtedLabel]) -> Finding:
+    """Return the finding that reports doubted labels."""
+    examples = []
+    for label in doubted:
+        guess = f"n-grams say {label.guess} ({label.probability:.2f})"
+        examples.append(f"{label.name}: labelled {label.category}, {guess}")
+    text = f"labels below {MIN_PROBABILITY:.0%} to n-grams that have not seen the name"
+    return make_finding(Severity.DOUBTFUL, text, examples, MAX_DOUBTED_EXAMPLES)
+
+
+def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
+    """Return n-gram models of all categories, counted on all pairs of a name and a category."""
+    names = []
+    targets = []
+    for name, indices in corpus.categories_by_name.items():
+        for index in indices:
+            names.append(name)
+            targets.append(index)
+    categories = torch.tensor(targets)
+    n_categories = len(corpus.categories)
+    model = LetterNgrams(corpus.alphabet.symbols, n_categories, order=CONTEXT_LENGTH)
+    letters, lengths = corpus.alphabet.encode(names)
+    model.count(letters, lengths, categories)
+    model.log_strength.fill_(STRENGTH).log_()
+    model.own_share.fill_(OWN_SHARE).logit_()
+    # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule.
+    n_names = categories.bincount(minlength=n_categories)
+    model.bias.copy_(n_names.log())
+    return model
+
+
+@torch.inference_mode()
+def find_doubted_labels_in_batch(
+    corpus: AuditedCorpus, model: LetterNgrams, names: list[str]
+) -> list[RankedLabel]:
+    """Return the doubted labels of a batch of names; see `find_doubted_labels`."""
+    rows = []
+    columns = []
+    for row, name in enumerate(names):
+        for index in corpus.categories_by_name[name]:
+            rows.append(row)
+            columns.append(index)
+    name_indices = torch.tensor(rows)  # [M]
+    labels = torch.tensor(columns)  # [M]
+    has_category = torch.zeros(len(names), len(corpus.categories), dtype=torch.bool)  # [B, C]
+    has_category[name_indices, labels] = True
+
+    letters, lengths = corpus.alphabet.encode(names)
+    scores = model(letters, lengths, left_out_categories=has_category)  # [B, C]
+
+    # With the other categories of the name excluded, a label can only become more probable. So
+    # they are excluded only for the few labels that are improbable anyway.
+    probabilities = scores.softmax(dim=1)[name_indices, labels]  # [M]
+    candidates = (probabilities < MIN_PROBABILITY).nonzero().flatten().tolist()
+    doubted = []
+    for pair in candidates:
+        name_index = rows[pair]
+        ranked = rank_label(corpus, names[name_index], columns[pair], scores[name_index])
+        if ranked is not None:
+            doubted.append(ranked)
+    return doubted
+
+
+def rank_label(corpus: AuditedCorpus, name: str, label: int, scores: Tensor) -> RankedLabel | None:
+    """Return a label of a name if it is doubted, or None.
+
+    Args:
+        corpus: the names.
+        name: the name.
+        label: index of the category that is one of the name's labels.
+        scores: log-probabilities of all categories but for a constant [C].
+    """
+    other_labels = [index for index in corpus.categories_by_name[name] if index != label]
+    scores = scores.index_fill(0, torch.tensor(other_labels, dtype=torch.int64), -torch.inf)
+    probabilities = scores.softmax(dim=0)  # [C]
+    guess = int(scores.argmax())
+    if probabilities[label] >= MIN_PROBABILITY:
+        return None
+    doubted_label = DoubtedLabel(
+        name=name,
+        category=corpus.categories[label],
+        guess=corpus.categories[guess],
+        probability=float(probabilities[guess]),
+    )
+    return RankedLabel(margin=float(scores[label] - scores[guess]), label=doubted_label)
