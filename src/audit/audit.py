@@ -13,7 +13,7 @@ from src.data.readers import list_files
 
 MAX_LOGGED_FINDINGS = 5
 """Maximum number of findings that are logged before training."""
-MAX_FULLY_AUDITED_BYTES = 2_500_000
+MAX_FULLY_AUDITED_BYTES = 10**6
 """Size of the files above which only a sample of the names is audited before training."""
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,8 @@ def warn_about_corpus(config: Config) -> None:
     Nothing is logged about the included corpus, which has no such problems.
     """
     has_own_names = config.data_dir or config.data_file
-    # With DDP, Lightning sets this variable in all processes but the first.
+    # Lightning sets this variable in the processes that it starts for DDP, which would repeat the
+    # messages.
     is_first_process = "LOCAL_RANK" not in os.environ
     if has_own_names and is_first_process:
         # With the same seed for all runs, a sweep over seeds logs the findings only once.

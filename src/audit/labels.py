@@ -30,9 +30,10 @@ STRENGTH = 24.0
 OWN_SHARE = 0.98
 """Parameters β and μ of the n-gram models; see src/ngrams/letter_ngrams.py. Fitting them would take
 most of the time of an audit. These values were chosen with benchmarks/planted.py."""
-MAX_BATCH_CELLS = 2**17
-"""Maximum number of letters × categories in a batch. With larger batches, the tensors would not fit
-into the cache of a core."""
+MAX_BATCH_CELLS = 2**16
+"""Maximum number of letters × categories in a batch. The tensors of larger batches would not fit
+into the cache of a core, and in threads, their memory would be requested from the system again and
+again."""
 
 
 class RankedLabel(NamedTuple):
