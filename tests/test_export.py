@@ -79,7 +79,7 @@ def values_of(page: str) -> dict[str, Any]:
 def test_the_page_holds_the_very_weights(tmp_path: Path, capsys: Captured) -> None:
     file, page = write(tmp_path / "a.ckpt", NETWORK, decision=CALIBRATION), tmp_path / "see.html"
     assert run(str(file), f"--html={page}", "--prior=uniform") == 0
-    assert capsys.readouterr().out == f"{page}: {load_model(file).about}\n"
+    assert capsys.readouterr().out == f"{page}: {load_model(file).description}\n"
     values = values_of(page.read_text(encoding="utf-8"))
     weights = torch.load(file, weights_only=True)["state_dict"]
     assert [*values["weights"]] == ["i2h.weight", "i2h.bias", "i2o.weight", "i2o.bias"]
@@ -307,12 +307,12 @@ def test_a_browser_shows_it(browsed: list[tuple[TrainedModel, dict[str, Any]]]) 
     for model, tried in browsed:
         assert tried["nothing"] == ["I cannot spell 1; no letters I know", 0]
         assert tried["long"] == ["longer than 200 letters", 0]
-        prefixes, beliefs = model.beliefs("O'Neill")
-        answers = model.best(beliefs, 3)
+        prefixes, probabilities = model.prefix_probabilities("O'Neill")
+        answers = model.top_k(probabilities, 3)
         assert tried["lines"] == [
             [prefix, *(f"{category:<12} {p:.3f}" for category, p in answer)]
             for prefix, answer in zip(prefixes, answers, strict=True)
         ]
-        first = [f"{p:.3f}" for p in beliefs[0].tolist()]
+        first = [f"{p:.3f}" for p in probabilities[0].tolist()]
         assert tried["bars"] == [list(pair) for pair in zip("ABC", first, strict=True)]
         assert tried["lit"] == (prefixes[0] if prefixes[0] in model.alphabet.symbols else "…")

@@ -16,7 +16,7 @@ from src.config import CONFIG_FOLDER, CORPUS_KEYS, Config
 from src.data.normalize import replace_unprintable
 from src.errors import UserError
 from src.files import check_output_files, write_bytes
-from src.inference import cli as command
+from src.inference import cli
 from src.models.recurrent import N_GATES
 from src.run.compose import build_config
 from src.run.messages import error_message
@@ -32,7 +32,7 @@ without n-grams and with them: measured on 300,000 pairs."""
 
 def main(arguments: list[str] | None = None) -> None:
     """Audit; end with exit status 2 and one line if something is wrong with the command."""
-    command.run_command(make_parser(), answer, arguments)
+    cli.run_cli(make_parser(), answer, arguments)
 
 
 def make_parser() -> ArgumentParser:
@@ -94,4 +94,4 @@ def expected(config: Config, report: dict[str, Any]) -> str:
 
 if __name__ == "__main__":
     gc.disable()  # a list leaves no cycles behind, and looking for them takes a sixth of the time
-    command.run_program(main)
+    cli.run_cli_and_exit(main)

@@ -9,7 +9,7 @@ from typing import Any
 from src.data.normalize import normalize_name
 from src.errors import UserError
 from src.files import check_output_files, write_bytes
-from src.inference import cli as command
+from src.inference import cli
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.recurrent import TutorialNetwork
 from src.run.run_folder import find_checkpoint
@@ -21,13 +21,13 @@ SPELLED = range(0x3100)
 
 def main(arguments: list[str] | None = None) -> None:
     """Export; end with exit status 2 and one line if something is wrong."""
-    command.run_command(make_parser(), answer, arguments)
+    cli.run_cli(make_parser(), answer, arguments)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's description."""
     about = "Write a model as a web page that needs no server, or as a graph for other programs."
-    parser = command.make_parser("src.export", about)
+    parser = cli.make_model_parser("src.export", about)
     add: Any = parser.add_argument
     add("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
     add("--html", type=Path, metavar="FILE.html", help="the page to write")
@@ -52,7 +52,7 @@ def answer(options: argparse.Namespace) -> None:
         contents[options.onnx] = to_onnx(model)
     for file, content in contents.items():
         write_bytes(file, content)
-        print(f"{file}: {model.about}")
+        print(f"{file}: {model.description}")
 
 
 def to_page(model: TrainedModel) -> bytes:
@@ -75,10 +75,10 @@ def to_page(model: TrainedModel) -> bytes:
         name: b64encode(weight.detach().numpy().astype("<f4").tobytes()).decode()
         for name, weight in network.recurrent.rnn.named_parameters()
     }
-    more = {"spelled": spelled, "weights": weights, "sharpness": model.sharpness}
-    embedded = json.dumps(model.described() | more, ensure_ascii=False).replace("<", "\\u003c")
+    more = {"spelled": spelled, "weights": weights, "sharpness": model.score_scale}
+    embedded = json.dumps(model.metadata() | more, ensure_ascii=False).replace("<", "\\u003c")
     return PAGE.read_text(encoding="utf-8").replace("{model}", embedded).encode()
 
 
 if __name__ == "__main__":
-    command.run_program(main)
+    cli.run_cli_and_exit(main)

@@ -25,7 +25,7 @@ GATES = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
 def to_onnx(model: TrainedModel) -> bytes:
     """Return a file's content: letters [B, L] and lengths [B] → probabilities [B, C].
 
-    The probabilities are those under the model's prior. The metadata are `model.described()`, each
+    The probabilities are those under the model's prior. The metadata are `model.metadata()`, each
     value as JSON.
 
     Raises:
@@ -36,8 +36,8 @@ def to_onnx(model: TrainedModel) -> bytes:
         raise UserError(f"{model.path}: --onnx: {why}; train with ngrams=0")
     graph, recurrent = _Graph(), cast("Any", model.network.recurrent)
     build = _tutorial if isinstance(recurrent, TutorialNetwork) else _recurrent
-    scores = graph.add("Mul", build(graph, recurrent), torch.tensor(model.sharpness))
-    scores = graph.add("Add", scores, torch.tensor(model.offsets[model.prior]))
+    scores = graph.add("Mul", build(graph, recurrent), torch.tensor(model.score_scale))
+    scores = graph.add("Add", scores, torch.tensor(model.score_offsets[model.prior_label]))
     graph.add("Softmax", scores, name="probabilities", axis=1)
     about = "each letter's place in symbols; behind the end of a name that of any"
     value = helper.make_tensor_value_info
@@ -46,7 +46,7 @@ def to_onnx(model: TrainedModel) -> bytes:
     answer = value("probabilities", TensorProto.FLOAT, ["B", len(model.categories)])
     whole = helper.make_graph(graph.nodes, "names", [letters, lengths], [answer], graph.tensors)
     file = helper.make_model_gen_version(whole, opset_imports=[helper.make_opsetid("", OPSET)])
-    values = {k: json.dumps(v, ensure_ascii=False) for k, v in model.described().items()}
+    values = {k: json.dumps(v, ensure_ascii=False) for k, v in model.metadata().items()}
     helper.set_model_props(file, values)
     return bytes(file.SerializeToString())
 
