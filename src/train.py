@@ -69,25 +69,18 @@ def train(config: Config, folder: Path) -> float | None:
         data = NamesDataModule(**config.subset(DATA_KEYS))
         torch.manual_seed(config.seed)  # seeds the initial weights; the data has its own generator
         model = build_model(config, data)
-        summary = data.summary()
-        if config.init_from and not is_resumed:
-            transferred = initialize_from(Path(config.init_from), model)
-            summary += f"\n{transferred}"
-        # The n-gram models are fitted here, before the trainer trains the recurrent network. If the
-        # run is resumed, the checkpoint contains them.
-        if model.network.ngrams is not None and not is_resumed:
-            model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
+        summary = [data.summary()]
+        if not is_resumed:  # otherwise, the checkpoint contains all weights
+            if config.init_from:
+                summary.append(initialize_from(Path(config.init_from), model))
+            # The n-gram models are fitted before the trainer trains the recurrent network.
+            if model.network.ngrams is not None:
+                model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
         trainer, progress = build_trainer(config, folder, data)
 
-        with Report(
-            config=config,
-            folder=folder,
-            model=model,
-            trainer=trainer,
-            progress=progress,
-            is_resumed=is_resumed,
-        ) as report:
-            log.info(summary)
+        with Report(config, folder, model, trainer, progress, is_resumed) as report:
+            log.info("\n".join(summary))
+            # With `weights_only`, torch refuses to unpickle code. The whole state is loaded.
             resume_from = checkpoint if is_resumed else None
             trainer.fit(model, data, ckpt_path=resume_from, weights_only=True)
             model.eval()

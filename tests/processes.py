@@ -322,13 +322,9 @@ def warm_up() -> None:
     import torch
 
     # Imported for the forked processes.
-    for name in (
-        "src.predict",
-        "src.sweep.finish",
-        "src.sweep.seeds",
-        "src.sweep.figure",
-        "optuna",
-    ):
+    modules = ["src.predict", "src.inference.tables", "src.inference.trained_model"]
+    modules += ["src.sweep.finish", "src.sweep.seeds", "src.sweep.figure", "optuna"]
+    for name in modules:
         with suppress(ImportError):  # Optuna is an extra
             importlib.import_module(name)
 

@@ -64,7 +64,7 @@ def answer(model: NameClassifier, batch: Batch) -> Tensor:
     return scores + torch.tensor([0.5, 0.3, 0.2]).log()
 
 
-def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
+def test_step_is_plain_sgd_on_the_mean_loss() -> None:
     model, same = make(), make()
     batch = make_batch(NAMES)
     (results,) = step(model, batch).outputs
@@ -80,7 +80,7 @@ def test_a_step_is_plain_sgd_on_the_mean_loss() -> None:
     assert dict(model.curve("train/loss")) == pytest.approx({1: loss.item()}, abs=1e-6)
 
 
-def test_label_smoothing_is_pytorchs() -> None:
+def test_label_smoothing_equals_pytorch() -> None:
     model, same = make(label_smoothing=0.1), make()
     batch = make_batch(NAMES)
     scores = answer(same, batch)
@@ -88,14 +88,14 @@ def test_label_smoothing_is_pytorchs() -> None:
     assert step(model, batch).outputs[0]["losses"].item() == pytest.approx(expected, abs=1e-6)
 
 
-def test_lightning_shortens_a_long_gradient() -> None:
+def test_long_gradients_are_clipped_by_lightning() -> None:
     model = make()
     before = flat_weights(model).clone()
     step(model, make_batch(NAMES), gradient_clip_val=0.01)
     assert float((flat_weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
-def test_the_cosine_schedule() -> None:
+def test_cosine_schedule() -> None:
     watch = step(make(schedule="cosine", iterations=200), *[make_batch(["Lee"])] * 200)
     for iteration, rate in enumerate(watch.rates):
         falling = (1 + math.cos(math.pi * iteration / 200)) / 2
@@ -103,7 +103,7 @@ def test_the_cosine_schedule() -> None:
     assert len(watch.rates) == 200
 
 
-def test_adamw_is_pytorchs() -> None:
+def test_adamw_equals_pytorch() -> None:
     model, same = (make(optimizer="adamw", weight_decay=0.5) for _ in range(2))
     batch = make_batch(NAMES)
     step(model, batch, batch)
@@ -117,7 +117,7 @@ def test_adamw_is_pytorchs() -> None:
     torch.testing.assert_close(flat_weights(model), flat_weights(same), atol=1e-6, rtol=0)
 
 
-def test_dropout_of_an_iteration_depends_on_it_and_the_seed_alone() -> None:
+def test_dropout_depends_only_on_the_iteration_and_the_seed() -> None:
     batch = make_batch(NAMES)
 
     def losses(first: int, seed: int = 0) -> list[float]:
@@ -156,7 +156,7 @@ def test_ngrams_are_not_trained_with_the_network(
         assert torch.equal(mine, same)
 
 
-def test_a_batch_of_no_names_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_without_names_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where processes share a batch, one may have none of its names: its gradient is zero."""
     model = make({"ngrams": 2})
     model.trainer = make_trainer()
@@ -170,7 +170,7 @@ def test_a_batch_of_no_names_is_no_step(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(weight.grad is not None and not weight.grad.any() for weight in trained)
 
 
-def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
+def test_non_finite_loss_stops_training(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 500, "log_every": 10, "val_every": 100}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
     model = make({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
@@ -180,7 +180,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(corpus_dir: Path) -> None:
         fit(model, data)
 
 
-def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(corpus_dir: Path) -> None:
+def test_batched_training_of_the_tutorial_cell_equals_a_plain_loop(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
     model = make({"cell": "tutorial", "hidden": 8, "shares": data.train_prior}, lr=0.05, **sizes)
@@ -202,7 +202,7 @@ def test_the_tutorials_cell_in_batches_is_a_plain_loop_over_them(corpus_dir: Pat
         torch.testing.assert_close(mine, weight, atol=1e-5, rtol=0)
 
 
-def test_names_of_one_length_and_a_batch_of_one_name(tmp_path: Path) -> None:
+def test_names_of_equal_length_and_batches_of_one_name(tmp_path: Path) -> None:
     for category, vowel in (("A", "a"), ("O", "o")):
         names = [f"{first}{vowel}{last}" for first in "bdg" for last in "lmnrs"]
         (tmp_path / f"{category}.txt").write_text("\n".join(names))

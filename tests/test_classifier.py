@@ -50,7 +50,7 @@ def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) 
     return losses
 
 
-def test_balanced_accuracy_leaves_out_categories_without_names() -> None:
+def test_balanced_accuracy_ignores_categories_without_names() -> None:
     metric = BalancedAccuracy(4, average="macro")
     guesses = torch.tensor([0, 0, 0, 1, 3])
     targets = torch.tensor([0, 0, 1, 1, 2])  # recalls 1, 1/2, 0; category 3 is only guessed
@@ -58,7 +58,7 @@ def test_balanced_accuracy_leaves_out_categories_without_names() -> None:
     assert metric.compute().item() == pytest.approx(0.5)
 
 
-def test_macro_f1_leaves_out_categories_without_names() -> None:
+def test_macro_f1_ignores_categories_without_names() -> None:
     metric = MacroF1(4, average="macro")
     metric.update(torch.tensor([0, 0, 0, 1, 3]), torch.tensor([0, 0, 1, 1, 2]))
     # 2 · 2 / (3 + 2), 2 · 1 / (1 + 2), 0; category 3 is only guessed
@@ -71,7 +71,7 @@ PROBABILITIES = torch.tensor(
 TARGETS = torch.tensor([0, 1, 1, 3])
 
 
-def test_scores_by_hand() -> None:
+def test_metrics_computed_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
     model.metrics.update(PROBABILITIES.log(), TARGETS)
     scores = {name: value.item() for name, value in model.metrics.compute().items()}
@@ -84,7 +84,7 @@ def test_scores_by_hand() -> None:
     }
 
 
-def test_scores_under_each_prior_by_hand() -> None:
+def test_metrics_under_each_prior_computed_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
     model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], prior_strength=0)
     scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
@@ -100,7 +100,7 @@ def test_scores_under_each_prior_by_hand() -> None:
     }
 
 
-def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path) -> None:
+def test_batched_evaluation_equals_single_names(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories)
     trainer = fit(model, data)
@@ -119,7 +119,7 @@ def test_evaluation_is_that_of_the_names_one_by_one(corpus_dir: Path) -> None:
     assert torch.equal(data.val_dataset.targets, targets)
 
 
-def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None:
+def test_backends_agree_and_equal_seeds_give_equal_bits(corpus_dir: Path) -> None:
     trained: dict[str, list[Any]] = {"compiled": [], "autograd": []}
     for backend in ("compiled", "compiled", "autograd", "autograd"):
         data = make_data(corpus_dir)
@@ -139,7 +139,7 @@ def test_backends_agree_and_a_seed_repeats_bit_for_bit(corpus_dir: Path) -> None
 
 @pytest.mark.parametrize("clip", [500.0, 0.5])
 @pytest.mark.parametrize("backend", ["compiled", "autograd"])
-def test_training_is_the_tutorials(corpus_dir: Path, backend: str, clip: float) -> None:
+def test_training_equals_the_tutorial_loop(corpus_dir: Path, backend: str, clip: float) -> None:
     """With a clip that no gradient reaches, and with one that nearly all exceed."""
     data = make_data(corpus_dir)
     model = make_model(data.categories, backend=backend, clip=clip)
@@ -156,7 +156,7 @@ def test_training_is_the_tutorials(corpus_dir: Path, backend: str, clip: float) 
     assert [loss for _, loss in curve] == pytest.approx(means, abs=1e-5)
 
 
-def test_divergence_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
+def test_divergence_error_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e6, clip=0)
     twin = make_model(data.categories)
@@ -167,14 +167,14 @@ def test_divergence_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
         fit(model, data)
 
 
-def test_divergence_with_a_clip_asks_for_less(corpus_dir: Path) -> None:
+def test_divergence_error_suggests_a_lower_clip(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e12)
     with pytest.raises(DivergenceError, match=r" clip=500: .*; try a lower lr or clip$"):
         fit(model, data)
 
 
-def test_a_last_step_to_infinity_is_seen(corpus_dir: Path) -> None:
+def test_infinite_weight_after_the_last_step_is_an_error(corpus_dir: Path) -> None:
     """The loss of the one name was finite; the step it caused was not."""
     data = make_data(corpus_dir, iterations=1)
     with pytest.raises(DivergenceError, match=r"no longer finite at iteration 1;"):
@@ -202,7 +202,7 @@ def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataM
 
 @pytest.mark.parametrize("max_epochs", [-1, None])
 @pytest.mark.parametrize("regime", REGIMES)
-def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: int | None) -> None:
+def test_plain_trainer_trains(corpus_dir: Path, regime: str, max_epochs: int | None) -> None:
     model, data = any_model(regime, corpus_dir)
     trainer = make_trainer(max_epochs=max_epochs)
     trainer.fit(model, data)
@@ -212,21 +212,21 @@ def test_a_plain_trainer_trains_it(corpus_dir: Path, regime: str, max_epochs: in
     assert {f"val/{name}" for name in SCORES} <= trainer.callback_metrics.keys()
 
 
-def test_a_stopping_callback_is_heard(corpus_dir: Path) -> None:
+def test_stopping_callback_stops_training(corpus_dir: Path) -> None:
     model, data = any_model("online", corpus_dir)
     stopping = EarlyStopping("val/loss", stopping_threshold=99.0)  # after the first validation
     make_trainer(num_sanity_val_steps=0, callbacks=[stopping]).fit(model, data)
     assert (model.iteration, len(model.curve("val/loss"))) == (10, 1)
 
 
-def test_lightnings_check_before_the_training_is_no_point_of_a_curve(corpus_dir: Path) -> None:
+def test_sanity_check_is_not_recorded_in_the_history(corpus_dir: Path) -> None:
     model, data = any_model("online", corpus_dir)
     make_trainer(num_sanity_val_steps=2).fit(model, data)
     assert model.history[0][0] == 5
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> None:
+def test_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
     trainer = make_trainer()
     for stage, run in (("val", trainer.validate), ("test", trainer.test)):
@@ -238,7 +238,7 @@ def test_a_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> N
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_a_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
+def test_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
     answers: Any = make_trainer().predict(model, data.test_dataloader())
     logp = model.eval().log_probabilities(data.test_dataset.loader())
@@ -247,9 +247,7 @@ def test_a_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
 
 
 @pytest.mark.parametrize("regime", REGIMES)
-def test_a_checkpoint_is_enough_to_have_the_model_back(
-    corpus_dir: Path, tmp_path: Path, regime: str
-) -> None:
+def test_model_is_restored_from_a_checkpoint(corpus_dir: Path, tmp_path: Path, regime: str) -> None:
     model, data = any_model(regime, corpus_dir)
     trainer = make_trainer()
     trainer.fit(model, data)

@@ -20,7 +20,7 @@ from tests.helpers import ROOT, compose_settings, settings
 from tests.processes import Programs, Result
 
 
-def test_defaults_are_the_tutorials() -> None:
+def test_defaults_are_those_of_the_tutorial() -> None:
     config = compose_settings()
     assert config.subset(RUN_KEYS) == {
         "lr": 0.005,
@@ -59,7 +59,7 @@ def test_defaults_are_the_tutorials() -> None:
         ["lr=1e-3", "logger=[tensorboard,csv]", "passes=null", "trainer.deterministic=true"],
     ],
 )
-def test_settings_of_the_tests_are_those_of_hydra(overrides: list[str]) -> None:
+def test_settings_helper_equals_hydra(overrides: list[str]) -> None:
     assert settings(*overrides) == compose_settings(*overrides)
 
 
@@ -76,7 +76,7 @@ def test_overrides_and_groups() -> None:
     assert compose_settings("logger=[]").logger == {}
 
 
-def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None:
+def test_every_trainer_argument_is_passed_or_refused() -> None:
     from lightning.pytorch import Trainer
 
     assert sorted([*TRAINER_ARGUMENTS, *USE_INSTEAD]) == sorted(
@@ -88,12 +88,12 @@ def test_every_argument_of_the_trainer_is_passed_on_or_refused_by_name() -> None
         assert str(caught.value) == f"trainer.{name}: use {use}"
 
 
-def test_every_recipe_takes_other_settings_too() -> None:
+def test_every_experiment_can_be_overridden() -> None:
     for recipe in (ROOT / "configs/experiment").iterdir():
         assert compose_settings(f"experiment={recipe.stem}", "lr=0.25").lr == 0.25
 
 
-def test_the_tutorial_recipe_holds_nothing_out() -> None:
+def test_tutorial_experiment_holds_nothing_out() -> None:
     tutorial = compose_settings("experiment=tutorial")
     assert (tutorial.val_fraction, tutorial.test_fraction, tutorial.clip) == (0, 0, 0)
     assert tutorial.is_online
@@ -136,7 +136,7 @@ def test_the_tutorial_recipe_holds_nothing_out() -> None:
         ("~lr", "lr"),
     ],
 )
-def test_out_of_range(override: str, message: str) -> None:
+def test_value_out_of_range_is_refused(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
         settings(override)
     assert message in str(caught.value)
@@ -150,18 +150,20 @@ def test_out_of_range(override: str, message: str) -> None:
         (["backend=autograd", "trainer.strategy=auto"], "trainer.devices=auto: must be 1 with"),
     ],
 )
-def test_one_name_at_a_time_cannot_be_shared_out(overrides: list[str], message: str) -> None:
+def test_online_training_with_several_processes_is_refused(
+    overrides: list[str], message: str
+) -> None:
     with pytest.raises(UserError) as caught:
         compose_settings("trainer=ddp", *overrides)
     assert message in str(caught.value)
 
 
-def test_batches_are_shared_out_by_ddp_alone() -> None:
+def test_strategies_other_than_ddp_are_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp with backend=a"):
         compose_settings("experiment=best", "trainer.strategy=ddp_spawn")
 
 
-def test_fractions_that_leave_nothing() -> None:
+def test_held_out_fractions_must_be_below_one() -> None:
     with pytest.raises(UserError, match=r"val_fraction \+ test_fraction = 1\.1: must be below 1"):
         compose_settings("val_fraction=0.9", "test_fraction=0.2")
 
@@ -229,7 +231,7 @@ def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) ->
     assert not any(tmp_path.iterdir())
 
 
-def test_folders_say_what_was_set() -> None:
+def test_run_names_contain_the_overrides() -> None:
     assert format_run_name(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
     assert format_run_name(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
     assert format_run_name(["data_dir=/some/where/my names/", "+trainer.precision=16"]) == (
@@ -245,7 +247,7 @@ def test_folders_say_what_was_set() -> None:
     "folder",
     ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
 )
-def test_a_folder_is_typed_back_as_it_is(folder: str) -> None:
+def test_shell_override_is_parsed_back(folder: str) -> None:
     (word,) = shlex.split(shell_override("resume", Path(folder)))
     override = OverridesParser.create().parse_override(word)
     config = OmegaConf.create({"resume": None})

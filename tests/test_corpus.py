@@ -7,14 +7,14 @@ from src.errors import UserError
 from tests.helpers import INCLUDED_COUNTS, read_corpus
 
 
-def test_shipped_corpus() -> None:
+def test_included_corpus() -> None:
     shipped = read_corpus(NAMES)
     assert list(shipped) == sorted(INCLUDED_COUNTS)
     assert {c: (len(names), len(set(names))) for c, names in shipped.items()} == INCLUDED_COUNTS
     assert sum(len(names) for names in shipped.values()) == 20054
 
 
-def test_a_strangers_files_are_read(tmp_path: Path) -> None:
+def test_files_of_various_encodings_and_line_ends_are_read(tmp_path: Path) -> None:
     (tmp_path / "B.txt").write_bytes("\ufeffŚlusàrski \r\n\r\n  Jones\u00a0\r\nJones".encode())
     (tmp_path / "A.txt").write_bytes("Weiß\n\n".encode())
     (tmp_path / "._A.txt").write_bytes(b"\xff\xfe resource fork")
@@ -25,7 +25,7 @@ def test_a_strangers_files_are_read(tmp_path: Path) -> None:
     assert list(corpus) == ["A", "A-B", "B"]  # sorted by category: A-B.txt comes before A.txt
 
 
-def test_bad_folders(tmp_path: Path) -> None:
+def test_invalid_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data_dir=.*nowhere: contains no <"):
         read_corpus(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"contains no <Category>\.txt files"):
@@ -56,14 +56,14 @@ def test_bad_folders(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_bad_files(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "Good.txt").write_text("Jones\n")
     (tmp_path / "Bad.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_corpus(tmp_path)
 
 
-def test_a_category_that_cannot_be_shown(tmp_path: Path) -> None:
+def test_unprintable_category_is_refused(tmp_path: Path) -> None:
     """Its model could not be asked, and no fingerprint be made of what is not Unicode."""
     (tmp_path / "Good.txt").write_text("Jones\n")
     (tmp_path / "B\udcffd.txt").write_text("Jones\n")
@@ -71,14 +71,14 @@ def test_a_category_that_cannot_be_shown(tmp_path: Path) -> None:
         read_corpus(tmp_path)
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
+def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Good.txt").write_text("Jones\n")
     (tmp_path / "Bad.txt").symlink_to("gone")
     with pytest.raises(OSError, match=r"No such file or directory: '.*Bad\.txt'"):
         read_corpus(tmp_path)
 
 
-def test_letters_of_another_script(tmp_path: Path) -> None:
+def test_names_in_another_script(tmp_path: Path) -> None:
     (tmp_path / "Russian.txt").write_text("Иванов\nПетров\n", encoding="utf-8")
     (tmp_path / "English.txt").write_text("Smith\n")
     with pytest.raises(UserError, match=r": 2 lines are not names: .*; letters=corpus reads any"):
@@ -87,7 +87,7 @@ def test_letters_of_another_script(tmp_path: Path) -> None:
     assert read_corpus(tmp_path, "corpus")["Russian"] == ["Иванов", "Петров"]
 
 
-def test_the_tutorials_reading(tmp_path: Path) -> None:
+def test_tutorial_normalization_of_files(tmp_path: Path) -> None:
     """Its whole text stripped, split at line ends; blanks at a line's end stay."""
     (tmp_path / "A.txt").write_bytes("\r\n  Strauß \r\nWałęsa\t\nŚlusàrski  \r Ong \n\n".encode())
     (tmp_path / "B.txt").write_text("Smith ")

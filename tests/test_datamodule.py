@@ -24,7 +24,7 @@ def names_of(batch: Batch) -> list[str]:
     return [ASCII_ALPHABET.decode(run) for run in runs]
 
 
-def test_items_are_the_tutorials() -> None:
+def test_items_are_the_tensors_of_the_tutorial() -> None:
     dataset = NamesDataset(CORPUS)
     assert len(dataset) == 3
     name, category = dataset[0]
@@ -36,19 +36,19 @@ def test_items_are_the_tutorials() -> None:
     assert dataset[2][1].tolist() == [1]
 
 
-def test_storage_is_a_byte_a_letter() -> None:
+def test_storage_is_one_byte_per_letter() -> None:
     assert NamesDataset(CORPUS).letters.dtype == torch.uint8
     assert NamesDataset(CORPUS).letters.shape == (11,)
 
 
-def test_many_at_once_are_the_items() -> None:
+def test_batch_of_many_indices_equals_the_items() -> None:
     batch = NamesDataset(CORPUS).batch([2, 0, 0, 1])
     assert names_of(batch) == ["Lee", "Jones", "Jones", "Lee"]
     assert batch.targets.tolist() == [1, 0, 0, 0]
     assert names_of(NamesDataset(CORPUS).batch([])) == []
 
 
-def test_the_examples_of_a_batch_are_the_items() -> None:
+def test_examples_of_a_batch_equal_the_items() -> None:
     dataset = NamesDataset(CORPUS)
     lines = [2, 0, 1]
     examples = dataset.batch(lines).examples(57)
@@ -57,7 +57,7 @@ def test_the_examples_of_a_batch_are_the_items() -> None:
         assert torch.equal(category, dataset[line][1])
 
 
-def test_all_lines_in_blocks_in_order(corpus_dir: Path) -> None:
+def test_batches_contain_all_lines_in_order(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0)
     whole = data.train_dataset.batch(range(39))
     (once,) = data.train_dataset.loader()
@@ -104,7 +104,7 @@ def test_natural_sampling_passes_over_the_distinct_pairs(corpus_dir: Path) -> No
     assert balanced.corpus_prior == data.corpus_prior
 
 
-def test_by_default_the_names_are_those_shipped() -> None:
+def test_default_names_are_the_included_corpus() -> None:
     assert len(NamesDataModule().categories) == 18
 
 
@@ -116,21 +116,21 @@ def test_nothing_held_out(corpus_dir: Path) -> None:
     assert len(data.train_dataset) == 20 + 13 + 6
 
 
-def test_what_is_held_out_is_shown(corpus_dir: Path) -> None:
+def test_evaluation_split_is_the_first_with_names(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0.2, 0.2)
     assert data.evaluation_split() == ("test", data.test_dataset)
     data = NamesDataModule(corpus_dir, 0.2, 0)
     assert data.evaluation_split() == ("validation", data.val_dataset)
 
 
-def test_a_category_of_one_name_is_trained_on(own_corpus_dir: Path) -> None:
+def test_category_of_one_name_is_in_the_training_split(own_corpus_dir: Path) -> None:
     (own_corpus_dir / "Single.txt").write_text("alone\n")
     data = NamesDataModule(own_corpus_dir, 0.1, 0.1, 3)
     assert data.train_dataset.targets.bincount()[3] == 1
     assert data.summary().startswith("4 categories, ")
 
 
-def test_a_run_goes_on_with_the_same_split_wherever_it_is(own_corpus_dir: Path) -> None:
+def test_moved_corpus_has_the_same_split(own_corpus_dir: Path) -> None:
     state = NamesDataModule(own_corpus_dir, 0.1, 0.1).state_dict()
     moved = own_corpus_dir.rename(own_corpus_dir.parent / "moved")
     NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)
@@ -143,7 +143,7 @@ def test_a_run_goes_on_with_the_same_split_wherever_it_is(own_corpus_dir: Path) 
         NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)
 
 
-def test_the_tutorial_on_a_folder_as_its_author_has_it(tmp_path: Path) -> None:
+def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
     """Letters that its fold drops, blanks at a line's end, other line ends: the same losses."""
     files = {
         "German": "\n Strauß \nMüller\nGroß\n",
@@ -172,12 +172,12 @@ def test_the_tutorial_on_a_folder_as_its_author_has_it(tmp_path: Path) -> None:
         ({"val_every": 0, "log_every": 0, "iterations": 3}, (3, 1, 1)),
     ],
 )
-def test_how_often_it_validates(asked: dict[str, Any], expected: tuple[int, int, int]) -> None:
+def test_validation_interval(asked: dict[str, Any], expected: tuple[int, int, int]) -> None:
     assert astuple(NamesDataModule(**asked).run_length) == expected
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
-def test_passes_over_the_names_that_are_drawn(sampling: Sampling) -> None:
+def test_passes_over_the_sampled_names(sampling: Sampling) -> None:
     data = NamesDataModule(passes=2.5, batch_size=100, sampling=sampling, letters="tutorial")
     of_a_pass = len(data.train_dataset) / 100
     if sampling == "natural":

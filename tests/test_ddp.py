@@ -37,7 +37,7 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
-def test_each_name_is_seen_once(corpus_dir: Path, sampling: Sampling) -> None:
+def test_each_name_is_in_the_batch_of_one_process(corpus_dir: Path, sampling: Sampling) -> None:
     def batches(process: int, n_processes: int) -> list[Batch]:
         data = NamesDataModule(
             corpus_dir, 0.1, 0.1, 0, 30, 5, 30, batch_size=5, chunk_size=1, sampling=sampling
@@ -93,7 +93,7 @@ def test_two_processes_take_the_same_steps_as_one(
     assert left == alone | {".hydra", ".lock", "train.log"}
 
 
-def test_child_processes_are_gone_after_an_interruption() -> None:
+def test_child_processes_are_killed_after_an_interruption() -> None:
     child = subprocess.Popen(["sleep", "600"])
     children = [child]
     observer = _ChildProcessObserver(os.getpid(), children)

@@ -17,7 +17,14 @@ from torchmetrics.functional.classification import (
 from src import evaluate
 from src.data.readers.source import NAMES
 from src.errors import UserError
-from src.inference.scores import BINS, COVERAGES, Evaluated, as_text, make_report, scores
+from src.inference.scores import (
+    MIN_COVERAGES,
+    N_CALIBRATION_BINS,
+    EvaluatedNames,
+    build_report,
+    compute_scores,
+    format_report,
+)
 from src.inference.trained_model import load_model
 from src.train import train
 from tests.helpers import read_corpus, settings
@@ -25,24 +32,26 @@ from tests.helpers import read_corpus, settings
 Captured = pytest.CaptureFixture[str]
 
 
-def random_evaluated(n: int = 400, c: int = 5) -> Evaluated:
+def make_evaluated_names(n_pairs: int = 400) -> EvaluatedNames:
+    """Return random predictions for five categories, which are often correct."""
     rng = np.random.default_rng(0)
-    targets = torch.from_numpy(rng.integers(c, size=n))
-    logits = rng.normal(size=(n, c)) + 1.5 * np.eye(c)[targets]
+    targets = torch.from_numpy(rng.integers(5, size=n_pairs))
+    logits = rng.normal(size=(n_pairs, 5)) + 1.5 * np.eye(5)[targets]
     probabilities = torch.from_numpy(logits).softmax(dim=1)
-    return Evaluated([f"n{i // 2}" for i in range(n)], targets, probabilities, list("ABCDE"))
+    names = [f"n{i // 2}" for i in range(n_pairs)]
+    return EvaluatedNames(names, targets, probabilities, list("ABCDE"))
 
 
-def plain(n: int) -> torch.Tensor:
-    """Return the weighting that counts each of n pairs once."""
-    return torch.ones(1, n, dtype=torch.float64)
+def compute_unweighted_scores(evaluated: EvaluatedNames) -> dict[str, float]:
+    """Return the scores with a weight of 1 for each pair."""
+    weights = torch.ones(1, len(evaluated.names), dtype=torch.float64)
+    return {name: value.item() for name, value in compute_scores(evaluated, weights).items()}
 
 
 def test_scores_against_torchmetrics() -> None:
-    evaluated = random_evaluated()
+    evaluated = make_evaluated_names()
     p, y = evaluated.probabilities, evaluated.targets
-    ours = {k: v.item() for k, v in scores(evaluated, plain(400)).items()}
-    assert ours == {
+    assert compute_unweighted_scores(evaluated) == {
         "accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="micro").item()),
         "balanced_accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="macro").item()),
         "macro_f1": pytest.approx(multiclass_f1_score(p, y, 5, average="macro").item()),
@@ -50,39 +59,39 @@ def test_scores_against_torchmetrics() -> None:
             multiclass_accuracy(p, y, 5, average="micro", top_k=3).item()
         ),
         "log_loss": pytest.approx(torch.nn.functional.nll_loss(p.log(), y).item()),
-        "ece": pytest.approx(multiclass_calibration_error(p, y, 5, n_bins=BINS).item(), abs=1e-6),
+        "ece": pytest.approx(
+            multiclass_calibration_error(p, y, 5, n_bins=N_CALIBRATION_BINS).item(), abs=1e-6
+        ),
     }
 
 
-def test_a_weighting_is_the_pairs_repeated() -> None:
-    evaluated = random_evaluated(n=30)
+def test_weights_count_as_repetitions_of_the_pairs() -> None:
+    evaluated = make_evaluated_names(n_pairs=30)
     weights = torch.from_numpy(np.random.default_rng(1).integers(3, size=30))
-    repeated = torch.arange(30).repeat_interleave(weights)
-    again = Evaluated(
-        [evaluated.names[i] for i in repeated],
-        evaluated.targets[repeated],
-        evaluated.probabilities[repeated],
+    indices = torch.arange(30).repeat_interleave(weights)
+    repeated = EvaluatedNames(
+        [evaluated.names[i] for i in indices],
+        evaluated.targets[indices],
+        evaluated.probabilities[indices],
         evaluated.categories,
     )
-    weighted = scores(evaluated, weights[None].double())
-    expected = scores(again, plain(len(repeated)))
-    assert {k: v.item() for k, v in weighted.items()} == pytest.approx(
-        {k: v.item() for k, v in expected.items()}
-    )
+    weighted_scores = compute_scores(evaluated, weights[None].double())
+    actual = {name: value.item() for name, value in weighted_scores.items()}
+    assert actual == pytest.approx(compute_unweighted_scores(repeated))
 
 
-def test_the_accuracys_interval_is_the_binomials() -> None:
-    report = make_report(random_evaluated(n=1000))
+def test_the_interval_of_the_accuracy_is_that_of_the_binomial_distribution() -> None:
+    report = build_report(make_evaluated_names(n_pairs=1000))
     value = report["accuracy"]["value"]
-    half = 1.96 * (value * (1 - value) / 1000) ** 0.5
-    assert report["accuracy"]["low"] == pytest.approx(value - half, abs=0.15 * half)
-    assert report["accuracy"]["high"] == pytest.approx(value + half, abs=0.15 * half)
+    half_width = 1.96 * (value * (1 - value) / 1000) ** 0.5
+    assert report["accuracy"]["low"] == pytest.approx(value - half_width, abs=0.15 * half_width)
+    assert report["accuracy"]["high"] == pytest.approx(value + half_width, abs=0.15 * half_width)
 
 
 def test_the_rest_of_the_report_by_hand() -> None:
     p = torch.tensor([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.9, 0.1, 0]]).double()
     targets = torch.tensor([0, 0, 1, 1])
-    report = make_report(Evaluated(["a", "b", "c", "a"], targets, p, list("ABC")))
+    report = build_report(EvaluatedNames(["a", "b", "c", "a"], targets, p, list("ABC")))
     assert report["pairs"] == 4
     assert report["ceiling"] == 3 / 4  # a is A and B
     assert report["majority"] == {"category": "A", "accuracy": 0.5}
@@ -93,7 +102,7 @@ def test_the_rest_of_the_report_by_hand() -> None:
     ]
     assert report["confused"] == [{"category": "B", "guess": "A", "count": 1, "examples": ["a"]}]
     assert report["accuracy"]["value"] == 0.75
-    # Surest first: 0.9, which is wrong, then 0.8, 0.7 and 0.6; a quarter of the names each.
+    # The confidences are 0.9, where the prediction is wrong, 0.8, 0.7 and 0.6.
     assert [tuple(row.values()) for row in report["coverage"]] == [
         pytest.approx((threshold, precision, coverage))
         for threshold, precision, coverage in (
@@ -103,32 +112,32 @@ def test_the_rest_of_the_report_by_hand() -> None:
     ]
 
 
-def test_macro_scores_are_of_the_categories_that_are_there() -> None:
-    """C is guessed once and never true: it takes from B's recall, and is no category of its own."""
+def test_macro_averages_include_only_categories_that_have_names() -> None:
+    """C has no names and is predicted once, which only lowers the recall of B."""
     p = torch.tensor([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.1, 0, 0.9]]).double()
-    evaluated = Evaluated(list("abcd"), torch.tensor([0, 0, 1, 1]), p, list("ABC"))
-    found = {name: value.item() for name, value in scores(evaluated, plain(4)).items()}
-    assert found["balanced_accuracy"] == (1 + 1 / 2) / 2
-    assert found["macro_f1"] == pytest.approx((1 + 2 * 1 / (2 + 1)) / 2)
+    evaluated = EvaluatedNames(list("abcd"), torch.tensor([0, 0, 1, 1]), p, list("ABC"))
+    scores = compute_unweighted_scores(evaluated)
+    assert scores["balanced_accuracy"] == (1 + 1 / 2) / 2
+    assert scores["macro_f1"] == pytest.approx((1 + 2 * 1 / (2 + 1)) / 2)
 
 
-def test_few_names_are_marked() -> None:
+def test_categories_with_few_names_are_marked() -> None:
     targets = torch.tensor([0] * 20 + [1] * 19)
     p = torch.eye(3).double()[targets]
-    evaluated = Evaluated([str(i) for i in range(39)], targets, p, list("ABC"))
-    text = as_text(make_report(evaluated))
+    evaluated = EvaluatedNames([str(i) for i in range(39)], targets, p, list("ABC"))
+    text = format_report(build_report(evaluated))
     assert re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE) == [
         *(("A", "20", ""), ("B", "19", " *"), ("C", "0", "")),
     ]
     assert "\n* fewer than 20 names: " in text
-    alone = Evaluated(["a"] * 20, targets[:20], p[:20], list("ABC"))
-    assert "*" not in as_text(make_report(alone))
+    only_a = EvaluatedNames(["a"] * 20, targets[:20], p[:20], list("ABC"))
+    assert "*" not in format_report(build_report(only_a))
 
 
-def trained(folder: Path, *words: str, **others: Any) -> Path:
-    """Do a run; return its folder."""
-    config = settings(*words)
-    vars(config).update(others, logger={})
+def train_run(folder: Path, *overrides: str, **values: Any) -> Path:
+    """Train without loggers and return the folder of the run."""
+    config = settings(*overrides)
+    vars(config).update(values, logger={})
     folder.mkdir()
     train(config, folder)
     return folder
@@ -136,47 +145,55 @@ def trained(folder: Path, *words: str, **others: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run in a folder of its own, beside its corpus `names`."""
-    here = tmp_path_factory.mktemp("evaluate")
-    (here / "names").mkdir()
+    """A folder with a small run in `run` and its corpus in `names`."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "names").mkdir()
     for category, vowel in (("A", "a"), ("B", "e"), ("C", "o")):
         names = [f"{x}{vowel}{y}{z}" for x in "bdg" for y in "lmn" for z in "aei"]
-        (here / "names" / f"{category}.txt").write_text("\n".join([*names, "shared"]))
-    words = ("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
-    trained(here / "run", *words, data_dir=str(here / "names"))
-    return here
+        (folder / "names" / f"{category}.txt").write_text("\n".join([*names, "shared"]))
+    overrides = ("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
+    train_run(folder / "run", *overrides, data_dir=str(folder / "names"))
+    return folder
 
 
-def ask(run: Path, *arguments: str) -> int:
+def run_evaluate(run: Path, *arguments: str) -> int:
+    """Run the program with a checkpoint of the fixture `run`, and return its exit status."""
     try:
         evaluate.main([f"--checkpoint={run}/run", *arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    except SystemExit as exit_request:
+        return int(exit_request.code or 0)
     return 0
 
 
+def read_report(file: Path) -> dict[str, Any]:
+    """Return the report in a JSON file."""
+    report: dict[str, Any] = json.loads(file.read_text())
+    return report
+
+
 @pytest.mark.parametrize("split", ["test", "val"])
-def test_evaluation_is_the_runs_own(
+def test_scores_equal_the_metrics_of_the_run(
     run: Path, tmp_path: Path, capsys: Captured, split: str
 ) -> None:
-    out = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png")
-    prior, tags = ("corpus", "test/corpus") if split == "test" else ("uniform", "val")  # as trained
-    assert ask(run, f"--split={split}", f"--prior={prior}", *out) == 0
+    """The run was trained under the uniform prior."""
+    outputs = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png")
+    prior, tags = ("corpus", "test/corpus") if split == "test" else ("uniform", "val")
+    assert run_evaluate(run, f"--split={split}", f"--prior={prior}", *outputs) == 0
     metrics = json.loads((run / "run/metrics.json").read_text())
-    report = json.loads((tmp_path / "e.json").read_text())
-    printed = capsys.readouterr().out
+    report = read_report(tmp_path / "e.json")
+    stdout = capsys.readouterr().out
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert report[name]["value"] == pytest.approx(metrics[f"{tags}/{name}"], abs=1e-6)
         assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
-        assert f"{report[name]['value']:.4f}" in printed
+        assert f"{report[name]['value']:.4f}" in stdout
     assert report["split"] == split
     assert matplotlib.image.imread(tmp_path / "e.png").std() > 0.01
-    assert ask(run, f"--out={tmp_path}/e.json") == 2
+    assert run_evaluate(run, f"--out={tmp_path}/e.json") == 2
     assert "e.json: exists; --force" in capsys.readouterr().err
 
 
 def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    """Were nearly all names A's, everything would be taken for A: one category in three right."""
+    """Under a prior that favors A, all names are classified as A."""
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
     checkpoint["decision"] = {
         **{"trained_prior": [1 / 3] * 3, "corpus_prior": [1 - 2e-6, 1e-6, 1e-6]},
@@ -185,36 +202,36 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     torch.save(checkpoint, tmp_path / "a.ckpt")
     reports = {}
     for prior in ("uniform", "corpus", "tempered"):
-        asked = [f"--checkpoint={tmp_path}/a.ckpt", "--split=all", f"--prior={prior}"]
-        evaluate.main([*asked, f"--out={tmp_path}/{prior}.json"])
+        options = [f"--checkpoint={tmp_path}/a.ckpt", "--split=all", f"--prior={prior}"]
+        evaluate.main([*options, f"--out={tmp_path}/{prior}.json"])
         assert f"\nprior: {prior}\n\n" in capsys.readouterr().out
-        reports[prior] = json.loads((tmp_path / f"{prior}.json").read_text())
+        reports[prior] = read_report(tmp_path / f"{prior}.json")
         assert reports[prior].pop("prior") == prior
-    assert reports["tempered"] == reports["uniform"]  # of strength 0
+    assert reports["tempered"] == reports["uniform"]  # the strength is 0
     assert reports["corpus"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
     assert [row["recall"] for row in reports["corpus"]["categories"]] == [1, 0, 0]
 
-    # At strength 0 and these equal shares the guesses are those of the network.
+    # With this strength and equal trained priors, the predictions are those of the network.
     del checkpoint["decision"]
     torch.save(checkpoint, tmp_path / "b.ckpt")
     evaluate.main(
         [f"--checkpoint={tmp_path}/b.ckpt", "--split=all", f"--out={tmp_path}/trained.json"]
     )
     assert "\nprior: as trained\n\n" in capsys.readouterr().out
-    trained = json.loads((tmp_path / "trained.json").read_text())
-    assert trained["prior"] == "as trained"
-    assert trained["accuracy"] == reports["uniform"]["accuracy"]
+    report = read_report(tmp_path / "trained.json")
+    assert report["prior"] == "as trained"
+    assert report["accuracy"] == reports["uniform"]["accuracy"]
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/b.ckpt", "--prior=uniform"])
     assert "--prior uniform: " in capsys.readouterr().err
 
 
-def test_the_sides_are_the_runs(run: Path, tmp_path: Path) -> None:
-    pairs = {}
+def test_the_splits_are_those_of_the_run(run: Path, tmp_path: Path) -> None:
+    n_pairs = {}
     for split in ("train", "val", "test", "all"):
-        assert ask(run, f"--split={split}", f"--out={tmp_path}/{split}.json") == 0
-        pairs[split] = json.loads((tmp_path / f"{split}.json").read_text())["pairs"]
-    assert pairs["all"] == 3 * 28 == pairs["train"] + pairs["val"] + pairs["test"]
+        assert run_evaluate(run, f"--split={split}", f"--out={tmp_path}/{split}.json") == 0
+        n_pairs[split] = read_report(tmp_path / f"{split}.json")["pairs"]
+    assert n_pairs["all"] == 3 * 28 == n_pairs["train"] + n_pairs["val"] + n_pairs["test"]
 
 
 def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -222,26 +239,26 @@ def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured
     changed.mkdir()
     for file in (run / "names").iterdir():
         (changed / file.name).write_text(file.read_text())
-    assert ask(run, f"--data-dir={changed}") == 0  # a copy is the same corpus
+    assert run_evaluate(run, f"--data-dir={changed}") == 0  # a copy is the same corpus
     (changed / "A.txt").write_text((run / "names/A.txt").read_text() + "\nnewname")
     capsys.readouterr()
     for split in ("test", "val", "train"):
-        assert ask(run, f"--data-dir={changed}", f"--split={split}") == 2
-        printed, told = capsys.readouterr()
-        assert printed == ""
-        assert "not the corpus of the run, or changed since" in told
-        assert told.count("\n") == 1
-    assert ask(run, f"--data-dir={changed}", "--split=all") == 0
+        assert run_evaluate(run, f"--data-dir={changed}", f"--split={split}") == 2
+        stdout, stderr = capsys.readouterr()
+        assert stdout == ""
+        assert "not the corpus of the run, or changed since" in stderr
+        assert stderr.count("\n") == 1
+    assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 0
     assert "names: " in capsys.readouterr().out
     (changed / "D.txt").write_text("dodo\n")
-    assert ask(run, f"--data-dir={changed}", "--split=all") == 2
-    told = capsys.readouterr().err
-    assert "the model never answers 1 of 4 categories, 'D'; --unknown skip leaves" in told
+    assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 2
+    stderr = capsys.readouterr().err
+    assert "the model never answers 1 of 4 categories, 'D'; --unknown skip leaves" in stderr
 
 
 @pytest.fixture
-def others(run: Path, tmp_path: Path) -> Path:
-    """A folder without B, and with two categories that the model does not know."""
+def other_names(run: Path, tmp_path: Path) -> Path:
+    """A folder without the category B and with two categories that the model does not know."""
     folder = tmp_path / "others"
     folder.mkdir()
     for category in "AC":
@@ -252,26 +269,27 @@ def others(run: Path, tmp_path: Path) -> Path:
 
 
 def test_categories_that_the_model_does_not_know(
-    run: Path, others: Path, tmp_path: Path, capsys: Captured
+    run: Path, other_names: Path, tmp_path: Path, capsys: Captured
 ) -> None:
-    asked, reports = ("--split=all", "--prior=uniform", "--force"), {}
+    options = [f"--data-dir={other_names}", "--split=all", "--prior=uniform", "--force"]
+    options += [f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png"]
+    reports = {}
     capsys.readouterr()
-    for how in ("skip", "wrong"):
-        out = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png", f"--unknown={how}")
-        assert ask(run, f"--data-dir={others}", *asked, *out) == 0
-        reports[how] = json.loads((tmp_path / "e.json").read_text())
-        assert reports[how]["unknown"] == how
-        assert reports[how]["unknown_categories"] == ["D", "E, F"]
-        said = {"skip": "left out", "wrong": "counted as guessed wrong"}[how]
-        assert f"\nunknown: 2 of 4 categories, 'D', 'E, F': {said}\n" in capsys.readouterr().out
+    for mode, description in (("skip", "left out"), ("wrong", "counted as guessed wrong")):
+        assert run_evaluate(run, *options, f"--unknown={mode}") == 0
+        reports[mode] = read_report(tmp_path / "e.json")
+        assert reports[mode]["unknown"] == mode
+        assert reports[mode]["unknown_categories"] == ["D", "E, F"]
+        line = f"unknown: 2 of 4 categories, 'D', 'E, F': {description}"
+        assert f"\n{line}\n" in capsys.readouterr().out
     skip, wrong = reports["skip"], reports["wrong"]
     assert (skip["pairs"], wrong["pairs"]) == (56, 59)
     assert [row["support"] for row in skip["categories"]] == [28, 0, 28]
     assert [row["support"] for row in wrong["categories"]] == [28, 0, 28, 2, 1]
     assert [row["recall"] for row in wrong["categories"][3:]] == [0, 0]
-    right = 56 * skip["accuracy"]["value"]
-    assert wrong["accuracy"]["value"] == pytest.approx(right / 59)
-    assert wrong["coverage"][0]["precision"] == pytest.approx(right / 59)
+    n_correct = 56 * skip["accuracy"]["value"]
+    assert wrong["accuracy"]["value"] == pytest.approx(n_correct / 59)
+    assert wrong["coverage"][0]["precision"] == pytest.approx(n_correct / 59)
     assert wrong["top3_accuracy"]["value"] == pytest.approx(56 / 59)
     recalls = [skip["categories"][i]["recall"] for i in (0, 2)]
     assert skip["balanced_accuracy"]["value"] == pytest.approx(sum(recalls) / 2)
@@ -281,57 +299,61 @@ def test_categories_that_the_model_does_not_know(
         assert report["macro_f1"]["value"] == pytest.approx(sum(f1) / len(f1))
 
 
-def test_one_category_or_none(run: Path, others: Path, tmp_path: Path, capsys: Captured) -> None:
-    (others / "A.txt").unlink()
-    (others / "C.txt").unlink()
-    told = f"--data-dir={others}", "--split=all"
-    assert ask(run, *told, "--unknown=skip") == 2
+def test_one_category_or_none(
+    run: Path, other_names: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    (other_names / "A.txt").unlink()
+    (other_names / "C.txt").unlink()
+    options = f"--data-dir={other_names}", "--split=all"
+    assert run_evaluate(run, *options, "--unknown=skip") == 2
     assert "no names of any category that is asked about: 'A', 'B', 'C'" in capsys.readouterr().err
-    assert ask(run, *told, "--unknown=wrong", f"--out={tmp_path}/wrong.json") == 0
-    assert json.loads((tmp_path / "wrong.json").read_text())["accuracy"]["value"] == 0
-    for name in ("D", "E, F"):
-        (others / f"{name}.txt").unlink()
-    (others / "B.txt").write_text((run / "names/B.txt").read_text())
-    assert ask(run, *told, f"--out={tmp_path}/one.json") == 0
-    report = json.loads((tmp_path / "one.json").read_text())
+    assert run_evaluate(run, *options, "--unknown=wrong", f"--out={tmp_path}/wrong.json") == 0
+    assert read_report(tmp_path / "wrong.json")["accuracy"]["value"] == 0
+    for category in ("D", "E, F"):
+        (other_names / f"{category}.txt").unlink()
+    (other_names / "B.txt").write_text((run / "names/B.txt").read_text())
+    assert run_evaluate(run, *options, f"--out={tmp_path}/one.json") == 0
+    report = read_report(tmp_path / "one.json")
     assert report["pairs"] == 28
     assert report["balanced_accuracy"] == report["accuracy"]
     with pytest.raises(UserError, match="has only one category, B; needs two"):
-        read_corpus(others)
+        read_corpus(other_names)
 
 
 def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert ask(run, "--among=C,A") == 2
+    assert run_evaluate(run, "--among=C,A") == 2
     assert "1 of 3 categories, 'B'; --unknown" in capsys.readouterr().err
     out = f"--out={tmp_path}/e.json"
-    assert ask(run, "--among=C,A", "--unknown=skip", out) == 0
-    report = json.loads((tmp_path / "e.json").read_text())
+    assert run_evaluate(run, "--among=C,A", "--unknown=skip", out) == 0
+    report = read_report(tmp_path / "e.json")
     assert report["among"] == ["C", "A"]
     assert [row["category"] for row in report["categories"]] == ["C", "A"]
-    whole = load_model(run / "run/checkpoints/last.ckpt")
-    sides = {c: (run / f"names/{c}.txt").read_text().split() for c in "AC"}
-    pairs = [(n, c) for c, names in sides.items() for n in names]
-    assert ask(run, "--among=C,A", "--unknown=skip", "--split=all", out, "--force") == 0
-    p = whole.probabilities([name for name, _ in pairs])
-    right = [(p[i, 0] > p[i, 2]).item() == (c == "A") for i, (_, c) in enumerate(pairs)]
-    report = json.loads((tmp_path / "e.json").read_text())
-    assert report["accuracy"]["value"] == pytest.approx(np.mean(right))
+    assert run_evaluate(run, "--among=C,A", "--unknown=skip", "--split=all", out, "--force") == 0
+    report = read_report(tmp_path / "e.json")
+    model = load_model(run / "run/checkpoints/last.ckpt")
+    is_correct: list[bool] = []
+    for category in "AC":
+        names = (run / f"names/{category}.txt").read_text().split()
+        probabilities = model.probabilities(names)
+        is_predicted_as_a = probabilities[:, 0] > probabilities[:, 2]
+        is_correct += (is_predicted_as_a == (category == "A")).tolist()
+    assert report["accuracy"]["value"] == pytest.approx(np.mean(is_correct))
 
 
-def test_precision_over_coverage(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert ask(run, "--split=all", f"--out={tmp_path}/e.json") == 0
-    rows = json.loads((tmp_path / "e.json").read_text())["coverage"]
-    assert len(rows) == len(COVERAGES)
-    for row, minimum_coverage in zip(rows, COVERAGES, strict=True):
-        assert row["coverage"] >= minimum_coverage
-    printed = capsys.readouterr().out
+def test_coverage_and_plot(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    assert run_evaluate(run, "--split=all", f"--out={tmp_path}/e.json") == 0
+    rows = read_report(tmp_path / "e.json")["coverage"]
+    assert len(rows) == len(MIN_COVERAGES)
+    for row, min_coverage in zip(rows, MIN_COVERAGES, strict=True):
+        assert row["coverage"] >= min_coverage
+    stdout = capsys.readouterr().out
     for row in rows:
         line = "{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row)
-        assert f"\n{line}\n" in printed
-    picture = f"--plot={tmp_path}/c.png"
-    assert ask(run, picture) == 0
+        assert f"\n{line}\n" in stdout
+    plot = f"--plot={tmp_path}/c.png"
+    assert run_evaluate(run, plot) == 0
     assert matplotlib.image.imread(tmp_path / "c.png").std() > 0.01
-    assert ask(run, picture) == 2
+    assert run_evaluate(run, plot) == 2
     assert "c.png: exists; --force" in capsys.readouterr().err
 
 
@@ -339,9 +361,9 @@ def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
     checkpoint["NamesDataModule"]["seed"] = 4
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_request:
         evaluate.main([f"--checkpoint={tmp_path}/other.ckpt"])
-    assert ended.value.code == 2
+    assert exit_request.value.code == 2
     assert "split the corpus in another way" in capsys.readouterr().err
 
 
@@ -355,34 +377,34 @@ def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -
     ],
     ids=lambda part: part if isinstance(part, str) and len(part) < 20 else "number",
 )
-def test_a_split_that_cannot_be_is_refused(
+def test_an_invalid_split_is_refused(
     run: Path, tmp_path: Path, capsys: Captured, key: str, value: object
 ) -> None:
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
     checkpoint["NamesDataModule"][key] = value
     torch.save(checkpoint, tmp_path / "other.ckpt")
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exit_request:
         evaluate.main([f"--checkpoint={tmp_path}/other.ckpt", "--split=val"])
-    assert ended.value.code == 2
+    assert exit_request.value.code == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_shipped_corpus_is_found_again(
+def test_the_included_corpus_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    """A checkpoint names no folder then: the corpus is where this program is."""
-    trained(tmp_path / "run", "hidden=4", "iterations=10", "test_fraction=0.01")
+    """The checkpoint contains no path, because the corpus comes with the program."""
+    train_run(tmp_path / "run", "hidden=4", "iterations=10", "test_fraction=0.01")
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--checkpoint=run"])
-    printed = capsys.readouterr().out
-    assert f"\nnames: {NAMES}, test: names the run never saw\n" in printed
+    stdout = capsys.readouterr().out
+    assert f"\nnames: {NAMES}, test: names the run never saw\n" in stdout
 
 
-def test_nothing_held_out(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    words = ("hidden=4", "iterations=10", "experiment=tutorial")
-    trained(tmp_path / "tutorial", *words, data_dir=str(run / "names"))
+def test_a_run_without_test_names(run: Path, tmp_path: Path, capsys: Captured) -> None:
+    overrides = ("hidden=4", "iterations=10", "experiment=tutorial")
+    train_run(tmp_path / "tutorial", *overrides, data_dir=str(run / "names"))
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
     assert "--split test: the run held no names out" in capsys.readouterr().err
-    assert ask(run, "--data-dir=nowhere") == 2
+    assert run_evaluate(run, "--data-dir=nowhere") == 2
     assert "nowhere: contains no <Category>.txt files" in capsys.readouterr().err

@@ -81,7 +81,7 @@ def test_page_contains_the_exact_weights(tmp_path: Path, capsys: Captured) -> No
     file = write_model(tmp_path / "a.ckpt", NETWORK, decision=CALIBRATION)
     page = tmp_path / "see.html"
     assert run_export(str(file), f"--html={page}", "--prior=uniform") == 0
-    assert capsys.readouterr().out == f"{page}: {load_model(file).about}\n"
+    assert capsys.readouterr().out == f"{page}: {load_model(file).description}\n"
     values = embedded_values(page.read_text(encoding="utf-8"))
     weights = torch.load(file, weights_only=True)["state_dict"]
     assert [*values["weights"]] == ["i2h.weight", "i2h.bias", "i2o.weight", "i2o.bias"]
@@ -334,13 +334,13 @@ def test_page_shows_messages_probabilities_and_letters(
     for model, results in browser_results:
         assert results["nothing"] == ["I cannot spell 1; no letters I know", 0]
         assert results["long"] == ["longer than 200 letters", 0]
-        prefixes, beliefs = model.beliefs("O'Neill")
-        answers = model.best(beliefs, 3)
+        prefixes, probabilities = model.prefix_probabilities("O'Neill")
+        answers = model.top_k(probabilities, 3)
         assert results["lines"] == [
             [prefix, *(f"{category:<12} {p:.3f}" for category, p in answer)]
             for prefix, answer in zip(prefixes, answers, strict=True)
         ]
-        first = [f"{p:.3f}" for p in beliefs[0].tolist()]
+        first = [f"{p:.3f}" for p in probabilities[0].tolist()]
         assert results["bars"] == [list(pair) for pair in zip("ABC", first, strict=True)]
         highlighted = prefixes[0] if prefixes[0] in model.alphabet.symbols else "…"
         assert results["highlighted"] == highlighted

@@ -8,7 +8,6 @@ import random
 import re
 import shlex
 import unicodedata
-from argparse import Namespace
 from collections.abc import Callable
 from functools import cache, partial, wraps
 from hashlib import sha256
@@ -42,7 +41,7 @@ from src.data.readers import DataSource
 from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainBatchSampler
 from src.data.split import SplitRecord, fingerprint, hold_out_names
 from src.errors import UserError
-from src.inference.tables import answer_csv
+from src.inference.tables import predict_csv
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.network import Network
 from src.run.messages import shell_override
@@ -493,68 +492,96 @@ def test_a_shell_and_hydra_read_a_typed_folder_as_it_is(path: str) -> None:
     assert Path(str(OmegaConf.create({"dir": override.value()}).dir)) == Path(path)  # 7, too
 
 
-# Answers
+# CSV files with answers
 
 CATEGORIES = ["A", 'B, "b"', "Ç"]
-ANSWER = '(A|"B, ""b"""|Ç)D[01][.][0-9]{6}'  # D: the delimiter
-NO_ANSWER = "(no letters I know|longer than 200 letters)"
-ADDED = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
+ADDED_COLUMNS = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
 
 
 @cache
 def small_model() -> TrainedModel:
+    """Return an untrained model."""
     torch.manual_seed(0)
     network = Network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
-    return TrainedModel(
-        Path("a.ckpt"), network.eval(), CATEGORIES, SplitRecord(DataSource(), 0, 0, 0, {})
-    )
+    split_record = SplitRecord(DataSource(), 0, 0, 0, {})
+    return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, split_record)
 
 
-def check_answers(folder: Path, content: bytes, encoding: str, delimiter: str) -> None:
-    """Check the answers to the first column of a table against those name by name."""
-    source, out = folder / "in.csv", folder / "out.csv"
-    asked = Namespace(csv=source, out=out, encoding=encoding, delimiter=delimiter)
-    asked.top_k, asked.threshold = 2, 0.0
+def parse_csv(text: str, delimiter: str) -> list[list[str]]:
+    """Return the cells of a CSV file, without blank lines."""
+    lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
+    return [row for row in csv.reader(lines, delimiter=delimiter, strict=True) if row]
+
+
+def is_valid_table(rows: list[list[str]]) -> bool:
+    """Return whether the first column can be classified."""
+    if not rows:
+        return False
+    header = rows[0]
+    is_unique = header.count(header[0]) == 1
+    is_regular = all(len(row) == len(header) for row in rows)
+    return is_unique and is_regular and not set(header) & set(ADDED_COLUMNS)
+
+
+def check_predictions(folder: Path, content: bytes, encoding: str, delimiter: str) -> None:
+    """Check that a CSV file gets the answers for its first column, or is refused.
+
+    The expected answers are those of single names.
+    """
+    source, target = folder / "in.csv", folder / "out.csv"
     source.write_bytes(content)
-    out.write_text("precious")
+    target.write_text("precious")
     try:
-        text = content.decode(encoding)
-        lines = io.StringIO(text.removeprefix("\ufeff"), newline="")
-        header, *rows = csv.reader(lines, delimiter=delimiter, strict=True)
-        good = header.count(header[0]) == 1 and not set(header) & set(ADDED)
-        good = good and all(len(row) in (0, len(header)) for row in rows)
-    except (UnicodeError, csv.Error, ValueError):
-        good = False
-        header = ["name"]
-    asked.column = header[0]
-    if not good:
+        rows = parse_csv(content.decode(encoding), delimiter)
+        is_valid = is_valid_table(rows)
+    except (UnicodeError, csv.Error):
+        is_valid = False
+    predict = partial(
+        predict_csv,
+        model=small_model(),
+        source=source,
+        target=target,
+        column=rows[0][0] if is_valid else "name",
+        delimiter=delimiter,
+        encoding=encoding,
+        top_k=2,
+        threshold=0.0,
+    )
+    if not is_valid:
         with pytest.raises(UserError, match=f"^{re.escape(str(source))}:"):
-            answer_csv(small_model(), asked)
-        assert out.read_text() == "precious"
+            predict()
+        assert target.read_text() == "precious"
         assert len(list(folder.iterdir())) == 2
         return
-    answer_csv(small_model(), asked)
-    with out.open(encoding=encoding, newline="") as file:
-        written = file.read()
-    cells = f"D{ANSWER}D{ANSWER}D|DDDDD{NO_ANSWER}".replace("D", delimiter)
-    assert re.sub(cells, "", written.replace(delimiter + delimiter.join(ADDED), "", 1)) == text
-    lines = io.StringIO(written.removeprefix("\ufeff"), newline="")
-    header_out, *rows_out = csv.reader(lines, delimiter=delimiter, strict=True)
-    assert header_out == header + ADDED
-    assert [row[: len(header)] for row in rows_out] == rows
-    for row in filter(None, rows_out):
-        answers = dict(zip(row[len(header) : -1 : 2], row[len(header) + 1 : -1 : 2], strict=True))
-        if not 0 < len(normalize_name(row[0])) <= MAX_NAME_LENGTH:
-            reason = "longer than 200 letters" if normalize_name(row[0]) else "no letters I know"
-            assert (answers, row[-1]) == ({"": ""}, reason)
-            continue
-        (alone,) = small_model().probabilities([row[0]]).tolist()
-        known = dict(zip(CATEGORIES, alone, strict=True))
-        assert row[-1] == ""
-        assert len(answers) == 2
-        said = [float(probability) for probability in answers.values()]
-        assert said == pytest.approx([known[category] for category in answers], abs=2e-6)
-        assert said == pytest.approx(sorted(alone)[:0:-1], abs=2e-6)
+    predict()
+    output = target.read_bytes().decode(encoding)
+    assert output.startswith("\ufeff") == content.decode(encoding).startswith("\ufeff")
+    header, *output_rows = parse_csv(output, delimiter)
+    n_columns = len(rows[0])
+    assert header == rows[0] + ADDED_COLUMNS
+    assert [row[:n_columns] for row in output_rows] == rows[1:]
+    for row in output_rows:
+        check_answer(row[0], *row[n_columns:])
+
+
+def check_answer(
+    name: str, category_1: str, probability_1: str, category_2: str, probability_2: str, reason: str
+) -> None:
+    """Check the cells that were added for a name."""
+    normalized = normalize_name(name)
+    if not 0 < len(normalized) <= MAX_NAME_LENGTH:
+        assert (category_1, probability_1, category_2, probability_2) == ("", "", "", "")
+        assert reason == ("longer than 200 letters" if normalized else "no letters I know")
+        return
+    (probabilities,) = small_model().probabilities([name]).tolist()
+    by_category = dict(zip(CATEGORIES, probabilities, strict=True))
+    assert reason == ""
+    assert category_1 != category_2
+    for text in (probability_1, probability_2):
+        assert re.fullmatch("[01][.][0-9]{6}", text)
+    actual = [float(probability_1), float(probability_2)]
+    assert actual == pytest.approx([by_category[category_1], by_category[category_2]], abs=2e-6)
+    assert actual == pytest.approx(sorted(probabilities)[:0:-1], abs=2e-6)
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
@@ -577,14 +604,14 @@ dialects = st.sampled_from(
     encoding=st.sampled_from(["utf-8", "utf-16"]),
     delimiter=st.sampled_from(",;\t"),
 )
-def test_a_table_keeps_its_cells_and_gets_answers(
+def test_a_csv_file_keeps_its_cells_and_gets_answers(
     table: list[list[str]], dialect: tuple[str, Any], encoding: str, delimiter: str
 ) -> None:
     text = io.StringIO(newline="")
     end, quoting = dialect
     csv.writer(text, delimiter=delimiter, lineterminator=end, quoting=quoting).writerows(table)
     with TemporaryDirectory() as folder:
-        check_answers(Path(folder), text.getvalue().encode(encoding), encoding, delimiter)
+        check_predictions(Path(folder), text.getvalue().encode(encoding), encoding, delimiter)
 
 
 @tried(
@@ -595,9 +622,9 @@ def test_a_table_keeps_its_cells_and_gets_answers(
         | st.binary(max_size=3).filter(lambda some: b"\0" not in some)
     ).map(b"".join),
 )
-def test_any_file_is_answered_or_refused_as_a_table(begin: bytes, content: bytes) -> None:
+def test_any_csv_file_gets_answers_or_is_refused(begin: bytes, content: bytes) -> None:
     with TemporaryDirectory() as folder:
-        check_answers(Path(folder), begin + content, "utf-8", ",")
+        check_predictions(Path(folder), begin + content, "utf-8", ",")
 
 
 # Checkpoints

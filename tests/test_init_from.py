@@ -59,7 +59,7 @@ def columns(network: Any) -> Tensor:
     return torch.cat([weight @ weights(network)["letters"].T for weight in first]).T
 
 
-def test_the_tutorials_cell() -> None:
+def test_transfer_of_the_tutorial_cell() -> None:
     """Letters are columns of both layers, categories rows of the second."""
     source = make(FEW, THEIRS, seed=1, cell="tutorial")
     network, fresh = (make(MORE, MINE, cell="tutorial") for _ in range(2))
@@ -84,7 +84,7 @@ def test_the_tutorials_cell() -> None:
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @pytest.mark.parametrize("both", [False, True])
 @pytest.mark.parametrize("embedding", [0, 4])
-def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
+def test_transfer_of_the_cells_of_pytorch(cell: str, both: bool, embedding: int) -> None:
     """Letters are columns of the first weights, or vectors; categories rows of the output."""
     sizes: dict[str, Any] = {
         "cell": cell,
@@ -121,7 +121,7 @@ def test_pytorchs_cells(cell: str, both: bool, embedding: int) -> None:
         (ASCII_ALPHABET, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
     ],
 )
-def test_a_name_of_shared_letters_is_read_as_before(
+def test_predictions_for_shared_letters_are_unchanged(
     letters: Alphabet, others: Alphabet, sizes: dict[str, Any], turned: bool
 ) -> None:
     letters, others = (others, letters) if turned else (letters, others)
@@ -132,7 +132,7 @@ def test_a_name_of_shared_letters_is_read_as_before(
     torch.testing.assert_close(answers[1], answers[0], atol=1e-6, rtol=0)
 
 
-def test_what_goes_on_beside_it_is_the_new_models() -> None:
+def test_prior_case_and_ngrams_are_not_transferred() -> None:
     """The style, the shares and the n-grams; new ones are counted."""
     source = make(Alphabet(case_style="upper", force_case=True), THEIRS, seed=1, ngrams=1)
     said = transfer_weights(source, make(ASCII_ALPHABET, MINE), "it")
@@ -172,7 +172,7 @@ def test_what_goes_on_beside_it_is_the_new_models() -> None:
         ),
     ],
 )
-def test_what_does_not_fit(
+def test_models_that_do_not_match_are_refused(
     letters: Alphabet, categories: list[str], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
@@ -180,7 +180,7 @@ def test_what_does_not_fit(
     assert str(caught.value) == message
 
 
-def test_other_symbols_alone_are_no_shared_letter() -> None:
+def test_unknown_symbol_is_not_a_shared_letter() -> None:
     source = make(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), THEIRS)
     with pytest.raises(UserError, match="has none of these letters; it has ж, я"):
         transfer_weights(source, make(FEW, MINE), "it")
@@ -220,7 +220,7 @@ def test_a_run(
     assert read_settings(tmp_path / "run")["init_from"] == str(others)
 
 
-def test_a_run_is_taken_up_without_the_model_it_came_from(
+def test_run_is_resumed_without_the_source_of_its_weights(
     others: Path, corpus_dir: Path, tmp_path: Path
 ) -> None:
     words = [*TINY, f"data_dir={corpus_dir}", f"init_from={others}"]
@@ -248,7 +248,9 @@ def test_a_run_is_taken_up_without_the_model_it_came_from(
         (None, "no finished run with a val/balanced_accuracy in {}/; name a run or a checkpoint"),
     ],
 )
-def test_what_is_no_model(tmp_path: Path, corpus_dir: Path, content: Any, message: str) -> None:
+def test_invalid_source_of_weights_is_refused(
+    tmp_path: Path, corpus_dir: Path, content: Any, message: str
+) -> None:
     path = tmp_path / "bad.ckpt"
     if content is None:
         path.mkdir()

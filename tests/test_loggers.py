@@ -49,7 +49,7 @@ class Service:
         return run
 
 
-def test_each_run_is_one_of_its_own_in_wandb(
+def test_each_run_is_a_separate_wandb_run(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = Service()
@@ -72,7 +72,7 @@ def test_each_run_is_one_of_its_own_in_wandb(
         assert any("test/loss" in point for point in run["points"])
 
 
-def test_each_run_is_one_of_its_own_in_mlflow(
+def test_each_run_is_a_separate_mlflow_run(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = MagicMock()
@@ -118,7 +118,7 @@ class Missing:
 
 
 @pytest.mark.parametrize("name", ["wandb", "mlflow"])
-def test_a_logger_that_is_not_installed_is_named(
+def test_error_names_a_logger_that_is_not_installed(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     flag = f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE"
@@ -129,6 +129,6 @@ def test_a_logger_that_is_not_installed_is_named(
         train(config, tmp_path / "run")
 
 
-def test_they_compose() -> None:
+def test_loggers_compose() -> None:
     names = ["tensorboard", "wandb", "mlflow"]
     assert list(settings(f"logger=[{','.join(names)}]").logger) == names

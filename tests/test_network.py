@@ -46,7 +46,7 @@ def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
         {"bidirectional": True, "pooling": "all", "embedding": 5},
     ],
 )
-def test_a_batch_gives_what_each_name_gives(cell: PyTorchCell, changes: dict[str, Any]) -> None:
+def test_batch_equals_single_names(cell: PyTorchCell, changes: dict[str, Any]) -> None:
     network = make(cell, **changes)
     batch = make_batch(NAMES)
     together = network(batch.letters, batch.lengths)
@@ -54,7 +54,7 @@ def test_a_batch_gives_what_each_name_gives(cell: PyTorchCell, changes: dict[str
     torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
 
 
-def test_names_of_one_length_and_a_single_name() -> None:
+def test_names_of_equal_length_and_a_single_name() -> None:
     network = make("gru", bidirectional=True, pooling="all")
     for names in (["Li", "Wu", "Bo"], ["a", "b"], ["Abel"]):
         batch = make_batch(names)
@@ -63,7 +63,7 @@ def test_names_of_one_length_and_a_single_name() -> None:
         torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
 
 
-def test_recurrent_dropout_is_of_the_weights_from_state_to_state() -> None:
+def test_recurrent_dropout_applies_to_hidden_weights() -> None:
     network = make("gru", recurrent_dropout=0.5)
     batch = make_batch(NAMES)
     torch.manual_seed(3)
@@ -76,14 +76,14 @@ def test_recurrent_dropout_is_of_the_weights_from_state_to_state() -> None:
     torch.testing.assert_close(dropped, network(batch.letters, batch.lengths))
 
 
-def test_dropout_is_gone_in_evaluation() -> None:
+def test_no_dropout_in_evaluation_mode() -> None:
     network = make("lstm", dropout=0.5, recurrent_dropout=0.5, embedding=4).eval()
     batch = make_batch(NAMES)
     once, again = (network(batch.letters, batch.lengths) for _ in range(2))
     assert torch.equal(once, again)
 
 
-def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
+def test_batch_gradient_of_the_tutorial_cell_is_the_mean() -> None:
     torch.manual_seed(0)
     network = TutorialNetwork(ASCII_ALPHABET, 3, 8)
     batch = make_batch(NAMES)
@@ -102,7 +102,7 @@ def test_the_tutorials_cell_in_a_batch_has_the_mean_of_the_gradients() -> None:
         torch.testing.assert_close(mine, weight.grad, atol=1e-6, rtol=0)
 
 
-def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
+def test_groups_of_letters_share_a_part_of_their_vectors() -> None:
     symbols = "AaáÄбŐ" + UNKNOWN_SYMBOL
     upper, lower = 8, 7  # behind the symbols: the cases, then three letters, and what is unknown
     expected = [(upper, 9), (lower, 9), (lower, 9), (upper, 9), (lower, 10), (upper, 11)]
@@ -125,7 +125,7 @@ def test_letters_that_are_alike_share_a_part_of_their_vectors() -> None:
     )  # nothing is learned that could be shared
 
 
-def test_one_hot_letters_of_a_corpus_share_nothing() -> None:
+def test_one_hot_letters_have_no_groups() -> None:
     letters = Alphabet("corpus", "Aaá" + UNKNOWN_SYMBOL)
     network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4)
     batch = letters.encode(["Aaá", "b"])
@@ -157,7 +157,7 @@ def test_options_that_a_cell_does_not_take_must_have_no_effect() -> None:
 @pytest.mark.parametrize(
     "wrong", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
 )
-def test_a_network_out_of_range_is_refused(wrong: dict[str, Any]) -> None:
+def test_network_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="out of range"):
         make("gru", **wrong)
 

@@ -330,7 +330,7 @@ def test_starts_that_overflow_are_refused() -> None:
         table.load_tensors(replace_parts(tensors, starts=starts, grams=grams))
 
 
-def test_thousands_of_symbols() -> None:
+def test_alphabet_of_thousands_of_symbols() -> None:
     """With so many, the symbols of a gram do not fit into an integer of 64 bits."""
     characters = "".join(map(chr, range(0x4E00, 0x4E00 + 20_000)))
     rng = random.Random(0)

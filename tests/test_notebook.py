@@ -18,7 +18,7 @@ NUMBER = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_the_stored_outputs_are_those_of_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stored_outputs_equal_a_new_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
     stored = notebook.read()
     fresh = deepcopy(stored)
@@ -48,7 +48,7 @@ def assert_alike(old: list[Any], new: list[Any], source: str) -> None:
         assert numbers[0] == pytest.approx(numbers[1], rel=0.02, abs=0.02), source
 
 
-def test_another_number_or_word_is_no_stored_output() -> None:
+def test_comparison_detects_other_numbers_and_words() -> None:
     def printed(text: str) -> list[Any]:
         return [{"output_type": "stream", "name": "stdout", "text": [text]}]
 

@@ -44,7 +44,7 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
 @pytest.mark.parametrize(
     ("clip", "clipped"), [(0.0, "none"), (99.0, "none"), (1.3, "some"), (0.1, "all")]
 )
-def test_steps_are_those_of_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
+def test_steps_equal_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
     torch.manual_seed(0)
     rnn, reference = RNN(57, hidden, 4), RNN(57, hidden, 4)
     reference.load_state_dict(rnn.state_dict())
@@ -70,7 +70,7 @@ def test_steps_are_those_of_torch_sgd(hidden: int, clip: float, clipped: str) ->
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_at_home_the_default_clip_changes_no_bit(seed: int) -> None:
+def test_default_clip_has_no_effect_on_the_included_corpus(seed: int) -> None:
     data = NamesDataModule(
         seed=seed, iterations=4000, log_every=4000, val_every=4000, chunk_size=4000
     )
@@ -84,7 +84,7 @@ def test_at_home_the_default_clip_changes_no_bit(seed: int) -> None:
         assert torch.equal(free, clipped)
 
 
-def test_a_clip_of_a_gradient_beyond_all_bounds() -> None:
+def test_clipping_of_a_huge_gradient() -> None:
     """Its square is too large for 32 bits; its norm is not."""
     torch.manual_seed(0)
     rnn, batch = RNN(57, 8, 3), random_batch([3], 3)
@@ -98,7 +98,7 @@ def test_a_clip_of_a_gradient_beyond_all_bounds() -> None:
     assert (after - before).norm().item() == pytest.approx(1e18, rel=1e-3)
 
 
-def test_infinity_is_seen() -> None:
+def test_infinite_weights_give_an_infinite_loss() -> None:
     rnn = RNN(57, 8, 3)
     with torch.no_grad():
         rnn.i2o.bias[0] = float("inf")
@@ -106,14 +106,14 @@ def test_infinity_is_seen() -> None:
     assert not losses.isfinite().any()
 
 
-def test_making_the_optimizer_changes_no_weight() -> None:
+def test_creating_the_optimizer_changes_no_weight() -> None:
     rnn = RNN(57, 8, 3)
     before = {name: weight.clone() for name, weight in rnn.state_dict().items()}
     OnlineSGD(rnn, 0.1)
     assert all(torch.equal(weight, before[name]) for name, weight in rnn.state_dict().items())
 
 
-def test_the_optimizer_steps_at_its_present_learning_rate() -> None:
+def test_optimizer_uses_its_current_learning_rate() -> None:
     torch.manual_seed(0)
     rnn, twin = RNN(57, 8, 3), RNN(57, 8, 3)
     twin.load_state_dict(rnn.state_dict())
@@ -127,7 +127,7 @@ def test_the_optimizer_steps_at_its_present_learning_rate() -> None:
     assert torch.equal(rnn.i2h.weight, twin.i2h.weight)
 
 
-def test_ctrl_c_in_the_kernel_is_a_keyboard_interrupt() -> None:
+def test_ctrl_c_in_the_kernel_raises_keyboard_interrupt() -> None:
     rnn, batch = RNN(57, 64, 3), random_batch([8] * 100_000, 3)
     compiled_steps(rnn, random_batch([1], 3), 0.0)  # compiled now
     signal.signal(signal.SIGALRM, signal.default_int_handler)

@@ -18,7 +18,9 @@ import torch
 
 from src import predict
 from src.data.alphabet import Alphabet
-from src.inference.trained_model import AT_ONCE, load_model
+from src.inference.standard_input import MAX_NAMES_AT_ONCE, read_piped_names
+from src.inference.trained_model import load_model
+from src.models.registry import PRIORS
 from tests.helpers import (
     CALIBRATION,
     CHECKPOINT_SUMMARY,
@@ -33,189 +35,207 @@ from tests.processes import Programs, wait_until
 
 Captured = pytest.CaptureFixture[str]
 
-MODEL = f"model: a.ckpt, {CHECKPOINT_SUMMARY}\n"
+MODEL_LINE = f"model: a.ckpt, {CHECKPOINT_SUMMARY}\n"
+"""What the program prints to stderr before it classifies names with `a.ckpt`."""
+ADDED_COLUMNS = ["category_1", "probability_1", "reason"]
+"""The columns that `--csv --top-k=1` adds."""
+PREDICT = ["src.predict", "--checkpoint=a.ckpt"]
+NEW_INTERPRETER = [sys.executable, "-m", *PREDICT]
 
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder to work in, with a checkpoint `a.ckpt`."""
+    """An empty working folder with a checkpoint `a.ckpt`."""
     monkeypatch.chdir(tmp_path)
     write_checkpoint(tmp_path / "a.ckpt")
     return tmp_path
 
 
-def test_a_name_in_one_case_is_pointed_out_once_where_case_is_read_as_it_is(
-    here: Path, capsys: Captured
-) -> None:
-    letters = Alphabet("tutorial").to_dict()
-    torch.save(make_checkpoint(NETWORK | {"letters": letters}), here / "a.ckpt")
-    assert ask("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
-    told = capsys.readouterr().err.splitlines()[1:]
-    assert len(told) == 1
-    assert told[0].startswith("SMITH is in one case, and letters=tutorial reads it so")
-    write_checkpoint(here / "a.ckpt")
-    assert ask("--checkpoint=a.ckpt", "SMITH") == 0
-    assert len(capsys.readouterr().err.splitlines()) == 1
-
-
-def ask(*arguments: str) -> int:
-    """Run predict; return its exit status."""
+def run_predict(*arguments: str) -> int:
+    """Run the program and return its exit status."""
     try:
         predict.main(["--checkpoint=a.ckpt", *arguments])
-    except SystemExit as ended:
-        return int(ended.code or 0)
+    except SystemExit as exit_request:
+        return int(exit_request.code or 0)
     return 0
 
 
-def refused(capsys: Captured, *arguments: str) -> str:
-    """Run predict, which must refuse in one line with exit status 2; return the line."""
-    assert ask(*arguments) == 2
+def read_error(capsys: Captured, *arguments: str) -> str:
+    """Run the program, assert that it fails with a single line and status 2; return the line."""
+    assert run_predict(*arguments) == 2
     lines = capsys.readouterr().err.splitlines()
     assert [line for line in lines if not line.startswith("model: ")] == lines[-1:]
     return lines[-1]
 
 
-def pipe(monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def set_stdin(monkeypatch: pytest.MonkeyPatch, content: bytes, is_terminal: bool = False) -> None:
+    """Replace standard input."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: is_terminal)
+
+
+def test_a_name_in_a_single_case_causes_one_warning_with_the_tutorial_alphabet(
+    here: Path, capsys: Captured
+) -> None:
+    alphabet = Alphabet("tutorial").to_dict()
+    torch.save(make_checkpoint(NETWORK | {"letters": alphabet}), here / "a.ckpt")
+    assert run_predict("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
+    warnings = capsys.readouterr().err.splitlines()[1:]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("SMITH is in one case, and letters=tutorial reads it so")
+    write_checkpoint(here / "a.ckpt")
+    assert run_predict("--checkpoint=a.ckpt", "SMITH") == 0
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_names(here: Path, capsys: Captured) -> None:
-    assert ask("--top-k=2", "O'Neill", "Иванов", "王", "123") == 0
-    printed, told = capsys.readouterr()
-    assert told == MODEL
-    lines = printed.splitlines()
+    assert run_predict("--top-k=2", "O'Neill", "Иванов", "王", "123") == 0
+    stdout, stderr = capsys.readouterr()
+    assert stderr == MODEL_LINE
+    lines = stdout.splitlines()
     expected = load_model(here / "a.ckpt").probabilities(["O'Neill"])[0].sort(descending=True)
-    first = f"{expected.values[0]:.3f}"
+    highest = f"{expected.values[0]:.3f}"
     assert lines[0].split() == [
-        *("O'Neill", "ABC"[expected.indices[0]], first),
+        *("O'Neill", "ABC"[expected.indices[0]], highest),
         *("ABC"[expected.indices[1]], f"{expected.values[1]:.3f}"),
     ]
-    assert lines[0].index(first) == lines[1].index(lines[1].split()[2])  # aligned
+    assert lines[0].index(highest) == lines[1].index(lines[1].split()[2])  # aligned
     assert lines[2].startswith("王       ")  # two columns wide
     assert lines[3] == "123      no letters I know"
 
 
 def test_top_k(here: Path, capsys: Captured) -> None:
-    assert ask("--top-k=99", "Jones") == 0
+    assert run_predict("--top-k=99", "Jones") == 0
     assert len(capsys.readouterr().out.split()) == 1 + 2 * 3
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as exit_request:
         predict.main(["--top-k=0", "Jones"])
-    assert caught.value.code == 2
+    assert exit_request.value.code == 2
     assert "'0' is no whole number above 0" in capsys.readouterr().err
 
 
 def test_json(here: Path, capsys: Captured) -> None:
-    assert ask("--json", "Müller", "1", "\udcff") == 0
-    printed = capsys.readouterr().out
-    müller, one, lone = map(json.loads, printed.splitlines())
-    assert '{"name": "Müller", ' in printed
-    assert lone["name"] == "\udcff"
+    assert run_predict("--json", "Müller", "1", "\udcff") == 0
+    stdout = capsys.readouterr().out
+    müller, digit, surrogate = map(json.loads, stdout.splitlines())
+    assert '{"name": "Müller", ' in stdout
+    assert surrogate["name"] == "\udcff"
     expected = load_model(here / "a.ckpt").probabilities(["Müller"])[0]
     assert müller["name"] == "Müller"
-    given = {answer["category"]: answer["probability"] for answer in müller["predictions"]}
-    assert given == dict(zip("ABC", expected.tolist(), strict=True))
-    assert one == {"name": "1", "predictions": [], "reason": "no letters I know"}
+    actual = {item["category"]: item["probability"] for item in müller["predictions"]}
+    assert actual == dict(zip("ABC", expected.tolist(), strict=True))
+    assert digit == {"name": "1", "predictions": [], "reason": "no letters I know"}
 
 
 def test_explain(here: Path, capsys: Captured) -> None:
-    assert ask("--explain", "--top-k=1", "Öz", "1") == 0
+    assert run_predict("--explain", "--top-k=1", "Öz", "1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["Öz", "O", "Oz", "1"]
-    assert ask("--explain", "--json", "Öz") == 0
+    assert run_predict("--explain", "--json", "Öz") == 0
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert [step["prefix"] for step in answer["prefixes"]] == ["O", "Oz"]
     expected = load_model(here / "a.ckpt").probabilities(["O", "Oz"]).max(dim=1).values
-    given = [step["predictions"][0]["probability"] for step in answer["prefixes"]]
-    assert given == pytest.approx(expected.tolist(), abs=1e-6)
-    assert ask("--explain", "--threshold=0.99", "Öz") == 0
+    actual = [step["predictions"][0]["probability"] for step in answer["prefixes"]]
+    assert actual == pytest.approx(expected.tolist(), abs=1e-6)
+    assert run_predict("--explain", "--threshold=0.99", "Öz") == 0
     assert capsys.readouterr().out == "Öz\n  O   unknown: below 0.99\n  Oz  unknown: below 0.99\n"
 
 
 def test_plot(here: Path, capsys: Captured) -> None:
-    assert ask("--explain", "Satoshi", "--plot=b.png") == 0
+    assert run_predict("--explain", "Satoshi", "--plot=b.png") == 0
     assert matplotlib.image.imread(here / "b.png").std() > 0.01
     capsys.readouterr()
-    assert "b.png: exists; --force" in refused(capsys, "--explain", "Sato", "--plot=b.png")
-    assert "one NAME" in refused(capsys, "--explain", "a", "b", "--plot=c.png")
-    assert "one NAME" in refused(capsys, "a", "--plot=c.png")
-    assert "1: no letters I know" in refused(capsys, "--explain", "1", "--plot=c.png")
+    assert "b.png: exists; --force" in read_error(capsys, "--explain", "Sato", "--plot=b.png")
+    assert "one NAME" in read_error(capsys, "--explain", "a", "b", "--plot=c.png")
+    assert "one NAME" in read_error(capsys, "a", "--plot=c.png")
+    assert "1: no letters I know" in read_error(capsys, "--explain", "1", "--plot=c.png")
     assert not (here / "c.png").exists()
 
 
-def test_a_pipe(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe(monkeypatch, "\ufeffMüller\r\n\nO'Neill".encode())
-    assert ask("--json") == 0
+def test_piped_names(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_stdin(monkeypatch, "\ufeffMüller\r\n\nO'Neill".encode())
+    assert run_predict("--json") == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["name"] for answer in answers] == ["Müller", "", "O'Neill"]
     assert answers[1]["reason"] == "no letters I know"
-    pipe(monkeypatch, b"")
-    assert ask() == 0
+    set_stdin(monkeypatch, b"")
+    assert run_predict() == 0
     assert capsys.readouterr().out == ""
-    pipe(monkeypatch, b"Lee\n\nJones\nM\xfcller\nO\xdf\n")
-    assert refused(capsys).endswith("standard input:4: not utf-8; name its --encoding")
-    pipe(monkeypatch, b"Jones\n")
-    assert refused(capsys, "--encoding=utf-16").endswith("not utf-16; name its --encoding")
-    pipe(monkeypatch, b"M\xfcller\n")
-    assert ask("--encoding=latin-1") == 0
+    set_stdin(monkeypatch, b"Lee\n\nJones\nM\xfcller\nO\xdf\n")
+    assert read_error(capsys).endswith("standard input:4: not utf-8; name its --encoding")
+    set_stdin(monkeypatch, b"Jones\n")
+    message = read_error(capsys, "--encoding=utf-16")
+    assert message.endswith("standard input: not utf-16 after line 0; name its --encoding")
+    set_stdin(monkeypatch, b"M\xfcller\n")
+    assert run_predict("--encoding=latin-1") == 0
     assert capsys.readouterr().out.startswith("Müller")
+
+
+def test_piped_names_are_read_in_batches(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"name {number}" for number in range(2 * MAX_NAMES_AT_ONCE + 3)]
+    (here / "names.txt").write_text("\n".join(names))
+    with (here / "names.txt").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        batches = list(read_piped_names("utf-8"))
+    assert [len(batch) for batch in batches] == [MAX_NAMES_AT_ONCE, MAX_NAMES_AT_ONCE, 3]
+    assert [name for batch in batches for name in batch] == names
 
 
 @pytest.mark.parametrize(
     "first", ["surname", "Last_Name\r", "last name", "\ufeffNACHNAME", "Name "]
 )
-def test_a_header_in_a_pipe_is_pointed_out(
+def test_a_header_in_a_pipe_causes_a_warning(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
-    for content, hints in ((f"{first}\nsurname", 1), (first, 1), (f"Jones\n{first}\n", 0)):
-        pipe(monkeypatch, content.encode())
-        assert ask() == 0
-        printed, told = capsys.readouterr()
-        assert told.count("looks like a header; it is answered") == hints
-        assert len(printed.splitlines()) == len(content.splitlines())  # it may be a name
+    for content, n_warnings in ((f"{first}\nsurname", 1), (first, 1), (f"Jones\n{first}\n", 0)):
+        set_stdin(monkeypatch, content.encode())
+        assert run_predict() == 0
+        stdout, stderr = capsys.readouterr()
+        assert stderr.count("looks like a header; it is answered") == n_warnings
+        assert len(stdout.splitlines()) == len(content.splitlines())  # it may be a name
 
 
-def test_a_prior_moves_every_answer(
+def test_a_prior_applies_to_all_kinds_of_output(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A is 0.9 of the corpus: the more the prior counts, the likelier it is."""
+    """The share of A in the corpus is 0.9: A is more likely, the stronger this prior is."""
     write_checkpoint(here / "a.ckpt", decision=CALIBRATION)
     (here / "in.csv").write_text("surname\nJones\n")
-    found: dict[str, float] = {}
-    for prior in ("uniform", "tempered", "corpus"):
-        ways = [f"--prior={prior}"] if prior != "tempered" else []  # the default
+    probability_of_a: dict[str, float] = {}
+    for prior in PRIORS:
+        options = [f"--prior={prior}"] if prior != "tempered" else []  # the default
         row = load_model(here / "a.ckpt", prior).probabilities(["Jones"])[0]
-        found[prior] = row[0].item()
+        expected = row[0].item()
+        probability_of_a[prior] = expected
 
-        assert ask("Jones", *ways) == 0
-        shown = capsys.readouterr().out.split()
-        assert float(shown[shown.index("A") + 1]) == pytest.approx(found[prior], abs=6e-4)
-        for terminal in (False, True):
-            pipe(monkeypatch, b"Jones\n")
-            monkeypatch.setattr(sys.stdin, "isatty", lambda terminal=terminal: terminal)
-            assert ask("--json", *ways) == 0
-            printed = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
-            last = json.loads(printed)["predictions"]
-            assert {p["category"]: p["probability"] for p in last}["A"] == found[prior]
-        assert ask("--json", "--explain", "Jones", f"--plot={prior}.png", *ways) == 0
-        last = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
-        given = {p["category"]: p["probability"] for p in last}
-        assert given["A"] == pytest.approx(found[prior], abs=1e-6)
-        assert ask("--csv=in.csv", "--column=surname", f"--out={prior}.csv", *ways) == 0
+        assert run_predict("Jones", *options) == 0
+        cells = capsys.readouterr().out.split()
+        assert float(cells[cells.index("A") + 1]) == pytest.approx(expected, abs=6e-4)
+        for is_terminal in (False, True):
+            set_stdin(monkeypatch, b"Jones\n", is_terminal)
+            assert run_predict("--json", *options) == 0
+            line = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
+            predictions = json.loads(line)["predictions"]
+            assert {p["category"]: p["probability"] for p in predictions}["A"] == expected
+        assert run_predict("--json", "--explain", "Jones", f"--plot={prior}.png", *options) == 0
+        predictions = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
+        actual = {p["category"]: p["probability"] for p in predictions}
+        assert actual["A"] == pytest.approx(expected, abs=1e-6)
+        assert run_predict("--csv=in.csv", "--column=surname", f"--out={prior}.csv", *options) == 0
         (line,) = (here / f"{prior}.csv").read_text().splitlines()[1:]
         cells = line.split(",")
-        assert cells[cells.index("A") + 1] == f"{found[prior]:.6f}"
-    assert found["uniform"] < found["tempered"] < found["corpus"]
+        assert cells[cells.index("A") + 1] == f"{expected:.6f}"
+    assert probability_of_a["uniform"] < probability_of_a["tempered"] < probability_of_a["corpus"]
     assert (here / "uniform.png").read_bytes() != (here / "corpus.png").read_bytes()
 
 
-def test_a_prior_that_cannot_be_asked(here: Path, capsys: Captured) -> None:
-    assert ask("--prior=tempered", "Jones") == 0
+def test_a_prior_that_the_checkpoint_does_not_support(here: Path, capsys: Captured) -> None:
+    assert run_predict("--prior=tempered", "Jones") == 0
     as_trained = capsys.readouterr().out
-    assert ask("Jones") == 0
+    assert run_predict("Jones") == 0
     assert capsys.readouterr().out == as_trained
-    line = refused(capsys, "--prior=corpus", "Jones")
+    line = read_error(capsys, "--prior=corpus", "Jones")
     assert line.startswith("python -m src.predict: --prior corpus: a.ckpt does not say how common")
-    assert ask("--prior=mine", "Jones") == 2
+    assert run_predict("--prior=mine", "Jones") == 2
     assert "invalid choice: 'mine'" in capsys.readouterr().err
 
 
@@ -223,46 +243,55 @@ PAIR = re.compile(r"  (\w[\w, ]*?) +(\d\.\d+)")
 """A category and its probability in a line."""
 
 
-def all_ways(
+def predict_jones(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch, *options: str
 ) -> list[dict[str, str]]:
-    """Ask about Jones in every way but --explain; return category and probability as printed."""
+    """Classify `Jones` with all kinds of input and output except for --explain.
+
+    Returns:
+        The answer of each, with probabilities by category or a reason, as printed.
+    """
     (here / "in.csv").write_text("surname\nJones\n")
-    found = []
-    for terminal in (None, False, True):
-        for shown in ((), ("--json",)):
-            pipe(monkeypatch, b"Jones\n")
-            monkeypatch.setattr(sys.stdin, "isatty", lambda terminal=terminal: terminal)
-            assert ask(*(["Jones"] if terminal is None else []), *options, *shown) == 0
+    answers: list[dict[str, str]] = []
+    for arguments, is_terminal in ((["Jones"], False), ([], False), ([], True)):
+        for format_options in ([], ["--json"]):
+            set_stdin(monkeypatch, b"Jones\n", is_terminal)
+            assert run_predict(*arguments, *options, *format_options) == 0
             line = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
-            if shown:
-                answer = json.loads(line)
-                said = {p["category"]: f"{p['probability']:.3f}" for p in answer["predictions"]}
-                found.append(said | ({"reason": answer["reason"]} if "reason" in answer else {}))
+            if format_options:
+                values = json.loads(line)
+                answer = {p["category"]: f"{p['probability']:.3f}" for p in values["predictions"]}
+                if "reason" in values:
+                    answer["reason"] = values["reason"]
             else:
                 name, *cells = re.split("  +", line)
                 assert name == "Jones"
-                found.append(dict(PAIR.findall(line)) or {"reason": cells[0]})
-    assert ask("--csv=in.csv", "--out=out.csv", "--force", *options) == 0
+                answer = dict(PAIR.findall(line)) or {"reason": cells[0]}
+            answers.append(answer)
+    assert run_predict("--csv=in.csv", "--out=out.csv", "--force", *options) == 0
     capsys.readouterr()
     with (here / "out.csv").open(newline="") as file:
         header, row = csv.reader(file)
     assert header[-1] == "reason"
-    said = {c: f"{float(p):.3f}" for c, p in zip(row[1:-1:2], row[2:-1:2], strict=True) if c}
-    found.append(said | ({"reason": row[-1]} if row[-1] else {}))
-    return found
+    pairs = zip(row[1:-1:2], row[2:-1:2], strict=True)
+    answer = {category: f"{float(value):.3f}" for category, value in pairs if category}
+    if row[-1]:
+        answer["reason"] = row[-1]
+    return [*answers, answer]
 
 
-def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_among_applies_to_all_kinds_of_output(
+    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = NETWORK | {"categories": ["A", "B", "Congo, DR"]}
     torch.save(make_checkpoint(network) | {"decision": CALIBRATION}, here / "a.ckpt")
     p = load_model(here / "a.ckpt").probabilities(["Jones"])[0]
     expected = {c: f"{p[i] / (p[0] + p[2]):.3f}" for i, c in ((0, "A"), (2, "Congo, DR"))}
     among = '--among="Congo, DR", A'
-    assert all_ways(here, capsys, monkeypatch, among) == [expected] * 7
-    assert ask("--json", "--explain", "Jones", "--plot=b.png", among) == 0
-    last = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
-    assert {s["category"]: f"{s['probability']:.3f}" for s in last} == expected
+    assert predict_jones(here, capsys, monkeypatch, among) == [expected] * 7
+    assert run_predict("--json", "--explain", "Jones", "--plot=b.png", among) == 0
+    predictions = json.loads(capsys.readouterr().out)["prefixes"][-1]["predictions"]
+    assert {p["category"]: f"{p['probability']:.3f}" for p in predictions} == expected
     assert matplotlib.image.imread(here / "b.png").std() > 0.01
 
 
@@ -278,37 +307,37 @@ def test_among_in_every_way(here: Path, capsys: Captured, monkeypatch: pytest.Mo
         ("", "--among: needs two categories"),
     ],
 )
-def test_categories_that_cannot_be_asked_about(
+def test_among_with_invalid_categories(
     here: Path, capsys: Captured, among: str, message: str
 ) -> None:
     categories = {"categories": ["Alpha", "Beta", "Gamma"]}
     torch.save(make_checkpoint(NETWORK | categories), here / "a.ckpt")
-    assert message in refused(capsys, f"--among={among}", "Jones")
+    assert message in read_error(capsys, f"--among={among}", "Jones")
 
 
-def test_below_a_threshold_in_every_way(
+def test_a_threshold_applies_to_all_kinds_of_output(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(
         here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
-    best = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
-    assert 0.5 < best < 0.75
-    answers = all_ways(here, capsys, monkeypatch)
-    assert all_ways(here, capsys, monkeypatch, f"--threshold={best}") == answers
-    assert all_ways(here, capsys, monkeypatch, "--precision=0.9") == answers
+    highest = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
+    assert 0.5 < highest < 0.75
+    answers = predict_jones(here, capsys, monkeypatch)
+    assert predict_jones(here, capsys, monkeypatch, f"--threshold={highest}") == answers
+    assert predict_jones(here, capsys, monkeypatch, "--precision=0.9") == answers
     unknown = {"reason": "unknown: below 0.75"}
-    assert all_ways(here, capsys, monkeypatch, "--threshold=0.75") == [unknown] * 7
-    assert all_ways(here, capsys, monkeypatch, "--precision=0.93") == [unknown] * 7
-    assert ask("--precision=0.9", "1", "Jones") == 0
-    printed, told = capsys.readouterr()
-    assert printed.splitlines()[0] == "1      no letters I know"
-    about = "answered 75.0% of the validation names, 90.0% of them right"
-    assert told == f"{MODEL}threshold: 0.5, {about}\n"
+    assert predict_jones(here, capsys, monkeypatch, "--threshold=0.75") == [unknown] * 7
+    assert predict_jones(here, capsys, monkeypatch, "--precision=0.93") == [unknown] * 7
+    assert run_predict("--precision=0.9", "1", "Jones") == 0
+    stdout, stderr = capsys.readouterr()
+    assert stdout.splitlines()[0] == "1      no letters I know"
+    summary = "answered 75.0% of the validation names, 90.0% of them right"
+    assert stderr == f"{MODEL_LINE}threshold: 0.5, {summary}\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["--threshold=2"], "--threshold 2: is not between 0 and 1"),
         (["--threshold=-0.5"], "--threshold -0.5: is not between 0 and 1"),
@@ -319,19 +348,19 @@ def test_below_a_threshold_in_every_way(
         (["--precision=0.9", "--among=A,B"], "holds none among these categories"),
     ],
 )
-def test_a_threshold_that_cannot_be(
-    here: Path, capsys: Captured, words: list[str], message: str
+def test_an_invalid_threshold_or_precision(
+    here: Path, capsys: Captured, arguments: list[str], message: str
 ) -> None:
     write_checkpoint(
         here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
-    assert message in refused(capsys, *words, "Jones")
+    assert message in read_error(capsys, *arguments, "Jones")
 
 
 def test_hostile_names(here: Path, capsys: Captured) -> None:
-    assert ask("a\x1b[2J\x00b", "x" * 100_000, "\udcff", "-", "\u0301") == 0
+    assert run_predict("a\x1b[2J\x00b", "x" * 100_000, "\udcff", "-", "\u0301") == 0
     first, second, *others = capsys.readouterr().out.splitlines()
-    assert first.startswith("a\ufffd[2J\ufffdb ")  # nothing that steers the terminal
+    assert first.startswith("a\ufffd[2J\ufffdb ")  # no control characters reach the terminal
     assert first.split()[1] in "ABC"
     assert second.endswith("x  longer than 200 letters")
     assert [line.rpartition("  ")[2] for line in others] == ["no letters I know"] * 3
@@ -340,143 +369,141 @@ def test_hostile_names(here: Path, capsys: Captured) -> None:
 CSV = 'id,surname,note\r\n1,Müller,"a, b"\r\n2,123,\r\n\r\n3,"O\'\nNeill",x\r\n'
 
 
-def answer_csv(here: Path, capsys: Captured, content: bytes, *arguments: str) -> list[list[str]]:
+def predict_csv(here: Path, capsys: Captured, content: bytes, *arguments: str) -> list[list[str]]:
+    """Classify the column `surname` of a CSV file, and return the cells of `out.csv`."""
     (here / "in.csv").write_bytes(content)
-    assert ask("--csv=in.csv", "--column=surname", "--out=out.csv", "--force", *arguments) == 0
+    files = ["--csv=in.csv", "--column=surname", "--out=out.csv", "--force"]
+    assert run_predict(*files, *arguments) == 0
     assert capsys.readouterr().out == ""
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv", "out.csv"}
-    said = (word.split("=")[1] for word in arguments if word.startswith("--encoding"))
-    encoding = next(said, "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8")
+    encoding = "utf-8-sig" if content.startswith(codecs.BOM_UTF8) else "utf-8"
+    for argument in arguments:
+        if argument.startswith("--encoding="):
+            encoding = argument.removeprefix("--encoding=")
     with (here / "out.csv").open(encoding=encoding, newline="") as file:
         return list(csv.reader(file))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
 def test_csv(here: Path, capsys: Captured, encoding: str) -> None:
-    said = [] if "utf-8" in encoding else [f"--encoding={encoding}"]
-    header, *rows = answer_csv(here, capsys, CSV.encode(encoding), "--top-k=2", *said)
-    added = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
-    assert header == ["id", "surname", "note", *added]
+    options = [] if "utf-8" in encoding else [f"--encoding={encoding}"]
+    header, *rows = predict_csv(here, capsys, CSV.encode(encoding), "--top-k=2", *options)
+    added_columns = ["category_1", "probability_1", "category_2", "probability_2", "reason"]
+    assert header == ["id", "surname", "note", *added_columns]
     assert [row[:3] for row in rows] == [
         ["1", "Müller", "a, b"],
         ["2", "123", ""],
-        [],
         ["3", "O'\nNeill", "x"],
     ]
     model = load_model(here / "a.ckpt")
-    for row in (rows[0], rows[3]):
-        ((first, second),) = model.best(model.probabilities([row[1]]), 2)
+    for row in (rows[0], rows[2]):
+        ((first, second),) = model.top_k(model.probabilities([row[1]]), 2)
         assert row[3:] == [first[0], f"{first[1]:.6f}", second[0], f"{second[1]:.6f}", ""]
     assert rows[1][3:] == ["", "", "", "", "no letters I know"]
-    marked = (here / "out.csv").read_bytes().startswith(codecs.BOM_UTF8)
-    assert marked == (encoding == "utf-8-sig")  # Excel reads UTF-8 by its mark
-
-
-ADDED = "category_1 probability_1 reason".split()
+    has_mark = (here / "out.csv").read_bytes().startswith(codecs.BOM_UTF8)
+    assert has_mark == (encoding == "utf-8-sig")  # Excel recognizes UTF-8 by the byte-order mark
 
 
 @pytest.mark.parametrize(
-    ("delimiter", "words", "text"),
+    ("delimiter", "options", "preamble", "text"),
     [
-        (",", [], 'id,surname,note\n1,Lee,"a; b"\n\n2,"Le,e",5" wide\n'),
-        (";", [], 'id;surname;"a,b,c"\r\n1;"Lee";"say ""so"""\r\n\r\n2;Jones;'),
-        ("\t", [], 'x;y\t"surname"\tnote\r1\t"O\'\nNeill"\t\r'),
-        ("|", [], "surname|a,b,c,d\nLee|\n"),  # fewer fields, but the column is there
-        (";", [], "sep=;\r\nid,x;surname,y;surname\r\n1;2;Lee\r\n"),
-        (",", [], '"SEP=,"\nid,surname\n1,Lee\n'),
-        ("|", ["--delimiter=|"], "sep=;\nid|surname\n;|Lee\n"),
-        (":", ["--delimiter=:"], "id:surname\na,b,c:Lee\n"),
-        ("\t", ["--delimiter=tab"], "a,b\tsurname\n,\tLee\n"),
-        ("\t", ["--delimiter=\\t"], "a,b\tsurname\n,\tLee\n"),
+        (",", [], "", 'id,surname,note\n1,Lee,"a; b"\n\n2,"Le,e",5" wide\n'),
+        (";", [], "", 'id;surname;"a,b,c"\r\n1;"Lee";"say ""so"""\r\n\r\n2;Jones;'),
+        ("\t", [], "", 'x;y\t"surname"\tnote\r1\t"O\'\nNeill"\t"a\rb"\r'),
+        ("|", [], "", "surname|a,b,c,d\nLee|\n"),  # fewer fields, but the column is there
+        (";", [], "sep=;\r\n", "id,x;surname,y;surname\r\n1;2;Lee\r\n"),
+        (",", [], '"SEP=,"\n', "id,surname\n1,Lee\n"),
+        ("|", ["--delimiter=|"], "sep=;\n", "id|surname\n;|Lee\n"),
+        (":", ["--delimiter=:"], "", "id:surname\na,b,c:Lee\n"),
+        ("\t", ["--delimiter=tab"], "", "a,b\tsurname\n,\tLee\n"),
+        ("\t", ["--delimiter=\\t"], "", "a,b\tsurname\n,\tLee\n"),
     ],
 )
-def test_a_file_is_kept_as_it_is(
-    here: Path, capsys: Captured, delimiter: str, words: list[str], text: str
+def test_csv_keeps_cells_and_what_precedes_the_header(
+    here: Path, capsys: Captured, delimiter: str, options: list[str], preamble: str, text: str
 ) -> None:
-    """Quotes, blank lines, line ends, what Excel writes first; only cells are added."""
-    answer_csv(here, capsys, f"\ufeff{text}".encode(), "--top-k=1", *words)
-    kept, more = [], []
-    for line in (here / "out.csv").read_bytes().decode().splitlines(keepends=True):
-        cells = line.rstrip("\r\n").split(delimiter)
-        if cells[-3:] == ADDED or (len(cells) > 3 and cells[-3] in "ABC"):
-            more.append(cells[-3:])
-            line = delimiter.join(cells[:-3]) + line[len(line.rstrip("\r\n")) :]
-        kept.append(line)
-    assert "".join(kept) == f"\ufeff{text}"
-    assert more[0] == ADDED
-    assert len(more) == 1 + sum(name in text for name in ("Lee", "Le,e", "Jones", "O'"))
+    """Only cells are added; blank lines are left out."""
+    predict_csv(here, capsys, f"\ufeff{preamble}{text}".encode(), "--top-k=1", *options)
+    output = (here / "out.csv").read_bytes().decode()
+    assert output.startswith(f"\ufeff{preamble}")
+    output_lines = io.StringIO(output.removeprefix(f"\ufeff{preamble}"), newline="")
+    header, *rows = csv.reader(output_lines, delimiter=delimiter, strict=True)
+    input_lines = io.StringIO(text, newline="")
+    expected_header, *expected_rows = filter(None, csv.reader(input_lines, delimiter=delimiter))
+    assert header == expected_header + ADDED_COLUMNS
+    assert [row[:-3] for row in rows] == expected_rows
     model = load_model(here / "a.ckpt")
-    names = [name for name in ("Le,e", "Lee", "Jones", "O'\nNeill") if name in text]
-    expected = {a[0][0] for a in model.best(model.probabilities(names), 1)}
-    assert {cells[0] for cells in more[1:]} == expected
+    for row in rows:
+        name = row[header.index("surname")]
+        ((prediction,),) = model.top_k(model.probabilities([name]), 1)
+        assert row[-3:] == [prediction.category, f"{prediction.probability:.6f}", ""]
 
 
 @pytest.mark.parametrize(
-    ("header", "words"),
+    ("header", "options"),
     [
         ("id,Surname", ["--column=Surname"]),
         ("SURNAME,surname", ["--column=surname"]),
         ("id, SurName ", ["--column=surname"]),
         ("id,STRASSE", ["--column= Straße"]),
         ("id,surname", ["--column=2"]),
-        ("2,1", ["--column=1"]),  # a name goes before a number
+        ("2,1", ["--column=1"]),  # a name takes precedence over a number
         ("surname,surname", ["--column=2"]),
         ('id,""', ["--column="]),
     ],
 )
 def test_a_column_by_name_or_number(
-    here: Path, capsys: Captured, header: str, words: list[str]
+    here: Path, capsys: Captured, header: str, options: list[str]
 ) -> None:
     (here / "in.csv").write_text(f"{header}\n7,Lee\n", encoding="utf-8")
-    assert ask("--csv=in.csv", "--out=-", "--top-k=1", *words) == 0
-    answered = capsys.readouterr().out.splitlines()[1].split(",")
+    assert run_predict("--csv=in.csv", "--out=-", "--top-k=1", *options) == 0
+    row = capsys.readouterr().out.splitlines()[1].split(",")
     model = load_model(here / "a.ckpt")
-    (((category, probability),),) = model.best(model.probabilities(["Lee"]), 1)
-    assert answered == ["7", "Lee", category, f"{probability:.6f}", ""]
+    (((category, probability),),) = model.top_k(model.probabilities(["Lee"]), 1)
+    assert row == ["7", "Lee", category, f"{probability:.6f}", ""]
 
 
-def test_a_table_through_pipes(
-    here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_csv_through_pipes(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     """The only column need not be named."""
-    pipe(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode())
-    assert ask("--csv=-", "--out=-", "--top-k=1") == 0
-    printed = capsys.readouterr().out
-    pipe(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode("latin-1"))
-    assert ask("--csv=-", "--out=out.csv", "--top-k=1", "--encoding=latin-1") == 0
-    assert (here / "out.csv").read_bytes() == printed.encode("latin-1")
-    header, row, blank = printed.splitlines(keepends=True)
-    assert (header, row[:7], blank) == (f"Wer,{','.join(ADDED)}\r\n", "Müller,", "\r\n")
-    pipe(monkeypatch, b"a\nLee\n\nM\xfcller\n")
-    line = refused(capsys, "--csv=-", "--out=-")
+    set_stdin(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode())
+    assert run_predict("--csv=-", "--out=-", "--top-k=1") == 0
+    stdout = capsys.readouterr().out
+    set_stdin(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode("latin-1"))
+    assert run_predict("--csv=-", "--out=out.csv", "--top-k=1", "--encoding=latin-1") == 0
+    assert (here / "out.csv").read_bytes() == stdout.encode("latin-1")
+    header, row = stdout.splitlines(keepends=True)
+    assert (header, row[:7]) == (f"Wer,{','.join(ADDED_COLUMNS)}\r\n", "Müller,")
+    set_stdin(monkeypatch, b"a\nLee\n\nM\xfcller\n")
+    line = read_error(capsys, "--csv=-", "--out=-")
     assert line.endswith("standard input:4: not utf-8; name its --encoding")
 
 
-def test_a_category_is_no_formula(here: Path, capsys: Captured) -> None:
-    """A spreadsheet that opens the answers must not run what the checkpoint says."""
-    names = ["=1+1", "@SUM(1)", '+1;"x"', "-2", "x=1"]
-    torch.save(make_checkpoint(NETWORK | {"categories": names}), here / "a.ckpt")
+def test_a_category_is_not_a_formula_in_a_spreadsheet(here: Path, capsys: Captured) -> None:
+    """A spreadsheet must not evaluate formulas that come from a checkpoint."""
+    categories = ["=1+1", "@SUM(1)", '+1;"x"', "-2", "x=1"]
+    torch.save(make_checkpoint(NETWORK | {"categories": categories}), here / "a.ckpt")
     (here / "in.csv").write_text("id;surname\n=7;Jones\n")
-    assert ask("--csv=in.csv", "--column=2", "--out=out.csv", "--top-k=5") == 0
+    assert run_predict("--csv=in.csv", "--column=2", "--out=out.csv", "--top-k=5") == 0
     with (here / "out.csv").open(newline="") as file:
         _, row = csv.reader(file, delimiter=";")
-    assert row[:2] == ["=7", "Jones"]  # the user's own
+    assert row[:2] == ["=7", "Jones"]  # the cells of the user are kept
     assert sorted(row[2:-1:2]) == sorted(["'=1+1", "'@SUM(1)", '\'+1;"x"', "'-2", "x=1"])
     capsys.readouterr()
-    assert ask("--json", "Jones", "--top-k=5") == 0
-    said = json.loads(capsys.readouterr().out)["predictions"]
-    assert sorted(answer["category"] for answer in said) == sorted(names)
+    assert run_predict("--json", "Jones", "--top-k=5") == 0
+    predictions = json.loads(capsys.readouterr().out)["predictions"]
+    assert sorted(prediction["category"] for prediction in predictions) == sorted(categories)
 
 
 def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
-    names = [f"{'abcdefghij'[i % 10] * (i % 7 + 1)}" for i in range(2 * AT_ONCE + 3)]
+    names = [f"{'abcdefghij'[i % 10] * (i % 7 + 1)}" for i in range(2 * MAX_NAMES_AT_ONCE + 3)]
     content = "surname\n" + "\n".join(names) + "\n"
-    _, *rows = answer_csv(here, capsys, content.encode(), "--top-k=1")
+    _, *rows = predict_csv(here, capsys, content.encode(), "--top-k=1")
     assert [row[0] for row in rows] == names
     model = load_model(here / "a.ckpt")
-    answers = {name: model.best(model.probabilities([name]), 1)[0][0] for name in set(names)}
-    assert all(row[1] == answers[row[0]][0] for row in rows)
-    assert all(float(row[2]) == pytest.approx(answers[row[0]][1], abs=2e-6) for row in rows)
+    expected = {name: model.top_k(model.probabilities([name]), 1)[0][0] for name in set(names)}
+    for name, category, probability, _ in rows:
+        assert category == expected[name].category
+        assert float(probability) == pytest.approx(expected[name].probability, abs=2e-6)
 
 
 @pytest.mark.parametrize(
@@ -502,17 +529,17 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
         (b"surname,reason\nJones,1\n", "in.csv: already has the column reason"),
     ],
 )
-def test_bad_csv(here: Path, capsys: Captured, content: bytes, message: str) -> None:
+def test_invalid_csv(here: Path, capsys: Captured, content: bytes, message: str) -> None:
     (here / "in.csv").write_bytes(content)
-    line = refused(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
+    line = read_error(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
     assert message in line
-    assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}  # nothing left behind
+    assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}  # no temporary file
 
 
 def test_csv_with_a_cell_of_any_length(here: Path, capsys: Captured) -> None:
     cells = ["x" * 3_000_000, "x" * 201, "x" * 200, "1" * 131_000, "Lee" + "-" * 140_000]
     (here / "in.csv").write_text("\n".join(["surname", *cells]))
-    assert ask("--csv=in.csv", "--out=out.csv", "--top-k=1") == 0
+    assert run_predict("--csv=in.csv", "--out=out.csv", "--top-k=1") == 0
     rows = [line.split(",") for line in (here / "out.csv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == cells
     assert [row[3] for row in rows] == [
@@ -522,8 +549,8 @@ def test_csv_with_a_cell_of_any_length(here: Path, capsys: Captured) -> None:
 
 def test_csv_with_nul_bytes(here: Path, capsys: Captured) -> None:
     (here / "in.csv").write_bytes(b"surname\nJo\x00nes\n")
-    status = ask("--csv=in.csv", "--column=surname", "--out=out.csv")
-    if sys.version_info >= (3, 11):  # from then on csv takes NUL for a character like any other
+    status = run_predict("--csv=in.csv", "--column=surname", "--out=out.csv")
+    if sys.version_info >= (3, 11):  # the csv module accepts NUL since this version
         assert status == 0
         assert (here / "out.csv").read_bytes().splitlines()[1].startswith(b"Jo\x00nes,")
     else:
@@ -533,27 +560,27 @@ def test_csv_with_nul_bytes(here: Path, capsys: Captured) -> None:
 def test_output_that_exists_or_cannot_be_written(here: Path, capsys: Captured) -> None:
     (here / "in.csv").write_text("surname\nMüller\n", encoding="utf-8")
     (here / "out.csv").write_text("precious")
-    asked = ("--csv=in.csv", "--column=surname")
-    assert "out.csv: exists; --force" in refused(capsys, *asked, "--out=out.csv")
+    options = ("--csv=in.csv", "--column=surname")
+    assert "out.csv: exists; --force" in read_error(capsys, *options, "--out=out.csv")
     assert (here / "out.csv").read_text() == "precious"
     (here / "folder").mkdir()
-    assert "folder: is no plain file" in refused(capsys, *asked, "--out=folder", "--force")
-    assert ".: is no plain file" in refused(capsys, *asked, "--out=.", "--force")
-    assert "no/out.csv: No such file" in refused(capsys, *asked, "--out=no/out.csv")
-    assert "gone.csv" in refused(capsys, "--csv=gone.csv", "--column=x", "--out=new.csv")
+    assert "folder: is no plain file" in read_error(capsys, *options, "--out=folder", "--force")
+    assert ".: is no plain file" in read_error(capsys, *options, "--out=.", "--force")
+    assert "no/out.csv: No such file" in read_error(capsys, *options, "--out=no/out.csv")
+    assert "gone.csv" in read_error(capsys, "--csv=gone.csv", "--column=x", "--out=new.csv")
     assert not (here / "new.csv").exists()
 
 
-def test_a_full_disk_leaves_nothing(
+def test_a_full_disk_leaves_no_temporary_file(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (here / "in.csv").write_text("surname\nJones\n")
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "replace", full)
-    line = refused(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
+    monkeypatch.setattr(Path, "replace", fail)
+    line = read_error(capsys, "--csv=in.csv", "--column=surname", "--out=out.csv")
     assert line.endswith("out.csv: No space left on device")
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}
 
@@ -573,28 +600,23 @@ def test_a_full_disk_leaves_nothing(
         ["--checkpoint=nowhere.ckpt", "Jones"],
     ],
 )
-def test_options_that_make_no_sense(here: Path, capsys: Captured, arguments: list[str]) -> None:
-    refused(capsys, *arguments)
+def test_invalid_options(here: Path, capsys: Captured, arguments: list[str]) -> None:
+    read_error(capsys, *arguments)
 
 
 def test_the_prompt(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    for typed, prompts in ((b"Jones\n\nquit\nLee\n", 3), (b"Jones\n", 2), (b"", 1)):
-        pipe(monkeypatch, typed)
-        monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-        assert ask() == 0
-        printed, told = capsys.readouterr()
-        assert told == f"{MODEL}quit or Ctrl-D ends it\n"
-        assert printed.count("Input: ") == prompts
-        assert ("Jones  " in printed) == bool(typed)
-        assert "Lee" not in printed
-
-
-PREDICT = ["src.predict", "--checkpoint=a.ckpt"]
-NEW_INTERPRETER = [sys.executable, "-m", *PREDICT]
+    for typed, n_prompts in ((b"Jones\n\nquit\nLee\n", 3), (b"Jones\n", 2), (b"", 1)):
+        set_stdin(monkeypatch, typed, is_terminal=True)
+        assert run_predict() == 0
+        stdout, stderr = capsys.readouterr()
+        assert stderr == f"{MODEL_LINE}quit or Ctrl-D ends it\n"
+        assert stdout.count("Input: ") == n_prompts
+        assert ("Jones  " in stdout) == bool(typed)
+        assert "Lee" not in stdout
 
 
 def test_interrupt_at_the_prompt(here: Path, programs: Programs) -> None:
-    """Ctrl-C comes from the terminal that the process controls."""
+    """Ctrl-C is typed in the terminal that controls the process."""
     terminal, end = pty.openpty()
     with os.fdopen(end, "r") as stdin:
         process = programs.start(*PREDICT, cwd=here, stdin=stdin)
@@ -606,11 +628,14 @@ def test_interrupt_at_the_prompt(here: Path, programs: Programs) -> None:
         with suppress(TimeoutError):  # a Ctrl-C while Python shuts down would be reported
             process.wait(5)
     os.close(terminal)
-    assert process.result() == (0, process.stdout, f"{MODEL}quit or Ctrl-D ends it\n")
+    assert process.result() == (0, process.stdout, f"{MODEL_LINE}quit or Ctrl-D ends it\n")
 
 
 def test_closed_streams(here: Path, programs: Programs) -> None:
-    """A new interpreter: its checkpoint must not be opened in place of a standard stream."""
+    """A file that is opened must not take the place of a standard stream.
+
+    A new interpreter, as Python replaces closed streams when it starts.
+    """
     script = shlex.join([*NEW_INTERPRETER, "--explain", "Jones", "--plot=a.png"])
     result = programs.run("sh", "-c", f"{script} <&- >&- 2>&-", cwd=here, is_forked=False)
     assert result.returncode == 0
@@ -620,12 +645,14 @@ def test_closed_streams(here: Path, programs: Programs) -> None:
 @pytest.mark.parametrize("stream", ["stdin", "stdout", "stderr"])
 def test_one_closed_stream(here: Path, monkeypatch: pytest.MonkeyPatch, stream: str) -> None:
     monkeypatch.setattr(sys, stream, None)
-    assert ask("Jones") == 0
-    getattr(sys, stream).close()  # the program leaves that to the end of its process
+    assert run_predict("Jones") == 0
+    getattr(sys, stream).close()  # a program leaves this to the end of its process
 
 
-def test_names_from_a_pipe_are_answered_one_by_one(here: Path, programs: Programs) -> None:
-    """A program that writes a name and waits for the answer must get it.
+def test_a_piped_name_is_answered_before_the_next_one_is_written(
+    here: Path, programs: Programs
+) -> None:
+    """Another program can write a name and wait for the answer.
 
     A new interpreter, as `PYTHONIOENCODING` is read when it starts.
     """
@@ -663,23 +690,66 @@ def test_full_output(here: Path, programs: Programs) -> None:
 
 
 def test_output_that_is_closed_early(here: Path, programs: Programs) -> None:
-    """As with `python -m src.predict … | head -1`: there is no complaint."""
+    """There is no error message, as in `python -m src.predict … | head -1`."""
     names = "Jones\n" * 20_000
     reader, writer = os.pipe()
     with os.fdopen(reader) as output:
         with os.fdopen(writer, "w") as target:
             process = programs.start(*PREDICT, cwd=here, stdin=names, stdout=target)
         assert output.readline().endswith("\n"), process.result()
-    assert process.result().stderr == MODEL
+    assert process.result().stderr == MODEL_LINE
 
 
-def test_prediction_imports_neither_lightning_nor_numba(programs: Programs) -> None:
-    code = "import sys, src.predict; print({'lightning', 'numba', 'matplotlib'} & set(sys.modules))"
-    result = programs.run(sys.executable, "-c", code, cwd=ROOT, is_forked=False)
-    assert result == (0, "set()\n", "")
+def imported_modules(programs: Programs, code: str, modules: set[str], cwd: Path) -> str:
+    """Run some code in a new interpreter, and return which of the modules it has imported."""
+    code = f"import sys; {code}; sys.stderr.write(str({modules} & sys.modules.keys()))"
+    result = programs.run(sys.executable, "-c", code, cwd=cwd, is_forked=False)
+    assert result.returncode == 0, result.stderr
+    return result.stderr.removeprefix(MODEL_LINE)
 
 
-def test_signal_while_a_file_is_written_leaves_nothing(here: Path, programs: Programs) -> None:
+def test_options_are_checked_before_torch_is_imported(programs: Programs) -> None:
+    code = "import src.predict, src.evaluate"
+    modules = {"torch", "numpy", "lightning", "matplotlib"}
+    assert imported_modules(programs, code, modules, cwd=ROOT) == "set()"
+
+
+def test_prediction_imports_neither_lightning_nor_numba(here: Path, programs: Programs) -> None:
+    code = "import src.predict; src.predict.main(['--checkpoint=a.ckpt', 'Jones'])"
+    modules = {"lightning", "numba", "matplotlib"}
+    assert imported_modules(programs, code, modules, cwd=here) == "set()"
+
+
+@pytest.mark.parametrize("module", ["src.predict", "src.evaluate"])
+def test_interrupt_while_torch_is_imported(tmp_path: Path, programs: Programs, module: str) -> None:
+    """There is no traceback. A new interpreter, which imports a stand-in for torch."""
+    (tmp_path / "torch.py").write_text(
+        "import time, pathlib; pathlib.Path('importing').touch(); time.sleep(1000)"
+    )
+    process = programs.start(sys.executable, "-m", module, cwd=tmp_path, is_forked=False)
+    wait_until((tmp_path / "importing").exists, process)
+    process.send_signal(signal.SIGINT)
+    assert process.result() == (-signal.SIGINT, "", "")
+
+
+def test_the_program_changes_no_global_state(here: Path, capsys: Captured) -> None:
+    def global_state() -> list[object]:
+        handlers = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
+        return [*handlers, torch.get_num_threads(), csv.field_size_limit()]
+
+    previous_n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    previous_state = global_state()
+    (here / "in.csv").write_text("surname\nJones\n")
+    assert run_predict("--csv=in.csv", "--out=out.csv") == 0
+    assert run_predict("--csv=in.csv", "--out=out.csv") == 2
+    assert global_state() == previous_state
+    torch.set_num_threads(previous_n_threads)
+
+
+def test_signal_while_a_file_is_written_leaves_no_temporary_file(
+    here: Path, programs: Programs
+) -> None:
     """The program waits for rows that never come, until the signal ends it."""
     os.mkfifo(here / "in.csv")
     process = programs.start(
@@ -692,14 +762,14 @@ def test_signal_while_a_file_is_written_leaves_nothing(here: Path, programs: Pro
         process.send_signal(signal.SIGUSR1)
         result = process.result()
     assert result.returncode == 128 + signal.SIGUSR1
-    assert result.stderr == MODEL
+    assert result.stderr == MODEL_LINE
     assert {path.name for path in here.iterdir()} == {"a.ckpt", "in.csv"}
 
 
 def test_memory_does_not_grow_with_the_longest_cell(here: Path, programs: Programs) -> None:
-    """A new process, whose memory is measured.
+    """A GRU reads batches of names that are padded to the length of the longest one.
 
-    A GRU reads names in a batch, in which all are as long as the longest.
+    A new process, whose memory is measured.
     """
     torch.save(make_checkpoint(GRU_NETWORK), here / "a.ckpt")
     names = ["Jones"] * 2000 + ["x" * 131_000] + ["Jones"] * 2000

@@ -51,7 +51,7 @@ def is_for_cluster(command: str) -> bool:
 @pytest.mark.parametrize(
     "on_cluster", [False, pytest.param(True, marks=pytest.mark.cluster)], ids=["here", "cluster"]
 )
-def test_the_commands_settings_are_valid(
+def test_settings_of_train_commands_are_valid(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_cluster: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -75,7 +75,7 @@ def test_the_commands_settings_are_valid(
         settings(*(re.sub(one, r"=\1", word) for word in words))
 
 
-def test_the_questions_options_are_valid() -> None:
+def test_options_of_other_commands_are_valid() -> None:
     questions = re.findall(r"python -m src\.(predict|evaluate|export)([^#\n`]*)", TEXT)
     assert len(questions) >= 9
     programs = {"predict": predict, "evaluate": evaluate, "export": export}
@@ -83,7 +83,7 @@ def test_the_questions_options_are_valid() -> None:
         programs[module].make_parser().parse_args(shlex.split(words))
 
 
-def test_the_links_lead_somewhere() -> None:
+def test_links_have_a_target() -> None:
     for page in PAGES:
         for file, anchor in links(page):
             assert file.exists(), (page, file)
@@ -93,7 +93,7 @@ def test_the_links_lead_somewhere() -> None:
     assert pictures >= set((ROOT / "benchmarks/pictures").iterdir())
 
 
-def test_the_benchmarks_and_targets_exist() -> None:
+def test_benchmarks_and_make_targets_exist() -> None:
     for module in re.findall(r"python -m (benchmarks\.\w+)", TEXT):
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -102,7 +102,7 @@ def test_the_benchmarks_and_targets_exist() -> None:
     assert {*said} <= {*targets}
 
 
-def test_the_map_shows_the_house() -> None:
+def test_map_lists_all_files() -> None:
     text = PAGES[ROOT / "docs/architecture.md"]
     room, shown = ROOT / "src", set()
     for indent, name in re.findall(r"^    ( +)([\w/]+(?:/|\.py)) +", text, re.MULTILINE):
@@ -115,7 +115,7 @@ def test_the_map_shows_the_house() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
-def test_the_examples_run(
+def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -138,7 +138,7 @@ def test_the_examples_run(
     assert sum(map(len, names["answers"])) == 1799
 
 
-def test_the_corpus_table_is_true() -> None:
+def test_corpus_table_has_the_right_numbers() -> None:
     text = (ROOT / "data/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
     assert {name: (int(lines), int(distinct)) for name, lines, distinct in rows} == INCLUDED_COUNTS

@@ -73,7 +73,7 @@ def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(([*TINY, *BATCHED], stop) for stop in (1, 27, 40)),
     ],
 )
-def test_a_run_that_stopped_goes_on_as_if_it_had_not(
+def test_resumed_run_equals_an_uninterrupted_run(
     corpus_dir: Path,
     tmp_path: Path,
     whole_runs: Path,
@@ -104,7 +104,7 @@ def test_a_run_that_stopped_goes_on_as_if_it_had_not(
     assert not list(tmp_path.rglob("*.part"))
 
 
-def test_a_killed_run_goes_on_from_its_last_validation(
+def test_killed_run_is_resumed_from_its_last_validation(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = settings(*TINY, f"data_dir={corpus_dir}")
@@ -128,7 +128,7 @@ def test_a_killed_run_goes_on_from_its_last_validation(
 
 
 @pytest.mark.parametrize("first", [600, 530, 290])
-def test_a_raised_run_is_the_whole_run(corpus_dir: Path, tmp_path: Path, first: int) -> None:
+def test_extended_run_equals_a_long_run(corpus_dir: Path, tmp_path: Path, first: int) -> None:
     """Its points are the whole run's, too: none is left of where it ended first."""
     words = [*TINY, f"data_dir={corpus_dir}"]
     train(settings(*words, f"iterations={first}"), tmp_path / "parts")
@@ -144,9 +144,7 @@ def test_a_raised_run_is_the_whole_run(corpus_dir: Path, tmp_path: Path, first: 
 
 
 @pytest.mark.usefixtures("few_ngram_steps")
-def test_a_run_that_had_only_its_report_to_write_goes_on_the_same(
-    corpus_dir: Path, tmp_path: Path
-) -> None:
+def test_run_killed_before_its_report_is_resumed(corpus_dir: Path, tmp_path: Path) -> None:
     config = settings(*TINY, *BATCHED, f"data_dir={corpus_dir}")
     train(config, tmp_path / "whole")
     train(config, tmp_path / "parts")
@@ -155,7 +153,7 @@ def test_a_run_that_had_only_its_report_to_write_goes_on_the_same(
     assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_changed_corpus_is_refused(own_corpus_dir: Path, tmp_path: Path) -> None:
+def test_resuming_with_a_changed_corpus_is_refused(own_corpus_dir: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data_dir={own_corpus_dir}"]
     train(settings(*words), tmp_path)
     (tmp_path / "metrics.json").unlink()
@@ -165,7 +163,7 @@ def test_a_changed_corpus_is_refused(own_corpus_dir: Path, tmp_path: Path) -> No
         train(settings(*words), tmp_path)
 
 
-def test_a_moved_run_keeps_its_best_score(
+def test_moved_run_keeps_its_best_score(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the score is taken from a checkpoint: no path, no file that another state may name."""
@@ -219,7 +217,7 @@ def damage(what: str) -> Callable[[dict[str, Any]], Any]:
         "version", "version=null", "version=text",
     ],
 )  # fmt: skip
-def test_a_malformed_checkpoint_is_refused_in_a_line(
+def test_resuming_from_a_malformed_checkpoint_is_refused(
     started: Path, tmp_path: Path, what: str
 ) -> None:
     run = tmp_path / "run"
@@ -235,7 +233,9 @@ def test_a_malformed_checkpoint_is_refused_in_a_line(
 
 
 @pytest.mark.parametrize("cut", [0, 10, 3000, -1])
-def test_a_checkpoint_that_is_cut_off_is_refused(started: Path, tmp_path: Path, cut: int) -> None:
+def test_resuming_from_a_truncated_checkpoint_is_refused(
+    started: Path, tmp_path: Path, cut: int
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(started, run)
     last = run / "checkpoints/last.ckpt"
@@ -298,7 +298,7 @@ def test_finished_run_can_be_extended(corpus_dir: Path, tmp_path: Path, programs
     assert len(rows) == 1 + 16 + 4 + 1  # all of the run so far, again
 
 
-def test_what_cannot_be_resumed(
+def test_invalid_resume_is_refused(
     tmp_path: Path, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -346,13 +346,13 @@ def test_what_cannot_be_resumed(
     assert read_settings(Path("run")) == json.loads(json.dumps(read_settings(started)))
 
 
-def test_a_clean_exit_leaves_the_handlers(corpus_dir: Path, tmp_path: Path) -> None:
+def test_signal_handlers_are_restored_after_a_run(corpus_dir: Path, tmp_path: Path) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
     train(settings(*TINY, f"data_dir={corpus_dir}"), tmp_path)
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_nothing_needs_the_signals_that_windows_lacks() -> None:
+def test_missing_signals_of_windows_are_not_needed() -> None:
     """Import, training and prediction: SIGUSR1, SIGALRM, setitimer are asked for nowhere else."""
     for file in (ROOT / "src").rglob("*.py"):
         text = file.read_text(encoding="utf-8")

@@ -46,7 +46,7 @@ def test_one_step_by_its_definition() -> None:
     torch.testing.assert_close(output.exp().sum(), torch.tensor(1.0))
 
 
-def test_a_names_output_is_the_one_after_its_last_letter() -> None:
+def test_output_is_the_one_after_the_last_letter() -> None:
     rnn = make_rnn()
     hidden = torch.zeros(1, 128)
     for letter in name_to_tensor("Satoshi"):
@@ -55,7 +55,7 @@ def test_a_names_output_is_the_one_after_its_last_letter() -> None:
 
 
 @pytest.mark.parametrize("names", [NAMES, ["Lee"], ["a", "b"]])
-def test_a_batch_is_the_names_one_by_one(names: list[str]) -> None:
+def test_parallel_reading_equals_single_names(names: list[str]) -> None:
     rnn = make_rnn()
     together = read_names(rnn, *ASCII_ALPHABET.encode(names))
     one_by_one = torch.cat([read_name(rnn, name_to_tensor(name)) for name in names])

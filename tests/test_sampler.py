@@ -24,12 +24,12 @@ def reference(counts: list[int], seed: int, n: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize("counts", [[3, 1, 5], [2000, 268, 519, 9384], [1, 1]])
 @pytest.mark.parametrize("seed", [0, 1, 12345])
-def test_draws_are_the_tutorials(counts: list[int], seed: int) -> None:
+def test_draws_equal_randint(counts: list[int], seed: int) -> None:
     numbered = [sum(counts[:c]) + line for c, line in reference(counts, seed, 500)]
     assert RandomExamples(counts, 1, seed).take(0, 500) == numbered
 
 
-def test_starts_anywhere_as_if_it_had_drawn_up_to_there() -> None:
+def test_sampler_can_start_anywhere() -> None:
     all_at_once = RandomExamples([3, 1, 5], 1, seed=7).take(0, 100)
     examples = RandomExamples([3, 1, 5], 1, seed=7)
     assert examples.take(40, 10) == all_at_once[40:50]  # ahead
@@ -38,7 +38,7 @@ def test_starts_anywhere_as_if_it_had_drawn_up_to_there() -> None:
     assert examples.take(99, 0) == []
 
 
-def test_a_pass_holds_each_name_once_in_batches_of_similar_length() -> None:
+def test_pass_contains_each_name_once_in_batches_of_similar_length() -> None:
     lengths = [1 + number * 7 % 12 for number in range(100)]
     passes = ShuffledPasses(lengths, batch_size=8, seed=3)
     first, second = ([passes.take(8 * (13 * p + i), 8) for i in range(13)] for p in range(2))
@@ -80,7 +80,7 @@ def batches(
     )
 
 
-def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> None:
+def test_batches_end_at_curve_points_and_epochs_at_validations() -> None:
     names = examples().take(0, 200)  # 2 an iteration
     marks = {0: [0, 5, 8, 13, 16, 21, 24, 29, 30], 60: [60, 64, 69, 72, 77, 80, 85, 88, 90]}
     marks |= {90: [90, 95, 96, 100], 12: [12, 16, 21, 24, 29, 30], 29: [29, 30], 99: [99, 100]}
@@ -91,7 +91,7 @@ def test_batches_end_at_points_of_the_curve_and_the_epoch_at_validations() -> No
 
 
 @pytest.mark.parametrize("order", [examples, passes])
-def test_begun_anywhere_the_names_are_those_of_the_whole_run(
+def test_names_of_a_resumed_run_equal_the_whole_run(
     order: Callable[[], RandomExamples | ShuffledPasses],
 ) -> None:
     whole = [batch for at in (0, 30, 60, 90) for batch in batches(order(), at)]
@@ -102,7 +102,7 @@ def test_begun_anywhere_the_names_are_those_of_the_whole_run(
 
 
 @pytest.mark.parametrize("order", [examples, passes])
-def test_the_parts_of_processes_are_disjoint_and_complete(
+def test_parts_of_several_processes_are_disjoint_and_complete(
     order: Callable[[], RandomExamples | ShuffledPasses],
 ) -> None:
     whole = batches(order(), 3)

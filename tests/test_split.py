@@ -14,7 +14,7 @@ def shipped() -> dict[str, list[str]]:
     return read_corpus(NAMES)
 
 
-def test_a_fingerprint_is_equal_only_for_the_same_corpus() -> None:
+def test_fingerprint_is_equal_only_for_the_same_corpus() -> None:
     corpora = [
         *(
             {"A": ["a", "b"], "B": ["c"]},
@@ -57,7 +57,7 @@ def test_split_is_stratified(shipped: dict[str, list[str]]) -> None:
         assert len(test[category]) == pytest.approx(0.2 * distinct, abs=0.02 * distinct + 1)
 
 
-def test_split_depends_on_seed_and_names_alone(shipped: dict[str, list[str]]) -> None:
+def test_split_depends_only_on_seed_and_names(shipped: dict[str, list[str]]) -> None:
     shuffled = {category: names[::-1] for category, names in reversed(shipped.items())}
     assert hold_out_names(shuffled, 0.1, 0.1, 0)[1] == hold_out_names(shipped, 0.1, 0.1, 0)[1]
     assert hold_out_names(shipped, 0.1, 0.1, 1)[1] != hold_out_names(shipped, 0.1, 0.1, 0)[1]
@@ -68,14 +68,14 @@ def test_split_depends_on_seed_and_names_alone(shipped: dict[str, list[str]]) ->
     assert hold_out_names(shipped, 0.1, 0.1, 0)[2]["Vietnamese"] == chosen
 
 
-def test_nothing_held_out_is_the_whole_corpus(shipped: dict[str, list[str]]) -> None:
+def test_split_without_held_out_names_is_the_whole_corpus(shipped: dict[str, list[str]]) -> None:
     train, val, test = hold_out_names(shipped, 0, 0, seed=0)
     assert train == shipped
     assert not any(val.values())
     assert not any(test.values())
 
 
-def test_a_name_is_on_one_side_however_it_is_written() -> None:
+def test_spellings_of_a_name_are_in_the_same_split() -> None:
     plain = [f"{a}{b}{c}n" for a in "BDGK" for b in "aeiou" for c in "lmr"]
     written = [f(name) for name in plain for f in (str.upper, str, lambda n: f"{n[:2]} {n[2:]}")]
     corpus = {"A": written, "B": [f"x{name}" for name in plain]}

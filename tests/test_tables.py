@@ -48,7 +48,7 @@ FOUND = "delimiter ',', name_column=1 ('surname'), label_column=2 ('country'), 2
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".csv.gz", ".csv.GZ"])
-def test_a_table_of_names(tmp_path: Path, suffix: str) -> None:
+def test_tables_in_various_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"people{suffix}"
     path.write_bytes(gzip.compress(PEOPLE.encode()) if "gz" in suffix.lower() else PEOPLE.encode())
     assert rows_of(path) == (PAIRS, FOUND)
@@ -72,7 +72,7 @@ def test_a_table_of_names(tmp_path: Path, suffix: str) -> None:
         ("a.csv", PEOPLE.replace(",", ";").replace("country", "country, now"), "delimiter ';'"),
     ],
 )  # fmt: skip
-def test_what_is_guessed_is_said(tmp_path: Path, name: str, content: str, found: str) -> None:
+def test_detected_columns_are_reported(tmp_path: Path, name: str, content: str, found: str) -> None:
     pairs, said = rows_of(write(tmp_path / name, content))
     assert sorted(pairs) == sorted(PAIRS)
     assert said.startswith(found)
@@ -87,7 +87,7 @@ def test_what_is_guessed_is_said(tmp_path: Path, name: str, content: str, found:
         ("name,label,label2", {"label_column": "label2"}, (1, 3)),
     ],
 )
-def test_columns_by_name_and_by_number(
+def test_columns_selected_by_name_or_number(
     tmp_path: Path, header: str, columns: dict[str, str], places: tuple[int, int]
 ) -> None:
     path = write(tmp_path / "a.csv", f"{header}\nu,v,w\nx,y,z\n")
@@ -207,7 +207,7 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
         ("a.zip", "PK", {}, "a.zip: unsupported format; save it as .csv"),
     ],
 )  # fmt: skip
-def test_bad_tables(
+def test_invalid_tables_are_refused(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
@@ -224,7 +224,7 @@ def test_bad_tables(
 
 
 @pytest.mark.parametrize("end", [9, 30, -9])
-def test_a_file_that_is_still_being_written(tmp_path: Path, end: int) -> None:
+def test_incomplete_file_is_refused(tmp_path: Path, end: int) -> None:
     content = "name,label\n" + "".join(f"{i:x}name,{i % 2}\n" for i in range(9000))
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(content.encode())[:end])
@@ -235,7 +235,7 @@ def test_a_file_that_is_still_being_written(tmp_path: Path, end: int) -> None:
         read_corpus(source(path))
 
 
-def test_a_line_without_an_end_is_not_read_whole() -> None:
+def test_endless_line_is_not_read_completely() -> None:
     asked: list[int] = []
 
     def readline(most: int) -> str:
@@ -251,7 +251,7 @@ def test_a_line_without_an_end_is_not_read_whole() -> None:
 # Folders
 
 
-def test_folders_as_they_come(tmp_path: Path) -> None:
+def test_unusual_folders(tmp_path: Path) -> None:
     """`.TXT` too; all texts of a subfolder are one category's; what is hidden is passed over."""
     write(tmp_path / "A.TXT", "Ann\n")
     write(tmp_path / "B/one.txt", "Bob\n")
@@ -266,7 +266,7 @@ def test_folders_as_they_come(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("nested", [False, True])
-def test_folders_that_give_the_split(tmp_path: Path, nested: bool) -> None:
+def test_folders_with_a_given_split(tmp_path: Path, nested: bool) -> None:
     sides = {"Training": "lmn", "dev": "op", "TEST": "qr"}
     for side, letters in sides.items():
         for category in "AB":
@@ -290,7 +290,7 @@ def test_folders_that_give_the_split(tmp_path: Path, nested: bool) -> None:
 # Sides and counts
 
 
-def test_sides_as_they_are_given(tmp_path: Path) -> None:
+def test_given_splits_are_kept(tmp_path: Path) -> None:
     lines = [
         f"{a}{b},{a},{side}" for a in "AB" for b, side in zip("klmn", ["Train"] * 4, strict=True)
     ]
@@ -326,7 +326,7 @@ def counted(path: Path) -> Path:
     return write(path, "name,label,n\n" + "\n".join([*lines, "Zoe,B,0", "Zed,C,0"]))
 
 
-def test_a_row_counts_as_so_many_lines(tmp_path: Path) -> None:
+def test_count_column_repeats_rows(tmp_path: Path) -> None:
     """A row that counts nothing is as if it were not there."""
     names = read_corpus(source(counted(tmp_path / "a.csv"), count_column="n"))
     written = {c: {**{n: k - 1 for n, k in of.items() if k > 1}} for c, of in COUNTS.items()}
@@ -336,7 +336,7 @@ def test_a_row_counts_as_so_many_lines(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
-def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -> None:
+def test_names_are_sampled_in_proportion_to_their_counts(tmp_path: Path, sampling: str) -> None:
     path = counted(tmp_path / "a.csv")
     how: dict[str, Any] = {"sampling": sampling, "count_column": "n", "iterations": 6000}
     how |= {"batch_size": 8, "log_every": 6000, "val_every": 6000}
@@ -361,7 +361,7 @@ def test_names_are_drawn_as_often_as_they_count(tmp_path: Path, sampling: str) -
     assert data.corpus_prior == [5 / 8, 3 / 8]  # spellings
 
 
-def test_weighted_draws_are_those_of_lines_written_out() -> None:
+def test_counted_draws_equal_repeated_lines() -> None:
     weights = [2, 1, 3, 1, 1, 4]  # of categories with 3, 1 and 2 names
     written = [name for name, n in enumerate(weights) for _ in range(n)]
     draws = RandomExamples([6, 1, 5], 1, 7).take(0, 500)
@@ -369,7 +369,7 @@ def test_weighted_draws_are_those_of_lines_written_out() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_pass_in_proportion_to_weights(seed: int) -> None:
+def test_pass_in_proportion_to_line_counts(seed: int) -> None:
     """Systematic sampling: each name its expected number of times, rounded up or down."""
     rng = random.Random(seed)
     weights = [rng.choice([1, 1, 2, 50, 1000]) for _ in range(60)]
@@ -383,7 +383,7 @@ def test_a_pass_in_proportion_to_weights(seed: int) -> None:
     assert ShuffledPasses([5] * 60, 7, seed, weights).take(7 * 9, 7) == passes.take(7 * 9, 7)
 
 
-def test_equal_counts_are_a_pass_over_each_name(tmp_path: Path) -> None:
+def test_pass_with_equal_counts_contains_each_name(tmp_path: Path) -> None:
     passes = ShuffledPasses([3, 4, 5, 6], 4, 0, [2, 2, 2, 2])
     assert sorted(passes.take(0, 4)) == sorted(passes.take(4, 4)) == [0, 1, 2, 3]
 
@@ -409,7 +409,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_contains_the_data_source(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = torch.load(ran / "run/checkpoints/last.ckpt", weights_only=True)
     kept = {key: checkpoint["NamesDataModule"][key] for key in DataSource._fields}
     columns = ("1", "woher", "n", None)
@@ -432,7 +432,7 @@ def test_the_source_is_in_the_checkpoint(ran: Path, capsys: pytest.CaptureFixtur
         (["--data-dir={}/own.csv"], "own.csv: contains no <"),
     ],
 )  # fmt: skip
-def test_other_sources(
+def test_evaluation_of_other_sources(
     ran: Path, capsys: pytest.CaptureFixture[str], words: list[str], answer: str
 ) -> None:
     write(ran / "other.tsv", "name\tlabel\nbata\tAlpha\nbita\tBeta\n")
@@ -446,7 +446,7 @@ def test_other_sources(
         assert "accuracy" in capsys.readouterr().out
 
 
-def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -> None:
+def test_run_on_a_table_is_resumed_unless_the_table_changed(ran: Path, tmp_path: Path) -> None:
     columns: Any = {"name_column": "wer", "label_column": "2", "count_column": "3"}
     state = NamesDataModule(data_file=ran / "own.csv", **columns).state_dict()
     moved = write(tmp_path / "moved.csv", (ran / "own.csv").read_text())
@@ -468,7 +468,7 @@ def test_a_run_goes_on_unless_its_table_has_changed(ran: Path, tmp_path: Path) -
         (["data_file=own.csv", "name_column='a\u200bb'"], "name_column=a\u200bb: must be a c"),
     ],
 )  # fmt: skip
-def test_settings_of_a_source(
+def test_conflicting_source_settings_are_refused(
     ran: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], answer: str
 ) -> None:
     monkeypatch.chdir(ran)

@@ -120,7 +120,7 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     assert [list(chart.multiline.tag) for chart in category.chart] == [["train/loss", "val/loss"]]
 
 
-def test_hidden_norm_is_that_of_the_cell_after_twenty_letters(finished: tuple[Path, str]) -> None:
+def test_hidden_norm_after_twenty_letters(finished: tuple[Path, str]) -> None:
     (last,) = events(finished[0]).Scalars("train/hidden_norm")[-1:]
     state = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     rnn = RNN(57, 16, 18)
@@ -131,7 +131,7 @@ def test_hidden_norm_is_that_of_the_cell_after_twenty_letters(finished: tuple[Pa
     assert last.value == pytest.approx(hidden.norm().item(), rel=1e-5)
 
 
-def test_train_loss_is_the_mean_of_the_tutorials_loop(finished: tuple[Path, str]) -> None:
+def test_train_loss_is_the_mean_loss_of_the_tutorial_loop(finished: tuple[Path, str]) -> None:
     data = NamesDataModule()
     torch.manual_seed(0)
     rnn = RNN(57, 16, 18)
@@ -167,7 +167,7 @@ def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
     assert load_model(finished[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (1, 18)
 
 
-def test_what_is_printed(finished: tuple[Path, str]) -> None:
+def test_printed_output_of_a_run(finished: tuple[Path, str]) -> None:
     run, printed = finished
     lines = printed.splitlines()
     assert lines[0].startswith("18 categories, 16,0")
@@ -186,7 +186,7 @@ def test_what_is_printed(finished: tuple[Path, str]) -> None:
     assert (run / "train.log").read_text() == printed
 
 
-def test_the_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
+def test_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
     data = NamesDataModule()
     line = data.sampler.take(99, 1)[0]
     letters = data.train_dataset[line][0].argmax(dim=2).flatten()
@@ -212,7 +212,7 @@ def test_tutorial_experiment(tmp_path: Path, programs: Programs) -> None:
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.usefixtures("few_ngram_steps")
 @pytest.mark.parametrize("recipe", [file.stem for file in (ROOT / "configs/experiment").iterdir()])
-def test_the_recipes(tmp_path: Path, recipe: str) -> None:
+def test_included_experiments(tmp_path: Path, recipe: str) -> None:
     words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "hidden=8"]
     batched = recipe in ("best", "names")
     words += ["ngrams=2"] if batched else []
@@ -249,7 +249,7 @@ def test_the_recipes(tmp_path: Path, recipe: str) -> None:
         ),
     ],
 )
-def test_bad_input(
+def test_invalid_input_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
     if torch.cuda.is_available() and "trainer=gpu" in overrides:
@@ -279,7 +279,7 @@ def test_bad_input(
 @pytest.mark.parametrize(
     "words", [["backend=compiled"], ["backend=autograd"], ["backend=autograd", "batch_size=4"]]
 )
-def test_a_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, words: list[str]) -> None:
+def test_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, words: list[str]) -> None:
     """By the step of a single name, or by Lightning for a batch: one step is lr times clip long."""
     words = [*words, "hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
     words += ["val_fraction=0", "test_fraction=0"]
@@ -292,7 +292,7 @@ def test_a_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, words: lis
     assert (weights[1] - weights[0]).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
-def test_divergence_leaves_the_last_validations_weights_and_the_curve(tmp_path: Path) -> None:
+def test_diverged_run_keeps_its_last_checkpoint_and_curve(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
     words = ("hidden=16", "lr=0.2", "clip=0", "iterations=5000", "log_every=100", "val_every=200")
     with pytest.raises(UserError, match=r"lr=0\.2 clip=0: the loss is no longer finite") as caught:
@@ -308,7 +308,7 @@ def test_divergence_leaves_the_last_validations_weights_and_the_curve(tmp_path: 
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_signal_at_the_end(
+def test_signal_after_training(
     corpus_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -333,9 +333,7 @@ def test_a_signal_at_the_end(
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
-    corpus_dir: Path, tmp_path: Path
-) -> None:
+def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     score = train(settings(*words, "trainer.max_time=00:00:00:00"), tmp_path / "none")
     status, metrics, _ = read_result(tmp_path / "none")
@@ -361,7 +359,7 @@ def test_a_run_that_the_trainer_ends_early_is_stopped_in_order(
         *("deterministic=warn", "detect_anomaly=true", "inference_mode=false"),
     ],
 )
-def test_trainer_arguments_pass_through(
+def test_trainer_arguments_are_passed(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -379,7 +377,7 @@ def test_trainer_arguments_pass_through(
 
 
 @pytest.mark.usefixtures("blank_pictures")
-def test_several_loggers_or_none(corpus_dir: Path, tmp_path: Path) -> None:
+def test_several_loggers_and_no_logger(corpus_dir: Path, tmp_path: Path) -> None:
     words = [*TINY, f"data_dir={corpus_dir}"]
     train(settings(*words, "logger=[tensorboard,csv]"), tmp_path / "two")
     assert list((tmp_path / "two").glob("events.out.tfevents.*"))
@@ -392,7 +390,7 @@ def test_several_loggers_or_none(corpus_dir: Path, tmp_path: Path) -> None:
     assert timeless_metrics(tmp_path / "none") == timeless_metrics(tmp_path / "two")
 
 
-def test_a_run_in_a_thread_and_its_errors(tmp_path: Path) -> None:
+def test_run_in_a_thread(tmp_path: Path) -> None:
     """Nothing of the process is changed for good: its threads can show their errors afterwards."""
     hook, handler = threading.excepthook, signal.getsignal(signal.SIGTERM)
     corpus = make_corpus(tmp_path / "names")

@@ -1,5 +1,11 @@
 """Command line of `python -m src.audit`, which finds problems in a list of names."""
 
+import signal
+
+if __name__ == "__main__":
+    # Until a handler is installed, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -7,9 +13,6 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from src.audit.audit import audit
-from src.audit.corpus import AuditSettings
-from src.audit.report import format_report
 from src.config import CONFIG_FOLDER, Config
 from src.errors import UserError
 from src.files import check_output_files, write_bytes
@@ -20,7 +23,7 @@ from src.run.messages import error_message
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program. If the user made a mistake, print one line and exit with status 2."""
-    cli.run_command(make_parser(), audit_names, arguments)
+    cli.run_cli(make_parser(), audit_names, arguments, check=check_options)
 
 
 def make_parser() -> ArgumentParser:
@@ -40,6 +43,15 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def check_options(options: Namespace) -> None:
+    """Check that the report can be written, because reading a long list of names takes a while.
+
+    Raises:
+        UserError: if the file exists.
+    """
+    check_output_files(options.out, force=options.force)
+
+
 def audit_names(options: Namespace) -> None:
     """Print the report, and write it to the file that the options name.
 
@@ -47,8 +59,11 @@ def audit_names(options: Namespace) -> None:
         UserError: if a key is wrong, or the names cannot be read.
         OSError: if a file cannot be opened.
     """
-    # This is checked first, because reading a long list of names takes a while.
-    check_output_files(options.out, force=options.force)
+    # Imported late: torch takes a second, and a mistyped option should be reported at once.
+    from src.audit.audit import audit
+    from src.audit.corpus import AuditSettings
+    from src.audit.report import format_report
+
     config = compose_config(options.keys)
     report = audit(AuditSettings.from_config(config))
     print(format_report(report))
@@ -71,4 +86,4 @@ def compose_config(overrides: list[str]) -> Config:
 
 
 if __name__ == "__main__":
-    cli.run_program(main)
+    cli.run_cli_and_exit(main)

@@ -89,7 +89,7 @@ def read_corpus(
 def _read_files(
     source: DataSource,
     kind: AlphabetKind,
-    stamps: tuple[tuple[Path, int, int], ...],  # part of the key of the cache
+    stamps: tuple[tuple[Path, int, int], ...],  # noqa: ARG001 # part of the key of the cache
 ) -> Corpus:
     """Read a source; `stamps`, the files with their sizes and times, are only keys of the cache."""
     has_counts = source.count_column is not None

@@ -108,9 +108,7 @@ class NamesDataModule(LightningDataModule):
         self.val_dataset = self._make_eval_dataset(split.val)
         self.test_dataset = self._make_eval_dataset(split.test)
 
-        # If the source has counts, it lists each name once, so the names are distinct already.
-        use_distinct_pairs = sampling == "natural" and not line_counts
-        self._sampled_dataset = self.distinct_pairs if use_distinct_pairs else self.train_dataset
+        self._sampled_dataset = self._choose_sampled_dataset(sampling, line_counts)
         sampled_counts = count_targets(self._sampled_dataset, len(self.categories), line_counts)
         self.sampler = make_sampler(
             sampling, self._sampled_dataset, sampled_counts, batch_size, seed, line_counts
@@ -118,23 +116,27 @@ class NamesDataModule(LightningDataModule):
         self.train_prior = prior_of_sampling(sampling, sampled_counts)
         self.corpus_prior = as_shares([len(set(names)) for names in self._train_names.values()])
 
-        # Only now is it known how many iterations a pass over the sampled names takes.
         if passes:
-            iterations = ceil(
-                passes * len(self._sampled_dataset) / self.sampler.names_per_iteration
-            )
+            iterations = self._count_iterations(passes)
         self.run_length = RunLength.from_settings(iterations, log_every, val_every)
         self._train_batch_sampler = TrainBatchSampler(
             self.sampler, batch_size, chunk_size, self.iteration_and_rank, self.run_length
         )
         # Checkpoints contain this record, so that no run is resumed on other names.
-        self._split_record = SplitRecord(
-            source=source,
-            seed=seed,
-            val_fraction=val_fraction,
-            test_fraction=test_fraction,
-            fingerprints=fingerprint_split(corpus.all_names, split, line_counts),
-        )
+        fingerprints = fingerprint_split(corpus.all_names, split, line_counts)
+        self._split_record = SplitRecord(source, seed, val_fraction, test_fraction, fingerprints)
+
+    def _choose_sampled_dataset(self, sampling: Sampling, line_counts: list[int]) -> NamesDataset:
+        """Return the dataset from which the training names are sampled."""
+        # If the source has counts, it lists each name once, so the names are distinct already.
+        if sampling == "natural" and not line_counts:
+            return self.distinct_pairs
+        return self.train_dataset
+
+    def _count_iterations(self, passes: float) -> int:
+        """Return the number of iterations of some passes over the sampled names."""
+        n_sampled_names = passes * len(self._sampled_dataset)
+        return ceil(n_sampled_names / self.sampler.names_per_iteration)
 
     def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
         """Return the dataset of held-out names."""

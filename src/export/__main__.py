@@ -1,24 +1,28 @@
 """Command line of `python -m src.export`, which exports a trained model."""
 
+import signal
+
+if __name__ == "__main__":
+    # Until a handler is installed, Ctrl-C ends the program without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from src.errors import UserError
-from src.export.page import render_page
 from src.files import check_output_files, write_bytes
 from src.inference import cli
-from src.inference.trained_model import load_model
 from src.run.run_folder import find_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program. If the user made a mistake, print one line and exit with status 2."""
-    cli.run_command(make_parser(), export_model, arguments)
+    cli.run_cli(make_parser(), export_model, arguments, check=check_options)
 
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    parser = cli.make_parser(
+    parser = cli.make_model_parser(
         "src.export",
         "Write a model as a web page that needs no server, or as a graph for other programs.",
     )
@@ -31,17 +35,28 @@ def make_parser() -> ArgumentParser:
     return parser
 
 
+def check_options(options: Namespace) -> None:
+    """Check the options before torch is imported.
+
+    Raises:
+        UserError: if no file is to be written, or a file exists.
+    """
+    if not (options.html or options.onnx):
+        raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
+    check_output_files(options.html, options.onnx, force=options.force)
+
+
 def export_model(options: Namespace) -> None:
     """Write the files that the options name.
 
     Raises:
-        UserError: if an option is missing or wrong, or the model cannot be exported.
+        UserError: if the model cannot be exported.
         OSError: if the checkpoint cannot be read.
     """
-    if not (options.html or options.onnx):
-        raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
-    # This is checked first, because loading a model takes seconds.
-    check_output_files(options.html, options.onnx, force=options.force)
+    # Imported late: torch takes a second, and a mistyped option should be reported at once.
+    from src.export.page import render_page
+    from src.inference.trained_model import load_model
+
     checkpoint = find_checkpoint(options.run or options.checkpoint)
     model = load_model(checkpoint, options.prior)
     # All contents are made before the first file is written, so that a failure leaves no files.
@@ -57,8 +72,8 @@ def export_model(options: Namespace) -> None:
         contents[options.onnx] = export_onnx(model)
     for file, content in contents.items():
         write_bytes(file, content)
-        print(f"{file}: {model.about}")
+        print(f"{file}: {model.description}")
 
 
 if __name__ == "__main__":
-    cli.run_program(main)
+    cli.run_cli_and_exit(main)

@@ -33,7 +33,7 @@ def export_onnx(model: TrainedModel) -> bytes:
 
     The inputs of the graph are `letters` [B, L] and `lengths` [B], both int64. Its output is
     `probabilities` [B, C] under the prior of the model. The metadata of the file are the entries of
-    `model.described()`, each as JSON.
+    `model.metadata()`, each as JSON.
 
     Raises:
         UserError: if the model contains n-gram models.
@@ -51,7 +51,7 @@ def export_onnx(model: TrainedModel) -> bytes:
     add_calibration(graph, scores, model)
     file = build_file(graph, n_categories=len(model.categories))
     metadata = {}
-    for name, value in model.described().items():
+    for name, value in model.metadata().items():
         metadata[name] = json.dumps(value, ensure_ascii=False)
     helper.set_model_props(file, metadata)
     return bytes(file.SerializeToString())
@@ -131,8 +131,8 @@ def add_calibration(graph: GraphBuilder, scores: str, model: TrainedModel) -> No
 
     The formula is probabilities = softmax(scores · sharpness + offsets of the prior).
     """
-    scaled = graph.add("Mul", scores, torch.tensor(model.sharpness))
-    offsets = torch.tensor(model.offsets[model.prior])  # [C]
+    scaled = graph.add("Mul", scores, torch.tensor(model.score_scale))
+    offsets = torch.tensor(model.score_offsets[model.prior_label])  # [C]
     shifted = graph.add("Add", scaled, offsets)
     graph.add("Softmax", shifted, output="probabilities", axis=1)
 

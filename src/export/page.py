@@ -30,10 +30,10 @@ def render_page(model: TrainedModel) -> str:
     for name, weight in network.recurrent.rnn.named_parameters():
         weights[name] = encode_weight(weight)
     # The script of the page reads all values by these keys.
-    values = model.described()
+    values = model.metadata()
     values["spelled"] = find_conversions(model.alphabet.kind)
     values["weights"] = weights
-    values["sharpness"] = model.sharpness
+    values["sharpness"] = model.score_scale
     # Without `<`, the values cannot end the script element that contains them.
     embedded = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
     return TEMPLATE.read_text(encoding="utf-8").replace("{model}", embedded)

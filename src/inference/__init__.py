@@ -1,1 +1,1 @@
-"""The trained model: its answers, how good they are, and files full of them."""
+"""Predictions of a trained model: in Python, in a terminal and in files, and how good they are."""

@@ -1,15 +1,18 @@
-"""How the argparse programs, all but train, begin and end."""
+"""The frame of all programs but training: common options, errors, signals and the exit status.
+
+Imports torch late: it takes a second, and `--help` or a mistyped option should be answered at once.
+"""
 
 import csv
 import gc
 import signal
 import sys
+import threading
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import Any, NoReturn
 
 from src.data.readers.source import normalize_label
 from src.errors import UserError
@@ -17,53 +20,136 @@ from src.models.registry import DEFAULT_PRIOR, PRIORS
 from src.run.environment import exclude_existing_objects_from_garbage_collection
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 
-
-def run_program(main: Callable[[], None]) -> None:
-    """Run a program's main function so that signals end it in order."""
-    exclude_existing_objects_from_garbage_collection()
-    torch.set_num_threads(1)  # matrices this small lose more to a second thread than they gain
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for each in signal.Signals:  # these would end it at once, and leave what it was writing
-        if each.name in ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2"):
-            signal.signal(each, lambda number, _: sys.exit(128 + number))
-    main()
-    gc.freeze()  # or Python looks through all of torch before it ends
+EXIT_SIGNAL_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+EXIT_SIGNALS = [signum for signum in signal.Signals if signum.name in EXIT_SIGNAL_NAMES]
+"""The signals other than Ctrl-C that ask a program to end. Windows has only SIGTERM."""
 
 
-def make_parser(name: str, description: str) -> ArgumentParser:
-    """Return the parser of a program that asks a model, under a prior."""
-    parser = ArgumentParser(prog=f"python -m {name}", description=description)
-    add: Any = parser.add_argument
-    add("--checkpoint", type=Path, help="a .ckpt, or a run's or a sweep's folder (the newest run)")
-    about = "how common categories are: uniform, as in the run's corpus, or in between (tempered)"
-    add("--prior", choices=PRIORS, default=DEFAULT_PRIOR, help=about)
-    add("--force", action="store_true", help="replace files that exist")
+def make_model_parser(program: str, description: str) -> ArgumentParser:
+    """Return a parser with the options of all programs that load a model."""
+    parser = ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        help="a .ckpt, or a run's or a sweep's folder (the newest run)",
+    )
+    parser.add_argument(
+        "--prior",
+        choices=PRIORS,
+        default=DEFAULT_PRIOR,
+        help="how common categories are: uniform, as in the run's corpus, or in between (tempered)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
     return parser
 
 
-def listed(text: str) -> list[str]:
-    """Return the categories that an option names, cells of a CSV row: one may hold a comma."""
-    rows = csv.reader(text.splitlines(), skipinitialspace=True)
-    return [normalize_label(cell) for row in rows for cell in row]
+def parse_categories(text: str) -> list[str]:
+    """Return the categories in the value of an option, which are separated by commas.
+
+    A category that contains a comma is quoted, as in a CSV file.
+    """
+    categories = []
+    for row in csv.reader(text.splitlines(), skipinitialspace=True):
+        categories += [normalize_label(cell) for cell in row]
+    return categories
 
 
-def run_command(
-    parser: ArgumentParser, work: Callable[[Namespace], None], arguments: list[str] | None
+def run_cli_and_exit(main: Callable[[], None]) -> NoReturn:
+    """Call the main function of a program, which calls `run_cli`, and exit."""
+    main()
+    gc.freeze()  # skips the garbage collection at exit, which takes a second with torch loaded
+    sys.exit(0)
+
+
+def run_cli(
+    parser: ArgumentParser,
+    execute: Callable[[Namespace], None],
+    arguments: list[str] | None,
+    check: Callable[[Namespace], None] | None = None,
 ) -> None:
-    """Do the work; end with one line and exit status 2 if something is the user's to mend."""
+    """Parse the command line and do the work of a program.
+
+    An error that the user can fix is printed in one line.
+
+    Args:
+        parser: the parser of the command line.
+        execute: does the work of the program. It is called with torch imported.
+        arguments: the command line; if None, that of this process.
+        check: checks the options. It is called before torch is imported.
+
+    Raises:
+        SystemExit: if an option or a file is invalid, with status 2; or if a signal ends the
+            program, with 128 plus its number.
+    """
     replace_closed_streams()
     options = parser.parse_args(arguments)
+    # The encoding of a terminal or a pipe may lack some letters.
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
     try:
-        work(options)
+        if check is not None:
+            check(options)
+        with program_environment():
+            execute(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # `… | head` has seen enough
+    except BrokenPipeError:  # stdout was closed: `… | head`
         redirect_stdout_to_devnull()
     except (UserError, OSError) as error:
-        try:
-            sys.stdout.flush()
-        except OSError:  # the disk under the output is full
-            redirect_stdout_to_devnull()
+        flush_or_discard_stdout()  # so that the error message comes last
         parser.exit(2, f"{parser.prog}: {error}\n")
     except KeyboardInterrupt:
-        parser.exit(130, "\n")
+        parser.exit(128 + signal.SIGINT, "\n")  # the terminal has shown ^C without a line end
+
+
+def flush_or_discard_stdout() -> None:
+    """Flush stdout, or discard its buffer and all further output if that fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:  # the disk is full, for example
+        redirect_stdout_to_devnull()
+
+
+@contextmanager
+def program_environment() -> Iterator[None]:
+    """Let torch use a single thread, and signals raise exceptions, in a `with` block.
+
+    Objects that exist already are excluded from garbage collection; this is not undone.
+    """
+    # Imported before signals raise exceptions, because an exception that is raised within this
+    # import can crash the program, or be ignored.
+    import torch
+
+    previous_n_threads = torch.get_num_threads()
+    # Matrices this small lose more by a second thread than they gain.
+    torch.set_num_threads(1)
+    # Collecting garbage among the objects of torch would double the time for a long file of names.
+    exclude_existing_objects_from_garbage_collection()
+    try:
+        with signals_raise_exceptions():
+            yield
+    finally:
+        torch.set_num_threads(previous_n_threads)
+
+
+@contextmanager
+def signals_raise_exceptions() -> Iterator[None]:
+    """Let signals raise exceptions in a `with` block, so that temporary files are deleted.
+
+    Ctrl-C raises KeyboardInterrupt; the other signals that ask a program to end raise SystemExit.
+    Python handles signals in the main thread only; in other threads, this function does nothing.
+    """
+    # By default, most of these signals end a program without any cleanup.
+    previous_handlers: dict[signal.Signals, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        previous_handlers[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+        for signum in EXIT_SIGNALS:
+            previous_handlers[signum] = signal.signal(signum, exit_on_signal)
+    try:
+        yield
+    finally:
+        for signum, handler in previous_handlers.items():
+            signal.signal(signum, handler)
+
+
+def exit_on_signal(signum: int, _: Any) -> NoReturn:
+    """Exit with the status that shells use for a program that was ended by a signal."""
+    sys.exit(128 + signum)

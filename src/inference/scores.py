@@ -1,6 +1,6 @@
-"""How good answers are, and how sure that is: the numbers of an evaluation, and its text.
+"""Scores of a model with confidence intervals, as plain values and as text.
 
-Shapes: N pairs of name and category, C categories, R weightings of the pairs.
+Shapes: N distinct pairs of a name and its category, C categories, R resamples of the pairs, T bins.
 """
 
 from collections import defaultdict
@@ -12,135 +12,308 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from src.models.calibration import MIN_SAMPLE_SIZE, precision_curve
+from src.data.corpus import NamesByCategory
+from src.data.readers.columns import quoted_list
+from src.errors import UserError
+from src.inference.trained_model import TrainedModel
+from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, precision_curve
+from src.models.metrics import balanced_accuracy, macro_f1
 
-RESAMPLES = 1000
-COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
-BINS = 15
-CONFUSED_PAIRS = 10
+N_RESAMPLES = 1000
+RESAMPLES_PER_BATCH = 100
+"""Number of resamples that are in memory at once."""
+CONFIDENCE_QUANTILES = [0.025, 0.975]
+SCORE_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy", "log_loss", "ece")
+"""The scores in the order of the report. ECE is the expected calibration error."""
+MIN_COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
+"""Shares of answered names for which the report shows precision and threshold."""
+N_CALIBRATION_BINS = 15
+MIN_PROBABILITY = 1e-45
+"""Lower probabilities count as this one in the log loss, which would be infinite for 0."""
+MAX_CONFUSED_PAIRS = 10
+EXAMPLES_PER_PAIR = 3
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """N distinct (name, category) pairs and what the model says of them."""
+class EvaluatedNames:
+    """Distinct pairs of a name and its category, and what the model predicts for them."""
 
     names: list[str]
-    targets: Tensor  # [N]
-    probabilities: Tensor  # [N, C], float64
-    categories: list[str]  # C
+    """The normalized name of each pair [N]."""
+    targets: Tensor
+    """Index of the category of each pair [N], int64."""
+    probabilities: Tensor
+    """Probability of each category [N, C], float64."""
+    categories: list[str]
+    """The categories [C]."""
 
     @property
-    def guesses(self) -> Tensor:
-        """The likeliest category of each name [N]."""
+    def predictions(self) -> Tensor:
+        """Index of the most likely category of each name [N], int64."""
         return self.probabilities.argmax(dim=1)
 
 
-def scores(evaluated: Evaluated, weights: Tensor) -> dict[str, Tensor]:
-    """Return each score for R weightings of the pairs [R, N], each [R].
+def predict_corpus(model: TrainedModel, corpus: NamesByCategory) -> EvaluatedNames:
+    """Predict each distinct pair of a name and a category in a corpus.
 
-    A weighting says how often each pair counts: all ones for the pairs as they are.
+    Categories that the model does not know follow those that it knows. Their probability is 0.
+
+    Raises:
+        UserError: if there are no names, or a name cannot be classified.
     """
-    targets, p, c = evaluated.targets, evaluated.probabilities, len(evaluated.categories)
-    is_it, said_it = (F.one_hot(each, c).double() for each in (targets, evaluated.guesses))
-    right = is_it * said_it  # [N, C]
-    support, guessed, hits = weights @ is_it, weights @ said_it, weights @ right
-    n = weights.sum(dim=1)
-    likelihood = (p * is_it).sum(dim=1)
-    among_top = ((p > likelihood[:, None]).sum(dim=1) < 3) & (likelihood > 0)
-    confidence = p.max(dim=1).values
-    bins = F.one_hot((confidence * BINS).long().clamp(max=BINS - 1), BINS)
-    gaps = (confidence - right.sum(dim=1))[:, None] * bins  # [N, bins]
-    f1 = 2 * hits / (support + guessed)
+    unknown_categories = [category for category in corpus if category not in model.categories]
+    categories = model.categories + unknown_categories
+    names = []
+    targets = []
+    for category, lines in corpus.items():
+        # The model may normalize several names of the corpus alike.
+        distinct_names = sorted({model.alphabet.normalize(line) for line in lines})
+        names += distinct_names
+        targets += [categories.index(category)] * len(distinct_names)
+    if not names:
+        raise UserError(f"no names of any category that is asked about: {quoted_list(categories)}")
+    known_probabilities = model.probabilities(names)
+    probabilities = F.pad(known_probabilities, (0, len(unknown_categories)))  # [N, C]
+    is_unclassified = probabilities[:, 0].isnan()
+    if is_unclassified.any():
+        name = names[int(is_unclassified.nonzero()[0])]
+        raise UserError(f"{name}: {model.reason(name)}")
+    return EvaluatedNames(names, torch.tensor(targets), probabilities.double(), categories)
+
+
+def compute_scores(evaluated: EvaluatedNames, weights: Tensor) -> dict[str, Tensor]:
+    """Return each score of several weighted samples of the pairs.
+
+    Args:
+        evaluated: the pairs.
+        weights: how often each sample contains each pair [R, N], float64.
+
+    Returns:
+        The score of each sample [R] by the names in SCORE_NAMES.
+    """
+    n_categories = len(evaluated.categories)
+    one_hot_targets = F.one_hot(evaluated.targets, n_categories).double()  # [N, C]
+    one_hot_predictions = F.one_hot(evaluated.predictions, n_categories).double()  # [N, C]
+    one_hot_correct = one_hot_targets * one_hot_predictions  # [N, C]
+    support = weights @ one_hot_targets  # [R, C]
+    predicted = weights @ one_hot_predictions  # [R, C]
+    correct = weights @ one_hot_correct  # [R, C]
+    n_pairs = weights.sum(dim=1)  # [R]
+
+    target_probabilities = (evaluated.probabilities * one_hot_targets).sum(dim=1)  # [N]
+    is_in_top3 = is_among_top3(evaluated.probabilities, target_probabilities)  # [N]
+    losses = -target_probabilities.clamp(min=MIN_PROBABILITY).log()  # [N]
+    is_correct = one_hot_correct.sum(dim=1)  # [N]
+    confidence = evaluated.probabilities.max(dim=1).values  # [N]
     return {
-        "accuracy": hits.sum(dim=1) / n,
-        "balanced_accuracy": (hits / support).nanmean(dim=1),  # without names: 0 / 0, which is NaN
-        "macro_f1": f1.where(support > 0, torch.nan).nanmean(dim=1),
-        "top3_accuracy": weights @ among_top.double() / n,
-        "log_loss": weights @ -likelihood.clamp(min=1e-45).log() / n,
-        "ece": (weights @ gaps).abs().sum(dim=1) / n,
+        "accuracy": correct.sum(dim=1) / n_pairs,
+        "balanced_accuracy": balanced_accuracy(correct, support),
+        "macro_f1": macro_f1(correct, support, predicted),
+        "top3_accuracy": weights @ is_in_top3.double() / n_pairs,
+        "log_loss": weights @ losses / n_pairs,
+        "ece": expected_calibration_error(confidence, is_correct, weights),
     }
 
 
-def make_report(evaluated: Evaluated) -> dict[str, Any]:
-    """Return all there is to say, as plain values."""
-    n, rng = len(evaluated.names), np.random.default_rng(0)
-    drawn: dict[str, list[float]] = defaultdict(list)
-    for _ in range(10):  # in ten parts, for the memory
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=RESAMPLES // 10)
-        for name, values in scores(evaluated, torch.from_numpy(weights).double()).items():
-            drawn[name] += values.tolist()
-    report: dict[str, Any] = {"pairs": n}
-    for name, value in scores(evaluated, torch.ones(1, n).double()).items():
-        low, high = np.quantile(drawn[name], [0.025, 0.975]).tolist()
-        report[name] = {"value": value.item(), "low": low, "high": high}
-    report["ceiling"] = len(set(evaluated.names)) / n
-    report["categories"] = category_rows(evaluated)
-    most = max(report["categories"], key=lambda row: row["support"])
-    report["majority"] = {"category": most["category"], "accuracy": most["support"] / n}
-    report["confused"] = confused_pairs(evaluated)
-    curve = precision_curve(evaluated.probabilities, evaluated.targets)
-    rows = torch.searchsorted(curve[:, 2].contiguous(), torch.tensor(COVERAGES).double())
-    keys = "threshold", "precision", "coverage"
-    report["coverage"] = [dict(zip(keys, row, strict=True)) for row in curve[rows].tolist()]
+def is_among_top3(probabilities: Tensor, target_probabilities: Tensor) -> Tensor:
+    """Return whether the correct category of each pair is among the three most likely ones.
+
+    A category with a probability of 0 never is.
+
+    Args:
+        probabilities: probability of each category [N, C].
+        target_probabilities: probability of the correct category [N].
+
+    Returns:
+        A boolean tensor [N].
+    """
+    n_higher = (probabilities > target_probabilities[:, None]).sum(dim=1)  # [N]
+    return (n_higher < 3) & (target_probabilities > 0)
+
+
+def expected_calibration_error(confidence: Tensor, is_correct: Tensor, weights: Tensor) -> Tensor:
+    """Return the expected calibration error of several weighted samples [R].
+
+    It is the mean gap between confidence and accuracy in bins of equal width, weighted by the
+    number of pairs in each bin.
+
+    Args:
+        confidence: the highest probability of each pair [N].
+        is_correct: 1.0 if the prediction is correct, 0.0 if not [N].
+        weights: how often each sample contains each pair [R, N].
+    """
+    bin_indices = (confidence * N_CALIBRATION_BINS).long().clamp(max=N_CALIBRATION_BINS - 1)  # [N]
+    one_hot_bins = F.one_hot(bin_indices, N_CALIBRATION_BINS)  # [N, T]
+    gaps = (confidence - is_correct)[:, None] * one_hot_bins  # [N, T]
+    return (weights @ gaps).abs().sum(dim=1) / weights.sum(dim=1)
+
+
+def resample_scores(evaluated: EvaluatedNames) -> dict[str, list[float]]:
+    """Return each score of N_RESAMPLES bootstrap samples of the pairs, by name."""
+    n_pairs = len(evaluated.names)
+    rng = np.random.default_rng(0)
+    resampled_scores: dict[str, list[float]] = defaultdict(list)
+    # In batches, because the weights of all resamples would take too much memory.
+    for _ in range(N_RESAMPLES // RESAMPLES_PER_BATCH):
+        # How often drawing N pairs with replacement draws each pair [R, N].
+        counts = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=RESAMPLES_PER_BATCH)
+        for name, values in compute_scores(evaluated, torch.from_numpy(counts).double()).items():
+            resampled_scores[name] += values.tolist()
+    return resampled_scores
+
+
+def build_report(evaluated: EvaluatedNames) -> dict[str, Any]:
+    """Return the report of an evaluation as plain values."""
+    n_pairs = len(evaluated.names)
+    report: dict[str, Any] = {"pairs": n_pairs}
+    scores = compute_scores(evaluated, torch.ones(1, n_pairs).double())
+    resampled_scores = resample_scores(evaluated)
+    for name in SCORE_NAMES:
+        low, high = np.quantile(resampled_scores[name], CONFIDENCE_QUANTILES).tolist()
+        report[name] = {"value": scores[name].item(), "low": low, "high": high}
+    # A model can predict only one of the categories of a name.
+    report["ceiling"] = len(set(evaluated.names)) / n_pairs
+    rows = category_rows(evaluated)
+    report["categories"] = rows
+    largest = max(rows, key=lambda row: row["support"])
+    report["majority"] = {
+        "category": largest["category"],
+        "accuracy": largest["support"] / n_pairs,
+    }
+    report["confused"] = confused_pair_rows(evaluated)
+    report["coverage"] = coverage_rows(evaluated)
     return report
 
 
-def category_rows(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """Return precision, recall, F1 and support of each category; None where undefined."""
-    rows, guesses = [], evaluated.guesses
-    for i, category in enumerate(evaluated.categories):
-        is_it, said_it = evaluated.targets == i, guesses == i
-        hits, support, guessed = (int(x.sum()) for x in (is_it & said_it, is_it, said_it))
-        whole = {"precision": guessed, "recall": support, "f1": (guessed + support) / 2}
-        ratios = {name: hits / count if count else None for name, count in whole.items()}
-        rows.append({"category": category, **ratios, "support": support})
+def category_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
+    """Return precision, recall, F1 and support of each category; None where they are undefined."""
+    predictions = evaluated.predictions
+    rows = []
+    for index, category in enumerate(evaluated.categories):
+        is_target = evaluated.targets == index  # [N]
+        is_predicted = predictions == index  # [N]
+        n_correct = int((is_target & is_predicted).sum())
+        support = int(is_target.sum())
+        n_predicted = int(is_predicted.sum())
+        row = {
+            "category": category,
+            "precision": ratio_or_none(n_correct, n_predicted),
+            "recall": ratio_or_none(n_correct, support),
+            "f1": ratio_or_none(n_correct, (n_predicted + support) / 2),
+            "support": support,
+        }
+        rows.append(row)
     return rows
 
 
-def confused_pairs(evaluated: Evaluated) -> list[dict[str, Any]]:
-    """Return the most frequent mistakes, each with its three surest examples."""
-    categories, names = evaluated.categories, evaluated.names
-    targets, guesses = evaluated.targets.tolist(), evaluated.guesses.tolist()
-    surest = evaluated.probabilities.max(dim=1).values.argsort(descending=True, stable=True)
-    mistakes: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for i in surest.tolist():
-        if guesses[i] != targets[i]:
-            mistakes[categories[targets[i]], categories[guesses[i]]].append(names[i])
-    most = sorted(mistakes.items(), key=lambda item: -len(item[1]))[:CONFUSED_PAIRS]
-    return [
-        {"category": target, "guess": guess, "count": len(taken), "examples": taken[:3]}
-        for (target, guess), taken in most
+def ratio_or_none(numerator: float, denominator: float) -> float | None:
+    """Return a ratio, or None if the denominator is 0."""
+    return numerator / denominator if denominator else None
+
+
+def confused_pair_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
+    """Return the most frequent mistakes, each with the examples of the highest confidence."""
+    categories = evaluated.categories
+    targets = evaluated.targets.tolist()
+    predictions = evaluated.predictions.tolist()
+    confidence = evaluated.probabilities.max(dim=1).values  # [N]
+    most_confident_first = confidence.argsort(descending=True, stable=True).tolist()
+    names_by_mistake: dict[tuple[int, int], list[str]] = defaultdict(list)
+    for index in most_confident_first:
+        target = targets[index]
+        prediction = predictions[index]
+        if prediction != target:
+            names_by_mistake[target, prediction].append(evaluated.names[index])
+
+    mistakes = list(names_by_mistake.items())
+    mistakes.sort(key=lambda mistake: len(mistake[1]), reverse=True)
+    rows = []
+    for (target, prediction), names in mistakes[:MAX_CONFUSED_PAIRS]:
+        row = {
+            "category": categories[target],
+            "guess": categories[prediction],
+            "count": len(names),
+            "examples": names[:EXAMPLES_PER_PAIR],
+        }
+        rows.append(row)
+    return rows
+
+
+def coverage_rows(evaluated: EvaluatedNames) -> list[dict[str, float]]:
+    """Return threshold, precision and coverage for each of MIN_COVERAGES."""
+    curve = precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
+    coverage = curve[:, 2].contiguous()
+    # The coverage increases along the curve: find the first point that reaches each minimum.
+    indices = torch.searchsorted(coverage, torch.tensor(MIN_COVERAGES).double())
+    return [CurvePoint(*point)._asdict() for point in curve[indices].tolist()]
+
+
+def format_report(report: dict[str, Any]) -> str:
+    """Return a report as text."""
+    sections = [
+        format_scores(report),
+        format_baselines(report),
+        format_categories(report["categories"]),
+        format_coverage(report["coverage"]),
+        format_mistakes(report["confused"]),
     ]
+    return "\n\n".join("\n".join(lines) for lines in sections)
 
 
-def as_text(report: dict[str, Any]) -> str:
-    """Return the report for a person."""
+def format_scores(report: dict[str, Any]) -> list[str]:
+    """Return a table of the scores with their confidence intervals, line by line."""
     lines = [f"{'':<20}{'value':>8}    95 % interval"]
-    for name in ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy", "log_loss", "ece"):
+    for name in SCORE_NAMES:
+        label = name.replace("_", " ")
         numbers = "{value:>8.4f}    {low:.4f} – {high:.4f}".format(**report[name])
-        lines.append(f"{name.replace('_', ' '):<20}{numbers}")
+        lines.append(f"{label:<20}{numbers}")
+    return lines
+
+
+def format_baselines(report: dict[str, Any]) -> list[str]:
+    """Return lines about the highest possible scores, and those without a model."""
     majority = report["majority"]
-    blind = 1 / sum(row["support"] > 0 for row in report["categories"])
-    lines += [
-        f"\n{report['pairs']:,} pairs of name and category. No model can guess more than "
+    n_present = sum(row["support"] > 0 for row in report["categories"])
+    return [
+        f"{report['pairs']:,} pairs of name and category. No model can guess more than "
         f"{report['ceiling']:.1%} of them right,",
         f"because some names have several categories. Always guessing {majority['category']} "
         f"gives accuracy {majority['accuracy']:.4f},",
-        f"balanced accuracy {blind:.4f}.\n",
-        f"{'':<20}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}",
+        f"balanced accuracy {1 / n_present:.4f}.",
     ]
-    for row in report["categories"]:
-        ratios = [row[key] for key in ("precision", "recall", "f1")]
-        cells = "".join(f"{'–' if x is None else format(x, '.3f'):>10}" for x in ratios)
-        few = " *" if 0 < row["support"] < MIN_SAMPLE_SIZE else ""
-        lines.append(f"{row['category']:<20}{cells}{row['support']:>10,}{few}")
-    if any(0 < row["support"] < MIN_SAMPLE_SIZE for row in report["categories"]):
+
+
+def format_categories(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of the categories, line by line, with a star where there are few names."""
+    lines = [f"{'':<20}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}"]
+    has_small_category = False
+    for row in rows:
+        line = f"{row['category']:<20}"
+        for key in ("precision", "recall", "f1"):
+            cell = "–" if row[key] is None else f"{row[key]:.3f}"
+            line += f"{cell:>10}"
+        line += f"{row['support']:>10,}"
+        if 0 < row["support"] < MIN_SAMPLE_SIZE:
+            line += " *"
+            has_small_category = True
+        lines.append(line)
+    if has_small_category:
         lines.append(f"* fewer than {MIN_SAMPLE_SIZE} names: its recall may be off by 0.2 and more")
-    lines.append(f"\n{'coverage':>10}{'precision':>12}  with predict --threshold")
-    for row in report["coverage"]:
+    return lines
+
+
+def format_coverage(rows: list[dict[str, float]]) -> list[str]:
+    """Return a table of thresholds with their precision and coverage, line by line."""
+    lines = [f"{'coverage':>10}{'precision':>12}  with predict --threshold"]
+    for row in rows:
         lines.append("{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row))
-    lines.append("\nmost frequent mistakes")
-    for row in report["confused"]:
-        pair = f"{row['category']} taken for {row['guess']}"
-        lines.append(f"{row['count']:>5}  {pair:<32}{', '.join(row['examples'])}")
-    return "\n".join(lines)
+    return lines
+
+
+def format_mistakes(rows: list[dict[str, Any]]) -> list[str]:
+    """Return a table of the most frequent mistakes, line by line."""
+    lines = ["most frequent mistakes"]
+    for row in rows:
+        mistake = f"{row['category']} taken for {row['guess']}"
+        lines.append(f"{row['count']:>5}  {mistake:<32}{', '.join(row['examples'])}")
+    return lines

@@ -1,12 +1,11 @@
-"""Predicting a column of a CSV file, however long it is and whatever separates its cells."""
+"""Classifies a column of a CSV file of any length."""
 
 import csv
 import sys
-from argparse import Namespace
-from contextlib import nullcontext
-from io import TextIOWrapper
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TextIO
 
 from tqdm import tqdm
 
@@ -16,66 +15,151 @@ from src.data.readers.records import DelimitedReader, Record
 from src.data.readers.text import check_lines
 from src.errors import UserError
 from src.files import atomic_open
-from src.inference.trained_model import AT_ONCE, LETTERS_AT_ONCE, TrainedModel
+from src.inference.standard_input import (
+    ENCODING_REMEDY,
+    MAX_LETTERS_AT_ONCE,
+    MAX_LINE_LENGTH,
+    MAX_NAMES_AT_ONCE,
+)
+from src.inference.trained_model import Answer, TrainedModel
 
-STREAM = Path("-")
-"""Standard input, or standard output."""
-LONGEST_CELL = 10**8
-"""Letters of a cell, or of a line: more than any has, but not all after a quote never closed."""
+STANDARD_STREAM = Path("-")
+"""Stands for standard input or standard output."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""First characters of cells that a spreadsheet evaluates as formulas."""
 
 
-def answer_csv(model: TrainedModel, options: Namespace) -> None:
-    """Copy a file, row by row, with columns added for the answers to one of its columns.
+def predict_csv(
+    model: TrainedModel,
+    source: Path,
+    target: Path,
+    column: str | None,
+    delimiter: str | None,
+    encoding: str,
+    top_k: int,
+    threshold: float,
+) -> None:
+    """Copy a CSV file, and add columns with the answers for one of its columns.
 
-    What a row says stays as it is written, quotes and line end too, and so do blank lines. Holds a
-    few thousand rows at a time, whatever the size of the file.
+    The cells of the file are not changed, but they may be quoted differently. Blank lines are left
+    out. A limited number of rows is in memory at once, whatever the size of the file.
 
     Args:
-        model: to ask.
-        options: predict's `csv`, `out`, `column`, `delimiter`, `encoding`, `top_k` and `threshold`.
+        model: classifies the names.
+        source: the file to read; `-` for standard input.
+        target: the file to write; `-` for standard output.
+        column: name or number of the column with the names; None if there is only one column.
+        delimiter: what separates cells; if None, it is guessed from the header.
+        encoding: encoding of both files.
+        top_k: number of categories for each name.
+        threshold: a name whose highest probability is below this value has no predictions.
 
     Raises:
-        UserError: naming file and line, if that cannot be done; `out` is then left as it was.
+        UserError: if the file cannot be read, with its name and the line. The target is then
+            unchanged.
+        OSError: if a file cannot be opened.
     """
-    source, piped, printed = options.csv, options.csv == STREAM, options.out == STREAM
-    added = [f"{key}_{i + 1}" for i in range(options.top_k) for key in ("category", "probability")]
-    added.append("reason")
-    # What a spreadsheet would run as a formula is written as text.
-    shown = {c: f"'{c}" if c.startswith(tuple("=+-@\t\r")) else c for c in model.categories}
-    where, size = ("standard input", None) if piped else (str(source), source.stat().st_size)
-    how: Any = {"encoding": options.encoding, "newline": ""}
-    if printed:
-        sys.stdout.reconfigure(**how, errors="backslashreplace")  # type: ignore[union-attr] # a file
-    csv.field_size_limit(LONGEST_CELL)
+    location = "standard input" if source == STANDARD_STREAM else str(source)
     with (
-        sys.stdin.buffer if piped else source.open("rb") as file,
-        TextIOWrapper(file, options.encoding, "surrogateescape", newline="") as lines,
-        nullcontext(sys.stdout) if printed else atomic_open(options.out, "w", **how) as rows_out,
-        tqdm(total=size, unit="B", unit_scale=True, disable=printed or None) as bar,
+        large_csv_cells(),
+        open_source(source, encoding) as text,
+        open_target(target, encoding) as out,
+        open_progress_bar(source, target) as progress_bar,
     ):
-        lines_in = check_lines(lines, where, "name its --encoding", LONGEST_CELL)
-        reader = DelimitedReader(lines_in, where, options.delimiter, [options.column])
-        records, delimiter = iter(reader), reader.delimiter
-        header = next(records, Record([], 0))
-        place = find_column(options.column, header.cells, where, "--column")
-        if taken := set(header.cells) & set(added):
-            raise UserError(f"{where}: already has the column {min(taken)}")
-        cells: Any = csv.writer(Namespace(write=str), delimiter=delimiter, lineterminator="")
+        # The reader is lazy, so that errors in later rows are raised in the loop below.
+        lines = check_lines(text, location, ENCODING_REMEDY, MAX_LINE_LENGTH)
+        reader = DelimitedReader(lines, location, delimiter, [column])
+        records = iter(reader)
+        header = next(records, Record([], 0)).cells
+        name_index = find_column(column, header, location, "--column")
+        added_columns = answer_columns(top_k)
+        # A file that has been classified before would get two columns of the same name.
+        duplicates = set(header) & set(added_columns)
+        if duplicates:
+            raise UserError(f"{location}: already has the column {min(duplicates)}")
 
-        def longer(row: str, more: list[str]) -> str:
-            """Return a row's text with cells added before its line end; a blank line as it is."""
-            text = row.rstrip("\r\n")
-            return f"{text}{delimiter}{cells.writerow(more)}{row[len(text) :]}" if text else row
-
-        rows_out.write(longer(header.text, added))
-        for chunk in size_limited_batches(
-            records, lambda record: len(record.text), AT_ONCE, LETTERS_AT_ONCE
+        out.write(reader.preamble)
+        writer = csv.writer(out, delimiter=reader.delimiter)
+        writer.writerow(header + added_columns)
+        for batch in size_limited_batches(
+            records,
+            length_of=count_letters,
+            max_items=MAX_NAMES_AT_ONCE,
+            max_letters=MAX_LETTERS_AT_ONCE,
         ):
-            names = [record.cells[place] if record.cells else "" for record in chunk]
-            asked = options.top_k, options.threshold
-            answers = model.answered(names, model.probabilities(names), *asked)
-            for record, (answer, reason) in zip(chunk, answers, strict=True):
-                more = [cell for c, p in answer for cell in (shown[c], f"{p:.6f}")]
-                more += [""] * (2 * options.top_k - len(more)) + [reason]
-                rows_out.write(longer(record.text, more))
-            bar.update((file.tell() if file.seekable() else 0) - bar.n)  # a pipe has no position
+            names = [record.cells[name_index] for record in batch]
+            answers = model.top_k_or_reason(names, model.probabilities(names), top_k, threshold)
+            for record, answer in zip(batch, answers, strict=True):
+                writer.writerow(record.cells + answer_cells(answer, top_k))
+            if text.buffer.seekable():  # a pipe has no position
+                progress_bar.update(text.buffer.tell() - progress_bar.n)
+
+
+@contextmanager
+def large_csv_cells() -> Iterator[None]:
+    """Let the csv module read cells of any reasonable length in a `with` block."""
+    previous_limit = csv.field_size_limit(MAX_LINE_LENGTH)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(previous_limit)
+
+
+def open_source(source: Path, encoding: str) -> AbstractContextManager[TextIO]:
+    """Return a context manager with the text to read. Its line ends are not translated."""
+    # Bytes that cannot be decoded become surrogates, by which `check_lines` finds their lines.
+    if source == STANDARD_STREAM:
+        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="")  # type: ignore[union-attr] # a file
+        return nullcontext(sys.stdin)
+    return source.open(encoding=encoding, errors="surrogateescape", newline="")
+
+
+def open_target(target: Path, encoding: str) -> AbstractContextManager[IO[str]]:
+    """Return a context manager with the file to write. Line ends are not translated."""
+    if target == STANDARD_STREAM:
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="")  # type: ignore[union-attr] # a file
+        return nullcontext(sys.stdout)
+    return atomic_open(target, "w", encoding=encoding, newline="")
+
+
+def open_progress_bar(source: Path, target: Path) -> "tqdm[Any]":
+    """Return a progress bar in bytes, which is shown if stderr is a terminal and stdout is free."""
+    size = None  # unknown
+    if source != STANDARD_STREAM:
+        size = source.stat().st_size
+    # For tqdm, None means to show the bar if stderr is a terminal.
+    is_disabled = True if target == STANDARD_STREAM else None
+    return tqdm(total=size, unit="B", unit_scale=True, disable=is_disabled)
+
+
+def count_letters(record: Record) -> int:
+    """Return the number of letters in all cells of a row."""
+    return sum(len(cell) for cell in record.cells)
+
+
+def answer_columns(top_k: int) -> list[str]:
+    """Return the names of the columns with the answers."""
+    columns = []
+    for rank in range(1, top_k + 1):
+        columns += [f"category_{rank}", f"probability_{rank}"]
+    columns.append("reason")
+    return columns
+
+
+def answer_cells(answer: Answer, top_k: int) -> list[str]:
+    """Return the cells with an answer, in the order of `answer_columns`."""
+    cells = []
+    for category, probability in answer.predictions:
+        cells += [escape_formula(category), f"{probability:.6f}"]
+    if not answer.predictions:
+        cells = [""] * (2 * top_k)
+    cells.append(answer.reason)
+    return cells
+
+
+def escape_formula(category: str) -> str:
+    """Return a category as a cell that spreadsheets show as text."""
+    # The checkpoint may come from anybody, and a formula can start programs.
+    if category.startswith(FORMULA_STARTS):
+        return f"'{category}"
+    return category

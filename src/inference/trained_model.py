@@ -1,4 +1,7 @@
-"""A trained model, taken from its checkpoint alone: no corpus, no Lightning."""
+"""A trained model, loaded from its checkpoint alone: without the corpus and without Lightning.
+
+Shapes: B names, L letters in a name, C categories.
+"""
 
 import os
 from collections.abc import Sequence
@@ -6,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,206 +21,284 @@ from src.data.readers.columns import quoted_list
 from src.data.split import SplitRecord
 from src.errors import UserError
 from src.models.calibration import Calibration, CurvePoint
-from src.models.checkpoint import load_checkpoint
+from src.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from src.models.network import Network
 from src.models.registry import DEFAULT_PRIOR, PRIORS, PriorName
 
-AT_ONCE = 4096
-"""Names to ask about at once: enough for speed, few enough for memory."""
-LETTERS_AT_ONCE = 1_000_000
-"""Letters of them, as they are read."""
-BLOCK = 1024
-"""Names that a core answers at once."""
+MAX_NAMES_PER_CORE = 1024
+"""Maximum number of names in a batch, which one core processes."""
 
-Answer = list[tuple[str, float]]
-"""The likeliest categories and their probabilities; none for a name that has no answer."""
+
+class Prediction(NamedTuple):
+    """A category and its probability for a name."""
+
+    category: str
+    probability: float
+
+
+class Answer(NamedTuple):
+    """The most likely categories of a name, or the reason why there are none."""
+
+    predictions: list[Prediction]
+    """In order of decreasing probability; empty if there is a reason."""
+    reason: str
+    """Empty if there are predictions."""
 
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """What a checkpoint holds to answer and to be evaluated."""
+    """A network with its calibration: returns the probabilities of categories under a prior."""
 
     path: Path
+    """The checkpoint."""
     network: Network
     categories: list[str]
-    split: SplitRecord
+    """The categories that the model chooses from, in the order of the probabilities [C]."""
+    split_record: SplitRecord
     """Where the names of the run came from, and how they were split."""
     calibration: Calibration | None = None
-    """How to answer under a prior; without it the answers are the network's own."""
-    prior: PriorName | Literal["as trained"] = DEFAULT_PRIOR
-    """How common the categories are taken to be, one of PRIORS."""
-    about: str = ""
-    """Where it is, what it is and how good, for a person."""
-    chosen: list[int] | None = None
-    """Which of the network's categories it answers among, if not all."""
+    """Converts the network's probabilities to those under a prior. If None, they are not
+    converted, and `prior` has no effect."""
+    prior: PriorName = DEFAULT_PRIOR
+    """How common the categories are assumed to be."""
+    description: str = ""
+    """The path, the kind of network and its score, for users."""
+    category_indices: list[int] | None = None
+    """Indices of `categories` among those of the network; None if they are the same."""
 
     @property
     def alphabet(self) -> Alphabet:
-        """How it reads names."""
+        """The alphabet of the network."""
         return self.network.alphabet
 
     @property
-    def sharpness(self) -> float:
-        """What the network's scores are multiplied by, under each prior."""
+    def prior_label(self) -> str:
+        """The prior for display: `as trained` if the network is not calibrated."""
+        return self.prior if self.calibration else "as trained"
+
+    @property
+    def score_scale(self) -> float:
+        """What another program has to multiply the network's scores by, under any prior."""
         return 1 / self.calibration.temperature if self.calibration else 1.0
 
     @property
-    def offsets(self) -> dict[str, list[float]]:
-        """What each prior then adds to them [C], so that their softmax are the probabilities."""
-        shares = self.network.log_shares
-        scores = torch.zeros(len(self.categories)) if shares is None else shares  # [C]
-        if not self.calibration:
-            return {self.prior: scores.tolist()}
-        under = self.calibration.log_probabilities
-        return {prior: under(scores[None], prior)[0].tolist() for prior in PRIORS}
+    def score_offsets(self) -> dict[str, list[float]]:
+        """What it then has to add under each prior [C]. Softmax gives the probabilities."""
+        log_trained_prior = self.network.log_shares
+        if log_trained_prior is None:
+            log_trained_prior = torch.zeros(len(self.categories))
+        if self.calibration is None:
+            return {self.prior_label: log_trained_prior.tolist()}
+        offsets: dict[str, list[float]] = {}
+        for prior in PRIORS:
+            # The log-probabilities of a name for which the network's scores are 0.
+            log_probs = self.calibration.log_probabilities(log_trained_prior[None], prior)  # [1, C]
+            offsets[prior] = log_probs[0].tolist()
+        return offsets
 
-    def described(self) -> dict[str, Any]:
-        """Return what another program has to know beside the weights, as plain values."""
+    def metadata(self) -> dict[str, Any]:
+        """Return plain values that another program needs in addition to the weights."""
         return {
-            "about": self.about.removeprefix(f"{self.path}, "),
+            "about": self.description.removeprefix(f"{self.path}, "),
             "categories": self.categories,
             "letters": self.alphabet.to_dict(),
             "longest": MAX_NAME_LENGTH,
-            "prior": self.prior,
-            "priors": self.offsets,
+            "prior": self.prior_label,
+            "priors": self.score_offsets,
         }
 
     def probabilities(self, names: Sequence[str]) -> Tensor:
-        """Return each category's probability for each name [B, C], as float32.
+        """Return the probability of each category for each name [B, C], float32.
 
-        A name that cannot be answered has a row of NaN: one without a letter that it reads, one
-        that is too long, and one on which the hidden state, which nothing keeps in bounds, runs off
-        to infinity.
+        A name that cannot be classified has a row of NaN; see `reason`.
         """
-        read = [self.alphabet.normalize(name) for name in names]
-        readable = [i for i, name in enumerate(read) if 0 < len(name) <= MAX_NAME_LENGTH]
+        normalized = [self.alphabet.normalize(name) for name in names]
+        # The network cannot read an empty name, and a very long one would take much memory.
+        valid = []
+        for index, name in enumerate(normalized):
+            if 0 < len(name) <= MAX_NAME_LENGTH:
+                valid.append(index)
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
-        probabilities[readable] = self._ask([read[i] for i in readable])
+        probabilities[valid] = self._predict([normalized[index] for index in valid])
         return probabilities
 
     def reason(self, name: str) -> str:
-        """Return why a name has no answer."""
-        read = self.alphabet.normalize(name)
-        if len(read) > MAX_NAME_LENGTH:
+        """Return why a name cannot be classified."""
+        normalized = self.alphabet.normalize(name)
+        if len(normalized) > MAX_NAME_LENGTH:
             return f"longer than {MAX_NAME_LENGTH} letters"
-        return "too long for this model" if read else "no letters I know"
+        if not normalized:
+            return "no letters I know"
+        # The hidden state of the tutorial's cell is unbounded and can overflow.
+        return "too long for this model"
 
-    def beliefs(self, name: str) -> tuple[list[str], Tensor]:
-        """Return the beginnings of the name as it is read, and the probabilities for each [L, C].
+    def prefix_probabilities(self, name: str) -> tuple[list[str], Tensor]:
+        """Return the prefixes of a name and the probabilities for each of them.
 
-        A name without letters, or one that is too long, has none.
+        Returns:
+            The prefixes of the normalized name, from its first letter to the whole name [L], and
+            the probabilities [L, C]. L is 0 if the name has no letters or is too long.
         """
-        read = self.alphabet.normalize(name)
-        prefixes = [read[:end] for end in range(1, len(read) + 1) if len(read) <= MAX_NAME_LENGTH]
-        return prefixes, self._ask(prefixes)
+        normalized = self.alphabet.normalize(name)
+        prefixes = []
+        if len(normalized) <= MAX_NAME_LENGTH:
+            prefixes = [normalized[:end] for end in range(1, len(normalized) + 1)]
+        return prefixes, self._predict(prefixes)
 
-    def _ask(self, names: Sequence[str]) -> Tensor:
-        """Return the probabilities under the prior of names that were read [B, C].
-
-        In batches that fit a core's cache, each core working on one.
-        """
-        width = len(self.alphabet.symbols) + len(self.categories)
-        parts = size_limited_batches(names, len, BLOCK, MAX_BATCH_CELLS // width)
+    def _predict(self, names: Sequence[str]) -> Tensor:
+        """Return the probabilities for normalized names [B, C], computed on all cores."""
+        # Batches that fit into the cache of a core are the fastest.
+        n_cells_per_letter = len(self.alphabet.symbols) + len(self.categories)
+        batches = size_limited_batches(
+            names,
+            length_of=len,
+            max_items=MAX_NAMES_PER_CORE,
+            max_letters=MAX_BATCH_CELLS // n_cells_per_letter,
+        )
+        results = [torch.empty(0, len(self.categories))]  # for the case that there are no names
+        # Threads are sufficient, because torch releases Python's global lock while it computes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            answers = pool.map(self._ask_block, parts)
-            return torch.cat([torch.empty(0, len(self.categories)), *answers])
+            results += pool.map(self._predict_batch, batches)
+        return torch.cat(results)
 
     @torch.inference_mode()
-    def _ask_block(self, names: Sequence[str]) -> Tensor:
-        logp: Tensor = self.network(*self.alphabet.encode(names))
-        if self.calibration and self.prior != "as trained":
-            logp = self.calibration.log_probabilities(logp, self.prior)
-        if self.chosen is not None:
-            logp = logp[:, self.chosen].log_softmax(dim=1)
-        return logp.exp()
+    def _predict_batch(self, names: Sequence[str]) -> Tensor:
+        """Return the probabilities for normalized names [B, C], computed on one core."""
+        letters, lengths = self.alphabet.encode(names)
+        log_probs: Tensor = self.network(letters, lengths)
+        if self.calibration is not None:
+            log_probs = self.calibration.log_probabilities(log_probs, self.prior)
+        if self.category_indices is not None:
+            # Given that the other categories are impossible, the probabilities add up to 1 again.
+            log_probs = log_probs[:, self.category_indices].log_softmax(dim=1)
+        return log_probs.exp()
 
-    def best(self, probabilities: Tensor, k: int) -> list[Answer]:
-        """Return for each row [B, C] its k likeliest categories and their probabilities.
+    def top_k(self, probabilities: Tensor, k: int) -> list[list[Prediction]]:
+        """Return the k most likely categories of each name, the most likely one first.
 
-        The list of a row of NaN is empty.
+        Args:
+            probabilities: the result of `probabilities` [B, C].
+            k: number of categories, at most C.
+
+        Returns:
+            A list for each name; it is empty if the name cannot be classified.
         """
-        values, indices = probabilities.topk(k)
-        likeliest = [[self.categories[i] for i in row] for row in indices.tolist()]
-        rows = zip(likeliest, values.tolist(), values[:, 0].isnan().tolist(), strict=True)
-        return [[] if unknown else list(zip(c, p, strict=True)) for c, p, unknown in rows]
+        values, indices = probabilities.topk(k)  # [B, k], [B, k]
+        is_unclassified = values[:, 0].isnan()  # [B]
+        all_predictions = []
+        # Lists, because reading single elements of tensors is slow.
+        rows = zip(values.tolist(), indices.tolist(), is_unclassified.tolist(), strict=True)
+        for row_values, row_indices, is_nan in rows:
+            predictions = []
+            if not is_nan:
+                for value, index in zip(row_values, row_indices, strict=True):
+                    predictions.append(Prediction(self.categories[index], value))
+            all_predictions.append(predictions)
+        return all_predictions
 
-    def answered(
+    def top_k_or_reason(
         self, names: Sequence[str], probabilities: Tensor, k: int, threshold: float = 0.0
-    ) -> list[tuple[Answer, str]]:
-        """Return for each name the best of its row [B, C], or none and the reason why.
+    ) -> list[Answer]:
+        """Return the k most likely categories of each name, or the reason why there are none.
 
-        One reason is that no probability reaches the threshold.
+        Args:
+            names: the names [B].
+            probabilities: the result of `probabilities` for them [B, C].
+            k: number of categories, at most C.
+            threshold: a name has no predictions if its highest probability is below this value.
         """
         answers = []
-        for name, answer in zip(names, self.best(probabilities, k), strict=True):
-            reason = "" if answer else self.reason(name)
-            if answer and answer[0][1] < threshold:
-                answer, reason = [], f"unknown: below {threshold:g}"
-            answers.append((answer, reason))
+        for name, predictions in zip(names, self.top_k(probabilities, k), strict=True):
+            if not predictions:  # the name cannot be classified
+                answer = Answer([], self.reason(name))
+            elif predictions[0].probability < threshold:
+                answer = Answer([], f"unknown: below {threshold:g}")
+            else:
+                answer = Answer(predictions, "")
+            answers.append(answer)
         return answers
 
     def threshold(self, precision: float) -> CurvePoint:
         """Return the lowest threshold that reached a precision on the run's validation names.
 
-        And what precision and which coverage it had there, the share of names that were answered.
-
         Raises:
-            UserError: if none did, or the checkpoint does not say.
+            UserError: if no threshold reached it, or the checkpoint does not contain any.
         """
         curve: list[CurvePoint] = []
-        if self.calibration and self.prior != "as trained" and not self.chosen:
+        # The curves in the checkpoint are for all categories.
+        if self.calibration and not self.category_indices:
             curve = self.calibration.precision_curves.get(self.prior, [])
         if not curve:
-            of = " among these categories" if self.chosen else ""
-            raise UserError(f"--precision: {self.path} holds none{of}; give a --threshold")
-        if curve[-1].precision < precision:
-            highest = int(1000 * curve[-1].precision) / 1000
-            raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
-        return next(point for point in curve if point.precision >= precision)
+            scope = " among these categories" if self.category_indices else ""
+            raise UserError(f"--precision: {self.path} holds none{scope}; give a --threshold")
+        for point in curve:  # in order of increasing threshold and precision
+            if point.precision >= precision:
+                return point
+        highest = int(1000 * curve[-1].precision) / 1000  # rounded down
+        raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
 
 
 def load_model(
     path: Path, prior: PriorName = DEFAULT_PRIOR, among: Sequence[str] | None = None
 ) -> TrainedModel:
-    """Read the model of a checkpoint, to answer under one of PRIORS, among some categories or all.
+    """Load the model of a checkpoint.
 
-    A checkpoint without a decision answers as it was trained, and under no prior but the default.
+    Args:
+        path: the checkpoint; `find_checkpoint` returns that of a run.
+        prior: how common the categories are assumed to be. A checkpoint without a calibration, from
+            a run without validation names, accepts the default only, which then has no effect.
+        among: the categories to choose from; None for all.
 
     Raises:
-        UserError: if it is damaged or not one of this program's, or cannot answer under the prior
-            or among these categories.
-        OSError: if it cannot be read.
+        UserError: if the file is damaged or not a checkpoint of this program, or it does not
+            support the prior or the categories.
+        OSError: if the file cannot be read.
     """
-    loaded = load_checkpoint(path)
-    network = loaded.network
-    about = f"{path}, cell={network.architecture['cell']} letters={network.alphabet.kind}"
-    about += f", {loaded.iteration:,} iterations"
-    if loaded.score is not None:
-        about += f", validation balanced accuracy {loaded.score:.3f}"
+    checkpoint = load_checkpoint(path)
+    if prior != DEFAULT_PRIOR and checkpoint.calibration is None:
+        raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     model = TrainedModel(
         path=path,
-        network=network,
-        categories=network.categories,
-        split=loaded.split_record,
-        calibration=loaded.calibration,
-        prior=prior if loaded.calibration else "as trained",
-        about=about,
+        network=checkpoint.network,
+        categories=checkpoint.network.categories,
+        split_record=checkpoint.split_record,
+        calibration=checkpoint.calibration,
+        prior=prior,
+        description=describe_checkpoint(path, checkpoint),
     )
-    if prior != DEFAULT_PRIOR and not model.calibration:
-        raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
-    return model if among is None else _among(model, list(among))
+    if among is not None:
+        return restrict_categories(model, list(among))
+    return model
 
 
-def _among(model: TrainedModel, categories: list[str]) -> TrainedModel:
-    known = {category.casefold(): category for category in model.categories}
-    for each in categories:
-        if each not in model.categories:
-            near = get_close_matches(each.casefold(), known, 1) or known
-            meant = quoted_list([known[key] for key in near])
-            raise UserError(f"--among: the model knows no category {each!r}; try {meant}")
-        if categories.count(each) > 1:
-            raise UserError(f"--among: {each} is named twice")
-    chosen = [model.categories.index(each) for each in categories]
-    if len(chosen) < 2:
+def describe_checkpoint(path: Path, checkpoint: LoadedCheckpoint) -> str:
+    """Return the path, the kind of network and its score, for users."""
+    network = checkpoint.network
+    description = f"{path}, cell={network.architecture['cell']} letters={network.alphabet.kind}"
+    description += f", {checkpoint.iteration:,} iterations"
+    if checkpoint.score is not None:
+        description += f", validation balanced accuracy {checkpoint.score:.3f}"
+    return description
+
+
+def restrict_categories(model: TrainedModel, categories: list[str]) -> TrainedModel:
+    """Return a model that chooses from some categories of another one.
+
+    Raises:
+        UserError: if the model does not know a category, or there are not at least two different
+            ones.
+    """
+    categories_by_key = {category.casefold(): category for category in model.categories}
+    for category in categories:
+        if category not in model.categories:
+            # Suggest the most similar category, or all if none is similar.
+            similar_keys = get_close_matches(category.casefold(), categories_by_key, n=1)
+            suggestions = [categories_by_key[key] for key in similar_keys or categories_by_key]
+            choices = quoted_list(suggestions)
+            raise UserError(f"--among: the model knows no category {category!r}; try {choices}")
+        if categories.count(category) > 1:
+            raise UserError(f"--among: {category} is named twice")
+    if len(categories) < 2:
         raise UserError("--among: needs two categories; the answer among one is known")
-    return replace(model, categories=categories, chosen=chosen)
+    indices = [model.categories.index(category) for category in categories]
+    return replace(model, categories=categories, category_indices=indices)

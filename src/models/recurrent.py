@@ -88,6 +88,7 @@ class RecurrentNetwork(nn.Module):
         recurrent_dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        check_layers_and_dropout(layers, dropout, recurrent_dropout)
         n_letters = len(alphabet.symbols)
         # One-hot vectors of a larger alphabet would take much memory and time.
         if not embedding and n_letters > MAX_UINT8_SYMBOLS:
@@ -95,11 +96,6 @@ class RecurrentNetwork(nn.Module):
                 f"embedding=0: the names have {n_letters:,} different letters, and cell={cell} "
                 f"takes at most {MAX_UINT8_SYMBOLS} without learned vectors; use embedding=32"
             )
-        if not 1 <= layers <= MAX_LAYERS:
-            raise ValueError(f"layers={layers} is out of range: must be 1 to {MAX_LAYERS}")
-        for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
-            if not 0 <= rate < 1:
-                raise ValueError(f"{name}={rate} is out of range: must be at least 0, below 1")
         self.pooling = pooling
         self.embedding = embedding
         self.dropout = dropout
@@ -177,6 +173,19 @@ class RecurrentNetwork(nn.Module):
             if "weight_hh" in name:
                 dropped_weights[name] = F.dropout(weight, self.recurrent_dropout)
         return functional_call(self.rnn, dropped_weights, (packed,))
+
+
+def check_layers_and_dropout(layers: int, dropout: float, recurrent_dropout: float) -> None:
+    """Check the number of layers and the dropout rates.
+
+    Raises:
+        ValueError: if one of them is out of range.
+    """
+    if not 1 <= layers <= MAX_LAYERS:
+        raise ValueError(f"layers={layers} is out of range: must be 1 to {MAX_LAYERS}")
+    for name, rate in (("dropout", dropout), ("recurrent_dropout", recurrent_dropout)):
+        if not 0 <= rate < 1:
+            raise ValueError(f"{name}={rate} is out of range: must be at least 0, below 1")
 
 
 def pool_states(states: PackedSequence, lengths: Tensor) -> Tensor:

@@ -44,9 +44,8 @@ class Progress(Callback):
         self.n_names = 0.0
         self.seconds = 0.0
         self._last_time = 0.0
-        if is_worker():
-            # By default, tqdm uses a lock between processes, which a killed worker would leave.
-            tqdm.set_lock(threading.RLock())
+        # By default, forked processes share the lock of tqdm, and one that is killed would keep it.
+        tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
     @property

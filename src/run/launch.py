@@ -75,12 +75,23 @@ def train_all_seeds_unless_finished(
     if result.status == Status.FINISHED and is_long_enough:
         log.info(f"{folder}: already finished; set a larger iterations= to train further")
         return result.metrics.get(SCORE)
+    import_lightning()
     if config.seeds > 1:
         from src.sweep.seeds import train_each_seed
 
         # Each seed is a run with seeds=1, which may be finished already.
         return train_each_seed(partial(train_all_seeds_unless_finished, train), config, folder)
     return train(config, folder)
+
+
+def import_lightning() -> None:
+    """Import torch and Lightning, which takes seconds.
+
+    If a signal handler raises an exception within this import, the program can crash or the
+    exception can be ignored. Nothing can be lost yet, so signals end the program at once.
+    """
+    with STOP_HANDLER.suspended():
+        import lightning.pytorch  # noqa: F401
 
 
 def run_cli_and_exit(main: Callable[[], object]) -> NoReturn:

@@ -54,6 +54,23 @@ class StopHandler:
         return {signum: signal.signal(signum, self) for signum in STOP_SIGNALS}
 
     @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Let signals end the program at once in a `with` block.
+
+        If the handler is not installed, or this is a worker process, nothing changes.
+        """
+        is_installed = signal.getsignal(signal.SIGINT) is self
+        if not is_installed or is_worker():
+            yield
+            return
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            self.install()
+
+    @contextmanager
     def installed(self) -> Iterator[None]:
         """Install the handler for the duration of a `with` block."""
         previous_handlers = self.install()

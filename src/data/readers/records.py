@@ -16,6 +16,8 @@ from src.errors import UserError
 DELIMITERS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'(?i)"?sep=([^"\r\n])"?\s*')
 """The optional first line of an Excel file, which names the delimiter: `sep=;`."""
+BYTE_ORDER_MARK = "\ufeff"
+"""The first character of UTF-8 files of some programs, by which Excel recognizes the encoding."""
 PARQUET_BATCH = 1000
 """Rows of a Parquet file that are in memory at once."""
 
@@ -25,11 +27,8 @@ class Record:
     """A row of a table; the first one may be its header."""
 
     cells: list[str]
-    """Empty for a blank line."""
     number: int
     """The line on which it starts, from 1; in a Parquet file, the row."""
-    text: str = ""
-    """The raw text of a CSV record, with line ends; `predict` copies it to its output."""
 
 
 def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], str]:
@@ -47,17 +46,21 @@ def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], 
         return keyed_records(json_objects(read_decompressed_lines(path), file)), ""
     delimiter = "\t" if suffix == "tsv" else None
     reader = DelimitedReader(read_decompressed_lines(path), file, delimiter, columns)
-    return (record for record in reader if record.cells), reader.delimiter
+    return iter(reader), reader.delimiter
 
 
 class DelimitedReader:
-    """Iterates over the records of a CSV file, blank lines included.
+    """Iterates over the records of a CSV file, without blank lines.
 
     Args:
         lines: the lines of the file, line ends included.
         where: the file, for error messages.
         delimiter: what separates cells; if None, it is guessed from the first line.
         columns: names or numbers of columns that the file should have.
+
+    Attributes:
+        delimiter: what separates cells.
+        preamble: what precedes the header: a byte-order mark, a line such as `sep=;`, or both.
     """
 
     def __init__(
@@ -68,31 +71,34 @@ class DelimitedReader:
         columns: Sequence[str | None],
     ) -> None:
         self._where = where
-        self._text: list[str] = []  # the lines of the current record
-        self._lines = self._keep_text(lines)
-        self._header = next(self._lines, "").removeprefix("\ufeff")
+        self._lines = iter(lines)
+        self._header = next(self._lines, "")
+        self._header_number = 1
+        self.preamble = ""
+        if self._header.startswith(BYTE_ORDER_MARK):
+            self.preamble = BYTE_ORDER_MARK
+            self._header = self._header.removeprefix(BYTE_ORDER_MARK)
         if separator := SEPARATOR_LINE.fullmatch(self._header):
             delimiter = delimiter or separator[1]
+            self.preamble += self._header
             self._header = next(self._lines, "")
+            self._header_number = 2
         self.delimiter = delimiter or guess_delimiter(self._header, columns)
 
-    def _keep_text(self, lines: Iterable[str]) -> Iterator[str]:
-        """Pass lines on, and remember those of the record that is being read."""
-        for line in lines:
-            self._text.append(line)
-            yield line
-
     def __iter__(self) -> Iterator[Record]:
-        number, width = 1, 0
         lines = chain([self._header], self._lines)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
+        number = self._header_number
+        n_columns = 0
         try:
-            for cells in csv.reader(lines, delimiter=self.delimiter, strict=True):
-                width = width or len(cells)
-                if cells and len(cells) != width:
-                    raise csv.Error(f"{len(cells)} fields; the header has {width}")
-                yield Record(cells, number, "".join(self._text))
-                number += len(self._text)
-                self._text.clear()
+            for cells in reader:
+                n_columns = n_columns or len(cells)
+                if cells and len(cells) != n_columns:
+                    raise csv.Error(f"{len(cells)} fields; the header has {n_columns}")
+                if cells:
+                    yield Record(cells, number)
+                # A quoted cell may extend over several lines.
+                number = self._header_number + reader.line_num
         except csv.Error as error:
             raise UserError(f"{self._where}:{number}: {error}") from None
 

@@ -39,7 +39,7 @@ def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
         ("", ""),
     ],
 )
-def test_fold(text: str, folded: str) -> None:
+def test_ascii_normalization(text: str, folded: str) -> None:
     assert normalize_name(text) == folded
 
 
@@ -54,7 +54,7 @@ def test_fold(text: str, folded: str) -> None:
         ("مُحَمَّد", "mhmd"),  # the same with and without them
     ],
 )
-def test_vowel_signs_are_spelled(name: str, spelled: str) -> None:
+def test_vowel_signs_are_transliterated(name: str, spelled: str) -> None:
     assert normalize_name(name) == spelled
 
 
@@ -74,7 +74,7 @@ def test_vowel_signs_are_spelled(name: str, spelled: str) -> None:
         *((".;'", ""), ("😀", ""), ("1a2", "a"), ("'", ""), ("Smith & Co", "Smith Co")),
     ],
 )
-def test_names_as_people_write_them(kind: AlphabetKind, text: str, name: str) -> None:
+def test_punctuation_and_spaces_in_names(kind: AlphabetKind, text: str, name: str) -> None:
     assert normalize_name(text, kind) == name
 
 
@@ -88,17 +88,17 @@ def test_names_as_people_write_them(kind: AlphabetKind, text: str, name: str) ->
         (".;'", ""),
     ],
 )
-def test_the_tutorials_fold(text: str, folded: str) -> None:
+def test_tutorial_normalization(text: str, folded: str) -> None:
     assert normalize_name(text, "tutorial") == folded
 
 
 @pytest.mark.parametrize("name", ["Ślusàrski", "Иванов", "王小明", "कुमार", "김철수", "さくら はな"])
-def test_letters_of_the_corpus_stay(name: str) -> None:
+def test_corpus_normalization_keeps_letters(name: str) -> None:
     assert normalize_name(name, "corpus") == name
     assert normalize_name(f"“{name}”, ", "corpus") == name
 
 
-def test_the_same_name() -> None:
+def test_name_key() -> None:
     assert len({name_key(name) for name in ("O'Neill", "ONEILL", "o neill", "Oneill")}) == 1
     assert name_key("Weiß") == name_key("WEISS")
     assert name_key("Müller") != name_key("Muller")
@@ -117,7 +117,7 @@ def test_the_same_name() -> None:
         (["გიორგი"] * 3, "lower", True),  # Georgian has capitals, but not for names
     ],
 )
-def test_the_case_of_a_corpus(names: list[str], style: str, always: bool) -> None:
+def test_detected_case_style(names: list[str], style: str, always: bool) -> None:
     for kind in ("ascii", "corpus"):
         letters = Alphabet.from_names(kind, [normalize_name(name, kind) for name in names])
         if kind == "corpus" or all(map(str.isascii, names)):
@@ -125,7 +125,7 @@ def test_the_case_of_a_corpus(names: list[str], style: str, always: bool) -> Non
     assert Alphabet.from_names("tutorial", names) == Alphabet("tutorial")
 
 
-def test_names_in_one_case_are_written_in_that_of_the_corpus() -> None:
+def test_names_in_a_single_case_are_converted() -> None:
     capitalised = Alphabet(case_style="capitalised")
     for name in ("SMITH", "smith", "Smith"):
         assert capitalised.normalize(name) == "Smith"
@@ -151,7 +151,7 @@ def test_symbols_of_the_corpus() -> None:
     assert letters.decode(indices.tolist()) == f"{UNKNOWN_SYMBOL}no{UNKNOWN_SYMBOL}n"
 
 
-def test_thousands_of_symbols() -> None:
+def test_alphabet_of_thousands_of_symbols() -> None:
     names = [chr(0x4E00 + i) * 2 for i in range(8000)]
     letters = Alphabet.from_names("corpus", names)
     assert len(letters.symbols) == 8001
@@ -160,7 +160,7 @@ def test_thousands_of_symbols() -> None:
     assert letters.decode(indices.tolist()) == "".join(names)
 
 
-def test_pack_and_unpack() -> None:
+def test_encode_and_decode() -> None:
     letters, lengths = ASCII_ALPHABET.encode(["Jones"])
     assert letters.tolist() == [35, 14, 13, 4, 18]
     assert lengths.tolist() == [5]
@@ -169,14 +169,14 @@ def test_pack_and_unpack() -> None:
         ASCII_ALPHABET.encode(["Müller"])
 
 
-def test_a_letter_is_a_one_hot_row() -> None:
+def test_letter_is_a_one_hot_row() -> None:
     letter = one_hot(torch.tensor([1]))
     assert letter.shape == (1, 57)
     assert letter.dtype == torch.float32
     assert letter[0].tolist() == [float(i == 1) for i in range(57)]
 
 
-def test_a_name_is_letters_by_batch_by_alphabet() -> None:
+def test_shape_of_a_name_tensor() -> None:
     name = name_to_tensor("Jones")
     assert name.shape == (5, 1, 57)
     assert name.argmax(dim=2).flatten().tolist() == [
@@ -185,7 +185,7 @@ def test_a_name_is_letters_by_batch_by_alphabet() -> None:
     assert name.sum() == 5
 
 
-def test_pack_lays_names_end_to_end() -> None:
+def test_encoded_names_are_end_to_end() -> None:
     letters, lengths = ASCII_ALPHABET.encode(["ab", "c"])
     assert letters.tolist() == [0, 1, 2]
     assert letters.dtype == torch.uint8

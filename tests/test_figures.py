@@ -16,7 +16,7 @@ from src.run.figures import (
 )
 
 
-def test_confusion_shows_shares_of_each_true_category() -> None:
+def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
     targets, guesses = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 1, 1])
     axes = confusion_figure(targets, guesses, ["A", "B", "C"], "the names").axes[0]
     (image,) = axes.images
@@ -35,7 +35,7 @@ def test_confusion_shows_shares_of_each_true_category() -> None:
     assert axes.get_title() == "Guesses on the names, % of each true category"
 
 
-def test_a_row_says_how_many_names_it_stands_for() -> None:
+def test_rows_of_a_confusion_matrix_show_the_support() -> None:
     targets = np.array([0] * 1200 + [1, 2])
     axes = confusion_figure(targets, targets, ["A", "B", "C"], "title").axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
@@ -48,7 +48,7 @@ def luminance(color: Any) -> float:
     return float(0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2])
 
 
-def test_the_numbers_can_be_read_on_every_color() -> None:
+def test_numbers_have_enough_contrast() -> None:
     targets = np.repeat(np.arange(60), 60)
     guesses = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
     axes = confusion_figure(targets, guesses, list(map(str, range(60))), "names").axes[0]
@@ -86,7 +86,7 @@ def test_any_category_name_can_be_drawn() -> None:
         assert pixels.std() > 1  # something is drawn
 
 
-def test_of_many_categories_those_with_the_most_names_are_a_picture() -> None:
+def test_confusion_matrix_of_many_categories() -> None:
     targets = np.concatenate([np.arange(500), np.arange(100, 500)])
     guesses = targets.copy()
     guesses[450] = 3  # a category without a place of its own
@@ -105,7 +105,7 @@ LOSS = [(10, 2.0), (20, 1.5)]
 
 
 @pytest.mark.parametrize("val", [[], [(20, 1.75)]])
-def test_the_loss_curve_is_the_losses(val: list[tuple[int, float]]) -> None:
+def test_loss_curve_contains_the_losses(val: list[tuple[int, float]]) -> None:
     curves = {"training": LOSS} | ({"validation": val} if val else {})
     figure = loss_figure(curves, 18, "lr=0.1", "finished", is_finished=True)
     *drawn, blind = figure.axes[0].lines
@@ -117,7 +117,7 @@ def test_the_loss_curve_is_the_losses(val: list[tuple[int, float]]) -> None:
     assert [text.get_text() for text in legend.get_texts()] == [*curves, "blind guessing, ln 18"]
 
 
-def test_a_loss_that_explodes_leaves_the_rest_of_the_curve_to_be_seen() -> None:
+def test_exploding_loss_is_cut_off() -> None:
     curves = {"training": [*LOSS, (30, 3e7)]}
     axes = loss_figure(curves, 18, "lr=9", "diverged", is_finished=False).axes[0]
     assert axes.get_ylim() == pytest.approx((0, 1.5 * math.log(18)))

@@ -1,0 +1,77 @@
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from src.errors import UserError
+from src.models.registry import SCORE
+from src.run.run_folder import find_checkpoint
+from tests.helpers import write_checkpoint
+
+
+def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no finished run under outputs/"):
+        find_checkpoint(None)
+    for i, run in enumerate(["2026-01-01/b", "sweeps/2026-01-02/x/0", "2026-01-03/a"]):
+        folder = Path("outputs") / run
+        write_checkpoint(folder / "checkpoints/last.ckpt")
+        if "03" not in run:  # that one has not finished
+            (folder / "metrics.json").write_text('{"status": "finished", "test/loss": 1.0}')
+            os.utime(folder / "metrics.json", (i, i))
+    newest = Path("outputs/sweeps/2026-01-02/x/0/checkpoints/last.ckpt")
+    assert find_checkpoint(None) == newest
+    assert find_checkpoint(Path("outputs/2026-01-03/a")).parts[2] == "a"
+    assert find_checkpoint(newest) == newest
+
+
+def test_the_best_run_of_a_sweep_is_found(tmp_path: Path) -> None:
+    results: dict[str, dict[str, Any]] = {
+        "0": {"status": "finished", SCORE: 0.4, "test/accuracy": 0.9},
+        "1-lr_0.1": {"status": "finished", SCORE: 0.6},
+        "2": {"status": "stopped", SCORE: 0.5},
+        "3": {"status": "diverged", SCORE: 0.8},
+        "4": {"status": "finished"},
+        "5": {"status": "interrupted", SCORE: 0.7},
+    }
+    for run, content in results.items():
+        write_checkpoint(tmp_path / run / "checkpoints/last.ckpt")
+        (tmp_path / run / "metrics.json").write_text(json.dumps(content))
+    os.utime(tmp_path / "1-lr_0.1/metrics.json", (1, 1))  # not the newest
+    assert find_checkpoint(tmp_path) == tmp_path / "1-lr_0.1/checkpoints/last.ckpt"
+    assert find_checkpoint(tmp_path / "4") == tmp_path / "4/checkpoints/last.ckpt"
+    for run in ("0", "1-lr_0.1", "2"):
+        (tmp_path / run / "metrics.json").write_text("{")
+    with pytest.raises(UserError, match=f"no finished run with a {SCORE} in {tmp_path}/"):
+        find_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "{", "[]", "null", "5", '"finished"', "[" * 100_000, '{"a":' * 100_000, "\xff"),
+        *('{"status": ["finished"]}', '{"status": "finished", "a": "b"}', '{"status": null}'),
+        *('{"status": "finished", "a": {}}', '{"status": "finished", "a": null}'),
+        *(f'{{"status": "finished", "a": 1{digits}}}' for digits in ("0" * 400, "0" * 5000)),
+        *('{"a": 1.0}', '{"status": "finished"', "a folder", "a link to nothing"),
+    ],
+    ids=lambda content: content[:40],
+)
+def test_a_malformed_metrics_file_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    valid = write_checkpoint(Path("outputs/2026-01-01/a/checkpoints/last.ckpt"))
+    (valid.parents[1] / "metrics.json").write_text('{"status": "finished"}')
+    os.utime(valid.parents[1] / "metrics.json", (1, 1))
+    newer = Path("outputs/2026-01-02/b/metrics.json")
+    newer.parent.mkdir(parents=True)
+    if content == "a folder":
+        newer.mkdir()
+    elif content == "a link to nothing":
+        newer.symlink_to("nothing")
+    else:
+        newer.write_bytes(content.encode("latin-1"))
+    assert find_checkpoint(None) == valid

@@ -1,0 +1,188 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.alphabet import name_to_tensor
+from src.data.batch import size_limited_batches
+from src.data.normalize import MAX_NAME_LENGTH
+from src.errors import UserError
+from src.inference.trained_model import Answer, Prediction, TrainedModel, load_model
+from src.models.registry import PRIORS, PriorName
+from src.models.rnn import RNN, read_name
+from tests.helpers import (
+    CALIBRATION,
+    CHECKPOINT_SUMMARY,
+    GRU_NETWORK,
+    PRECISION_CURVE,
+    make_checkpoint,
+    write_checkpoint,
+)
+
+NAMES = ["Jones", "", "O'Neill", "123", "Иванов", "a", "Ślusàrski"]
+NORMALIZED_NAMES = ["Jones", "", "O'Neill", "", "Ivanov", "a", "Slusarski"]
+LONGEST_NAME = "x" * MAX_NAME_LENGTH
+TOO_LONG_NAME = "x" * (MAX_NAME_LENGTH + 1)
+
+
+def get_rnn(model: TrainedModel) -> RNN:
+    """Return the cell of a model with `cell=tutorial`."""
+    rnn = model.network.get_submodule("recurrent.rnn")
+    assert isinstance(rnn, RNN)
+    return rnn
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> TrainedModel:
+    """An untrained model without calibration, for the categories A, B and C."""
+    return load_model(write_checkpoint(tmp_path / "a.ckpt"))
+
+
+def test_probabilities_of_a_batch_equal_those_of_single_names(model: TrainedModel) -> None:
+    probabilities = model.probabilities(NAMES)
+    assert probabilities.shape == (7, 3)
+    for name, row in zip(NORMALIZED_NAMES, probabilities, strict=True):
+        if not name:
+            assert row.isnan().all()
+            continue
+        with torch.no_grad():
+            expected = read_name(get_rnn(model), name_to_tensor(name)).exp()[0]
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+    assert model.probabilities([]).shape == (0, 3)
+    assert model.probabilities(["1"]).isnan().all()
+
+
+def test_reasons_why_a_name_cannot_be_classified(model: TrainedModel) -> None:
+    """The hidden state is linear and grows with each letter, until it overflows."""
+    with torch.no_grad():
+        get_rnn(model).i2h.weight.mul_(20)
+    probabilities = model.probabilities([LONGEST_NAME, TOO_LONG_NAME, "123", "x"])
+    assert probabilities[:, 0].isnan().tolist() == [True, True, True, False]
+    assert model.reason(LONGEST_NAME) == "too long for this model"
+    assert model.reason(TOO_LONG_NAME) == "longer than 200 letters"
+    assert model.reason("123") == "no letters I know"
+
+
+def test_the_maximum_length_applies_to_the_normalized_name(model: TrainedModel) -> None:
+    probabilities = model.probabilities([LONGEST_NAME, f" {LONGEST_NAME}1-", TOO_LONG_NAME])
+    assert probabilities[:, 0].isnan().tolist() == [False, False, True]
+    _, prefix_probabilities = model.prefix_probabilities(TOO_LONG_NAME)
+    assert prefix_probabilities.shape == (0, 3)
+
+
+def test_batches_are_limited_in_names_and_letters() -> None:
+    assert [len(batch) for batch in size_limited_batches(["a"] * 9, len, 4, 100)] == [4, 4, 1]
+    assert [len(batch) for batch in size_limited_batches(["xxx"] * 5, len, 4, 6)] == [2, 2, 1]
+
+
+def test_top_k(model: TrainedModel) -> None:
+    probabilities = torch.tensor([[0.2, 0.5, 0.3], [torch.nan] * 3])
+    predictions = [("B", 0.5), ("C", pytest.approx(0.3))]
+    assert model.top_k(probabilities, 2) == [predictions, []]
+
+
+def test_among_some_categories_by_hand(tmp_path: Path) -> None:
+    """By Bayes' rule, the probabilities under a prior are divided by their sum."""
+    path = write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION)
+    names = ["Jones", "123", "O'Neill"]
+    for prior in PRIORS:
+        probabilities = load_model(path, prior).probabilities(names)[:, [2, 0]]
+        expected = probabilities / probabilities.sum(dim=1, keepdim=True)
+        restricted = load_model(path, prior, ["C", "A"])
+        assert restricted.categories == ["C", "A"]
+        actual = restricted.probabilities(names)
+        torch.testing.assert_close(actual, expected, equal_nan=True)
+        assert len(restricted.top_k(expected, 2)[0]) == 2
+    uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"), among=["A", "B", "C"])
+    expected = load_model(tmp_path / "b.ckpt").probabilities(names)
+    torch.testing.assert_close(uncalibrated.probabilities(names), expected, equal_nan=True)
+
+
+def test_top_k_or_reason(model: TrainedModel) -> None:
+    nan_row = [torch.nan] * 3
+    probabilities = torch.tensor([[0.2, 0.5, 0.3], nan_row, [0.5, 0.375, 0.125], nan_row])
+    answers = model.top_k_or_reason(["a", "1", "b", "a"], probabilities, 1, threshold=0.5)
+    assert answers == [
+        Answer([Prediction("B", 0.5)], ""),
+        Answer([], "no letters I know"),
+        Answer([Prediction("A", 0.5)], ""),
+        Answer([], "too long for this model"),
+    ]
+    below_threshold = model.top_k_or_reason(["a", "1"], probabilities[:2], 2, threshold=0.625)
+    assert below_threshold == [([], "unknown: below 0.625"), ([], "no letters I know")]
+    assert model.top_k_or_reason(["a"], probabilities[:1], 1) == answers[:1]
+
+
+def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
+    calibration = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
+    path = write_checkpoint(tmp_path / "a.ckpt", decision=calibration)
+    model = load_model(path)
+    points = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
+    assert [list(point) for point in points] == [
+        PRECISION_CURVE[0],
+        PRECISION_CURVE[0],
+        PRECISION_CURVE[1],
+        PRECISION_CURVE[1],
+        PRECISION_CURVE[2],
+    ]
+    with pytest.raises(
+        UserError, match=r"^--precision 0.938: validation reaches 0.937 at the most"
+    ):
+        model.threshold(0.938)
+    uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"))
+    for model_without_curve in (load_model(path, "corpus"), uncalibrated):
+        with pytest.raises(UserError, match=r"ckpt holds none; give a --threshold$"):
+            model_without_curve.threshold(0.5)
+    with pytest.raises(UserError, match="holds none among these categories; give a --thr"):
+        load_model(path, among=["A", "B"]).threshold(0.5)
+
+
+def test_prefix_probabilities_equal_those_of_the_prefixes(model: TrainedModel) -> None:
+    prefixes, probabilities = model.prefix_probabilities("Ślusàrski")
+    assert prefixes == ["Slusarski"[:end] for end in range(1, 10)]
+    assert probabilities.shape == (9, 3)
+    for prefix, row in zip(prefixes, probabilities, strict=True):
+        expected = model.probabilities([prefix])[0]
+        torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+    _, no_probabilities = model.prefix_probabilities("123")
+    assert no_probabilities.shape == (0, 3)
+
+
+@pytest.mark.parametrize(("prior", "strength"), [("uniform", 0), ("corpus", 1), ("tempered", 0.4)])
+def test_probabilities_under_a_prior(tmp_path: Path, prior: PriorName, strength: float) -> None:
+    model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION), prior)
+    assert model.prior_label == prior
+    trained_prior = np.array([0.2, 0.3, 0.5])
+    corpus_prior = np.array([0.9, 0.06, 0.04])
+    for name, row in zip(NORMALIZED_NAMES, model.probabilities(NAMES), strict=True):
+        if not name:
+            assert row.isnan().all()
+            continue
+        with torch.no_grad():
+            output = read_name(get_rnn(model), name_to_tensor(name)).double().exp()[0].numpy()
+        expected = (output / trained_prior) ** (1 / 1.5) * corpus_prior**strength
+        assert row.tolist() == pytest.approx(expected / expected.sum(), abs=1e-6)
+        _, prefix_probabilities = model.prefix_probabilities(name)
+        assert prefix_probabilities[-1].tolist() == pytest.approx(row.tolist(), abs=1e-6)
+
+
+def test_a_model_without_calibration_has_no_prior(tmp_path: Path, model: TrainedModel) -> None:
+    assert model.calibration is None
+    assert model.prior_label == "as trained"
+    for prior in ("uniform", "corpus"):
+        with pytest.raises(
+            UserError, match=rf"--prior {prior}: \S+a\.ckpt does not say how common"
+        ) as error:
+            load_model(tmp_path / "a.ckpt", prior)
+        assert "not a checkpoint" not in str(error.value)
+
+
+def test_description(tmp_path: Path) -> None:
+    model = load_model(write_checkpoint(tmp_path / "a.ckpt"))
+    assert model.description == f"{tmp_path}/a.ckpt, {CHECKPOINT_SUMMARY}"
+    history = [(5, {"train/loss": 1.0})]  # the run had no validation names
+    checkpoint = make_checkpoint(GRU_NETWORK) | {"iteration": 5, "history": history}
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    model = load_model(tmp_path / "b.ckpt")
+    assert model.description == f"{tmp_path}/b.ckpt, cell=gru letters=ascii, 5 iterations"
