@@ -14,6 +14,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from src.audit.audit import audit
 from src.audit.corpus import AuditSettings
 from src.data.corpus import read_corpus
@@ -58,10 +60,12 @@ def write_with_moved_labels(source: DataSource, file: Path, seed: int) -> Pairs:
         for index, (name, category) in enumerate(pairs):
             label = category
             if index in moved_indices:
+                # A spelling of the name may have the other category, too, which is then correct.
                 wrong = [other for other in names if (name.casefold(), other) not in correct]
                 label = rng.choice(wrong or [category])
                 moved.add((name.casefold(), label))
             writer.writerow((name, label))
+    # If a name has all categories, its label was not moved.
     return moved - correct
 
 
@@ -93,7 +97,8 @@ def main() -> None:
         for seed in options.seeds:
             moved = write_with_moved_labels(source, file, seed)
             results.append(measure_audit(file, moved))
-    total = Result(*(sum(numbers) for numbers in zip(*results, strict=True)))
+    totals = np.sum(results, axis=0)
+    total = Result(*totals.tolist())
     cells = [
         source.path.name,
         f"{total.n_moved / len(results):,.0f}",
