@@ -17,7 +17,7 @@ from src.data.readers.columns import quoted_list
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel
 from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, precision_curve
-from src.models.metrics import balanced_accuracy, macro_f1
+from src.models.scores import balanced_accuracy, macro_f1
 
 N_RESAMPLES = 1000
 RESAMPLES_PER_BATCH = 100

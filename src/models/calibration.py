@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from src.models.registry import PRIORS, PriorName
+from src.models.scores import macro_f1
 
 MIN_TEMPERATURE = 0.2
 MAX_TEMPERATURE = 5.0
@@ -197,9 +198,6 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
         log_probs: log-probabilities of the network [N, C].
         targets: correct category of each name [N], int64.
     """
-    # Importing torchmetrics takes a second, and it is not needed for inference.
-    from src.models.metrics import macro_f1
-
     n_categories = log_probs.shape[1]
     support = targets.bincount(minlength=n_categories)  # [C]
     scores = []

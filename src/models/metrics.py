@@ -1,34 +1,10 @@
-"""The metrics of validation and test.
-
-`balanced_accuracy` and `macro_f1` are the only implementations of these scores. Shapes: C
-categories; the leading dimensions, if any, are independent sets of names.
-"""
+"""The metrics of validation and test."""
 
 from torch import Tensor
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score, MulticlassRecall
 
-
-def balanced_accuracy(correct: Tensor, support: Tensor) -> Tensor:
-    """Return the mean recall of the categories that have names [...].
-
-    Args:
-        correct: number of correctly classified names of each category [..., C].
-        support: number of names of each category [..., C].
-    """
-    return (correct / support).nanmean(dim=-1)  # 0 / 0, for a category without names, is NaN
-
-
-def macro_f1(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:
-    """Return the mean F1 score of the categories that have names [...].
-
-    Args:
-        correct: number of correctly classified names of each category [..., C].
-        support: number of names of each category [..., C].
-        predicted: number of predictions of each category [..., C].
-    """
-    f1 = 2 * correct / (support + predicted)
-    return f1.where(support > 0, float("nan")).nanmean(dim=-1)
+from src.models.scores import balanced_accuracy, macro_f1
 
 
 class BalancedAccuracy(MulticlassRecall):
