@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
-from src.data.readers.source import NAMES
+from src.data.readers.source import INCLUDED_CORPUS
 from src.errors import UserError
 from tests.helpers import INCLUDED_COUNTS, read_corpus
 
 
 def test_included_corpus() -> None:
-    shipped = read_corpus(NAMES)
+    shipped = read_corpus(INCLUDED_CORPUS)
     assert list(shipped) == sorted(INCLUDED_COUNTS)
     assert {c: (len(names), len(set(names))) for c, names in shipped.items()} == INCLUDED_COUNTS
     assert sum(len(names) for names in shipped.values()) == 20054

@@ -15,7 +15,7 @@ from torchmetrics.functional.classification import (
 )
 
 from src import evaluate
-from src.data.readers.source import NAMES
+from src.data.readers.source import INCLUDED_CORPUS
 from src.errors import UserError
 from src.inference.scores import (
     MIN_COVERAGES,
@@ -397,7 +397,7 @@ def test_the_included_corpus_is_found(
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--checkpoint=run"])
     stdout = capsys.readouterr().out
-    assert f"\nnames: {NAMES}, test: names the run never saw\n" in stdout
+    assert f"\nnames: {INCLUDED_CORPUS}, test: names the run never saw\n" in stdout
 
 
 def test_a_run_without_test_names(run: Path, tmp_path: Path, capsys: Captured) -> None:

@@ -3,7 +3,7 @@ from hashlib import sha256
 import pytest
 
 from src.data.normalize import name_key
-from src.data.readers.source import NAMES
+from src.data.readers.source import INCLUDED_CORPUS
 from src.data.split import fingerprint, hold_out_names
 from src.errors import UserError
 from tests.helpers import read_corpus
@@ -11,7 +11,7 @@ from tests.helpers import read_corpus
 
 @pytest.fixture(scope="module")
 def shipped() -> dict[str, list[str]]:
-    return read_corpus(NAMES)
+    return read_corpus(INCLUDED_CORPUS)
 
 
 def test_fingerprint_is_equal_only_for_the_same_corpus() -> None:

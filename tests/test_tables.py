@@ -118,7 +118,7 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
         def __exit__(self, *_: object) -> None: ...
 
         def iter_batches(self, size: int) -> list[SimpleNamespace]:
-            assert size == records.PARQUET_BATCH
+            assert size == records.PARQUET_BATCH_SIZE
             parts = objects[:1], objects[1:]
             return [SimpleNamespace(to_pylist=lambda part=part: part) for part in parts]
 

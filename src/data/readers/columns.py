@@ -31,54 +31,68 @@ def choose_columns(
     for key, column in source.columns.items():
         if column:
             chosen[key] = find_column(column, header, str(source), key)
-    for key, words in (("name_column", NAME_WORDS), ("label_column", LABEL_WORDS)):
+    for key, usual_names in (("name_column", NAME_WORDS), ("label_column", LABEL_WORDS)):
+        # A column has one meaning only, and two columns with usual names would be ambiguous.
         candidates = []
         for index, cell in enumerate(header):
-            if is_usual_name(cell, words) and index not in chosen.values():
+            if is_usual_name(cell, usual_names) and index not in chosen.values():
                 candidates.append(index)
         if key not in chosen and len(candidates) == 1:
             chosen[key] = candidates[0]
     if len(header) == 2:
+        # The header is part of the sample, because the table may have none.
         complete_or_guess_pair(chosen, [header, *sample])
-    name, label = chosen.get("name_column"), chosen.get("label_column")
-    if name is None or label is None or name == label:
+    name_index = chosen.get("name_column")
+    label_index = chosen.get("label_column")
+    if name_index is None or label_index is None or name_index == label_index:
         hint = f"set name_column= and label_column= to two of: {quoted_list(header)}"
         raise UserError(f"{source}: {hint}")
     return chosen
 
 
 def complete_or_guess_pair(chosen: dict[str, int], rows: list[list[str]]) -> None:
-    """Complete the chosen columns of a table that has only two.
+    """Add the missing columns of a table that has only two to `chosen`.
 
-    If neither column is known to hold names or categories, the one that repeats more holds the
-    categories.
+    If neither column is chosen yet, the one with fewer different values contains the categories.
+    If both have the same number, nothing is chosen.
+
+    Args:
+        chosen: the indices of the columns that are known, by key; changed in place.
+        rows: the cells of some rows.
     """
     if "name_column" not in chosen and "label_column" not in chosen:
-        n_first = len({cells[0] for cells in rows})
-        n_second = len({cells[1] for cells in rows})
-        if n_first < n_second:
+        n_first_values = len({cells[0] for cells in rows})
+        n_second_values = len({cells[1] for cells in rows})
+        if n_first_values < n_second_values:
             chosen["label_column"] = 0
-        elif n_second < n_first:
+        elif n_second_values < n_first_values:
             chosen["label_column"] = 1
+    # With two columns, one determines the other: their indices are 0 and 1.
     if "label_column" in chosen:
         chosen.setdefault("name_column", 1 - chosen["label_column"])
     elif "name_column" in chosen:
         chosen["label_column"] = 1 - chosen["name_column"]
 
 
-def find_column(column: str | None, header: list[str], where: str, key: str) -> int:
-    """Return the index of a column. If `column` is None, the table must have a single column.
+def find_column(column: str | None, header: list[str], location: str, key: str) -> int:
+    """Return the index of a column.
+
+    Args:
+        column: name or number of the column. If None, the table must have a single column.
+        header: the names of all columns.
+        location: the table, for error messages.
+        key: the setting with the name or number, for error messages.
 
     Raises:
-        UserError: if not exactly one column matches; the message says what `key` may be.
+        UserError: if not exactly one column matches; the message lists the valid values of `key`.
     """
-    found = matching_columns(header, column)
-    if len(found) != 1:
-        asked = "" if column is None else f" {column!r}"
-        counted = f"has {len(found) or 'no'} column{'s' if len(found) > 1 else ''}{asked}"
-        choices = f"{key} must be the name or number of one of: {quoted_list(header)}"
-        raise UserError(f"{where}: {counted}; {choices}")
-    return found[0]
+    indices = matching_columns(header, column)
+    if len(indices) == 1:
+        return indices[0]
+    number = f"{len(indices)} columns" if indices else "no column"
+    name = "" if column is None else f" {column!r}"
+    choices = f"{key} must be the name or number of one of: {quoted_list(header)}"
+    raise UserError(f"{location}: has {number}{name}; {choices}")
 
 
 def matching_columns(header: list[str], column: str | None) -> list[int]:
@@ -89,21 +103,24 @@ def matching_columns(header: list[str], column: str | None) -> list[int]:
     """
     if column is None:
         return list(range(len(header)))
-    same, similar, numbered = [], [], []
-    wanted = column.strip().casefold()
+    equal_names = []
+    similar_names = []
+    equal_numbers = []
+    folded_column = column.strip().casefold()
     for index, name in enumerate(header):
         if name == column:
-            same.append(index)
-        if name.strip().casefold() == wanted:
-            similar.append(index)
+            equal_names.append(index)
+        if name.strip().casefold() == folded_column:
+            similar_names.append(index)
         if str(index + 1) == column:
-            numbered.append(index)
-    return same or similar or numbered
+            equal_numbers.append(index)
+    # A column can be called `2`, so names come before numbers.
+    return equal_names or similar_names or equal_numbers
 
 
-def is_usual_name(cell: str, words: Collection[str]) -> bool:
-    """Return whether a cell is one of these words, ignoring case, blanks and underscores."""
-    return re.sub(r"[\s_]", "", cell.casefold()) in words
+def is_usual_name(cell: str, usual_names: Collection[str]) -> bool:
+    """Return whether a cell is one of these names, ignoring case, blanks and underscores."""
+    return re.sub(r"[\s_]", "", cell.casefold()) in usual_names
 
 
 def quoted_list(items: Sequence[str]) -> str:

@@ -25,7 +25,7 @@ def folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[R
     if files[0].split:
         report(f"{source}: using the split that its folders give")
     for file in files:
-        for number, name in read_names_in(file.path).items():
+        for number, name in read_name_file(file.path).items():
             yield Row(
                 name=name,
                 category=file.label,
@@ -42,8 +42,8 @@ def find_text_files(folder: Path) -> list[Path]:
         for file in folder.glob(pattern):
             path = file.relative_to(folder)
             # Archives made on a Mac bring along hidden files such as `._Arabic.txt`.
-            hidden = any(part.startswith(".") for part in path.parts)
-            if not hidden:
+            is_hidden = any(part.startswith(".") for part in path.parts)
+            if not is_hidden:
                 paths.append(path)
     return sorted(paths)
 
@@ -58,6 +58,7 @@ def find_name_files(source: DataSource) -> list[NameFile]:
         UserError: if there are none.
     """
     paths = find_text_files(source.path)
+    # For a file in a folder, `parts` are the folders and the name of the file.
     top_folders = {path.parts[0].casefold() for path in paths if len(path.parts) > 1}
     split_names = {SPLIT_NAMES.get(folder) for folder in top_folders}
     is_split = "train" in split_names and None not in split_names
@@ -67,7 +68,7 @@ def find_name_files(source: DataSource) -> list[NameFile]:
         folders = list(path.parts[:-1])
         split = ""
         if is_split:
-            if not folders:
+            if not folders:  # next to the folders of the splits
                 continue
             split_folder, *folders = folders
             split = SPLIT_NAMES[split_folder.casefold()]
@@ -78,7 +79,7 @@ def find_name_files(source: DataSource) -> list[NameFile]:
     return files
 
 
-def read_names_in(path: Path) -> dict[int, str]:
+def read_name_file(path: Path) -> dict[int, str]:
     """Return the names in a text file by their line numbers.
 
     Raises:

@@ -18,8 +18,8 @@ SEPARATOR_LINE = re.compile(r'(?i)"?sep=([^"\r\n])"?\s*')
 """The optional first line of an Excel file, which names the delimiter: `sep=;`."""
 BYTE_ORDER_MARK = "\ufeff"
 """The first character of UTF-8 files of some programs, by which Excel recognizes the encoding."""
-PARQUET_BATCH = 1000
-"""Rows of a Parquet file that are in memory at once."""
+PARQUET_BATCH_SIZE = 1000
+"""Number of rows of a Parquet file that are in memory at once."""
 
 
 @dataclass(slots=True)
@@ -54,7 +54,7 @@ class DelimitedReader:
 
     Args:
         lines: the lines of the file, line ends included.
-        where: the file, for error messages.
+        location: the file, for error messages.
         delimiter: what separates cells; if None, it is guessed from the first line.
         columns: names or numbers of columns that the file should have.
 
@@ -66,12 +66,13 @@ class DelimitedReader:
     def __init__(
         self,
         lines: Iterable[str],
-        where: str,
+        location: str,
         delimiter: str | None,
         columns: Sequence[str | None],
     ) -> None:
-        self._where = where
+        self._location = location
         self._lines = iter(lines)
+        # Read now, because the delimiter is guessed from it.
         self._header = next(self._lines, "")
         self._header_number = 1
         self.preamble = ""
@@ -92,7 +93,7 @@ class DelimitedReader:
         n_columns = 0
         try:
             for cells in reader:
-                n_columns = n_columns or len(cells)
+                n_columns = n_columns or len(cells)  # of the header
                 if cells and len(cells) != n_columns:
                     raise csv.Error(f"{len(cells)} fields; the header has {n_columns}")
                 if cells:
@@ -100,7 +101,7 @@ class DelimitedReader:
                 # A quoted cell may extend over several lines.
                 number = self._header_number + reader.line_num
         except csv.Error as error:
-            raise UserError(f"{self._where}:{number}: {error}") from None
+            raise UserError(f"{self._location}:{number}: {error}") from None
 
 
 def guess_delimiter(header: str, columns: Sequence[str | None]) -> str:
@@ -126,6 +127,7 @@ def keyed_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Rec
         objects: pairs of the number of an object in the file, and the object.
     """
     header: list[str] = []
+    # Keys that only later objects have are ignored.
     for number, values in objects:
         if not header:
             header = list(values)
@@ -153,7 +155,7 @@ def json_objects(lines: Iterable[str], file: str) -> Iterator[tuple[int, dict[st
             continue
         try:
             values = json.loads(text)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # a line can contain very many brackets
             values = None
         if not isinstance(values, dict):
             raise UserError(f"{file}:{number}: not a JSON object")
@@ -171,6 +173,6 @@ def parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     except ImportError:
         raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
     with ParquetFile(file) as table:
-        batches = table.iter_batches(PARQUET_BATCH)
+        batches = table.iter_batches(PARQUET_BATCH_SIZE)
         rows = chain.from_iterable(batch.to_pylist() for batch in batches)
         yield from enumerate(rows, start=1)

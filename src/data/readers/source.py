@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from src.errors import UserError
 
-NAMES = Path(__file__).parents[3] / "data/names"
-"""The corpus as shipped."""
+INCLUDED_CORPUS = Path(__file__).parents[3] / "data/names"
+"""The corpus that comes with the program."""
 TABLE_FILE = re.compile(r"(?i)\.((csv|tsv|jsonl)(\.gz)?|parquet)$")
 """Suffixes of the tables that can be read."""
 SPLIT_NAMES = {
@@ -37,7 +37,7 @@ class DataSource(NamedTuple):
     @property
     def path(self) -> Path:
         """The folder or the table."""
-        return Path(self.data_file or self.data_dir or NAMES)
+        return Path(self.data_file or self.data_dir or INCLUDED_CORPUS)
 
     @property
     def columns(self) -> dict[str, str | None]:

@@ -8,7 +8,7 @@ from src.data.readers.records import Record, read_records
 from src.data.readers.source import SPLIT_NAMES, DataSource, Row, normalize_label
 from src.errors import UserError
 
-SAMPLE = 1000
+MAX_SAMPLE_ROWS = 1000
 """Number of rows from which the columns and the header are guessed."""
 
 
@@ -16,13 +16,14 @@ def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Ro
     """Yield the names of a table; see `read_rows`."""
     requested = [column for column in source.columns.values() if column]
     records, delimiter = read_records(source.path, requested)
+    # An empty file has an empty header, in which no column is found.
     header = next(records, Record([], 0))
-    sample = list(islice(records, SAMPLE))
+    sample = list(islice(records, MAX_SAMPLE_ROWS))
     columns = choose_columns(source, header.cells, [record.cells for record in sample])
 
     findings = []
     label = columns["label_column"]
-    if delimiter:
+    if delimiter:  # tables in other formats always have a header
         findings.append(f"delimiter {delimiter!r}")
         # A first row whose category occurs again is not a header.
         if header.cells[label] in {record.cells[label] for record in sample}:
@@ -38,29 +39,36 @@ def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Ro
     file = str(source.path)  # a new Path for each row would take most of the time
     for record in chain(sample, records):
         row = parse_row(record.cells, columns, f"{file}:{record.number}")
-        if row.count:
+        if row.count:  # a row with a count of 0 stands for no line
             yield row
 
 
-def parse_row(cells: list[str], columns: dict[str, int], where: str) -> Row:
+def parse_row(cells: list[str], columns: dict[str, int], location: str) -> Row:
     """Build a row from the cells of a record.
 
+    Args:
+        cells: the cells of the record.
+        columns: the index of each column, by key.
+        location: the file and the line, for error messages.
+
     Raises:
-        UserError: if its count or its split cannot be understood.
+        UserError: if its count or its split is invalid.
     """
-    count, split = "1", ""
+    count = "1"
+    split = ""
     if "count_column" in columns:
         count = cells[columns["count_column"]].strip()
+        # The length is checked first, because converting thousands of digits is slow.
         if not (count.isdecimal() and len(count) < 10):
             raise UserError(
-                f"{where}: count_column: {count[:40]!r} is not a whole number below 10^9"
+                f"{location}: count_column: {count[:40]!r} is not a whole number below 10^9"
             )
     if "split_column" in columns:
         word = cells[columns["split_column"]]
         split = SPLIT_NAMES.get(word.strip().casefold(), "")
         if not split:
             choices = ", ".join(SPLIT_NAMES)
-            raise UserError(f"{where}: split_column: {word[:40]!r} is none of {choices}")
+            raise UserError(f"{location}: split_column: {word[:40]!r} is none of {choices}")
     name = cells[columns["name_column"]]
     label = normalize_label(cells[columns["label_column"]])
-    return Row(name, label, int(count), split, where)
+    return Row(name, label, int(count), split, location)

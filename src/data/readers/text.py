@@ -8,13 +8,14 @@ from typing import Any
 
 from src.errors import UserError
 
-LONGEST_LINE = 10**6
+MAX_LINE_LENGTH = 10**6
 """Maximum length of a line in characters. A file with longer lines is not a list of names."""
 
 
 def read_decompressed_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, gzipped or not, without the byte-order mark."""
     open_text: Any = gzip.open if path.suffix.lower() == ".gz" else open
+    # Bytes that are not UTF-8 are marked, so that `check_lines` can report their line.
     with open_text(path, "rt", encoding="UTF-8", errors="surrogateescape", newline="") as file:
         lines = check_lines(file, str(path))
         yield next(lines, "").removeprefix("\ufeff")
@@ -22,13 +23,16 @@ def read_decompressed_lines(path: Path) -> Iterator[str]:
 
 
 def check_lines(
-    file: Any, where: str, remedy: str = "save the file as UTF-8", max_length: int = LONGEST_LINE
+    file: Any,
+    location: str,
+    remedy: str = "save the file as UTF-8",
+    max_length: int = MAX_LINE_LENGTH,
 ) -> Iterator[str]:
     """Yield the lines of a text file unchanged, line ends included.
 
     Args:
         file: opened with `errors="surrogateescape"`.
-        where: the file, for error messages.
+        location: the file, for error messages.
         remedy: what the user can do about a wrong encoding, for error messages.
         max_length: length from which a line is refused.
 
@@ -37,17 +41,22 @@ def check_lines(
     """
     number = 0
     try:
+        # Reading the next line without a limit could fill all memory.
         while line := file.readline(max_length):
             number += 1
             if len(line) == max_length:
-                raise UserError(f"{where}:{number}: a line of {max_length:,} letters or more")
-            check_decoded(line, f"{where}:{number}", file.encoding, remedy)
+                raise UserError(f"{location}:{number}: a line of {max_length:,} letters or more")
+            check_decoded(line, f"{location}:{number}", file.encoding, remedy)
             yield line
     except UnicodeError:  # some encodings cannot defer their errors with surrogateescape
-        raise UserError(f"{where}: not {file.encoding} after line {number}; {remedy}") from None
+        raise UserError(f"{location}: not {file.encoding} after line {number}; {remedy}") from None
 
 
-def check_decoded(line: str, where: str, encoding: str, remedy: str) -> None:
-    """Refuse a line with bytes that could not be decoded, which `surrogateescape` has marked."""
+def check_decoded(line: str, location: str, encoding: str, remedy: str) -> None:
+    """Check that a line has no bytes that could not be decoded, which `surrogateescape` marks.
+
+    Raises:
+        UserError: if it has such bytes.
+    """
     if not line.isascii() and re.search("[\udc80-\udcff]", line):
-        raise UserError(f"{where}: not {encoding}; {remedy}")
+        raise UserError(f"{location}: not {encoding}; {remedy}")
