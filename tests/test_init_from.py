@@ -217,7 +217,9 @@ def test_a_run(
     mine, theirs, fresh = (torch.load(each, weights_only=True)["state_dict"] for each in states)
     name = "network.recurrent.rnn.i2o.weight"
     assert torch.equal(mine[name], with_rows(fresh[name], theirs[name], {0: 0, 1: 1}))
-    assert read_settings(tmp_path / "run")["init_from"] == str(others)
+    saved = read_settings(tmp_path / "run")
+    assert saved is not None
+    assert saved["init_from"] == str(others)
 
 
 def test_run_is_resumed_without_the_source_of_its_weights(

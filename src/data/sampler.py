@@ -138,11 +138,13 @@ class ShuffledPasses:
         pass_number, index = divmod(batch_number, self._batches_per_pass)
         if pass_number != self._pass_number:
             # Each pass has its own generator, so it can be made without the passes before it.
-            self._batches = self._make_batches(random.Random(f"{self._seed} {pass_number}"))
+            self._batches = self._make_batches_of_similar_length(
+                random.Random(f"{self._seed} {pass_number}")
+            )
             self._pass_number = pass_number
         return self._batches[index]
 
-    def _make_batches(self, rng: random.Random) -> list[list[int]]:
+    def _make_batches_of_similar_length(self, rng: random.Random) -> list[list[int]]:
         """Return the batches of one pass, each a list of indices of names."""
         n_names = len(self._lengths)
         indices = list(range(n_names))

@@ -59,7 +59,7 @@ class Preflight(Callback):
                 raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
             check_sweeper(config)
             check_launcher(config)
-            n_runs = count_runs(config)
+            n_runs = count_sweep_runs(config)
             os.environ[N_RUNS_VARIABLE] = str(n_runs)
             set_number_of_workers(config, n_runs)
             Preflight._lock = lock_folder(Path(config.hydra.sweep.dir))
@@ -98,7 +98,7 @@ def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
     return sweep_overrides
 
 
-def count_runs(config: DictConfig) -> int:
+def count_sweep_runs(config: DictConfig) -> int:
     """Return the number of runs of a sweep; 0 if it is unknown."""
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
         return config.hydra.sweeper.get("n_trials") or 0

@@ -114,12 +114,12 @@ class Report:
                     result_table=result,
                     settings=self.settings,
                     displayed_keys=self.displayed_settings,
-                    metric_tags=self._metric_tags(),
+                    metric_tags=self._list_val_and_test_tags(),
                 )
         log.info(result)
         return metrics
 
-    def _metric_tags(self) -> list[str]:
+    def _list_val_and_test_tags(self) -> list[str]:
         """Return the tags of all metrics of validation and test."""
         tags = []
         for stage in ("val", "test"):

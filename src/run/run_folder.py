@@ -110,12 +110,12 @@ def start_run_folder(folder: Path, settings: dict[str, Any]) -> None:
     write_bytes(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
 
 
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run by key. They are empty if config.yaml cannot be read."""
+def read_settings(folder: Path) -> dict[str, Any] | None:
+    """Return the settings of a run by key, or None if config.yaml cannot be read."""
     try:
         return dict(yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8")))
     except Exception:  # the content can be anything, and so can the errors that it causes
-        return {}
+        return None
 
 
 def lock_folder(folder: Path) -> FileLock:
