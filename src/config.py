@@ -228,14 +228,14 @@ class Config:
         # These are no fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
-        self._check_ranges()
+        self._check_each_value()
         self._check_cell_options()
         if self.backend == "compiled":
-            self._check_online_settings()
+            self._check_compiled_backend()
         self._check_names()
-        self._check_trainer()
+        self._check_trainer_conflicts()
 
-    def _check_ranges(self) -> None:
+    def _check_each_value(self) -> None:
         """Check each value on its own."""
         for key_field in fields(self):
             value = getattr(self, key_field.name)
@@ -253,7 +253,7 @@ class Config:
                 suggestion = f"cell={', '.join(cells[:-1])} or {cells[-1]}"
                 raise UserError(f"{option}={value}: must be {neutral_value} unless {suggestion}")
 
-    def _check_online_settings(self) -> None:
+    def _check_compiled_backend(self) -> None:
         """Check that the compiled backend can train with these settings."""
         if not CELLS[self.cell].is_compilable:
             cells = [name for name, cell in CELLS.items() if cell.is_compilable]
@@ -274,9 +274,9 @@ class Config:
         if held_out >= 1:
             raise UserError(f"val_fraction + test_fraction = {held_out:g}: must be below 1")
 
-    def _check_trainer(self) -> None:
+    def _check_trainer_conflicts(self) -> None:
         """Check the arguments of the Trainer that conflict with other settings."""
-        arguments = self.trainer_arguments
+        arguments = self.non_null_trainer_arguments
         for name in arguments:
             if name in USE_INSTEAD:
                 raise UserError(f"trainer.{name}: use {USE_INSTEAD[name]}")
@@ -295,7 +295,7 @@ class Config:
                 raise UserError(f"trainer.{name}={value}: must be {allowed[-1]} with {reason}")
 
     @property
-    def trainer_arguments(self) -> dict[str, Any]:
+    def non_null_trainer_arguments(self) -> dict[str, Any]:
         """The arguments that are passed to `lightning.Trainer`."""
         return {name: value for name, value in vars(self.trainer).items() if value is not None}
 

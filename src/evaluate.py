@@ -175,9 +175,12 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
 
 def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Path) -> None:
     """Draw the confusion matrix to a file."""
-    from src.run.figures import as_png, confusion_figure  # matplotlib takes a second to import
+    from src.run.figures import (  # matplotlib takes a second to import
+        as_png,
+        clustered_confusion_figure,
+    )
 
-    figure = confusion_figure(
+    figure = clustered_confusion_figure(
         targets=evaluated.targets.numpy(),
         predictions=evaluated.predictions.numpy(),
         categories=evaluated.categories,

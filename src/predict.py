@@ -20,7 +20,7 @@ from src.errors import UserError
 from src.files import check_output_files, write_bytes
 from src.inference import cli
 from src.inference.answer_printer import AnswerPrinter
-from src.inference.standard_input import read_piped_names, read_typed_names
+from src.inference.standard_input import read_piped_names, read_typed_names_until_quit
 from src.run.run_folder import find_checkpoint
 
 if TYPE_CHECKING:  # torch takes a second to import
@@ -155,7 +155,7 @@ def predict(options: argparse.Namespace) -> None:
     if options.names:
         batches = iter([options.names])
     elif sys.stdin.isatty():
-        batches = read_typed_names()
+        batches = read_typed_names_until_quit()
     else:
         batches = read_piped_names(options.encoding)
     printer = AnswerPrinter(

@@ -180,7 +180,7 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = SimpleNamespace(
         as_png=lambda figure: empty_picture,
         loss_figure=lambda *args, **kwargs: None,
-        confusion_figure=lambda *args, **kwargs: None,
+        clustered_confusion_figure=lambda *args, **kwargs: None,
     )
     monkeypatch.setattr("src.run.report.figures", stand_in)
 

@@ -14,7 +14,7 @@ from src.audit import audit as audit_module
 from src.audit import labels as labels_module
 from src.audit.audit import audit, log_worst_findings, warn_about_corpus
 from src.audit.corpus import AuditSettings, read_audited_corpus
-from src.audit.labels import count_ngrams, find_doubted_labels
+from src.audit.labels import count_ngrams, find_improbable_labels
 from src.audit.report import AuditReport, CategorySummary, Finding
 from src.audit.similar_names import find_names_one_letter_apart
 from src.data.readers import DataSource
@@ -219,7 +219,7 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
         margin = float(scores[label] - scores[guess])
         expected.append((margin, name, "ABC"[label], "ABC"[guess], scores.softmax(0)[guess]))
 
-    doubted = find_doubted_labels(corpus)
+    doubted = find_improbable_labels(corpus)
     assert len(doubted) == len(pairs)
     by_pair = {(label.name, label.category): label for label in doubted}
     for _, name, category, expected_guess, probability in expected:

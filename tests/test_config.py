@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_tutorial() -> None:
         **{"weight_decay": 0, "label_smoothing": 0, "backend": "compiled"},
     }
     quiet = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
-    assert config.trainer_arguments == {
+    assert config.non_null_trainer_arguments == {
         **{"accelerator": "cpu", "devices": 1},
         **dict.fromkeys(quiet, False),
     }
@@ -66,9 +66,11 @@ def test_settings_helper_equals_hydra(overrides: list[str]) -> None:
 def test_overrides_and_groups() -> None:
     assert compose_settings("lr=0.01", "hidden=64").lr == 0.01
     gpu = compose_settings("trainer=gpu", "backend=autograd", "batch_size=2")
-    assert gpu.trainer_arguments["accelerator"] == "gpu"
+    assert gpu.non_null_trainer_arguments["accelerator"] == "gpu"
     assert (
-        compose_settings("trainer.precision=64", "backend=autograd").trainer_arguments["precision"]
+        compose_settings("trainer.precision=64", "backend=autograd").non_null_trainer_arguments[
+            "precision"
+        ]
         == 64
     )
     assert list(compose_settings("logger=csv").logger) == ["csv"]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from src.run.figures import (
     as_png,
-    confusion_figure,
+    clustered_confusion_figure,
     letter_probabilities_figure,
     loss_figure,
     order_by_confusion,
@@ -18,7 +18,7 @@ from src.run.figures import (
 
 def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
     targets, guesses = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 1, 1])
-    axes = confusion_figure(targets, guesses, ["A", "B", "C"], "the names").axes[0]
+    axes = clustered_confusion_figure(targets, guesses, ["A", "B", "C"], "the names").axes[0]
     (image,) = axes.images
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert sorted(labels) == ["A", "B", "C"]
@@ -37,7 +37,7 @@ def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
 
 def test_rows_of_a_confusion_matrix_show_the_support() -> None:
     targets = np.array([0] * 1200 + [1, 2])
-    axes = confusion_figure(targets, targets, ["A", "B", "C"], "title").axes[0]
+    axes = clustered_confusion_figure(targets, targets, ["A", "B", "C"], "title").axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert sorted(labels) == ["A  1,200", "B  1", "C  1"]
 
@@ -51,7 +51,7 @@ def luminance(color: Any) -> float:
 def test_numbers_have_enough_contrast() -> None:
     targets = np.repeat(np.arange(60), 60)
     guesses = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
-    axes = confusion_figure(targets, guesses, list(map(str, range(60))), "names").axes[0]
+    axes = clustered_confusion_figure(targets, guesses, list(map(str, range(60))), "names").axes[0]
     shares = np.asarray(axes.images[0].get_array())
     for text in axes.texts:
         column, row = map(int, text.get_position())
@@ -68,7 +68,7 @@ def test_confused_categories_are_neighbors() -> None:
     order = order_by_confusion(shares).tolist()
     assert sorted(map(set, (order[:3], order[3:])), key=min) == [{0, 3, 5}, {1, 2, 4}]
     targets, guesses = np.array([0, 1, 2, 3, 3]), np.array([3, 1, 2, 0, 3])
-    axes = confusion_figure(targets, guesses, list("ABCD"), "title").axes[0]
+    axes = clustered_confusion_figure(targets, guesses, list("ABCD"), "title").axes[0]
     names = [label.get_text()[0] for label in axes.get_yticklabels()]
     assert abs(names.index("A") - names.index("D")) == 1
     row, column = names.index("A"), names.index("D")
@@ -79,7 +79,7 @@ def test_any_category_name_can_be_drawn() -> None:
     names = ["x$\\frac$", "日本語", "two words"]  # TeX, letters the font lacks
     each = np.arange(3)
     for figure in (
-        confusion_figure(each, each, names, "$"),
+        clustered_confusion_figure(each, each, names, "$"),
         letter_probabilities_figure("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
     ):
         pixels = np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB"))
@@ -90,7 +90,7 @@ def test_confusion_matrix_of_many_categories() -> None:
     targets = np.concatenate([np.arange(500), np.arange(100, 500)])
     guesses = targets.copy()
     guesses[450] = 3  # a category without a place of its own
-    figure = confusion_figure(targets, guesses, [str(i) for i in range(500)], "many")
+    figure = clustered_confusion_figure(targets, guesses, [str(i) for i in range(500)], "many")
     shares = np.asarray(figure.axes[0].images[0].get_array())
     assert shares.shape == (400, 400)
     assert sorted(shares.diagonal().tolist()) == [0.5] + [1.0] * 399

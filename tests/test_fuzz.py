@@ -38,7 +38,7 @@ from src.data.normalize import (
     normalize_name,
 )
 from src.data.readers import DataSource
-from src.data.sampler import IterationAndRank, RandomExamples, RunLength, TrainBatchSampler
+from src.data.sampler import RandomExamples, RunLength, TrainBatchSampler, TrainingPosition
 from src.data.split import SplitRecord, fingerprint, hold_out_names
 from src.errors import UserError
 from src.inference.tables import predict_csv
@@ -351,7 +351,7 @@ def test_batches_hold_each_example_up_to_the_next_validation_once(
     shared = []
     for process in range(processes):
         order = RandomExamples(counts, size, seed)
-        position = partial(IterationAndRank, at, process, processes)
+        position = partial(TrainingPosition, at, process, processes)
         length = RunLength(total, log_every, val_every)
         shared.append(list(TrainBatchSampler(order, size, chunk_size, position, length)))
     for parts in zip(*shared, strict=True):  # a batch, by process

@@ -5,11 +5,11 @@ from itertools import pairwise
 import pytest
 
 from src.data.sampler import (
-    IterationAndRank,
     RandomExamples,
     RunLength,
     ShuffledPasses,
     TrainBatchSampler,
+    TrainingPosition,
 )
 
 
@@ -76,7 +76,7 @@ def batches(
     """Return those up to the next validation: of 100 iterations, at every 30th."""
     length = RunLength(100, 8, 30)
     return list(
-        TrainBatchSampler(order, 2, chunk_size, lambda: IterationAndRank(at, *part), length)
+        TrainBatchSampler(order, 2, chunk_size, lambda: TrainingPosition(at, *part), length)
     )
 
 

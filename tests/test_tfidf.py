@@ -140,7 +140,7 @@ def test_scaling_the_weights_increases_the_regularized_loss(
     weight = classifier.weight.float()
     letters, lengths = ASCII_ALPHABET.encode(all_names)
     matches = [model.match_grams(letters, lengths) for model in models]
-    terms = classifier._count_terms(matches)
+    terms = classifier._count_all_grams(matches)
     features = classifier._compute_features(terms, len(all_names))
 
     def loss(scale: float) -> float:

@@ -6,8 +6,8 @@ from functools import cache
 
 from src.audit.checks import run_checks
 from src.audit.corpus import AuditedCorpus, AuditSettings, read_audited_corpus
-from src.audit.labels import find_doubted_labels, make_doubted_labels_finding
-from src.audit.report import AuditReport, CategorySummary, sort_findings
+from src.audit.labels import find_improbable_labels, make_doubted_labels_finding
+from src.audit.report import AuditReport, CategorySummary, sort_by_severity_and_count
 from src.config import Config
 from src.data.readers import list_files
 
@@ -32,7 +32,7 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
         OSError: if a file cannot be opened.
     """
     corpus = read_audited_corpus(settings, sample_every)
-    doubted = find_doubted_labels(corpus)
+    doubted = find_improbable_labels(corpus)
     findings = run_checks(corpus)
     if doubted:
         findings.append(make_doubted_labels_finding(doubted))
@@ -45,7 +45,7 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
         ceiling=corpus.accuracy_ceiling,
         symbols=len(corpus.alphabet.symbols),
         letters=sum(map(len, corpus.categories_by_name)),
-        findings=sort_findings(findings),
+        findings=sort_by_severity_and_count(findings),
         categories=summarize_categories(corpus),
         doubted=doubted,
     )

@@ -44,7 +44,7 @@ class RankedLabel(NamedTuple):
     label: DoubtedLabel
 
 
-def find_doubted_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
+def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     """Return the labels with a probability below `MIN_PROBABILITY`, the least probable first.
 
     If a name has several categories, each of them is compared with those that it does not have.
@@ -56,7 +56,7 @@ def find_doubted_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     # Each core scores a batch, one after the other.
     max_letters = MAX_BATCH_CELLS // len(corpus.categories)
     batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
-    find_in_batch = partial(find_doubted_labels_in_batch, corpus, model)
+    find_in_batch = partial(find_improbable_labels_in_batch, corpus, model)
     ranked: list[RankedLabel] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
@@ -100,10 +100,10 @@ def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
 
 
 @torch.inference_mode()
-def find_doubted_labels_in_batch(
+def find_improbable_labels_in_batch(
     corpus: AuditedCorpus, model: LetterNgrams, names: list[str]
 ) -> list[RankedLabel]:
-    """Return the doubted labels of a batch of names; see `find_doubted_labels`."""
+    """Return the doubted labels of a batch of names; see `find_improbable_labels`."""
     rows = []
     columns = []
     for row, name in enumerate(names):

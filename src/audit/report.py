@@ -122,7 +122,7 @@ class AuditReport:
         return asdict(self)
 
 
-def sort_findings(findings: Iterable[Finding]) -> list[Finding]:
+def sort_by_severity_and_count(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings sorted by severity and count, the most serious first."""
     return sorted(findings, key=lambda finding: (finding.severity.rank, -finding.count))
 
@@ -135,13 +135,13 @@ def format_report(report: AuditReport) -> str:
         f"category, {report.symbols} symbols"
     )
     lines.append("")
-    lines += format_findings(report.findings)
+    lines += format_findings_with_examples(report.findings)
     lines.append("")
-    lines += format_categories(report.categories)
+    lines += format_category_table(report.categories)
     return "\n".join(lines)
 
 
-def format_findings(findings: list[Finding]) -> list[str]:
+def format_findings_with_examples(findings: list[Finding]) -> list[str]:
     """Return one line for each finding, followed by its examples."""
     if not findings:
         return ["nothing is wrong with them"]
@@ -154,7 +154,7 @@ def format_findings(findings: list[Finding]) -> list[str]:
     return lines
 
 
-def format_categories(categories: list[CategorySummary]) -> list[str]:
+def format_category_table(categories: list[CategorySummary]) -> list[str]:
     """Return the lines of the table of categories."""
     header = " " * 20
     for column in TABLE_COLUMNS:

@@ -18,12 +18,12 @@ from src.data.dataset import NamesDataset
 from src.data.normalize import AlphabetKind, name_key
 from src.data.readers import DataSource
 from src.data.sampler import (
-    IterationAndRank,
     NameSampler,
     RandomExamples,
     RunLength,
     ShuffledPasses,
     TrainBatchSampler,
+    TrainingPosition,
 )
 from src.data.split import Split, SplitRecord, fingerprint, split_corpus
 from src.errors import UserError
@@ -120,7 +120,7 @@ class NamesDataModule(LightningDataModule):
             iterations = self._count_iterations(passes)
         self.run_length = RunLength.from_settings(iterations, log_every, val_every)
         self._train_batch_sampler = TrainBatchSampler(
-            self.sampler, batch_size, chunk_size, self.iteration_and_rank, self.run_length
+            self.sampler, batch_size, chunk_size, self.get_training_position, self.run_length
         )
         # Checkpoints contain this record, so that no run is resumed on other names.
         fingerprints = fingerprint_split(corpus.all_names, split, line_counts)
@@ -158,12 +158,12 @@ class NamesDataModule(LightningDataModule):
             distinct[category] = list(spelling_of_key.values())
         return NamesDataset(distinct, self.alphabet)
 
-    def iteration_and_rank(self) -> IterationAndRank:
+    def get_training_position(self) -> TrainingPosition:
         """Return the current iteration of the model, and the rank of this process."""
         if self.trainer is None:  # the data loaders also work without a trainer
-            return IterationAndRank()
+            return TrainingPosition()
         iteration = getattr(self.trainer.lightning_module, "iteration", 0)
-        return IterationAndRank(iteration, self.trainer.global_rank, self.trainer.world_size)
+        return TrainingPosition(iteration, self.trainer.global_rank, self.trainer.world_size)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the record of the split that checkpoints contain: settings and fingerprints."""

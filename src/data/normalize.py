@@ -44,7 +44,7 @@ def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
         name = "".join(symbol for symbol in decomposed if symbol in ASCII_SYMBOLS)
         return name if name.strip(PUNCTUATION) else ""
     words = _convert_symbols(text, kind).split()
-    return _trim_punctuation(" ".join(words))
+    return _trim_punctuation_and_quotes(" ".join(words))
 
 
 def _convert_symbols(text: str, kind: AlphabetKind) -> str:
@@ -106,7 +106,7 @@ def _transliterate(letter: str) -> str:
 _ASCII_CONVERSIONS = {code: _convert_symbol(chr(code), "ascii") for code in range(128)}
 
 
-def _trim_punctuation(name: str) -> str:
+def _trim_punctuation_and_quotes(name: str) -> str:
     """Return a name without the punctuation around it; empty if no letter is left."""
     trimmed = name.strip(PUNCTUATION)
     if not any(map(str.isalpha, trimmed)):

@@ -193,7 +193,7 @@ class RunLength:
         return cls(iterations, log_every, points_per_validation * log_every)
 
 
-class IterationAndRank(NamedTuple):
+class TrainingPosition(NamedTuple):
     """The current iteration, and the rank of this process among all that train together."""
 
     iteration: int = 0
@@ -215,14 +215,14 @@ class TrainBatchSampler:
     """Number of names in an iteration, for all processes together."""
     chunk_size: int
     """Maximum number of iterations in a batch."""
-    get_iteration_and_rank: Callable[[], IterationAndRank]
+    get_training_position: Callable[[], TrainingPosition]
     """Is called at the start of each epoch."""
     run_length: RunLength
 
     def __iter__(self) -> Iterator[list[int]]:
         log_every = self.run_length.log_every
         val_every = self.run_length.val_every
-        iteration, rank, world_size = self.get_iteration_and_rank()
+        iteration, rank, world_size = self.get_training_position()
         next_validation = (iteration // val_every + 1) * val_every
         end = min(next_validation, self.run_length.iterations)
         while iteration < end:

@@ -253,7 +253,7 @@ def format_report(report: dict[str, Any]) -> str:
     sections = [
         format_scores(report),
         format_baselines(report),
-        format_categories(report["categories"]),
+        format_category_table(report["categories"]),
         format_coverage(report["coverage"]),
         format_mistakes(report["confused"]),
     ]
@@ -283,7 +283,7 @@ def format_baselines(report: dict[str, Any]) -> list[str]:
     ]
 
 
-def format_categories(rows: list[dict[str, Any]]) -> list[str]:
+def format_category_table(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of the categories, line by line, with a star where there are few names."""
     lines = [f"{'':<20}{'precision':>10}{'recall':>10}{'F1':>10}{'support':>10}"]
     has_small_category = False

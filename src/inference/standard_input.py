@@ -20,7 +20,7 @@ ENCODING_REMEDY = "name its --encoding"
 """What users can do if a file cannot be decoded."""
 
 
-def read_typed_names() -> Iterator[list[str]]:
+def read_typed_names_until_quit() -> Iterator[list[str]]:
     """Yield the names that a user types at a prompt, one by one, until `quit` or Ctrl-D."""
     sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
     with suppress(ImportError):  # Windows has no such module, but its terminal can edit lines

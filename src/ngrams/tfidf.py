@@ -165,7 +165,7 @@ class TfidfClassifier(nn.Module):
         Args:
             matches: the grams that each n-gram model found in these names.
         """
-        terms = self._count_terms(matches)
+        terms = self._count_all_grams(matches)
         features = self._compute_features(terms, n_names=matches[0].names.n_names)  # [B, T + 1]
         weight = self.weight.to(self.bias.dtype)
         return features.matmul(weight) + self.bias
@@ -193,7 +193,7 @@ class TfidfClassifier(nn.Module):
         features = self._compute_features(terms, n_names)  # [N, T + 1]
         self._fit_weights(features, targets, prior, seed, stop)
 
-    def _count_terms(self, matches: Sequence[GramMatches]) -> TermCounts:
+    def _count_all_grams(self, matches: Sequence[GramMatches]) -> TermCounts:
         """Count the terms of each name.
 
         The terms are all grams of 1 … max_length symbols, except for a mark alone, which every name
@@ -216,7 +216,7 @@ class TfidfClassifier(nn.Module):
         counts = []
         n_names = 0
         for matches in batches:
-            terms = self._count_terms(matches)
+            terms = self._count_all_grams(matches)
             keys.append(shift_name_index(terms.keys, n_names))
             counts.append(terms.counts.short())  # for a million names, int64 would take gigabytes
             n_names += matches[0].names.n_names

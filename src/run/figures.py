@@ -95,7 +95,7 @@ def loss_figure(
     return figure
 
 
-def confusion_figure(
+def clustered_confusion_figure(
     targets: Ints, predictions: Ints, categories: list[str], names_description: str
 ) -> Figure:
     """Draw a confusion matrix in percent of each true category.

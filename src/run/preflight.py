@@ -40,7 +40,8 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings of a single run, and lock its folder."""
-        with exit_on_error(config):
+        with exit_on_error():
+            set_hydra_config(config)
             settings = build_config(config, config.hydra.overrides.task)
             if "LOCAL_RANK" in os.environ:  # another process of the run, which holds the lock
                 return
@@ -52,7 +53,8 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check what the runs of a sweep have in common, and lock the folder of the sweep."""
-        with exit_on_error(config):
+        with exit_on_error():
+            set_hydra_config(config)
             if any(word.startswith("resume=") for word in config.hydra.overrides.task):
                 raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
             if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
@@ -60,20 +62,24 @@ class Preflight(Callback):
             check_sweeper(config)
             check_launcher(config)
             n_runs = count_sweep_runs(config)
-            os.environ[N_RUNS_VARIABLE] = str(n_runs)
+            os.environ[N_RUNS_VARIABLE] = str(n_runs or 0)
             set_number_of_workers(config, n_runs)
             Preflight._lock = lock_folder(Path(config.hydra.sweep.dir))
 
 
 @contextmanager
-def exit_on_error(config: DictConfig) -> Iterator[None]:
-    """End the program with a message if there is an error in a `with` block."""
+def exit_on_error() -> Iterator[None]:
+    """End the program with a message if there is any error in a `with` block."""
     try:
-        HydraConfig.instance().set_config(config)  # resolves `${hydra:…}` in the name of a folder
         yield
     except Exception as error:
         message = error_message(error).partition("\n")[0] or repr(error)
         raise SystemExit(message) from None
+
+
+def set_hydra_config(config: DictConfig) -> None:
+    """Set Hydra's global configuration, which resolves `${hydra:…}` in the name of a folder."""
+    HydraConfig.instance().set_config(config)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -98,15 +104,16 @@ def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
     return sweep_overrides
 
 
-def count_sweep_runs(config: DictConfig) -> int:
-    """Return the number of runs of a sweep; 0 if it is unknown."""
+def count_sweep_runs(config: DictConfig) -> int | None:
+    """Return the number of runs of a sweep, or None if it is unknown."""
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
-        return config.hydra.sweeper.get("n_trials") or 0
+        n_trials: int | None = config.hydra.sweeper.get("n_trials")
+        return n_trials
     overrides = find_sweep_overrides(config).values()
     return prod(len(list(override.sweep_iterator())) for override in overrides)
 
 
-def set_number_of_workers(config: DictConfig, n_runs: int) -> None:
+def set_number_of_workers(config: DictConfig, n_runs: int | None) -> None:
     """Give each core a worker process with one run at a time, unless the user has set a number.
 
     If there is a single worker, the runs are executed in this process.

@@ -97,7 +97,7 @@ class Report:
         metrics = self.metrics
         if not self.trainer.is_global_zero:
             return metrics
-        figure = figures.confusion_figure(
+        figure = figures.clustered_confusion_figure(
             targets=targets.numpy(),
             predictions=log_probs.argmax(dim=1).numpy(),
             categories=self.model.network.categories,

@@ -49,7 +49,7 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
             num_sanity_val_steps=0,
             logger=False,  # Report creates the loggers
             default_root_dir=folder,
-            **config.trainer_arguments,
+            **config.non_null_trainer_arguments,
         )
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
         raise UserError(f"trainer: {first_line(error)}") from error

@@ -49,7 +49,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
         log.info(f"seed={seed}")
         try:
             with lock_folder(seed_folder):
-                train(config_for_seed(config, seed), seed_folder)
+                train(make_config_for_single_seed(config, seed), seed_folder)
         except UserError as error:
             # The runs of the other seeds may still succeed.
             log.info(f"Failed: {error}")
@@ -61,7 +61,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
     return summarize_seeds(folder, seed_folders)
 
 
-def config_for_seed(config: Config, seed: int) -> Config:
+def make_config_for_single_seed(config: Config, seed: int) -> Config:
     """Return the settings for one of the seeds."""
     # `replace` calls `__init__`, which sets the two attributes below to their defaults.
     seed_config = replace(config, seed=seed, seeds=1)

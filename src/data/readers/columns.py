@@ -41,7 +41,7 @@ def choose_columns(
             chosen[key] = candidates[0]
     if len(header) == 2:
         # The header is part of the sample, because the table may have none.
-        complete_or_guess_pair(chosen, [header, *sample])
+        try_to_complete_pair(chosen, [header, *sample])
     name_index = chosen.get("name_column")
     label_index = chosen.get("label_column")
     if name_index is None or label_index is None or name_index == label_index:
@@ -50,7 +50,7 @@ def choose_columns(
     return chosen
 
 
-def complete_or_guess_pair(chosen: dict[str, int], rows: list[list[str]]) -> None:
+def try_to_complete_pair(chosen: dict[str, int], rows: list[list[str]]) -> None:
     """Add the missing columns of a table that has only two to `chosen`.
 
     If neither column is chosen yet, the one with fewer different values contains the categories.

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.data.readers.source import SPLIT_NAMES, DataSource, Row, normalize_label
-from src.data.readers.text import read_decompressed_lines
+from src.data.readers.text import read_plain_or_gzip_lines
 from src.errors import UserError
 
 
@@ -86,7 +86,7 @@ def read_name_file(path: Path) -> dict[int, str]:
         UserError: if there are none.
     """
     names = {}
-    for number, line in enumerate(read_decompressed_lines(path), start=1):
+    for number, line in enumerate(read_plain_or_gzip_lines(path), start=1):
         if line.strip():
             names[number] = line.rstrip("\r\n")
     if not names:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_usual_name, matching_columns
-from src.data.readers.text import read_decompressed_lines
+from src.data.readers.text import read_plain_or_gzip_lines
 from src.errors import UserError
 
 DELIMITERS = ",;\t|"
@@ -43,9 +43,9 @@ def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], 
     if suffix == "parquet":
         return keyed_records(parquet_objects(file)), ""
     if suffix == "jsonl":
-        return keyed_records(json_objects(read_decompressed_lines(path), file)), ""
+        return keyed_records(json_objects(read_plain_or_gzip_lines(path), file)), ""
     delimiter = "\t" if suffix == "tsv" else None
-    reader = DelimitedReader(read_decompressed_lines(path), file, delimiter, columns)
+    reader = DelimitedReader(read_plain_or_gzip_lines(path), file, delimiter, columns)
     return iter(reader), reader.delimiter
 
 

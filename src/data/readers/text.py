@@ -12,7 +12,7 @@ MAX_LINE_LENGTH = 10**6
 """Maximum length of a line in characters. A file with longer lines is not a list of names."""
 
 
-def read_decompressed_lines(path: Path) -> Iterator[str]:
+def read_plain_or_gzip_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, gzipped or not, without the byte-order mark."""
     open_text: Any = gzip.open if path.suffix.lower() == ".gz" else open
     # Bytes that are not UTF-8 are marked, so that `check_lines` can report their line.
