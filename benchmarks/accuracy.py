@@ -1,13 +1,15 @@
-"""`make accuracy`: how good this project's models and their peers are on names never trained on.
+"""`make accuracy`: the accuracy of this project's models, compared with that of other models.
 
     python -m benchmarks.accuracy [--out TABLE.md]
     python -m benchmarks.accuracy --data-dir FOLDER | --data-file FILE [--out TABLE.md]
 
-Prints Markdown tables: mean ± standard deviation over the split seeds 0, 1 and 2, each distinct
-pair of name and category counted once. Every model gets the same split, and the names as they stand
-in the files. `seconds` are of training alone for the peers, of the whole command for this project.
-A second table, of the shipped names, has the accuracy on the test names written in other ways.
-Writes the tables to a file, too.
+Prints Markdown tables of scores on the test names: mean ± standard deviation over the split seeds
+0, 1 and 2. Each distinct pair of a name and a category counts once. All models get the same split,
+and the names with the spelling of the files. The column `seconds` is the time of training alone for
+other models, and that of the whole command for this project.
+
+For the included names, a second table shows the accuracy for test names that are written in other
+ways. With --out, the tables are also written to a file.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -38,251 +41,342 @@ from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
 from src.run.run_folder import find_checkpoint
 
 SEEDS = (0, 1, 2)
+SCORE_NAMES = ("accuracy", "balanced accuracy", "macro F1", "calibration error")
+N_CALIBRATION_BINS = 15
+NGRAM_ORDER = 4
+"""The value of `ngrams` in `experiment=best`."""
+UNCALIBRATED = "as trained"
+"""Label of the probabilities of a model without a calibration."""
+
 Floats = NDArray[np.float64]
-COLUMNS = ("accuracy", "balanced accuracy", "macro F1", "calibration error")
-Answers = dict[str, Floats]
-"""Log-probabilities of the test names [N, C], not always normalised, by the decision's prior."""
-BINS = 15
-ORDER = 4
-"""Letters of context in the n-grams of `experiment=best`."""
+Integers = NDArray[np.int64]
+Overrides = tuple[str, ...]
+
+DATA_SOURCE: dict[str, str] = {}
+"""The key `data_dir` or `data_file` with its path; empty for the included names."""
 
 
-LIST: dict[str, str] = {}
-"""Where the names are, `data_dir` or `data_file`; nothing: the names shipped."""
+class ModelResult(NamedTuple):
+    """The predictions of a model for the test names."""
+
+    log_probs: dict[str, Floats]
+    """Log-probabilities [N, C] by prior. They are not always normalized."""
+    seconds: float
 
 
-def list_words() -> tuple[str, ...]:
-    """Return what `src.train` is told of the names."""
-    return tuple(f"{key}={path}" for key, path in LIST.items())
+TrainAndPredict = Callable[[int], ModelResult]
+"""A function that trains a model for a split seed, and predicts the test names."""
 
 
 @cache
-def split(seed: int) -> NamesDataModule:
+def load_data(seed: int) -> NamesDataModule:
     """Return the names, split as src.train splits them."""
-    letters = "corpus" if LIST else "ascii"
-    return NamesDataModule(**LIST, seed=seed, sampling="natural", letters=letters)  # type: ignore[arg-type] # strings
+    return NamesDataModule(
+        data_dir=DATA_SOURCE.get("data_dir"),
+        data_file=DATA_SOURCE.get("data_file"),
+        seed=seed,
+        sampling="natural",
+        letters="corpus" if DATA_SOURCE else "ascii",
+    )
 
 
-def scores(logp: Floats, targets: NDArray[np.int64]) -> list[float]:
-    """Return what COLUMNS says of log-probabilities [N, C] for targets [N]."""
-    p = np.exp(logp - logp.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
-    guesses, sure = p.argmax(axis=1), p.max(axis=1)
-    recalls, f1s = [], []
-    for category in np.union1d(guesses, targets):
-        hits = ((guesses == category) & (targets == category)).sum()
-        true, guessed = (targets == category).sum(), (guesses == category).sum()
-        f1s.append(2 * hits / (true + guessed))
-        if true:
-            recalls.append(hits / true)
-    right = guesses == targets
-    bins = (sure * BINS).astype(int).clip(max=BINS - 1)
-    gaps = [abs((sure - right)[bins == each].sum()) for each in range(BINS)]
-    return [float(right.mean()), np.mean(recalls), np.mean(f1s), sum(gaps) / len(targets)]
+def compute_scores(log_probs: Floats, targets: Integers) -> list[float]:
+    """Return the scores of SCORE_NAMES.
+
+    Args:
+        log_probs: log-probabilities [N, C].
+        targets: indices of the true categories [N].
+    """
+    probabilities = np.exp(log_probs - log_probs.max(axis=1, keepdims=True))  # [N, C]
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    predictions = probabilities.argmax(axis=1)  # [N]
+    recalls = []
+    f1_scores = []
+    for category in np.union1d(predictions, targets):
+        is_target = targets == category
+        is_predicted = predictions == category
+        n_correct = (is_target & is_predicted).sum()
+        f1_scores.append(2 * n_correct / (is_target.sum() + is_predicted.sum()))
+        # A category without test names has no recall.
+        if is_target.any():
+            recalls.append(n_correct / is_target.sum())
+    is_correct = predictions == targets
+    confidence = probabilities.max(axis=1)  # [N]
+    bins = (confidence * N_CALIBRATION_BINS).astype(int).clip(max=N_CALIBRATION_BINS - 1)
+    gaps = []
+    for index in range(N_CALIBRATION_BINS):
+        gaps.append(abs((confidence - is_correct)[bins == index].sum()))
+    return [
+        float(is_correct.mean()),
+        float(np.mean(recalls)),
+        float(np.mean(f1_scores)),
+        float(sum(gaps) / len(targets)),
+    ]
 
 
-def texts(names: NamesDataset, seed: int) -> list[str]:
-    """Return the names of a side, each as it first stands in the files, before it is read."""
-    data, first = split(seed), first_spellings(seed)
-    read, ends = data.alphabet.decode(names.letters), names.lengths.cumsum(0).tolist()
-    begins = [end - length for end, length in zip(ends, names.lengths.tolist(), strict=True)]
-    labels = [data.categories[category] for category in names.targets]
-    return [first[read[b:e], c] for b, e, c in zip(begins, ends, labels, strict=True)]
+def original_spellings(names: NamesDataset, seed: int) -> list[str]:
+    """Return the first spelling in the files of each name of a dataset."""
+    data = load_data(seed)
+    spellings = first_spellings(seed)
+    text = data.alphabet.decode(names.letters)
+    result = []
+    start = 0
+    for length, category in zip(names.lengths.tolist(), names.targets.tolist(), strict=True):
+        normalized_name = text[start : start + length]
+        result.append(spellings[normalized_name, data.categories[category]])
+        start += length
+    return result
 
 
 @cache
 def first_spellings(seed: int) -> dict[tuple[str, str], str]:
-    """Return how each pair of a name, as it is read, and a category stands in the files."""
-    first: dict[tuple[str, str], str] = {}
-    letters = split(seed).alphabet
-    known = set(letters.symbols)
-    for row in read_rows(DataSource(**LIST)):
-        read = "".join(
-            c if c in known else letters.symbols[-1] for c in letters.normalize(row.name)
-        )
-        first.setdefault((read, row.category), row.name.strip())
-    return first
+    """Return the first spelling in the files of each pair of a normalized name and a category."""
+    spellings: dict[tuple[str, str], str] = {}
+    alphabet = load_data(seed).alphabet
+    symbols = set(alphabet.symbols)
+    unknown_symbol = alphabet.symbols[-1]
+    for row in read_rows(DataSource(**DATA_SOURCE)):
+        normalized_name = ""
+        for letter in alphabet.normalize(row.name):
+            normalized_name += letter if letter in symbols else unknown_symbol
+        spellings.setdefault((normalized_name, row.category), row.name.strip())
+    return spellings
 
 
-def decided(
+def calibrate_and_predict(
     log_probabilities: Callable[[NamesDataset], torch.Tensor], seed: int
-) -> tuple[Answers, float]:
-    """Return the answers of what was trained on natural shares, decided as src.train does."""
-    data = split(seed)
-    shares = data.corpus_prior
+) -> ModelResult:
+    """Calibrate a model as src.train does, and predict the test names under each prior.
+
+    Args:
+        log_probabilities: a function that returns the log-probabilities [N, C] of names, with the
+            prior of the corpus.
+        seed: of the split.
+
+    Returns:
+        The predictions, and the time of the calibration.
+    """
+    data = load_data(seed)
     start = time.perf_counter()
-    decision = fit_calibration(
-        log_probabilities(data.val_dataset), data.val_dataset.targets, shares, shares
+    calibration = fit_calibration(
+        log_probabilities(data.val_dataset),
+        data.val_dataset.targets,
+        data.corpus_prior,
+        data.corpus_prior,
     )
     seconds = time.perf_counter() - start
-    logp = log_probabilities(data.test_dataset).double()
-    return {prior: decision.log_probabilities(logp, prior).numpy() for prior in PRIORS}, seconds
+    log_probs = log_probabilities(data.test_dataset).double()
+    results: dict[str, Floats] = {}
+    for prior in PRIORS:
+        results[prior] = calibration.log_probabilities(log_probs, prior).numpy()
+    return ModelResult(results, seconds)
 
 
-def logistic_regression(seed: int) -> tuple[Answers, float]:
-    """Ask character 1–5-gram tf-idf + logistic regression, converged."""
-    data = split(seed)
-    train = texts(data.distinct_pairs, seed)
+def logistic_regression(seed: int) -> ModelResult:
+    """Train a logistic regression on the tf-idf of 1- to 5-grams of letters, to convergence."""
+    data = load_data(seed)
+    train_names = original_spellings(data.distinct_pairs, seed)
     start = time.perf_counter()
-    grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2)
+    vectorizer = TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2
+    )
     model = LogisticRegression(C=10, max_iter=2000)
-    model.fit(grams.fit_transform(train), data.distinct_pairs.targets.numpy())
+    model.fit(vectorizer.fit_transform(train_names), data.distinct_pairs.targets.numpy())
     seconds = time.perf_counter() - start
 
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
-        return torch.tensor(model.predict_log_proba(grams.transform(texts(names, seed))))
+        features = vectorizer.transform(original_spellings(names, seed))
+        return torch.tensor(model.predict_log_proba(features))
 
-    answers, more = decided(log_probabilities, seed)
-    return answers, seconds + more
+    result = calibrate_and_predict(log_probabilities, seed)
+    return ModelResult(result.log_probs, seconds + result.seconds)
 
 
-def letter_ngrams(seed: int) -> tuple[Answers, float]:
-    """Ask the n-grams of `experiment=best` and `names` alone, fitted as src.train does."""
-    data = split(seed)
+def letter_ngrams(seed: int) -> ModelResult:
+    """Fit only the n-gram models of `experiment=best` and `experiment=names`, as src.train does."""
+    data = load_data(seed)
     start = time.perf_counter()
-    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), ORDER).eval()
+    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), NGRAM_ORDER).eval()
     ngrams.fit(data.distinct_names, data.corpus_prior, seed)
     seconds = time.perf_counter() - start
-    log_shares = torch.tensor(data.corpus_prior).log()
-    whole = MIXTURE_WEIGHTS.ngrams + MIXTURE_WEIGHTS.tfidf
+    log_prior = torch.tensor(data.corpus_prior).log()
+    # The ensemble weights its models for a mixture with a network, which is not part of this one.
+    weight_sum = MIXTURE_WEIGHTS.ngrams + MIXTURE_WEIGHTS.tfidf
 
     @torch.inference_mode()
     def log_probabilities(names: NamesDataset) -> torch.Tensor:
         scores = torch.cat([ngrams(batch.letters, batch.lengths) for batch in names.loader()])
-        return (scores / whole + log_shares).log_softmax(dim=1)
+        return (scores / weight_sum + log_prior).log_softmax(dim=1)
 
-    answers, more = decided(log_probabilities, seed)
-    return answers, seconds + more
+    result = calibrate_and_predict(log_probabilities, seed)
+    return ModelResult(result.log_probs, seconds + result.seconds)
 
 
-def plain_tutorial(seed: int) -> tuple[Answers, float]:
-    """Ask PyTorch's present tutorial as it stands."""
-    data = split(seed)
+def plain_tutorial(seed: int) -> ModelResult:
+    """Train PyTorch's current tutorial."""
+    data = load_data(seed)
     start = time.perf_counter()
     network = pytorch_tutorial.train(data, seed)
     seconds = time.perf_counter() - start
-    return {"as trained": pytorch_tutorial.log_probabilities(network, data)}, seconds
+    return ModelResult({UNCALIBRATED: pytorch_tutorial.log_probabilities(network, data)}, seconds)
 
 
 @cache
-def trained(words: tuple[str, ...], seed: int) -> tuple[TrainedModel, float]:
-    """Run src.train; return its model and the seconds it took."""
-    with tempfile.TemporaryDirectory() as folder:
-        run = Path(folder, "run")
-        told = *words, f"seed={seed}", f"hydra.run.dir={run}"
-        seconds, _ = run_module("src.train", *told)
-        return load_model(find_checkpoint(run)), seconds
+def train_model(overrides: Overrides, seed: int) -> tuple[TrainedModel, float]:
+    """Run src.train, and return its model and the seconds it took."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name, "run")
+        seconds, _ = run_module("src.train", *overrides, f"seed={seed}", f"hydra.run.dir={folder}")
+        return load_model(find_checkpoint(folder)), seconds
 
 
-def ours(*words: str, priors: tuple[PriorName, ...] = ()) -> Callable[[int], tuple[Answers, float]]:
-    """Return what asks a run of src.train, under the priors; by default as it was trained."""
+def project_model(*overrides: str, priors: tuple[PriorName, ...] = ()) -> TrainAndPredict:
+    """Return a function that runs src.train and predicts the test names.
 
-    def run(seed: int) -> tuple[Answers, float]:
-        names = texts(split(seed).test_dataset, seed)
-        model, seconds = trained((*words, *list_words()), seed)
-        models: dict[str, TrainedModel] = {prior: replace(model, prior=prior) for prior in priors}
-        models = models or {"as trained": replace(model, calibration=None)}
-        answers = {
-            prior: each.probabilities(names).double().log().numpy()
-            for prior, each in models.items()
-        }
-        return answers, seconds
+    Args:
+        overrides: the overrides of src.train.
+        priors: the priors of the predictions; by default, there is no calibration.
+    """
 
-    return run
+    def train_and_predict(seed: int) -> ModelResult:
+        names = original_spellings(load_data(seed).test_dataset, seed)
+        source_overrides = [f"{key}={path}" for key, path in DATA_SOURCE.items()]
+        model, seconds = train_model((*overrides, *source_overrides), seed)
+        models: dict[str, TrainedModel] = {}
+        for prior in priors:
+            models[prior] = replace(model, prior=prior)
+        if not models:
+            models[UNCALIBRATED] = replace(model, calibration=None)
+        log_probs = {}
+        for label, variant in models.items():
+            log_probs[label] = variant.probabilities(names).double().log().numpy()
+        return ModelResult(log_probs, seconds)
+
+    return train_and_predict
 
 
-LONGER = "ngrams=0", "hidden=128", "lr=0.005", "passes=24"
-"""The network alone, as large and as long as in `experiment=names`."""
-ELSEWHERE: dict[str, Callable[[int], tuple[Answers, float]]] = {
+NETWORK_OF_NAMES = ("ngrams=0", "hidden=128", "lr=0.005", "passes=24")
+"""Overrides of `experiment=best` for the network alone, with the size and the number of passes of
+`experiment=names`."""
+MODELS_FOR_OTHER_NAMES: dict[str, TrainAndPredict] = {
     "1–5-gram tf-idf + logistic regression": logistic_regression,
     "n-grams alone": letter_ngrams,
-    "`experiment=names`": ours("experiment=names", priors=PRIORS),
+    "`experiment=names`": project_model("experiment=names", priors=PRIORS),
 }
-"""What is asked about another list than the one shipped."""
-MODELS: dict[str, Callable[[int], tuple[Answers, float]]] = {
-    "the tutorial's cell (`src.train`)": ours(),
-    "PyTorch's present tutorial, plain loop": plain_tutorial,
-    "`experiment=pytorch_tutorial_2024`": ours("experiment=pytorch_tutorial_2024"),
+"""The models for names other than the included ones."""
+MODELS: dict[str, TrainAndPredict] = {
+    "the tutorial's cell (`src.train`)": project_model(),
+    "PyTorch's current tutorial, plain loop": plain_tutorial,
+    "`experiment=pytorch_tutorial_2024`": project_model("experiment=pytorch_tutorial_2024"),
     "1–5-gram tf-idf + logistic regression": logistic_regression,
     "n-grams alone": letter_ngrams,
-    "`experiment=best ngrams=0`": ours("experiment=best", "ngrams=0", priors=PRIORS),
-    f"`experiment=best {' '.join(LONGER)}`": ours("experiment=best", *LONGER, priors=PRIORS),
-    "`experiment=best`": ours("experiment=best", priors=PRIORS),
+    "`experiment=best ngrams=0`": project_model("experiment=best", "ngrams=0", priors=PRIORS),
+    f"`experiment=best {' '.join(NETWORK_OF_NAMES)}`": project_model(
+        "experiment=best", *NETWORK_OF_NAMES, priors=PRIORS
+    ),
+    "`experiment=best`": project_model("experiment=best", priors=PRIORS),
 }
+"""The models for the included names."""
 
 
 WRITINGS: dict[str, Callable[[str], str]] = {
-    "as it stands": str,
-    "in capitals": str.upper,
+    "as in the file": str,
+    "in upper case": str.upper,
     "in lower case": str.lower,
-    "with a comma behind": "{},".format,
-    "with a dot behind": "{}.".format,
-    "with a blank behind": "{} ".format,
+    "with a trailing comma": "{},".format,
+    "with a trailing period": "{}.".format,
+    "with a trailing space": "{} ".format,
     "in straight quotes": '"{}"'.format,
     "in curly quotes": "“{}”".format,
     "in single quotes": "'{}'".format,
-    "with hyphens for blanks": lambda name: name.replace(" ", "-"),
+    "with hyphens instead of spaces": lambda name: name.replace(" ", "-"),
 }
+"""Functions from a name to the same name, written in another way."""
 
 
-def accuracy_of(words: tuple[str, ...], write: Callable[[str], str], seed: int) -> float:
-    """Return the share of test names that a run of src.train knows when they are written so."""
-    test = split(seed).test_dataset
-    probabilities = trained(words, seed)[0].probabilities(list(map(write, texts(test, seed))))
-    return float((probabilities.argmax(dim=1) == test.targets).float().mean())
+def accuracy_for_writing(overrides: Overrides, write: Callable[[str], str], seed: int) -> float:
+    """Return the accuracy of a run of src.train for test names that are written in another way."""
+    test_dataset = load_data(seed).test_dataset
+    names = [write(name) for name in original_spellings(test_dataset, seed)]
+    model, _ = train_model(overrides, seed)
+    predictions = model.probabilities(names).argmax(dim=1)  # [N]
+    return float((predictions == test_dataset.targets).float().mean())
 
 
-def cell(values: list[float]) -> str:
+def format_mean(values: list[float]) -> str:
     """Return mean ± standard deviation."""
     return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
 
 
-def row(*cells: str) -> str:
+def format_row(*cells: str) -> str:
     """Return a line of a Markdown table."""
     return f"| {' | '.join(cells)} |"
 
 
-def by_model() -> Iterator[str]:
+def model_table() -> Iterator[str]:
     """Yield the lines of the table of models."""
-    titles = ["model", "prior of the decision", *COLUMNS, "seconds"]
-    yield from (row(*titles), "|" + "---|" * len(titles))
-    for name, measure in (ELSEWHERE if LIST else MODELS).items():
-        results = [measure(seed) for seed in SEEDS]
-        seconds = statistics.mean(spent for _, spent in results)
-        for number, prior in enumerate(results[0][0]):
-            rows = [
-                scores(answers[prior], split(seed).test_dataset.targets.numpy())
-                for seed, (answers, _) in zip(SEEDS, results, strict=True)
-            ]
-            cells = [cell(list(column)) for column in zip(*rows, strict=True)]
-            ends = (name, f"{seconds:.0f}") if number == 0 else ("", "")
-            yield row(ends[0], prior, *cells, ends[1])
+    titles = ["model", "prior", *SCORE_NAMES, "seconds"]
+    yield format_row(*titles)
+    yield "|" + "---|" * len(titles)
+    models = MODELS_FOR_OTHER_NAMES if DATA_SOURCE else MODELS
+    for label, train_and_predict in models.items():
+        results = [train_and_predict(seed) for seed in SEEDS]
+        seconds = f"{statistics.mean(result.seconds for result in results):.0f}"
+        for index, prior in enumerate(results[0].log_probs):
+            cells = [label, prior, *format_scores(results, prior), seconds]
+            if index > 0:  # only the first row of a model shows its label and its time
+                cells[0] = cells[-1] = ""
+            yield format_row(*cells)
 
 
-def by_writing() -> Iterator[str]:
-    """Yield the lines of the table of ways to write a name: accuracy, under the default prior."""
-    models: dict[str, tuple[str, ...]] = {"default": (), "`experiment=best`": ("experiment=best",)}
-    yield from (row("the test names, each", *models), "|" + "---|" * (1 + len(models)))
-    for name, write in WRITINGS.items():
-        rights = [[accuracy_of(words, write, s) for s in SEEDS] for words in models.values()]
-        yield row(name, *map(cell, rights))
+def format_scores(results: list[ModelResult], prior: str) -> list[str]:
+    """Return the mean of each score over the split seeds.
+
+    Args:
+        results: the predictions of a model for each split seed.
+        prior: key in `ModelResult.log_probs`.
+    """
+    scores = []
+    for seed, result in zip(SEEDS, results, strict=True):
+        targets = load_data(seed).test_dataset.targets.numpy()
+        scores.append(compute_scores(result.log_probs[prior], targets))
+    return [format_mean(list(values)) for values in zip(*scores, strict=True)]
+
+
+def writing_table() -> Iterator[str]:
+    """Yield the lines of the table of writings: accuracy under the default prior."""
+    models: dict[str, Overrides] = {"default": (), "`experiment=best`": ("experiment=best",)}
+    yield format_row("spelling of the test names", *models)
+    yield "|" + "---|" * (1 + len(models))
+    for label, write in WRITINGS.items():
+        cells = []
+        for overrides in models.values():
+            accuracies = [accuracy_for_writing(overrides, write, seed) for seed in SEEDS]
+            cells.append(format_mean(accuracies))
+        yield format_row(label, *cells)
 
 
 def main() -> None:
-    """Print the tables, row by row; write them where the command line says."""
+    """Print the tables line by line, and write them to the file of the option --out."""
     torch.set_num_threads(1)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
-    for option in ("--data-dir", "--data-file", "--out"):
-        parser.add_argument(option)
-    options = vars(parser.parse_args())
-    out = options.pop("out")
-    LIST.update({key: str(Path(path).absolute()) for key, path in options.items() if path})
+    parser.add_argument("--data-dir")
+    parser.add_argument("--data-file")
+    parser.add_argument("--out")
+    options = parser.parse_args()
+    if options.data_dir:
+        DATA_SOURCE["data_dir"] = str(Path(options.data_dir).absolute())
+    if options.data_file:
+        DATA_SOURCE["data_file"] = str(Path(options.data_file).absolute())
+    table = model_table()
+    if not DATA_SOURCE:
+        table = chain(table, [""], writing_table())
     lines = []
-    for line in by_model() if LIST else chain(by_model(), [""], by_writing()):
+    for line in table:
         print(line, flush=True)
         lines.append(line)
-    if out:
-        Path(out).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    if options.out:
+        Path(options.out).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`make bench`: the model that answers best, trained and asked.
+"""`make bench`: training and prediction with the most accurate model, `experiment=best`.
 
     python -m benchmarks.best
 
-Prints what `experiment=best` takes, and its parts, and how fast its model answers a CSV file;
-beside that, how fast this machine does the tutorial's loop.
+Prints the time of the training and of its parts, and the speed and the memory of predictions for a
+CSV file. For comparison, prints the speed of the tutorial's plain loop on this machine.
 """
 
 import csv
@@ -15,72 +15,92 @@ from pathlib import Path
 import torch
 
 from benchmarks import tutorial_loop
-from benchmarks.measure import measured
+from benchmarks.measure import Usage, measure_python
 from benchmarks.predict import corpus_names
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import MAX_NAME_LENGTH
 from src.data.readers.source import INCLUDED_CORPUS
 from src.ngrams.ensemble import NgramEnsemble
 
-ROWS, LONG_ROWS, PLAIN = 200_000, 20_000, 5000
+N_NAMES = 200_000
+N_LONG_NAMES = 20_000
+N_TUTORIAL_NAMES = 5000
+BATCH_SIZE = 128
+"""The batch size of `experiment=best`."""
+NGRAM_ORDER = 4
+"""The value of `ngrams` in `experiment=best`."""
 
 
-def row(what: str, value: str, target: str = "") -> None:
+def print_row(label: str, value: str, target: str = "") -> None:
     """Print one row of the table."""
-    print(f"{what:<52}{value:>10}  {f'(target: {target})' if target else ''}".rstrip(), flush=True)
+    description = f"(target: {target})" if target else ""
+    print(f"{label:<52}{value:>10}  {description}".rstrip(), flush=True)
 
 
-def fit_seconds() -> float:
-    """Return how long the n-grams take to be fitted."""
-    torch.set_num_threads(1)  # as the command does
+def measure_ngram_fit() -> float:
+    """Return how many seconds the n-gram models take to be fitted."""
+    torch.set_num_threads(1)  # as src.train does
     data = NamesDataModule(sampling="natural")
-    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), 4)
-    once = data.distinct_names
+    ngrams = NgramEnsemble(data.alphabet.symbols, len(data.categories), NGRAM_ORDER)
+    names = data.distinct_names  # created before the time is measured
     start = time.perf_counter()
-    ngrams.fit(once, data.corpus_prior, 0)
+    ngrams.fit(names, data.corpus_prior, seed=0)
     return time.perf_counter() - start
 
 
-def answered(folder: Path, names: list[str]) -> tuple[float, float]:
-    """Return the wall time and the peak memory of answering a CSV file of names."""
-    source, out = folder / "in.csv", folder / "out.csv"
+def measure_predictions(folder: Path, names: list[str]) -> Usage:
+    """Return what predictions for a CSV file of names take.
+
+    Args:
+        folder: contains the run; the CSV files are written to it.
+        names: the names.
+    """
+    source = folder / "in.csv"
     with source.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["name"], *([name] for name in names)])
-    asked = ("--checkpoint", str(folder / "run"), "--csv", str(source), "--out", str(out))
-    usage = measured("-m", "src.predict", *asked, "--force")
-    return usage.wall, usage.peak
+        writer = csv.writer(file)
+        writer.writerow(["name"])
+        for name in names:
+            writer.writerow([name])
+    options = ["--checkpoint", f"{folder}/run", "--csv", str(source), "--out", f"{folder}/out.csv"]
+    return measure_python("-m", "src.predict", *options, "--force")
+
+
+def print_training(folder: Path) -> None:
+    """Train, and print the time of the training and of its parts."""
+    usage = measure_python("-m", "src.train", "experiment=best", f"hydra.run.dir={folder}/run")
+    metrics = json.loads((folder / "run/metrics.json").read_text())
+    network_seconds = metrics["iterations"] * BATCH_SIZE / metrics["names_per_second"]
+    plain = tutorial_loop.train(INCLUDED_CORPUS, N_TUTORIAL_NAMES, tutorial_loop.HIDDEN)
+    plain_speed = plain["names_per_second"]
+    print_row("for comparison: the tutorial's plain loop, names/s", f"{plain_speed:,.0f}")
+    print_row("experiment=best, whole command, s", f"{usage.wall_seconds:.1f}", "at most 30")
+    print_row("  of this, training the network", f"{network_seconds:.1f}")
+    print_row("  fitting the n-gram models", f"{measure_ngram_fit():.1f}")
+    print_row("  whole command, processor s", f"{usage.processor_seconds:.1f}")
+
+
+def print_predictions(folder: Path) -> None:
+    """Print the speed and the memory of predictions."""
+    one_name_usage = measure_predictions(folder, ["Satoshi"])
+    usage = measure_predictions(folder, corpus_names(N_NAMES))
+    speed = N_NAMES / usage.wall_seconds
+    print_row(f"prediction, {N_NAMES:,} names, CSV to CSV, names/s", f"{speed:,.0f}")
+    speed_after_start = N_NAMES / (usage.wall_seconds - one_name_usage.wall_seconds)
+    label = "  without the time for a single name"
+    print_row(label, f"{speed_after_start:,.0f}", "at least 20,000")
+    print_row("  peak memory, MiB", f"{usage.peak_mib:,.0f}", "at most 1,024")
+    long_name = "".join(corpus_names(50))[:MAX_NAME_LENGTH]
+    usage = measure_predictions(folder, [long_name] * N_LONG_NAMES)
+    label = f"{N_LONG_NAMES:,} names of {MAX_NAME_LENGTH} letters: peak memory, MiB"
+    print_row(label, f"{usage.peak_mib:,.0f}", "1,024")
 
 
 def main() -> None:
-    """Measure and print."""
+    """Train the model, predict with it, and print what both take."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        told = ("experiment=best", f"hydra.run.dir={folder}/run")
-        usage = measured("-m", "src.train", *told)
-        metrics = json.loads((folder / "run/metrics.json").read_text())
-        trained = metrics["iterations"] * 128 / metrics["names_per_second"]
-        plain = tutorial_loop.train(INCLUDED_CORPUS, PLAIN, tutorial_loop.HIDDEN)[
-            "names_per_second"
-        ]
-        row("for comparison: the tutorial's plain loop, names/s", f"{plain:,.0f}")
-        row("experiment=best, whole command, s", f"{usage.wall:.1f}", "at most 30")
-        row("  of these the network's training", f"{trained:.1f}")
-        row("  the n-grams' fitting", f"{fit_seconds():.1f}")
-        row("  processor seconds of all", f"{usage.processor:.1f}")
-
-        one, _ = answered(folder, ["Satoshi"])
-        seconds, peak = answered(folder, corpus_names(ROWS))
-        row(f"its answers to {ROWS:,} names, CSV to CSV, names/s", f"{ROWS / seconds:,.0f}")
-        speed = f"{ROWS / (seconds - one):,.0f}"
-        row("  without what one name takes", speed, "at least 20,000")
-        row("  peak memory, MiB", f"{peak:,.0f}", "at most 1,024")
-        long = ["".join(corpus_names(50))[:MAX_NAME_LENGTH]] * LONG_ROWS
-        _, peak = answered(folder, long)
-        row(
-            f"{LONG_ROWS:,} names of {MAX_NAME_LENGTH} letters: peak memory, MiB",
-            f"{peak:,.0f}",
-            "1,024",
-        )
+        print_training(folder)
+        print_predictions(folder)
 
 
 if __name__ == "__main__":

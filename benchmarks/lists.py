@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 import torch
 
-from benchmarks.measure import Usage, measured, run_module
+from benchmarks.measure import Usage, measure_python, run_module
 from src.audit.audit import audit
 from src.audit.corpus import AuditSettings
 from src.data.corpus import read_corpus
@@ -121,11 +121,11 @@ def measure_fastest(command: Command, table: Path, n_runs: int) -> Usage:
     runs = []
     for _ in range(n_runs):
         shutil.rmtree(f"{table}.run", ignore_errors=True)
-        runs.append(measured("-m", *arguments))
+        runs.append(measure_python("-m", *arguments))
     return Usage(
-        wall=min(usage.wall for usage in runs),
-        processor=min(usage.processor for usage in runs),
-        peak=min(usage.peak for usage in runs),
+        wall_seconds=min(usage.wall_seconds for usage in runs),
+        processor_seconds=min(usage.processor_seconds for usage in runs),
+        peak_mib=min(usage.peak_mib for usage in runs),
     )
 
 
@@ -155,7 +155,8 @@ def measure_growing_lists(folder: Path, sizes: list[int]) -> None:
     start_up_table = write_table(folder / "small.csv", N_START_UP_NAMES)
     tables = {size: write_table(folder / f"{size}.csv", size) for size in sizes}
     # This run trains the model of `src.predict`, and compiles the kernel before times are measured.
-    measured("-m", "src.train", f"data_file={tables[sizes[0]]}", *one_step, f"hydra.run.dir={run}")
+    data_file = f"data_file={tables[sizes[0]]}"
+    measure_python("-m", "src.train", data_file, *one_step, f"hydra.run.dir={run}")
     for command in commands:
         start_up = measure_fastest(command, start_up_table, N_RUNS)
         command_sizes = sizes[: command.max_lists]
@@ -176,20 +177,20 @@ def measure_command(command: Command, tables: dict[int, Path], start_up: Usage) 
         is_first = first_peak == 0
         # The long lists take minutes, in which other processes matter less.
         usage = measure_fastest(command, table, n_runs=N_RUNS if is_first else 1)
-        time_per_name = (usage.processor - start_up.processor) / n_names * 1e6  # µs
+        time_per_name = (usage.processor_seconds - start_up.processor_seconds) / n_names * 1e6  # µs
         if is_first:
             first_time = time_per_name
-            first_peak = usage.peak
+            first_peak = usage.peak_mib
         target = f"at most {MAX_GROWTH}×, {MAX_PEAK_MIB:,} MiB"
         if command.has_constant_memory:
             target = f"at most {MAX_PREDICT_GROWTH * first_peak:,.0f} MiB"
         print_row(
             command.title,
             f"{n_names:,}",
-            f"{usage.processor:.1f}",
+            f"{usage.processor_seconds:.1f}",
             f"{time_per_name:.1f}",
             f"{time_per_name / first_time:.2f}×",
-            f"{usage.peak:,.0f} MiB",
+            f"{usage.peak_mib:,.0f} MiB",
             target,
         )
 

@@ -1,8 +1,9 @@
-"""PyTorch's present tutorial on classifying names, as a plain loop: a peer to be measured with.
+"""PyTorch's current tutorial on classifying names, as a plain loop, for comparison.
 
-Its recipe: nn.RNN with 128 hidden units on one-hot letters, its last state to a linear layer; 27
-passes over the training lines in random batches of 64, each name of a batch read by itself; the
-gradient's norm cut to 3; SGD with a learning rate of 0.15. The names are split as everywhere here.
+The network is an `nn.RNN` with 128 hidden units, which reads one-hot letters, and a linear layer on
+its last hidden state. The training takes 27 passes over the training lines in random batches of 64,
+in which each name is read separately, with SGD, a learning rate of 0.15 and gradients clipped to a
+norm of 3. Unlike in the tutorial, the names are split as in the rest of this project.
 """
 
 import random
@@ -27,14 +28,14 @@ class CharRNN(nn.Module):
         self.h2o = nn.Linear(hidden, n_categories)
 
     def forward(self, name: Tensor) -> Tensor:
-        """Read one name, one-hot [L, 1, n_letters]: → log-probabilities [1, C]."""
+        """Return the log-probabilities [1, C] of a one-hot name [L, 1, n_letters]."""
         _, hidden = self.rnn(name)
         output: Tensor = self.h2o(hidden[0])
         return output.log_softmax(dim=1)
 
 
 def train(data: NamesDataModule, seed: int, epochs: int = EPOCHS) -> CharRNN:
-    """Train on a corpus's training lines."""
+    """Train on the training lines of a corpus."""
     torch.manual_seed(seed)
     shuffled = random.Random(seed)
     network = CharRNN(57, 128, len(data.categories))
@@ -56,6 +57,6 @@ def train(data: NamesDataModule, seed: int, epochs: int = EPOCHS) -> CharRNN:
 
 @torch.no_grad()
 def log_probabilities(network: CharRNN, data: NamesDataModule) -> np.ndarray:
-    """Return what the network says of the test names, float64 [N, C]."""
+    """Return the log-probabilities of the test names, float64 [N, C]."""
     rows = [network(data.test_dataset[line][0]) for line in range(len(data.test_dataset))]
     return torch.cat(rows).double().numpy()

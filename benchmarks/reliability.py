@@ -1,11 +1,11 @@
-"""`make reliability`: runs that are killed at random moments and go on.
+"""`make reliability`: runs that are killed at random moments and resumed.
 
     python -m benchmarks.reliability [SEED]
 
-Kills runs with SIGKILL, resumes each, and counts those that end with the weights, metrics and
-TensorBoard points of a run that was never killed, bit for bit. Ends others with SIGTERM, some of
-them before their first validation, and counts those that leave a checkpoint that can be loaded,
-within two seconds.
+Kills runs with SIGKILL and resumes them, then counts those whose weights, metrics and TensorBoard
+points are bit for bit those of a run that was never killed. Ends other runs with SIGTERM, some of
+them before their first validation, and counts those that end within two seconds and leave a
+checkpoint that can be loaded.
 """
 
 import json
@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -24,25 +24,51 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.inference.trained_model import load_model
 from src.run.run_folder import Status, read_result
 
-KILLS = 30
-TERMS = 20
-WITHIN = 2.0
-"""Seconds that a run may take to end."""
+N_KILLED_RUNS = 30
+N_TERMINATED_RUNS = 20
+MAX_SECONDS_TO_END = 2.0
+"""Time that a run may take to end after SIGTERM."""
 SETTINGS = ("iterations=200000", "hidden=64", "log_every=500", "val_every=4000", "seed=1")
-OFTEN = "val_every=500"
-"""Half of the killed runs write checkpoints all the time, so that some are killed while they do."""
-NEVER = "val_every=100000000"
-LARGE = "hidden=2048"
-Words = tuple[str, ...]
-KILLED: tuple[Words, ...] = ((), (OFTEN,))
-ENDED: tuple[Words, ...] = ((), (OFTEN,), (NEVER,), (LARGE,), (LARGE, NEVER))
-"""Settings of the runs that are ended: some before the first validation, some amid long steps."""
+VALIDATE_OFTEN = "val_every=500"
+"""A run with this override writes so many checkpoints that some are killed while they do."""
+VALIDATE_NEVER = "val_every=100000000"
+LARGE_NETWORK = "hidden=2048"
+Overrides = tuple[str, ...]
+KILLED_RUNS: tuple[Overrides, ...] = ((), (VALIDATE_OFTEN,))
+"""Overrides of the runs that are killed, which are used in turn."""
+TERMINATED_RUNS: tuple[Overrides, ...] = (
+    (),
+    (VALIDATE_OFTEN,),
+    (VALIDATE_NEVER,),
+    (LARGE_NETWORK,),
+    (LARGE_NETWORK, VALIDATE_NEVER),
+)
+"""Overrides of the runs that are terminated, which are used in turn. Some are terminated before
+their first validation, and some during a long training step."""
 
 
-def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """Start `python -m src.train`; return when it trains."""
+class Outcome(NamedTuple):
+    """Everything that a run leaves, except the time it took."""
+
+    weights: list[dict[str, bytes]]
+    """The weights of the last and of the best checkpoint by name."""
+    metrics: dict[str, Any]
+    points: dict[str, list[tuple[int, float]]]
+    """Points of the curves in TensorBoard, an iteration and a value, by tag."""
+
+
+class CompleteRun(NamedTuple):
+    """A run that was not killed."""
+
+    outcome: Outcome
+    seconds: float
+    """Time from the start of training to the end of the process."""
+
+
+def start_training(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+    """Start `python -m src.train`, and return when the training has started."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words],
+        [sys.executable, "-m", "src.train", *overrides],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -54,80 +80,138 @@ def start(folder: Path, *words: str) -> subprocess.Popen[str]:
     return process
 
 
-def outcome(folder: Path) -> tuple[Any, ...]:
-    """Return all that a run ends with, but for the time it took."""
-    weights = [
-        {name: weight.numpy().tobytes() for name, weight in checkpoint["state_dict"].items()}
-        for checkpoint in (
-            torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
-            for name in ("last", "best")
-        )
-    ]
+def read_outcome(folder: Path) -> Outcome:
+    """Return everything that a run leaves, except the time it took."""
+    weights = []
+    for name in ("last", "best"):
+        checkpoint = torch.load(folder / f"checkpoints/{name}.ckpt", weights_only=True)
+        state = checkpoint["state_dict"]
+        weights.append({key: weight.numpy().tobytes() for key, weight in state.items()})
     metrics = json.loads((folder / "metrics.json").read_text())
     del metrics["seconds"], metrics["names_per_second"]
-    log = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    log.Reload()
-    points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
-    return weights, metrics, points
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    points = {}
+    for tag in events.Tags()["scalars"]:
+        points[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
+    return Outcome(weights, metrics, points)
 
 
-def kill(folder: Path, moment: float, whole: tuple[Any, ...], *words: str) -> tuple[bool, bool]:
-    """Kill a run and resume it: was it amid a checkpoint, and is its outcome the whole run's?"""
-    process = start(folder, f"hydra.run.dir={folder}", *SETTINGS, *words)
-    time.sleep(moment)
+def run_to_the_end(folder: Path, overrides: Overrides) -> CompleteRun:
+    """Train without an interruption."""
+    process = start_training(folder, f"hydra.run.dir={folder}", *SETTINGS, *overrides)
+    start = time.perf_counter()
+    process.communicate()
+    seconds = time.perf_counter() - start
+    return CompleteRun(read_outcome(folder), seconds)
+
+
+def kill_and_resume(
+    folder: Path, delay: float, overrides: Overrides, expected: Outcome
+) -> tuple[bool, bool]:
+    """Kill a run with SIGKILL and resume it.
+
+    Args:
+        folder: of the run.
+        delay: seconds of training before the run is killed.
+        overrides: the settings of the run.
+        expected: the outcome of a run with these settings that was not killed.
+
+    Returns:
+        Whether the run was killed while it wrote a checkpoint, and whether its outcome is the
+        expected one.
+    """
+    process = start_training(folder, f"hydra.run.dir={folder}", *SETTINGS, *overrides)
+    time.sleep(delay)
     process.kill()
     process.communicate()
-    amid = bool(list(folder.glob("checkpoints/.*.part")))
+    was_writing_checkpoint = bool(list(folder.glob("checkpoints/.*.part")))
     command = [sys.executable, "-m", "src.train", f"resume={folder}"]
     resumed = subprocess.run(command, check=False, capture_output=True, text=True)
-    return amid, resumed.returncode == 0 and outcome(folder) == whole
+    is_same = resumed.returncode == 0 and read_outcome(folder) == expected
+    return was_writing_checkpoint, is_same
 
 
-def terminate(folder: Path, moment: float, *words: str) -> tuple[float, bool]:
-    """End a run: how many seconds did that take, and is there a checkpoint of it to load?"""
-    process = start(folder, f"hydra.run.dir={folder}", *SETTINGS, "iterations=100000000", *words)
-    time.sleep(moment)
+def terminate(folder: Path, delay: float, overrides: Overrides) -> tuple[float, bool]:
+    """End a run with SIGTERM, and load its checkpoint.
+
+    Args:
+        folder: of the run.
+        delay: seconds of training before the signal.
+        overrides: the settings of the run.
+
+    Returns:
+        The seconds that the run took to end, and whether its exit status and its metrics.json say
+        that it was interrupted.
+    """
+    process = start_training(
+        folder, f"hydra.run.dir={folder}", *SETTINGS, "iterations=100000000", *overrides
+    )
+    time.sleep(delay)
     process.send_signal(signal.SIGTERM)
-    sent = time.perf_counter()
+    signal_time = time.perf_counter()
     process.communicate()
-    seconds = time.perf_counter() - sent
-    status, numbers, _ = read_result(folder)
-    if numbers.get("iterations"):  # it may be ended before the first, with nothing to keep
+    seconds = time.perf_counter() - signal_time
+    result = read_result(folder)
+    # A run that was ended before its first iteration has no checkpoint.
+    if result.metrics.get("iterations"):
         load_model(folder / "checkpoints/last.ckpt")
-    return seconds, (process.returncode, status) == (128 + signal.SIGTERM, Status.INTERRUPTED)
+    has_right_exit_status = process.returncode == 128 + signal.SIGTERM
+    return seconds, has_right_exit_status and result.status == Status.INTERRUPTED
+
+
+def count_killed_runs(folder: Path, delays: random.Random, runs: list[CompleteRun]) -> int:
+    """Kill and resume runs, print how many end like a run that was not killed, and return it.
+
+    Args:
+        folder: for the runs.
+        delays: random generator of the moments.
+        runs: a complete run for each of KILLED_RUNS.
+    """
+    n_same = 0
+    n_writing_checkpoint = 0
+    for trial in range(N_KILLED_RUNS):
+        kind = trial % len(KILLED_RUNS)
+        was_writing_checkpoint, is_same = kill_and_resume(
+            folder=folder / f"kill{trial}",
+            delay=delays.uniform(0, 0.9 * runs[kind].seconds),
+            overrides=KILLED_RUNS[kind],
+            expected=runs[kind].outcome,
+        )
+        n_same += is_same
+        n_writing_checkpoint += was_writing_checkpoint
+    print(f"SIGKILL, resumed: same weights, metrics and points {n_same:>4} of {N_KILLED_RUNS}")
+    print(f"  of them killed while a checkpoint was written   {n_writing_checkpoint:>4}")
+    return n_same
+
+
+def count_terminated_runs(folder: Path, delays: random.Random, max_delay: float) -> int:
+    """Terminate runs, print how many end properly and in time, and return it."""
+    n_ended = 0
+    slowest = 0.0
+    for trial in range(N_TERMINATED_RUNS):
+        overrides = TERMINATED_RUNS[trial % len(TERMINATED_RUNS)]
+        delay = delays.uniform(0, max_delay)
+        seconds, is_interrupted = terminate(folder / f"term{trial}", delay, overrides)
+        n_ended += is_interrupted and seconds <= MAX_SECONDS_TO_END
+        slowest = max(slowest, seconds)
+    label = f"SIGTERM: a checkpoint to load within {MAX_SECONDS_TO_END:.0f} s"
+    print(f"{label}      {n_ended:>4} of {N_TERMINATED_RUNS}")
+    print(f"  the slowest, s                                  {slowest:>4.2f}")
+    return n_ended
 
 
 def main() -> None:
-    """Count both."""
-    moments = random.Random(int(sys.argv[1]) if sys.argv[1:] else 0)
+    """Count both kinds of runs, and exit with an error if one of them is not as expected."""
+    delays = random.Random(int(sys.argv[1]) if sys.argv[1:] else 0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        whole: dict[Words, tuple[Any, ...]] = {}
-        length: dict[Words, float] = {}
-        for words in KILLED:
-            run = folder / f"whole{len(words)}"
-            began = start(run, f"hydra.run.dir={run}", *SETTINGS, *words)
-            time_begun = time.perf_counter()
-            began.communicate()
-            length[words] = time.perf_counter() - time_begun
-            whole[words] = outcome(run)
-        same = amid = 0
-        for trial in range(KILLS):
-            words = KILLED[trial % len(KILLED)]
-            moment = moments.uniform(0, 0.9 * length[words])
-            was_amid, is_same = kill(folder / f"kill{trial}", moment, whole[words], *words)
-            same, amid = same + is_same, amid + was_amid
-        print(f"SIGKILL, resumed: same weights, metrics and points {same:>4} of {KILLS}")
-        print(f"  of them killed while a checkpoint was written   {amid:>4}")
-        ended, slowest = 0, 0.0
-        for trial in range(TERMS):
-            words = ENDED[trial % len(ENDED)]
-            moment = moments.uniform(0, length[()])
-            seconds, in_order = terminate(folder / f"term{trial}", moment, *words)
-            ended, slowest = ended + (in_order and seconds <= WITHIN), max(slowest, seconds)
-        print(f"SIGTERM: a checkpoint to load within {WITHIN:.0f} s      {ended:>4} of {TERMS}")
-        print(f"  the slowest, s                                  {slowest:>4.2f}")
-    sys.exit((same, ended) != (KILLS, TERMS))
+        runs = []
+        for index, overrides in enumerate(KILLED_RUNS):
+            runs.append(run_to_the_end(folder / f"complete{index}", overrides))
+        n_same = count_killed_runs(folder, delays, runs)
+        n_ended = count_terminated_runs(folder, delays, max_delay=runs[0].seconds)
+    sys.exit(n_same != N_KILLED_RUNS or n_ended != N_TERMINATED_RUNS)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""`make bench`: sweeps, side by side with the tutorial's plain loop, and serial with parallel.
+"""`make bench`: sweeps, compared with the tutorial's plain loop, and serial with parallel ones.
 
     python -m benchmarks.sweep
 
-Prints what a 3×3 grid costs against nine runs of the plain loop, what a second core saves, and what
-each of 100 short runs in one process costs in time and memory.
+Prints the time of a 3×3 grid and that of nine runs of the plain loop, how much time a second core
+saves, and the time and the memory that each of 100 short runs in one process takes.
 """
 
 import json
@@ -13,102 +13,164 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
 
-from benchmarks.measure import measured, run_module
+from benchmarks.measure import measure_python, run_module
 from src.config import CONFIG_FOLDER
+from src.run import resolvers as resolvers  # registers what the YAML files refer to
 
-HIDDEN = (64, 128, 256)
-GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN))}")
-ITERATIONS = 100_000  # train.yaml's
-PLAIN = 20_000  # names the plain loop is timed over; its time is proportional to them
-JOBS = 100
-SEEDS, SERIAL = "seed=range(3)", "hydra/launcher=basic"
+HIDDEN_SIZES = (64, 128, 256)
+GRID = ("lr=0.001,0.005,0.01", f"hidden={','.join(map(str, HIDDEN_SIZES))}")
+N_ITERATIONS = 100_000  # the default
+N_TUTORIAL_NAMES = 20_000
+"""Number of names that the plain loop is timed with; its time is proportional to them."""
+N_SHORT_RUNS = 100
+N_COMPOSITIONS = 10
+THREE_SEEDS = "seed=range(3)"
+SERIAL_LAUNCHER = "hydra/launcher=basic"
 
 
-def row(what: str, value: str, target: str = "") -> None:
+def print_row(label: str, value: str, target: str = "") -> None:
     """Print one row of the table."""
-    print(f"{what:<52}{value:>10}  {f'(target: {target})' if target else ''}".rstrip(), flush=True)
+    description = f"(target: {target})" if target else ""
+    print(f"{label:<52}{value:>10}  {description}".rstrip(), flush=True)
 
 
-def sweep(folder: Path, *overrides: str) -> float:
-    """Run a sweep; return the wall time of the whole command."""
-    return run_module("src.train", "-m", f"hydra.sweep.dir={folder}", *overrides)[0]
+def measure_sweep(folder: Path, *overrides: str) -> float:
+    """Run a sweep, and return the wall time of the whole command in seconds."""
+    seconds, _ = run_module("src.train", "-m", f"hydra.sweep.dir={folder}", *overrides)
+    return seconds
 
 
-def grid(folder: Path) -> None:
-    """Compare a 3×3 grid with nine plain loops, and 27 runs with and without two workers."""
-    ours = sweep(folder / "grid", *GRID)
-    plain = 0.0
-    for hidden in HIDDEN:
+def compare_grid_with_tutorial(folder: Path) -> None:
+    """Print the time of a 3×3 grid, and of the plain loop for as many names."""
+    grid_seconds = measure_sweep(folder / "grid", *GRID)
+    tutorial_seconds = 0.0
+    for hidden in HIDDEN_SIZES:
         result = str(folder / "plain.pt")
-        seconds, _ = run_module("benchmarks.tutorial_loop", result, str(PLAIN), str(hidden))
-        plain += 3 * seconds * ITERATIONS / PLAIN
-    row("3×3 grid, s", f"{ours:.1f}")
-    row("as many names in the plain loop, s", f"{plain:.0f}")
-    row("ratio", f"{ours / plain:.3f}×", "at most 0.10×")
-    print()
-
-    cores = sweep(folder / "cores", *GRID, SEEDS)
-    serial = sweep(folder / "serial", *GRID, SEEDS, SERIAL)
-    again = sweep(folder / "again", *GRID, SEEDS)
-    row("27 runs one after the other, s", f"{serial:.1f}")
-    row("27 runs on this machine's cores, mean of two, s", f"{(cores + again) / 2:.1f}")
-    row(f"ratio on {os.cpu_count()} cores", f"{(cores + again) / 2 / serial:.2f}×", "at most 0.55×")
+        seconds, _ = run_module(
+            "benchmarks.tutorial_loop", result, str(N_TUTORIAL_NAMES), str(hidden)
+        )
+        # Each hidden size is trained with three learning rates.
+        tutorial_seconds += 3 * seconds * N_ITERATIONS / N_TUTORIAL_NAMES
+    print_row("3×3 grid, s", f"{grid_seconds:.1f}")
+    print_row("as many names in the plain loop, s", f"{tutorial_seconds:.0f}")
+    print_row("ratio", f"{grid_seconds / tutorial_seconds:.3f}×", "at most 0.10×")
 
 
-def composed() -> float:
-    """Return the processor time that Hydra takes to compose a run's settings."""
+def compare_serial_with_parallel(folder: Path) -> None:
+    """Print the time of 27 runs in one process, and of the same runs on all cores."""
+    first_seconds = measure_sweep(folder / "cores", *GRID, THREE_SEEDS)
+    serial_seconds = measure_sweep(folder / "serial", *GRID, THREE_SEEDS, SERIAL_LAUNCHER)
+    second_seconds = measure_sweep(folder / "again", *GRID, THREE_SEEDS)
+    parallel_seconds = (first_seconds + second_seconds) / 2
+    ratio = parallel_seconds / serial_seconds
+    print_row("27 runs one after the other, s", f"{serial_seconds:.1f}")
+    print_row("27 runs on this machine's cores, mean of two, s", f"{parallel_seconds:.1f}")
+    print_row(f"ratio on {os.cpu_count()} cores", f"{ratio:.2f}×", "at most 0.55×")
+
+
+def measure_composition() -> float:
+    """Return the processor time in seconds that Hydra takes to compose the settings of a run."""
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         start = time.process_time()
-        for seed in range(10):
+        for seed in range(N_COMPOSITIONS):
             compose("train", ["iterations=1000", f"seed={seed}"])
-    return (time.process_time() - start) / 10
+    return (time.process_time() - start) / N_COMPOSITIONS
 
 
-def many(folder: Path, started: float) -> None:
-    """Measure time and memory of many short runs in one process.
+class SweepUsage(NamedTuple):
+    """What a sweep of short runs took."""
+
+    wall_seconds: float
+    processor_seconds: float
+    resident_mib: dict[int, float]
+    """Resident memory in MiB, by the number of runs that have ended."""
+
+
+def monitor_sweep(folder: Path) -> SweepUsage:
+    """Run many short runs in one process, and observe its memory."""
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "src.train",
+            "-m",
+            f"hydra.sweep.dir={folder}",
+            "iterations=1000",
+            f"seed=range({N_SHORT_RUNS})",
+            SERIAL_LAUNCHER,
+        ],
+        stdout=subprocess.DEVNULL,
+    )
+    resident_mib: dict[int, float] = {}
+    ended_pid = 0
+    while not ended_pid:
+        n_ended_runs = len(list(folder.glob("*/loss.png")))
+        if n_ended_runs not in resident_mib:
+            resident_mib[n_ended_runs] = read_resident_memory(process.pid)
+        time.sleep(0.02)
+        ended_pid, _, usage = os.wait4(process.pid, os.WNOHANG)
+    return SweepUsage(
+        wall_seconds=time.perf_counter() - start,
+        processor_seconds=usage.ru_utime + usage.ru_stime,
+        resident_mib=resident_mib,
+    )
+
+
+def read_resident_memory(pid: int) -> float:
+    """Return the resident memory of a process in MiB; 0 if it has just ended."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        key, _, value = line.partition(":")
+        if key == "VmRSS":
+            return int(value.split()[0]) / 1024  # in KiB
+    return 0.0
+
+
+def measure_short_runs(folder: Path, start_up_seconds: float) -> None:
+    """Print the time and the memory that many short runs in one process take.
 
     Args:
-        folder: for them.
-        started: what such a process takes beside the runs, processor seconds.
+        folder: for the runs.
+        start_up_seconds: processor time that such a process takes in addition to the runs.
     """
-    command = [sys.executable, "-m", "src.train", "-m", f"hydra.sweep.dir={folder}"]
-    start = time.perf_counter()
-    words = ("iterations=1000", f"seed=range({JOBS})", SERIAL)
-    process = subprocess.Popen([*command, *words], stdout=subprocess.DEVNULL)
-    resident: dict[int, float] = {}  # after so many runs, MiB
-    status = Path(f"/proc/{process.pid}/status")
-    ended = 0
-    while not ended:
-        done = len(list(folder.glob("*/loss.png")))
-        if done not in resident:
-            lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-            resident[done] = int(lines.get("VmRSS", "0 kB").split()[0]) / 1024
-        time.sleep(0.02)
-        ended, _, usage = os.wait4(process.pid, os.WNOHANG)
-    wall, processor = time.perf_counter() - start, usage.ru_utime + usage.ru_stime
-    metrics = [json.loads(file.read_text()) for file in folder.glob("*/metrics.json")]
-    training = sum(each["iterations"] / each["names_per_second"] for each in metrics)
-    row(f"{len(metrics)} runs of 1,000 iterations, whole command, s", f"{wall:.1f}")
-    beside = (processor - training - started) / JOBS
-    row("a run, all but its training loop, processor s", f"{beside:.2f}", "at most 0.15")
-    row("  of these Hydra composing its settings, twice", f"{2 * composed():.2f}")
-    after_10, after_all = resident[10], resident[JOBS - 1]
-    row("resident memory after 10 runs, MiB", f"{after_10:,.0f}")
-    row(f"resident memory after {JOBS - 1} runs, MiB", f"{after_all:,.0f}")
-    row("ratio", f"{after_all / after_10:.2f}×", "at most 1.05×")
+    usage = monitor_sweep(folder)
+    training_seconds = 0.0
+    metrics_files = list(folder.glob("*/metrics.json"))
+    for file in metrics_files:
+        metrics = json.loads(file.read_text())
+        training_seconds += metrics["iterations"] / metrics["names_per_second"]
+    label = f"{len(metrics_files)} runs of 1,000 iterations, whole command, s"
+    print_row(label, f"{usage.wall_seconds:.1f}")
+    other_seconds = usage.processor_seconds - training_seconds - start_up_seconds
+    seconds_per_run = other_seconds / N_SHORT_RUNS
+    label = "a run without its training loop, processor s"
+    print_row(label, f"{seconds_per_run:.2f}", "at most 0.15")
+    # They are composed once to check them, and once for the run.
+    composition_seconds = 2 * measure_composition()
+    print_row("  of this, Hydra composing its settings, twice", f"{composition_seconds:.2f}")
+    after_10_runs = usage.resident_mib[10]
+    after_all_runs = usage.resident_mib[N_SHORT_RUNS - 1]
+    print_row("resident memory after 10 runs, MiB", f"{after_10_runs:,.0f}")
+    print_row(f"resident memory after {N_SHORT_RUNS - 1} runs, MiB", f"{after_all_runs:,.0f}")
+    print_row("ratio", f"{after_all_runs / after_10_runs:.2f}×", "at most 1.05×")
 
 
 def main() -> None:
-    """Measure all of it."""
+    """Measure short runs, a grid and the use of several cores."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        sweep(folder / "warm", "iterations=1000", "seed=0,1", SERIAL)  # has the kernel compiled
-        many(folder / "many", measured("-c", "import src.run.report, src.sweep.runs").processor)
+        # This sweep compiles the kernel.
+        measure_sweep(folder / "warm", "iterations=1000", "seed=0,1", SERIAL_LAUNCHER)
+        start_up = measure_python("-c", "import src.run.report, src.sweep.runs")
+        measure_short_runs(folder / "many", start_up.processor_seconds)
         print()
-        grid(folder)
+        compare_grid_with_tutorial(folder)
+        print()
+        compare_serial_with_parallel(folder)
 
 
 if __name__ == "__main__":

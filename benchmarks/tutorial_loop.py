@@ -1,10 +1,10 @@
-"""The tutorial as its readers type it in: a plain loop, one name at a time, autograd.
+"""The tutorial as a plain loop: one name at a time, with autograd.
 
     python -m benchmarks.tutorial_loop RESULT.pt [iterations=100000] [hidden=128] [FOLDER]
 
-Shares no code with src/: it is what src/ is compared with. Reads the files of FOLDER, data/names
-by default, as the tutorial does. RESULT.pt holds every name's loss, the weights after the first
-2,000 names and the names/s.
+This module shares no code with src/, because src/ is compared with it. It reads the files of
+FOLDER, data/names by default, as the tutorial does. RESULT.pt contains the loss of each name, the
+weights after the first 2,000 names and the names per second.
 """
 
 import random
@@ -35,7 +35,7 @@ class RNN(nn.Module):
         self.softmax = nn.LogSoftmax(dim=1)
 
     def forward(self, letter: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Read one letter."""
+        """Read one letter [1, 57]; return the output [1, C] and the new hidden state [1, H]."""
         combined = torch.cat((letter, hidden), 1)
         return self.softmax(self.i2o(combined)), self.i2h(combined)
 
@@ -49,13 +49,13 @@ def name_to_tensor(name: str) -> Tensor:
 
 
 def to_ascii(line: str) -> str:
-    """Return a line without accents, and without whatever is then no letter."""
+    """Return a line without accents and without other characters that are not in LETTERS."""
     parts = unicodedata.normalize("NFD", line)
     return "".join(c for c in parts if unicodedata.category(c) != "Mn" and c in LETTERS)
 
 
 def train(folder: Path, iterations: int, hidden_size: int) -> dict[str, Any]:
-    """Train on the names of a folder; return what there is to compare."""
+    """Train on the names of a folder, and return the losses, the weights and the speed."""
     torch.set_num_threads(1)  # with more it is slower: the matrices are small
     files = sorted(folder.glob("*.txt"))
     lines = [[to_ascii(line) for line in f.read_text("utf-8").strip().split("\n")] for f in files]
@@ -90,7 +90,7 @@ def train(folder: Path, iterations: int, hidden_size: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train, and write what there is to compare."""
+    """Train, and write the losses, the weights and the speed to a file."""
     result, iterations, hidden, folder, *_ = [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 2 :]]
     torch.save(train(Path(folder), int(iterations), int(hidden)), result)
 

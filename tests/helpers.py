@@ -1,4 +1,4 @@
-"""What the tests of several packages need: small corpora, checkpoints, settings and results."""
+"""Helpers for the tests: small corpora, checkpoints, settings and results of runs."""
 
 import csv
 import json
@@ -40,25 +40,44 @@ from tests.processes import Result
 # Corpora
 
 INCLUDED_COUNTS = {
-    **{"Arabic": (2000, 108), "Chinese": (268, 246), "Czech": (519, 502), "Dutch": (297, 286)},
-    **{"English": (3668, 3668), "French": (277, 273), "German": (724, 683), "Greek": (203, 193)},
-    **{"Irish": (232, 226), "Italian": (713, 704), "Japanese": (991, 990), "Korean": (94, 94)},
-    **{"Polish": (139, 138), "Portuguese": (74, 74), "Russian": (9384, 9340)},
-    **{"Scottish": (100, 100), "Spanish": (298, 293), "Vietnamese": (73, 71)},
+    "Arabic": (2000, 108),
+    "Chinese": (268, 246),
+    "Czech": (519, 502),
+    "Dutch": (297, 286),
+    "English": (3668, 3668),
+    "French": (277, 273),
+    "German": (724, 683),
+    "Greek": (203, 193),
+    "Irish": (232, 226),
+    "Italian": (713, 704),
+    "Japanese": (991, 990),
+    "Korean": (94, 94),
+    "Polish": (139, 138),
+    "Portuguese": (74, 74),
+    "Russian": (9384, 9340),
+    "Scottish": (100, 100),
+    "Spanish": (298, 293),
+    "Vietnamese": (73, 71),
 }
 """The number of lines and of distinct lines of each category of the included corpus."""
 
 
 def make_corpus(folder: Path) -> Path:
-    """Write three categories of 20, 12 and 6 distinct names; one name in two, one line repeated."""
+    """Write three categories of 20, 12 and 6 distinct names.
+
+    The name `bata` is in two categories, and is repeated in one of them.
+    """
     folder.mkdir()
     vowels = "aeiou"
-    files = {
-        "Alpha": [f"{a}l{b}" for a in vowels for b in vowels[:4]],
-        "Beta": [f"b{a}t{b}" for a in vowels[:4] for b in vowels[:3]] + ["bata"],
-        "Gamma": [f"g{a}mm" for a in vowels] + ["bata"],
-    }
-    for category, names in files.items():
+    names_by_category: dict[str, list[str]] = {"Alpha": [], "Beta": [], "Gamma": []}
+    for first in vowels:
+        names_by_category["Alpha"] += [f"{first}l{last}" for last in vowels[:4]]
+    for first in vowels[:4]:
+        names_by_category["Beta"] += [f"b{first}t{last}" for last in vowels[:3]]
+    names_by_category["Gamma"] += [f"g{vowel}mm" for vowel in vowels]
+    for category in ("Beta", "Gamma"):
+        names_by_category[category].append("bata")
+    for category, names in names_by_category.items():
         (folder / f"{category}.txt").write_text("".join(f"{name}\n" for name in names))
     return folder
 
@@ -77,8 +96,11 @@ def make_batch(names: list[str]) -> Batch:
 # Checkpoints
 
 CALIBRATION = {
-    **{"trained_prior": [0.2, 0.3, 0.5], "corpus_prior": [0.9, 0.06, 0.04]},
-    **{"temperature": 1.5, "strength": 0.4, "curves": {}},
+    "trained_prior": [0.2, 0.3, 0.5],
+    "corpus_prior": [0.9, 0.06, 0.04],
+    "temperature": 1.5,
+    "strength": 0.4,
+    "curves": {},
 }
 """A calibration for a network with three categories, as a checkpoint stores it."""
 
@@ -86,14 +108,25 @@ PRECISION_CURVE = [[0.25, 0.8, 1.0], [0.5, 0.9, 0.75], [0.75, 0.9375, 0.5]]
 """Points of threshold, precision and coverage, as a checkpoint stores them."""
 
 NETWORK: dict[str, Any] = {
-    **{"letters": ASCII_ALPHABET.to_dict(), "categories": ["A", "B", "C"], "shares": None},
-    **{"cell": "tutorial", "hidden": 16, "ngrams": 0},
+    "letters": ASCII_ALPHABET.to_dict(),
+    "categories": ["A", "B", "C"],
+    "shares": None,
+    "cell": "tutorial",
+    "hidden": 16,
+    "ngrams": 0,
 }
 """The hyperparameters of a network with the tutorial's cell, as a checkpoint stores them."""
 
 GRU_NETWORK: dict[str, Any] = NETWORK | {
-    **{"shares": [1 / 3] * 3, "cell": "gru", "hidden": 8, "layers": 1, "bidirectional": True},
-    **{"embedding": 4, "pooling": "last", "dropout": 0.5, "recurrent_dropout": 0.0},
+    "shares": [1 / 3] * 3,
+    "cell": "gru",
+    "hidden": 8,
+    "layers": 1,
+    "bidirectional": True,
+    "embedding": 4,
+    "pooling": "last",
+    "dropout": 0.5,
+    "recurrent_dropout": 0.0,
 }
 """The hyperparameters of a bidirectional GRU."""
 
@@ -112,8 +145,14 @@ def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
         "hyper_parameters": {"network": network, "lr": 0.005},
         "state_dict": {f"network.{name}": weight for name, weight in weights.items()},
         "NamesDataModule": {
-            **{"data_dir": None, "seed": 0, "val_fraction": 0.1, "test_fraction": 0.1},
-            **{"all": "", "train": "", "val": "", "test": ""},
+            "data_dir": None,
+            "seed": 0,
+            "val_fraction": 0.1,
+            "test_fraction": 0.1,
+            "all": "",
+            "train": "",
+            "val": "",
+            "test": "",
         },
         "iteration": 1200,
         "history": [(600, {SCORE: 0.5}), (1200, {"train/loss": 1.0}), (1200, {SCORE: 0.625})],
@@ -143,10 +182,9 @@ def replace_value(content: Any, path: str, value: Any) -> Any:
         return value
     key, _, rest = path.partition(" ")
     if isinstance(content, list):
-        return [
-            replace_value(item, rest, value) if str(i) == key else item
-            for i, item in enumerate(content)
-        ]
+        changed_list = list(content)
+        changed_list[int(key)] = replace_value(content[int(key)], rest, value)
+        return changed_list
     return {**content, key: replace_value(content.get(key), rest, value)}
 
 
@@ -163,14 +201,14 @@ def settings(*overrides: str) -> Config:
     result with that of `compose_settings`.
     """
     values: dict[str, Any] = {}
-    others = []
+    other_overrides = []
     for override in overrides:
         key, _, value = override.partition("=")
         if (key in RUN_KEYS or key.startswith("trainer.")) and re.fullmatch(r"[\w./+-]+", value):
             values[key] = OverridesParser.create().parse_override(override).value()
         else:
-            others.append(override)
-    cfg = deepcopy(_compose_once(tuple(others)))
+            other_overrides.append(override)
+    cfg = deepcopy(_compose_once(tuple(other_overrides)))
     try:
         for key, value in values.items():
             OmegaConf.update(cfg, key, value)
@@ -241,7 +279,8 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 def timeless_metrics(run: Path) -> dict[str, Any]:
     """Return the content of a run's metrics.json that does not depend on the machine's speed."""
     metrics = json.loads((run / "metrics.json").read_text())
-    return {k: v for k, v in metrics.items() if k not in ("seconds", "names_per_second")}
+    del metrics["seconds"], metrics["names_per_second"]
+    return dict(metrics)
 
 
 def load_checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
@@ -263,7 +302,10 @@ def read_csv(file: Path) -> list[dict[str, str]]:
 
 def without_times(rows: list[dict[str, str]]) -> list[dict[str, str]]:
     """Return the rows of a leaderboard without the columns that contain times."""
-    return [{k: v for k, v in row.items() if "second" not in k} for row in rows]
+    reduced_rows = []
+    for row in rows:
+        reduced_rows.append({key: value for key, value in row.items() if "second" not in key})
+    return reduced_rows
 
 
 def find_run(sweep: Path, number: int) -> Path:
@@ -276,13 +318,13 @@ class Sweep(NamedTuple):
     """A finished sweep: `python -m src.train -m …`."""
 
     cwd: Path
-    """The folder in which the command was given."""
+    """The folder in which the command was run."""
     folder: Path
     """The folder of the sweep."""
     overrides: list[str]
     """The arguments of the command."""
     common_overrides: list[str]
-    """Those that all runs have in common."""
+    """The overrides that all runs have in common."""
     result: Result
 
 

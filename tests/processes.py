@@ -51,9 +51,9 @@ class Result(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What the fork server is asked to start."""
+    """A request to the fork server to start a program; see `Programs.start`."""
 
-    words: tuple[str, ...]
+    command: tuple[str, ...]
     cwd: str
     env: dict[str, str]
     is_forked: bool
@@ -174,7 +174,7 @@ class Programs:
 
     def start(
         self,
-        *words: str,
+        *command: str,
         cwd: Path,
         env: Mapping[str, str] | None = None,
         stdin: str | IO[Any] = "",
@@ -186,7 +186,8 @@ class Programs:
         """Start a program and return without waiting for it.
 
         Args:
-            words: a module and its arguments, or a command if it is not forked.
+            command: a module and its arguments, or an executable and its arguments if
+                `is_forked` is False.
             cwd: the folder in which the program starts.
             env: its environment; by default that of this process.
             stdin: its input, as text or as an open file.
@@ -197,24 +198,43 @@ class Programs:
             unmount_script: a shell script to run in this namespace afterwards.
         """
         index = len(self._sessions)
-        source, out, err = (self._folder / f"{index}.{end}" for end in ("in", "out", "err"))
-        source.write_text(stdin if isinstance(stdin, str) else "", encoding="utf-8")
-        environment = {**(os.environ if env is None else env), "PYTHONPATH": str(ROOT)}
-        request = Request(words, str(cwd), environment, is_forked, mount_script, unmount_script)
-        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with source.open() as text, out.open("w") as printed, err.open("w") as complaints, theirs:
-            streams = (text if isinstance(stdin, str) else stdin, stdout or printed, complaints)
-            message = json.dumps(request._asdict()).encode()
-            files = [theirs.fileno(), *(stream.fileno() for stream in streams)]
-            socket.send_fds(self._server, [message], files)
-        process = Process(mine, out, err)
+        input_file = self._folder / f"{index}.in"
+        output_file = self._folder / f"{index}.out"
+        error_file = self._folder / f"{index}.err"
+        input_file.write_text(stdin if isinstance(stdin, str) else "", encoding="utf-8")
+        environment = dict(os.environ if env is None else env)
+        environment["PYTHONPATH"] = str(ROOT)
+        request = Request(
+            command=command,
+            cwd=str(cwd),
+            env=environment,
+            is_forked=is_forked,
+            mount_script=mount_script,
+            unmount_script=unmount_script,
+        )
+        message = json.dumps(request._asdict()).encode()
+        channel, server_channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with (
+            input_file.open() as input_stream,
+            output_file.open("w") as output_stream,
+            error_file.open("w") as error_stream,
+            server_channel,
+        ):
+            files = [
+                server_channel,
+                input_stream if isinstance(stdin, str) else stdin,
+                stdout or output_stream,
+                error_stream,
+            ]
+            socket.send_fds(self._server, [message], [file.fileno() for file in files])
+        process = Process(channel, output_file, error_file)
         self._running.append(process)
         self._sessions.append(process.pid)
         return process
 
-    def run(self, *words: str, cwd: Path, **options: Any) -> Result:
+    def run(self, *command: str, cwd: Path, **options: Any) -> Result:
         """Run a program to its end; see `start` for the arguments."""
-        return self.start(*words, cwd=cwd, **options).result()
+        return self.start(*command, cwd=cwd, **options).result()
 
     def train(self, *overrides: str, cwd: Path = ROOT, **options: Any) -> Result:
         """Run `python -m src.train` to its end."""
@@ -233,7 +253,7 @@ class Programs:
         return process
 
     def kill_all(self) -> None:
-        """Kill what is still running of the programs and the processes they have started."""
+        """Kill the programs, and the processes they have started, that are still running."""
         while self._running:
             self._running.pop().kill_group()
 
@@ -245,11 +265,13 @@ class Programs:
         """
         self.kill_all()  # programs that fixtures have started
         self._server.close()
-        left = [pid for session in self._sessions for pid in running_processes(session)]
-        for pid in left:
+        pids = []
+        for session in self._sessions:
+            pids += running_processes(session)
+        for pid in pids:
             os.kill(pid, signal.SIGKILL)
-        if left:
-            raise RuntimeError(f"these processes of the tests were still running: {left}")
+        if pids:
+            raise RuntimeError(f"these processes of the tests were still running: {pids}")
 
 
 def connect(address: str) -> socket.socket:
@@ -301,7 +323,7 @@ def wait_until(condition: Callable[[], object], process: Process | None = None) 
         time.sleep(0.02)
 
 
-# What follows runs in the fork server and in the processes that it forks.
+# The functions below run in the fork server and in the processes that it forks.
 
 
 def main() -> None:
@@ -347,8 +369,8 @@ def serve(listener: socket.socket) -> Request | None:
     """Fork a process for each request.
 
     Returns:
-        In the server: None, when its standard input is closed. In a forked process: what it is
-        to run.
+        In the server: None, when its standard input is closed. In a forked process: the request
+        for the program to run.
     """
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
@@ -418,28 +440,28 @@ def unshare_mounts() -> None:
 
 
 def run_request(request: Request) -> None:
-    """Become the program that was asked for."""
+    """Turn this process into the requested program."""
     if os.isatty(0):  # Ctrl-C in this terminal then reaches the process
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.environ.clear()
     os.environ.update(request.env)
     os.chdir(request.cwd)
     if not request.is_forked:
-        os.execvpe(request.words[0], request.words, request.env)
+        os.execvpe(request.command[0], request.command, request.env)
     # The streams of the server remember what kind of file they were.
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", closefd=False, buffering=1, errors="backslashreplace")
-    sys.argv = list(request.words)
+    sys.argv = list(request.command)
     sys.path[0] = request.cwd  # as for `python -m`
     if str(ROOT) not in sys.path:
         sys.path.insert(1, str(ROOT))
-    sys.modules.pop(request.words[0], None)  # runpy warns if the module was imported before
+    sys.modules.pop(request.command[0], None)  # runpy warns if the module was imported before
     # The server ignores all warnings. These are the filters of an ordinary interpreter.
     warnings.resetwarnings()
     for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
         warnings.simplefilter("ignore", category)
-    runpy.run_module(request.words[0], run_name="__main__", alter_sys=True)
+    runpy.run_module(request.command[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":

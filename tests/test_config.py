@@ -37,14 +37,27 @@ def test_defaults_are_those_of_the_tutorial() -> None:
         **dict.fromkeys(DataSource._fields),
         "letters": "ascii",
         "init_from": None,
-        **{"batch_size": 1, "cell": "tutorial", "layers": 1, "bidirectional": False},
-        **{"embedding": 0, "pooling": "last", "dropout": 0, "recurrent_dropout": 0, "ngrams": 0},
-        **{"sampling": "balanced", "optimizer": "sgd", "schedule": "constant", "clip": 500},
-        **{"weight_decay": 0, "label_smoothing": 0, "backend": "compiled"},
+        "batch_size": 1,
+        "cell": "tutorial",
+        "layers": 1,
+        "bidirectional": False,
+        "embedding": 0,
+        "pooling": "last",
+        "dropout": 0,
+        "recurrent_dropout": 0,
+        "ngrams": 0,
+        "sampling": "balanced",
+        "optimizer": "sgd",
+        "schedule": "constant",
+        "clip": 500,
+        "weight_decay": 0,
+        "label_smoothing": 0,
+        "backend": "compiled",
     }
     quiet = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
     assert config.non_null_trainer_arguments == {
-        **{"accelerator": "cpu", "devices": 1},
+        "accelerator": "cpu",
+        "devices": 1,
         **dict.fromkeys(quiet, False),
     }
     assert config.is_online

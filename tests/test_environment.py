@@ -22,7 +22,12 @@ from tests.helpers import ROOT, assert_equal_runs, settings, timeless_metrics
 from tests.processes import Programs, Result, wait_until
 
 RUN = [
-    *("hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"),
+    "hidden=8",
+    "lr=0.05",
+    "iterations=600",
+    "log_every=50",
+    "print_every=100",
+    "val_every=200",
     f"data_dir={ROOT}/data/names",
 ]
 NEW_INTERPRETER = [sys.executable, "-m", "src.train"]
@@ -109,7 +114,9 @@ def test_read_only_source_and_cache_and_no_home(
     for name in ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "NUMBA_CACHE_DIR"):
         environment.pop(name, None)
     result = programs.run(
-        *(*NEW_INTERPRETER, *RUN, "hydra.run.dir=run"),
+        *NEW_INTERPRETER,
+        *RUN,
+        "hydra.run.dir=run",
         cwd=tmp_path,
         env=environment,
         is_forked=False,
@@ -126,7 +133,9 @@ def test_read_only_source_and_cache_and_no_home(
         ("16k", None, []),
         ("120k", "last.ckpt", []),
         pytest.param(
-            *("2200k", "last.ckpt", ["cell=gru", "hidden=256", "backend=autograd"]),
+            "2200k",
+            "last.ckpt",
+            ["cell=gru", "hidden=256", "backend=autograd"],
             marks=pytest.mark.slow,
         ),
     ],

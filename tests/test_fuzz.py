@@ -387,10 +387,16 @@ def test_many_items_at_once_are_the_items_one_by_one(
 # The settings
 
 WHOLE = {
-    **{"hidden": (1, 4096), "iterations": (1, 1_000_000_000), "seed": (0, 4_294_967_295)},
-    **{"log_every": (1, 1_000_000), "print_every": (1, 1_000_000_000)},
-    **{"val_every": (1, 1_000_000_000), "batch_size": (1, 100_000), "layers": (1, 16)},
-    **{"embedding": (0, 4096), "ngrams": (0, 6)},
+    "hidden": (1, 4096),
+    "iterations": (1, 1_000_000_000),
+    "seed": (0, 4_294_967_295),
+    "log_every": (1, 1_000_000),
+    "print_every": (1, 1_000_000_000),
+    "val_every": (1, 1_000_000_000),
+    "batch_size": (1, 100_000),
+    "layers": (1, 16),
+    "embedding": (0, 4096),
+    "ngrams": (0, 6),
 }
 FRACTIONS = (
     "val_fraction test_fraction dropout recurrent_dropout weight_decay label_smoothing"

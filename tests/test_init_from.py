@@ -156,18 +156,25 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
                 f"{key}={value}: it has another architecture; use {key}={theirs}",
             )
             for key, value, theirs in [
-                *(("hidden", 8, 6), ("layers", 2, 1), ("embedding", 4, 0)),
-                *(("cell", "tutorial", "gru"), ("pooling", "all", "last")),
+                ("hidden", 8, 6),
+                ("layers", 2, 1),
+                ("embedding", 4, 0),
+                ("cell", "tutorial", "gru"),
+                ("pooling", "all", "last"),
             ]
         ),
         (
-            *(ASCII_ALPHABET, MINE, {"cell": "lstm", "bidirectional": True}),
+            ASCII_ALPHABET,
+            MINE,
+            {"cell": "lstm", "bidirectional": True},
             "cell=lstm bidirectional=true: it has another architecture; "
             "use cell=gru bidirectional=false",
         ),
         (ASCII_ALPHABET, ["X"], {}, "it: has none of these categories; it has Alpha, Beta, Delta"),
         (
-            *(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), MINE, {}),
+            Alphabet("corpus", "жя" + UNKNOWN_SYMBOL),
+            MINE,
+            {},
             "it: has none of these letters; it has  , ', ,, ., ;, A, B, C and 49 more",
         ),
     ],

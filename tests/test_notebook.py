@@ -20,9 +20,9 @@ NUMBER = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
 def test_stored_outputs_equal_a_new_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [*sys.path])
-    stored = notebook.read()
+    stored = notebook.read_notebook()
     fresh = deepcopy(stored)
-    notebook.run(fresh)
+    notebook.run_notebook(fresh)
     assert sum(len(cell.get("outputs", [])) for cell in fresh["cells"]) >= 14
     for old, new in zip(stored["cells"], fresh["cells"], strict=True):
         if old["cell_type"] == "code":

@@ -33,9 +33,21 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TINY = ["hidden=8", "lr=0.05", "iterations=600", "log_every=50", "print_every=100", "val_every=200"]
 BATCHED = [
-    *("cell=gru", "bidirectional=true", "pooling=all", "embedding=4", "ngrams=2"),
-    *("dropout=0.5", "recurrent_dropout=0.3", "sampling=natural", "batch_size=7", "iterations=60"),
-    *("optimizer=adamw", "schedule=cosine", "log_every=5", "val_every=20", "print_every=10"),
+    "cell=gru",
+    "bidirectional=true",
+    "pooling=all",
+    "embedding=4",
+    "ngrams=2",
+    "dropout=0.5",
+    "recurrent_dropout=0.3",
+    "sampling=natural",
+    "batch_size=7",
+    "iterations=60",
+    "optimizer=adamw",
+    "schedule=cosine",
+    "log_every=5",
+    "val_every=20",
+    "print_every=10",
     "backend=autograd",
 ]
 

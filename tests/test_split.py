@@ -16,16 +16,12 @@ def shipped() -> dict[str, list[str]]:
 
 def test_fingerprint_is_equal_only_for_the_same_corpus() -> None:
     corpora = [
-        *(
-            {"A": ["a", "b"], "B": ["c"]},
-            {"A": ["a"], "B": ["b", "c"]},
-            {"A": ["b", "a"], "B": ["c"]},
-        ),
-        *(
-            {"A": ["a", "b", "b"], "B": ["c"]},
-            {"A": ["a", "b"], "C": ["c"]},
-            {"A": ["ab"], "B": ["c"]},
-        ),
+        {"A": ["a", "b"], "B": ["c"]},
+        {"A": ["a"], "B": ["b", "c"]},
+        {"A": ["b", "a"], "B": ["c"]},
+        {"A": ["a", "b", "b"], "B": ["c"]},
+        {"A": ["a", "b"], "C": ["c"]},
+        {"A": ["ab"], "B": ["c"]},
     ]
     assert len({fingerprint(corpus) for corpus in corpora}) == len(corpora)
     lines = "# A\na\nb\n# B\nc"

@@ -84,10 +84,14 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
 def test_metrics_json(finished: tuple[Path, str]) -> None:
     metrics = json.loads((finished[0] / "metrics.json").read_text())
     assert set(metrics) == {
-        *("train/loss", "train/hidden_norm"),
+        "train/loss",
+        "train/hidden_norm",
         *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
         *DECIDED,
-        *("status", "iterations", "seconds", "names_per_second"),
+        "status",
+        "iterations",
+        "seconds",
+        "names_per_second",
     }
     assert metrics["status"] == "finished"
     assert metrics["iterations"] == 250
@@ -353,10 +357,19 @@ def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: P
 @pytest.mark.parametrize(
     "argument",
     [
-        *("precision=64-true", "precision=bf16-mixed", "precision=16-true", "devices=auto"),
-        *("limit_val_batches=0", "limit_test_batches=0", "limit_train_batches=2"),
-        *("enable_progress_bar=true", "profiler=simple", "enable_autolog_hparams=true"),
-        *("deterministic=warn", "detect_anomaly=true", "inference_mode=false"),
+        "precision=64-true",
+        "precision=bf16-mixed",
+        "precision=16-true",
+        "devices=auto",
+        "limit_val_batches=0",
+        "limit_test_batches=0",
+        "limit_train_batches=2",
+        "enable_progress_bar=true",
+        "profiler=simple",
+        "enable_autolog_hparams=true",
+        "deterministic=warn",
+        "detect_anomaly=true",
+        "inference_mode=false",
     ],
 )
 def test_trainer_arguments_are_passed(
