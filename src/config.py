@@ -74,6 +74,7 @@ USE_INSTEAD = {
 }
 """For each argument of `lightning.Trainer` that is refused, the key to use instead."""
 
+# Refused arguments are fields as well, so that an error can say what to use instead.
 TrainerArguments: Any = make_dataclass(
     "TrainerArguments",
     [(name, Any, None) for name in (*TRAINER_ARGUMENTS, *USE_INSTEAD)],
@@ -121,8 +122,14 @@ def choice_key(*choices: str) -> Any:
 
 
 def path_key(allowed: str, is_valid_path: Callable[[Path], bool]) -> Any:
-    """Return the field of a key with a path or null as its value."""
-    return key(allowed, lambda path: path is None or (path != "" and is_valid_path(Path(path))))
+    """Return the field of a key whose value is a path or null."""
+
+    def is_valid(path: str | None) -> bool:
+        if path is None:
+            return True
+        return path != "" and is_valid_path(Path(path))
+
+    return key(allowed, is_valid)
 
 
 def column_key(default: str) -> Any:
@@ -183,8 +190,8 @@ class Config:
     split_column: str | None = column_key("names are held out by the fractions")
     """column of data_file with the split of a row: train, val or test"""
     letters: str = choice_key("ascii", "tutorial", "corpus")
-    """alphabet: ascii, 57 symbols in which all names are spelled; corpus, the symbols of the
-    training names"""
+    """alphabet. ascii: 57 symbols, to which all names are transliterated; tutorial: the same
+    symbols, normalized as in the tutorial; corpus: the symbols of the training names"""
     init_from: str | None = path_key("a run's or sweep's folder, a .ckpt, or null", lambda _: True)
     """model whose weights are copied at the start, for the letters and categories in common"""
     resume: str | None = path_key("a run's folder, or null", Path.is_dir)
@@ -206,8 +213,8 @@ class Config:
     ngrams: int = integer_key(0, 6)
     """letters of context of the n-gram models that complement the network; 0: no such models"""
     sampling: str = choice_key("balanced", "natural")
-    """how names are drawn: balanced, first a category, then a line; natural, passes over the
-    distinct names"""
+    """how names are sampled. balanced: first a category, then one of its lines; natural: passes
+    over the distinct names"""
     optimizer: str = choice_key("sgd", "adamw")
     """optimizer"""
     schedule: str = choice_key("constant", "cosine")
@@ -219,7 +226,7 @@ class Config:
     label_smoothing: float = fraction_key()
     """share of each label that is spread over all categories"""
     backend: str = choice_key("compiled", "autograd")
-    """compiled, fast, for the tutorial's training only; or autograd, for everything"""
+    """compiled: fast, but only for the tutorial's training; autograd: for all settings"""
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -232,6 +239,7 @@ class Config:
         self._check_cell_options()
         if self.backend == "compiled":
             self._check_compiled_backend()
+        self._check_init_from()
         self._check_names()
         self._check_trainer_conflicts()
 
@@ -264,11 +272,15 @@ class Config:
             if value != required:
                 raise UserError(f"{name}={value}: must be {required} unless backend=autograd")
 
+    def _check_init_from(self) -> None:
+        """Check that the model whose weights are copied exists."""
+        # A run that is resumed no longer needs the model that it started from.
+        is_needed = self.init_from is not None and not self.resume
+        if is_needed and not Path(str(self.init_from)).exists():
+            raise UserError(f"init_from={self.init_from}: no such file or folder")
+
     def _check_names(self) -> None:
         """Check the settings of the names and their split."""
-        # A run that is resumed no longer needs the model that it started from.
-        if self.init_from and not (self.resume or Path(self.init_from).exists()):
-            raise UserError(f"init_from={self.init_from}: no such file or folder")
         DataSource(**self.subset(DataSource._fields)).check_settings()
         held_out = self.val_fraction + self.test_fraction
         if held_out >= 1:
@@ -302,12 +314,14 @@ class Config:
     @property
     def is_online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
-        has_online_settings = self.subset(ONLINE_SETTINGS) == ONLINE_SETTINGS
-        return has_online_settings and CELLS[self.cell].is_compilable
+        for name, value in ONLINE_SETTINGS.items():
+            if getattr(self, name) != value:
+                return False
+        return CELLS[self.cell].is_compilable
 
     @property
     def chunk_size(self) -> int:
-        """Number of iterations whose names are one batch of the data loader."""
+        """Maximum number of iterations that the data loader delivers as one batch."""
         if not self.is_online:
             return 1
         n_weights = self.hidden * (57 + self.hidden)  # an estimate, for the default alphabet
@@ -319,7 +333,7 @@ class Config:
         displayed = {}
         for override in self.overrides:
             name, _, value = override.lstrip("+").partition("=")
-            if name in (*HYPERPARAMETERS, "experiment"):
+            if name in (*RESULT_KEYS, "experiment"):
                 displayed[name] = value
         for name in ALWAYS_DISPLAYED:
             displayed.setdefault(name, getattr(self, name))
@@ -332,9 +346,9 @@ class Config:
 
 KEYS = [key_field.name for key_field in fields(Config)]
 """All keys of train.yaml."""
-RUN_KEYS = [each.name for each in fields(Config) if each.metadata and each.name != "resume"]
+RUN_KEYS = [key for key in KEYS if key not in ("resume", "trainer", "logger", "callbacks")]
 """The keys that define a run; a run writes them to its config.yaml."""
-HYPERPARAMETERS = [name for name in RUN_KEYS if not name.endswith("_every")]
+RESULT_KEYS = [name for name in RUN_KEYS if not name.endswith("_every")]
 """The keys that can change the result of a run."""
 ALWAYS_DISPLAYED = ("lr", "hidden", "seed", "iterations")
 """The keys that are displayed even if the command line does not set them."""
@@ -352,6 +366,6 @@ DATA_KEYS = [
 ]
 """The arguments of `NamesDataModule`."""
 NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
-"""The arguments of `Network`."""
+"""The arguments of `Network` that are settings."""
 TRAINING_KEYS = ["lr", "seed", "optimizer", "schedule", "weight_decay", "label_smoothing"]
 """The arguments of `NameClassifier`, except for the network and the run length."""

@@ -64,7 +64,8 @@ def train(config: Config, folder: Path) -> float | None:
     is_resumed = checkpoint.exists()
 
     with training_environment():
-        if not is_resumed:  # the names are the same as when the run started
+        # A resumed run has already been warned about these names.
+        if not is_resumed:
             warn_about_corpus(config)
         data = NamesDataModule(**config.subset(DATA_KEYS))
         torch.manual_seed(config.seed)  # seeds the initial weights; the data has its own generator

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
-    description = "Say what is wrong with a list of names, or good to know before training on it."
+    description = "Find problems in a list of names before training on it."
     parser = ArgumentParser(prog="python -m src.audit", description=description)
     # The keys are those of a training, so that a command can be copied from one to the other.
     parser.add_argument(

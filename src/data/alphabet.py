@@ -24,7 +24,8 @@ MAX_SYMBOLS = 32_000
 MAX_UINT8_SYMBOLS = 255
 """Maximum number of symbols whose indices are stored as uint8."""
 MIN_FORCED_SHARE = 0.99
-"""If at least this share of the training names has the same case, all names are converted to it."""
+"""If at least this share of the training names is in lower case, or in upper case, all names are
+converted to that case."""
 
 CaseStyle = Literal["", "lower", "upper", "capitalised"]
 

@@ -282,7 +282,7 @@ def count_lines(names: NamesByCategory, line_counts: dict[str, Counter[str]]) ->
 def count_targets(
     dataset: NamesDataset, n_categories: int, line_counts: Sequence[int]
 ) -> list[int]:
-    """Return the number of lines in each category.
+    """Return the number of names in each category, or of the lines that they stand for.
 
     Args:
         dataset: the names.

@@ -204,7 +204,7 @@ def add_recurrent_network(graph: GraphBuilder, network: RecurrentNetwork) -> str
         features = add_pooling(graph, states)  # [B, 2 · D · H]
     else:
         features = add_layer_with_last_states(graph, rnn, last_layer, states, lengths)  # [B, D · H]
-    # Gemm computes features · weightᵀ + bias. Like the network, it returns logits: the missing
+    # Gemm computes features · weightᵀ + bias. Unlike the network, it returns logits: the missing
     # log_softmax would not change the softmax at the end of the graph.
     return graph.add("Gemm", features, network.output.weight, network.output.bias, transB=1)
 

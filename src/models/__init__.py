@@ -1,1 +1,1 @@
-"""The network and its training; knows nothing of files or Hydra."""
+"""Networks and their training. Reads checkpoints, but does not depend on Hydra or run folders."""

@@ -61,7 +61,9 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
             score=float(scores[-1]) if scores else None,
         )
     except Exception as error:  # the values can be anything, and so can the errors that they cause
-        reason = " ".join(str(error).partition("Exception raised from")[0].split())
+        # Messages of torch can extend over several lines, with a traceback in C++ at the end.
+        message, _, _ = str(error).partition("Exception raised from")
+        reason = " ".join(message.split())
         raise UserError(f"{path}: not a checkpoint of this program ({reason})") from None
 
 
@@ -149,12 +151,14 @@ def try_prediction(network: Network, calibration: Calibration | None) -> None:
     # Each symbol twice: the hidden state after the last letter of a name is not computed.
     names = [symbol * 2 for symbol in network.alphabet.symbols[:MAX_TRIAL_SYMBOLS]]
     for name in TRIAL_NAMES:
-        # The result may be empty, because an alphabet does not need to contain Latin letters.
-        names += [normalized] if (normalized := network.alphabet.normalize(name)) else []
-    log_probs = network(*network.alphabet.encode(names))  # [N, C]
+        normalized = network.alphabet.normalize(name)
+        if normalized:
+            names.append(normalized)
+    letters, lengths = network.alphabet.encode(names)
+    log_probs = network(letters, lengths)  # [N, C]
     results = [log_probs]
     if calibration is not None:
         results += [calibration.log_probabilities(log_probs, prior) for prior in PRIORS]
     for result in results:
         if result.shape != log_probs.shape or not result.isfinite().all():
-            raise ValueError("its predictions are not finite")
+            raise ValueError("its predictions have the wrong shape or are not finite")

@@ -152,8 +152,9 @@ class NameClassifier(LightningModule):
         """Return the losses of the iterations of a batch, and predictions for its names.
 
         Returns:
-            `loss`, the mean loss of this process's names, a scalar; `losses`, the mean loss of all
-            processes [1]; `guesses`, the prediction for the first name [1], int64.
+            `loss`, the mean loss of this process's names, weighted by their number, a scalar;
+            `losses`, the mean loss of all processes [1]; `guesses`, the prediction for the first
+            name [1], int64.
         """
         self._seed_dropout()
         n_names = len(batch.lengths)
@@ -168,10 +169,11 @@ class NameClassifier(LightningModule):
             # Of several processes that share a small batch, one may have no names. It must take
             # part in averaging the gradients all the same.
             loss = torch.stack([0 * weight.sum() for weight in self.network.parameters()]).sum()
-            guesses = batch.targets
+            guesses = batch.targets  # empty
         # DDP takes the mean of the gradients over the processes. Each process is weighted by its
         # number of names, so that the result is the gradient of the mean loss of all names.
-        sums = n_names * torch.stack((loss.detach(), loss.new_tensor(1)))
+        loss_sum = n_names * loss.detach()
+        sums = torch.stack((loss_sum, loss.new_tensor(n_names)))
         mean_loss_sum, mean_n_names = self.trainer.strategy.reduce(sums)  # means over processes
         return {
             "loss": n_names / mean_n_names * loss,
@@ -181,7 +183,8 @@ class NameClassifier(LightningModule):
 
     def _seed_dropout(self) -> None:
         """Seed dropout for the current iteration, so that a resumed run has the same dropout."""
-        # `torch.manual_seed` would seed all kinds of devices, which is slow.
+        # The seed is unique, because a run has fewer than 2^31 iterations. `torch.manual_seed`
+        # would seed all kinds of devices, which is slow.
         seed = (self.hparams["seed"] << 31) + self.iteration
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
@@ -196,7 +199,8 @@ class NameClassifier(LightningModule):
         losses = outputs["losses"].cpu()  # one for each iteration of the batch
         non_finite = losses.isfinite().logical_not().nonzero()
         if len(non_finite):
-            raise self._divergence_error(self.iteration + int(non_finite[0]) + 1)
+            first_index = int(non_finite[0])
+            raise self._divergence_error(self.iteration + first_index + 1)
         self.iteration += len(losses)
         self._losses_since_point.append(losses)
         is_point = self.iteration % self.run_length.log_every == 0
@@ -285,7 +289,8 @@ class NameClassifier(LightningModule):
         """Return the log-probabilities of all names of some batches [N, C], on the CPU."""
         results = []
         for batch in batches:
-            results.append(self(self.transfer_batch_to_device(batch, self.device, 0)).cpu())
+            batch_on_device = self.transfer_batch_to_device(batch, self.device, dataloader_idx=0)
+            results.append(self(batch_on_device).cpu())
         return torch.cat(results)
 
     def score_priors(self, stage: str, log_probs: Tensor, targets: Tensor) -> dict[str, float]:

@@ -48,6 +48,6 @@ def build_metrics(n_categories: int) -> MetricCollection:
                 n_categories, average="micro", top_k=min(3, n_categories)
             ),
         },
-        # Compute groups would let metrics of different meaning share their states.
+        # With compute groups, `BalancedAccuracy` could use the state of another metric.
         compute_groups=False,
     )

@@ -82,7 +82,8 @@ class Network(nn.Module):
         for key in options.keys() - arguments.keys():
             if options[key] != CELL_OPTIONS.get(key):
                 raise ValueError(f"cell={cell} does not take {key}={options[key]}")
-        network: nn.Module = registered.load_class()(
+        network_class = registered.load_class()
+        network: nn.Module = network_class(
             alphabet=self.alphabet,
             n_categories=len(self.categories),
             hidden=hidden,

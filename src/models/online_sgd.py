@@ -173,7 +173,8 @@ def _train_on_names(
     n_out = len(i2o_bias)
     n_in = i2h_weight.shape[1] - n_hidden
 
-    # Copies whose rows are read and written together. They are written back after the last name.
+    # A, W, B and U are copies, whose rows are read and written together; they are written back
+    # after the last name. The biases a and b are changed in place.
     A = i2h_weight[:, :n_in].T.copy()  # [I, H]
     W = i2h_weight[:, n_in:].copy()  # [H, H]
     a = i2h_bias

@@ -223,7 +223,7 @@ def symbol_groups(symbols: str) -> Tensor:
     base_groups = []
     for symbol in symbols:
         is_upper = symbol != symbol.lower()
-        case_groups.append(first_case + is_upper)
+        case_groups.append(first_case + 1 if is_upper else first_case)
         base = unicodedata.normalize("NFKD", symbol)[0].lower()
         base_number = base_numbers.setdefault(base, len(base_numbers))
         base_groups.append(first_base + base_number)

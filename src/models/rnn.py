@@ -84,12 +84,14 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     # The longest names come first, so that the names with a t-th letter are always the first rows.
     order = lengths.argsort(descending=True, stable=True)  # [B]
     starts = (lengths.cumsum(0) - lengths)[order]  # index of the first letter of each name [B]
-    n_with_letter = (len(lengths) - lengths.bincount().cumsum(0)).tolist()  # for t = 0 … L
+    # The number of names that are longer than t letters, for t = 0 … L.
+    n_shorter_or_equal = lengths.bincount().cumsum(0)
+    n_longer = (len(lengths) - n_shorter_or_equal).tolist()
     hidden = rnn.init_hidden(len(lengths))  # [B, H]
     outputs = []
-    for t, (n, n_next) in enumerate(pairwise(n_with_letter)):
+    for t, (n, n_next) in enumerate(pairwise(n_longer)):
         index = letters[starts[:n] + t].long()  # the t-th letter [n]
-        # Names n_next … n end with this letter; the others continue.
+        # The names n_next … n - 1 end with this letter; those before them continue.
         ending = torch.addmm(
             letter_to_output[index[n_next:]], hidden[n_next:n], hidden_to_output
         )  # [n - n_next, C]
@@ -99,4 +101,5 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
         )  # [n_next, H]
     # The shortest names were finished first.
     in_sorted_order = torch.cat(outputs[::-1])  # [B, C]
-    return in_sorted_order[order.argsort()].log_softmax(dim=1)
+    original_order = order.argsort()  # the inverse permutation of `order`
+    return in_sorted_order[original_order].log_softmax(dim=1)

@@ -114,7 +114,9 @@ def match_items(
     shared = [item for item in target_items if item in source_index]
     new = target_index.keys() - source_index.keys()
     left_out = source_index.keys() - target_index.keys()
-    if set(shared) <= {UNKNOWN_SYMBOL}:  # which all alphabets of corpora have in common
+    # All alphabets of corpora have the unknown symbol in common.
+    known_items = set(shared) - {UNKNOWN_SYMBOL}
+    if not known_items:
         known = shortened_list(left_out)
         raise UserError(f"{source_name}: has none of these {kind}; it has {known}")
     differences = []
@@ -149,7 +151,7 @@ def copy_tutorial_cell(
     are the categories.
     """
     # Negative indices, because the alphabets may differ in size.
-    hidden_columns = torch.arange(-target.hidden_size, 0)
+    hidden_columns = torch.arange(-target.hidden_size, 0)  # the last H columns
     source_columns = torch.cat([letters.source_indices, hidden_columns])
     target_columns = torch.cat([letters.target_indices, hidden_columns])
     target.i2h.weight[:, target_columns] = source.i2h.weight[:, source_columns]

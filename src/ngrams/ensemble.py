@@ -68,7 +68,7 @@ class NgramEnsemble(nn.Module):
 
         Args:
             dataset: the training names, each once per category.
-            prior: prior of each category in training [C].
+            prior: prior of each category [C]. It should be close to the shares among these names.
             seed: seeds the order of the names and dropout.
         """
         # The models of letter n-grams find only grams that they have counted, and the logistic

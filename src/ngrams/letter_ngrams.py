@@ -126,7 +126,7 @@ class LetterNgrams(nn.Module):
 
         Args:
             dataset: the names that were counted.
-            prior: share of each category among these names [C].
+            prior: prior of each category [C]; see `NgramEnsemble.fit`.
             seed: seeds the order of the names.
             stop: set by another thread to end the training early.
         """

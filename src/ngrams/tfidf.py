@@ -125,8 +125,8 @@ class TfidfClassifier(nn.Module):
 
     Attributes:
         bias: b, without the prior of the training names [C].
-        grams: the vocabulary: ids of its terms in ascending order [T + 1], int64. The last row of
-            this and of the following tensors belongs to END_OF_VOCABULARY, which is no term.
+        grams: the vocabulary: ids of its terms in ascending order [T + 1], int64. This and the
+            following tensors end with a row for END_OF_VOCABULARY, which is not a term.
         idf: idf(t) of each term [T + 1].
         weight: W [T + 1, C]. Half precision halves the size of checkpoints.
     """

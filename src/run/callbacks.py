@@ -61,7 +61,7 @@ class Progress(Callback):
         self._bar = tqdm(
             total=pl_module.run_length.iterations * self.names_per_iteration,
             initial=pl_module.iteration * self.names_per_iteration,
-            disable=None if is_alone else True,  # None: unless the output is a terminal
+            disable=None if is_alone else True,  # with None, the bar needs a terminal
             leave=False,
             bar_format=BAR_FORMAT,
             unit=" names",
@@ -100,7 +100,10 @@ class Progress(Callback):
             batch: the names.
         """
         losses = outputs["losses"]  # one for each iteration
-        first_due = -(model.iteration + 1) % self.print_every
+        # With print_every=5000, iterations 5000, 10000 … are due.
+        first_iteration = model.iteration + 1
+        n_since_due = first_iteration % self.print_every
+        first_due = (self.print_every - n_since_due) % self.print_every  # index in the batch
         for index in range(first_due, len(losses), self.print_every):
             # With DDP, this process may have no names in a batch.
             if index < len(batch.lengths) and losses[index].isfinite():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
@@ -51,8 +51,7 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
         reason = str(error.msg or error).partition("\n")[0]
         message = f"{error.full_key}: {reason}" if error.full_key else reason
         raise UserError(message) from None
-    validated: Config = config
-    return validated
+    return cast(Config, config)
 
 
 def get_override_keys(overrides: Sequence[str]) -> set[str]:
@@ -73,22 +72,25 @@ def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) ->
     """
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    if not saved or not saved.keys() <= set(RUN_KEYS):
+    if not saved or saved.keys() - set(RUN_KEYS):  # empty, or with unknown keys
         raise UserError(f"resume={folder}: no run's folder with a whole {CONFIG_FILE} in it")
-    # An experiment can set any key.
-    changed_keys = RUN_KEYS if "experiment" in override_keys else override_keys & set(RUN_KEYS)
-    for key in changed_keys:
+    candidate_keys = override_keys & set(RUN_KEYS)
+    if "experiment" in override_keys:  # it can set any key
+        candidate_keys = set(RUN_KEYS)
+    for key in sorted(candidate_keys, key=RUN_KEYS.index):
         old_value = saved.get(key)
         new_value = settings[key]
         if new_value == old_value:
             continue
         # The cosine schedule depends on the number of iterations.
-        is_extendable = key == "iterations" and saved.get("schedule") == "constant"
-        if not is_extendable or new_value < old_value:
+        is_constant = saved.get("schedule") == "constant"
+        is_extension = key == "iterations" and is_constant and new_value > old_value
+        if not is_extension:
             raise UserError(
                 f"{key}={new_value}: the run in {folder} has {key}={old_value}; "
                 "only iterations can be raised, if the schedule is constant"
             )
+    # Only `resume` and `trainer`, which are not saved, remain from this command.
     resumed = {**settings, **saved}
     if "iterations" in override_keys:
         resumed["iterations"] = settings["iterations"]

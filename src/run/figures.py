@@ -77,7 +77,8 @@ def loss_figure(
 
     blind_loss = math.log(n_categories)
     highest_loss = max(loss for curve in curves.values() for _, loss in curve)
-    top = min(max(highest_loss, blind_loss) * 1.05, MAX_LOSS_RATIO * blind_loss)
+    needed_top = 1.05 * max(highest_loss, blind_loss)
+    top = min(needed_top, MAX_LOSS_RATIO * blind_loss)
     for label, curve in curves.items():
         iterations = [iteration for iteration, _ in curve]
         losses = [loss for _, loss in curve]
@@ -132,7 +133,8 @@ def clustered_confusion_figure(
     )
     has_numbers = len(shown) <= MAX_NUMBERED_CATEGORIES
     # Without numbers, small shares need darker colors to be seen.
-    color_scale = PowerNorm(1 if has_numbers else 0.4, 0, 1)
+    gamma = 1 if has_numbers else 0.4
+    color_scale = PowerNorm(gamma, vmin=0, vmax=1)
     image = axes.imshow(shares, cmap="Blues", norm=color_scale)
     if has_numbers:
         _write_percentages(axes, shares)
@@ -184,7 +186,7 @@ def order_by_confusion(shares: Floats) -> Ints:
     weights = shares + shares.T + 1e-3  # the constant connects all categories
     laplacian = np.diag(weights.sum(axis=1)) - weights
     _, eigenvectors = np.linalg.eigh(laplacian)
-    second = min(1, len(shares) - 1)
+    second = min(1, len(shares) - 1)  # a single category has a single eigenvector
     return np.argsort(eigenvectors[:, second], kind="stable")
 
 

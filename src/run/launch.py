@@ -46,16 +46,18 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
     overrides = hydra_config.overrides.task
-    run = partial(train_all_seeds_unless_finished, train)
+    train_if_needed = partial(train_all_seeds_unless_finished, train)
     with STOP_HANDLER.installed():
         if hydra_config.mode == RunMode.MULTIRUN:
             from src.sweep.runs import run_of_sweep
 
             # The settings are read within the run, so that invalid ones are recorded as well.
             read_config = partial(build_config, cfg, overrides)
-            return run_of_sweep(run, read_config, folder, hydra_config.job.num, list(overrides))
+            return run_of_sweep(
+                train_if_needed, read_config, folder, hydra_config.job.num, list(overrides)
+            )
         try:
-            return run(build_config(cfg, overrides), folder)
+            return train_if_needed(build_config(cfg, overrides), folder)
         except (UserError, OSError) as error:
             if SHOW_TRACEBACKS:
                 raise
@@ -70,9 +72,9 @@ def train_all_seeds_unless_finished(
     With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
     """
     result = read_result(folder)
-    # A run whose length is given in passes cannot be extended.
-    is_long_enough = bool(config.passes) or result.metrics.get("iterations", 0) >= config.iterations
-    if result.status == Status.FINISHED and is_long_enough:
+    can_be_extended = config.passes is None
+    is_shorter = result.metrics.get("iterations", 0) < config.iterations
+    if result.status == Status.FINISHED and not (can_be_extended and is_shorter):
         log.info(f"{folder}: already finished; set a larger iterations= to train further")
         return result.metrics.get(SCORE)
     import_lightning()

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
-from typing import Any
+from typing import Any, cast
 
 import matplotlib.image
 import yaml
@@ -92,8 +92,7 @@ def make_logger(logger_config: dict[str, Any], folder: Path, settings: dict[str,
     # Some loggers check their arguments only when their experiment is created.
     _ = logger.experiment
     logger.log_hyperparams(settings)
-    built: Logger = logger
-    return built
+    return cast(Logger, logger)
 
 
 def close_loggers(loggers: Iterable[Logger]) -> None:

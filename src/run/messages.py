@@ -27,8 +27,7 @@ def unknown_key_message(key: str) -> str:
 def error_message(error: Exception) -> str:
     """Return the message that is shown for an error.
 
-    Messages of Hydra, OmegaConf and the operating system are shortened or reworded; this is the
-    only place that does so.
+    Messages of Hydra, OmegaConf and the operating system are shortened or reworded.
     """
     text = str(error)
     if isinstance(error, OSError) and error.strerror:

@@ -119,8 +119,10 @@ def set_number_of_workers(config: DictConfig, n_runs: int | None) -> None:
     If there is a single worker, the runs are executed in this process.
     """
     launcher = config.hydra.launcher
-    is_joblib = config.hydra.runtime.choices["hydra/launcher"] == "joblib"
-    if not is_joblib or launcher.n_jobs != -1:
+    if config.hydra.runtime.choices["hydra/launcher"] != "joblib":
+        return
+    is_set_by_user = launcher.n_jobs != -1  # the default of joblib
+    if is_set_by_user:
         return
     from joblib import cpu_count  # optional dependency
 
@@ -176,12 +178,13 @@ def connect_to_ray(arguments: dict[str, Any]) -> None:
     import ray  # optional dependency, and slow
 
     # ray://host:port, or host:port
-    host, _, port = str(arguments.get("address")).rpartition("/")[2].rpartition(":")
+    address = str(arguments.get("address"))
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         if host and port.isdigit():
             # Ray would wait forever for an address at which nothing answers.
-            address = (host, int(port))
-            socket.create_connection(address, timeout=CONNECTION_TIMEOUT_SECONDS).close()
+            timeout = CONNECTION_TIMEOUT_SECONDS
+            socket.create_connection((host, int(port)), timeout=timeout).close()
         ray.init(**arguments)
     except Exception as error:  # Ray raises many kinds of errors
         raise UserError(f"hydra.launcher.ray.init: {error}") from None

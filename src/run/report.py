@@ -11,7 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from src.config import HYPERPARAMETERS, RUN_KEYS, Config
+from src.config import RESULT_KEYS, RUN_KEYS, Config
 from src.errors import UserError
 from src.files import write_bytes
 from src.models.classifier import DivergenceError, NameClassifier
@@ -52,7 +52,7 @@ class Report:
     def __post_init__(self) -> None:
         # With `passes`, the number of iterations is not in the configuration.
         iterations = {"iterations": self.model.run_length.iterations}
-        self.settings = {**self.config.subset(HYPERPARAMETERS), **iterations}
+        self.settings = {**self.config.subset(RESULT_KEYS), **iterations}
         self.displayed_settings = {**self.config.displayed_settings, **iterations}
         self.metric_names = ["loss", *map(str, self.model.metrics)]
         self.prior_scores: Metrics = {}
@@ -92,7 +92,7 @@ class Report:
             split: name of the split that these names are.
             prior_scores: scores of the test names under each prior.
         """
-        # Stored first, so that metrics.json contains them even if a file cannot be written below.
+        # Stored first, so that `__exit__` also finds them if the run is interrupted below.
         self.prior_scores = prior_scores
         metrics = self.metrics
         if not self.trainer.is_global_zero:
@@ -132,7 +132,8 @@ class Report:
         Raises:
             UserError: for an error that the user can fix.
             KeyboardInterrupt: if a signal ended the run.
-            SystemExit: if this is not the process of rank 0, and the run was interrupted or failed.
+            SystemExit: if this is not the process of rank 0, and the run was interrupted or failed
+                with a UserError.
         """
         status = self._get_status(error)
         if status == Status.INTERRUPTED:

@@ -46,13 +46,13 @@ class Status(str, Enum):
     FAILED = "failed"
 
     @property
-    def has_checkpoint(self) -> bool:
-        """Whether a run that ended like this has weights that can be used."""
+    def is_usable(self) -> bool:
+        """Whether programs may use the weights and scores of a run that ended like this."""
         return self in (Status.FINISHED, Status.STOPPED)
 
     @property
     def is_failure(self) -> bool:
-        """Whether a run that ended like this has no result."""
+        """Whether a run that ended like this counts as failed in a leaderboard."""
         return self in (Status.DIVERGED, Status.FAILED)
 
 
@@ -190,6 +190,6 @@ def _find_ended_runs(parent: Path) -> dict[Path, RunResult]:
         result = read_result(file.parent)
         # A run of several seeds has no checkpoints itself; its single runs have.
         has_checkpoints = (file.parent / LAST_CHECKPOINT.parent).exists()
-        if result.status and result.status.has_checkpoint and has_checkpoints:
+        if result.status and result.status.is_usable and has_checkpoints:
             runs[file.parent] = result
     return runs

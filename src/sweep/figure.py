@@ -36,7 +36,9 @@ def sweep_figure(keys: Sequence[str], rows: Sequence[LeaderboardRow]) -> Figure:
         grid_size = math.prod(len(get_sorted_values(key, rows)) for key in keys)
         if grid_size == len(rows):
             return heat_map_figure(keys[0], keys[1], rows)
-    return panels_figure(keys or [""], rows)  # a single panel if only the seed was swept
+    if not keys:  # only the seed was swept: a single panel, without a key
+        keys = [""]
+    return panels_figure(keys, rows)
 
 
 def get_sorted_values(key: str, rows: Sequence[LeaderboardRow]) -> list[str]:
@@ -47,6 +49,7 @@ def get_sorted_values(key: str, rows: Sequence[LeaderboardRow]) -> list[str]:
 
 def format_labels(values: Sequence[str]) -> list[str]:
     """Return the labels of an axis for some values."""
+    # The end of a path says more than its beginning.
     return [escape_math(shorten_number(value)[-MAX_LABEL_LENGTH:]) for value in values]
 
 

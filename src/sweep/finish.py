@@ -39,7 +39,8 @@ def finish_sweep(folder: Path, status: int) -> int:
     if n_failed:
         print_line(f"Runs failed: {n_failed} of {len(runs)}")
     has_error = status != 0
-    if n_failed or is_interrupted or (runs and has_error):
+    should_be_resumed = n_failed > 0 or is_interrupted or (bool(runs) and has_error)
+    if should_be_resumed:
         print_line(f"To go on       {format_resume_command(folder)}")
     if n_failed and not has_error:
         return 1
@@ -79,6 +80,7 @@ def write_leaderboard(folder: Path, rows: Sequence[LeaderboardRow], keys: Sequen
 
 def format_best_command(row: LeaderboardRow) -> str:
     """Return the command that trains with the settings of a row again, with all of its seeds."""
+    # A single run does not need the cluster.
     overrides = [f"{key}={value}" for key, value in row.settings.items() if key != "cluster"]
     if row.seeds:
         overrides += ["-m", f"seed={','.join(row.seeds)}"]

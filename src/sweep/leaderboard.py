@@ -45,7 +45,7 @@ class LeaderboardRow:
         return [run.metrics[metric] for run in self.runs if metric in run.metrics]
 
     @property
-    def means(self) -> Metrics:
+    def statistics(self) -> Metrics:
         """The mean of each metric, and the standard deviation of each score as `<score>_std`."""
         means = {}
         deviations = {}

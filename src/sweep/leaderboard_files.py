@@ -67,12 +67,16 @@ def write_leaderboard_files(folder: Path, rows: Sequence[LeaderboardRow]) -> Non
     leaderboard = []
     runs = []
     for rank, row in enumerate(rows, start=1):
+        # A setting takes precedence over a metric of the same name, such as `iterations`.
+        metrics = {}
+        for name, value in row.statistics.items():
+            if name not in row.settings:
+                metrics[name] = value
         leaderboard.append(
             {
                 "rank": rank if row.score is not None else "",
                 **row.settings,
-                # A setting takes precedence over a metric of the same name, such as `iterations`.
-                **{name: value for name, value in row.means.items() if name not in row.settings},
+                **metrics,
                 "runs": len(row.runs),
                 "failed": len(row.failures),
                 "reason": "; ".join(dict.fromkeys(row.failures)),

@@ -67,11 +67,12 @@ def run_of_sweep(
     if STOP_HANDLER.signum:  # the signal came during the previous run
         raise KeyboardInterrupt
     with lock_folder(folder):
-        # Whatever goes wrong, it is the failure of this run, and the sweep continues.
+        # Every error is recorded as the failure of this run. Only a bug also ends the sweep.
         try:
             write_bytes(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
             config = build_config()
-            if is_finished_with(config, folder):
+            discard_run_with_other_settings(config, folder)
+            if read_result(folder).status == Status.FINISHED:
                 print_end(folder, number, "done before")
                 return read_result(folder).metrics.get(SCORE)
             score = train(config, folder)
@@ -97,19 +98,15 @@ def silence_console() -> None:
             handler.setLevel(logging.WARNING)
 
 
-def is_finished_with(config: Config, folder: Path) -> bool:
-    """Return whether a folder contains a finished run with these settings.
-
-    If the run in the folder has other settings, its files are deleted.
-    """
+def discard_run_with_other_settings(config: Config, folder: Path) -> None:
+    """Delete the files of the run in a folder if it has other settings."""
     if read_settings(folder) == config.subset(RUN_KEYS):
-        return read_result(folder).status == Status.FINISHED
+        return
     # Training would resume from a checkpoint.
     for path in (folder / LAST_CHECKPOINT.parent, *folder.glob(SEED_FOLDERS)):
         shutil.rmtree(path, ignore_errors=True)
     for path in (folder / METRICS_FILE, *folder.glob("*.png")):
         path.unlink(missing_ok=True)
-    return False
 
 
 def print_end(folder: Path, number: int, outcome: str) -> None:
@@ -151,11 +148,11 @@ def read_runs(sweep: Path) -> list[Run]:
     """Return the runs of a sweep that have ended or failed, in the order of their numbers."""
     runs = []
     for file in sweep.glob(f"**/{OVERRIDES_FILE}"):
-        runs += read_run(file.parent, sweep, settings=read_overrides(file))
+        runs += read_runs_in_folder(file.parent, sweep, settings=read_overrides(file))
     return sorted(runs, key=lambda run: (len(run.number), run.name))
 
 
-def read_run(folder: Path, sweep: Path, settings: dict[str, str]) -> list[Run]:
+def read_runs_in_folder(folder: Path, sweep: Path, settings: dict[str, str]) -> list[Run]:
     """Return the run in a folder if it has ended or failed; with `seeds=`, one run for each seed.
 
     Args:
@@ -172,7 +169,7 @@ def read_run(folder: Path, sweep: Path, settings: dict[str, str]) -> list[Run]:
         if result.status.is_failure:
             failure = result.reason or result.status.value
             runs.append(Run(name, settings, metrics={}, failure=failure))
-        elif result.status.has_checkpoint:
+        elif result.status.is_usable:
             runs.append(Run(name, settings, result.metrics, failure=""))
     return runs
 

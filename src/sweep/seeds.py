@@ -22,7 +22,7 @@ from src.run.run_folder import (
 )
 from src.sweep.leaderboard import LeaderboardRow
 from src.sweep.leaderboard_files import format_leaderboard
-from src.sweep.runs import read_run
+from src.sweep.runs import read_runs_in_folder
 
 log = logging.getLogger(__name__)
 
@@ -81,14 +81,14 @@ def summarize_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
         UserError: if a run has failed.
     """
     # The runs are a sweep over seeds, with a leaderboard of one row.
-    row = LeaderboardRow(settings={}, runs=read_run(folder, sweep=folder, settings={}))
+    row = LeaderboardRow(settings={}, runs=read_runs_in_folder(folder, sweep=folder, settings={}))
     log.info("\n".join(["", *format_leaderboard([row], keys=[]), "", f"Run          {folder}"]))
     if row.failures:
         n_failed = f"{len(row.failures)} of {len(seed_folders)}"
         raise UserError(f"seeds failed: {n_failed}: {row.failures[0]}")
     is_finished = all(read_result(each).status == Status.FINISHED for each in seed_folders)
     status = Status.FINISHED if is_finished else Status.STOPPED
-    metrics = {**row.means, "seconds": sum(row.values("seconds"))}
+    metrics = {**row.statistics, "seconds": sum(row.values("seconds"))}
     write_result(folder, RunResult(status, metrics, reason=""))
     if not is_finished:
         log.info(how_to_resume(folder))
