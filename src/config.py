@@ -106,17 +106,17 @@ def key(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
 
 
 def integer_key(minimum: int, maximum: int) -> Any:
-    """Return the field of a key with whole numbers in a range, including both ends."""
+    """Return the field of a key whose value is an integer from `minimum` to `maximum`."""
     return key(f"{minimum} to {maximum:,}", lambda value: minimum <= value <= maximum)
 
 
 def fraction_key() -> Any:
-    """Return the field of a key with values from 0 to 1, excluding 1."""
+    """Return the field of a key whose value is at least 0 and below 1."""
     return key("at least 0, below 1", lambda value: 0 <= value < 1)
 
 
 def choice_key(*choices: str) -> Any:
-    """Return the field of a key with some texts as its values."""
+    """Return the field of a key whose value is one of `choices`."""
     allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
     return key(allowed, lambda value: value in choices)
 
@@ -133,7 +133,7 @@ def path_key(allowed: str, is_valid_path: Callable[[Path], bool]) -> Any:
 
 
 def column_key(default: str) -> Any:
-    """Return the field of a key with a column of a table or null as its value."""
+    """Return the field of a key whose value is null or a column of the table."""
     allowed = f"a column's name or number; null: {default}"
     return key(allowed, lambda column: column is None or column.isprintable())
 
@@ -232,7 +232,7 @@ class Config:
     callbacks: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # These are no fields, because fields are keys of train.yaml.
+        # These are not fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
         self._check_each_value()

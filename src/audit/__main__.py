@@ -30,7 +30,7 @@ def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
     description = "Find problems in a list of names before training on it."
     parser = ArgumentParser(prog="python -m src.audit", description=description)
-    # The keys are those of a training, so that a command can be copied from one to the other.
+    # The keys are those of src.train, so that they can be copied from its command line.
     parser.add_argument(
         "keys",
         nargs="*",

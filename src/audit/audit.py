@@ -89,8 +89,7 @@ def warn_about_corpus(config: Config) -> None:
 @cache  # once for all runs of a sweep, which have the same names
 def log_worst_findings(settings: AuditSettings) -> None:
     """Audit the names, or a sample if there are many, and log the worst findings."""
-    # A training must not start much later because of the audit. The size of the files tells how
-    # long reading takes before anything is read.
+    # The audit must not delay training much. The size of the files is an estimate of its duration.
     files = list_files(settings.source)
     n_bytes = sum(file.stat().st_size for file in files)
     sample_every = 1 + n_bytes // MAX_FULLY_AUDITED_BYTES

@@ -18,11 +18,11 @@ from src.data.readers.source import SPLIT_NAMES, TABLE_FILE
 MAX_REJECTED_EXAMPLES = 20
 """Maximum number of examples of rejected lines, each of which has to be corrected."""
 MIN_TEST_NAMES = 10
-"""Number of test names from which a category's scores are not left to chance."""
+"""With fewer test names, the scores of a category are unreliable."""
 MIN_SIMILAR_NAME_LENGTH = 5
-"""Number of letters from which names are hardly similar by chance."""
+"""Shorter names are often similar by chance."""
 MAX_CHANGED_SHARE = 0.1
-"""Share of the lines from which it is doubtful that the alphabet suits the names."""
+"""If more lines than this are changed, the alphabet may not suit the names."""
 
 UNUSUAL_CATEGORIES = {"readme", "all", "data", "other", "misc"}.union(
     MISSING_NAMES, SPLIT_NAMES, LABEL_WORDS
@@ -156,7 +156,7 @@ def check_ambiguous_names(corpus: AuditedCorpus) -> Iterator[Finding]:
 
 def check_most_frequent_name(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report the name with the most lines in a category, unless each name has one line."""
-    # With sampling=balanced, a name is drawn as often as its lines occur in its category.
+    # With sampling=balanced, a name is drawn in proportion to its lines in the category.
     candidates = []
     for counts in corpus.rows.line_counts.values():
         for name, count in counts.most_common(1):

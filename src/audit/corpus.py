@@ -140,7 +140,7 @@ class AuditedCorpus:
         """Written names whose letters or digits the normalization changes."""
         changed = set()
         for written, normalized in self.rows.normalized.items():
-            # The first comparison is much faster, and most names are equal.
+            # Most names are unchanged, which the first comparison finds quickly.
             if written != normalized and strip_symbols(written) != strip_symbols(normalized):
                 changed.add(written)
         return changed
@@ -172,7 +172,7 @@ class AuditedCorpus:
 
     @cached_property
     def accuracy_ceiling(self) -> float:
-        """Highest accuracy of a model on these pairs: it gives each name a single category."""
+        """Highest accuracy that a model can reach, as it predicts one category per name."""
         return len(self.categories_by_name) / max(1, self.n_pairs)
 
     @cached_property

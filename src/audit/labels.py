@@ -53,7 +53,7 @@ def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     if not names:  # a sample can be empty
         return []
     model = count_ngrams(corpus)
-    # Each core scores a batch, one after the other.
+    # Each core scores one batch after another.
     max_letters = MAX_BATCH_CELLS // len(corpus.categories)
     batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
     find_in_batch = partial(find_improbable_labels_in_batch, corpus, model)
@@ -138,7 +138,7 @@ def rank_label(corpus: AuditedCorpus, name: str, label: int, scores: Tensor) -> 
         corpus: the names.
         name: the name.
         label: index of the category that is one of the name's labels.
-        scores: log-probabilities of all categories but for a constant [C].
+        scores: log-probabilities of all categories, up to a constant [C].
     """
     other_labels = [index for index in corpus.categories_by_name[name] if index != label]
     scores = scores.index_fill(0, torch.tensor(other_labels, dtype=torch.int64), -torch.inf)

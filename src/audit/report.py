@@ -76,7 +76,7 @@ class CategorySummary:
     distinct: int
     """Number of distinct normalized names."""
     train: int
-    """Number of training names; names that differ in case or punctuation only count once."""
+    """Number of training names; names that differ only in case or punctuation count once."""
     val: int
     test: int
 

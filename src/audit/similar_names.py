@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def find_names_one_letter_apart(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Return the names that are one letter apart from one of the other names, with that name.
+    """Map each name that is one letter apart from another name to that other name.
 
     A letter may be replaced, inserted or removed. Equal names are not one letter apart. If several
     other names are, the last one is returned.

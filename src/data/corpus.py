@@ -41,7 +41,7 @@ class Corpus(NamedTuple):
     """The names of `train`, `val` and `test` if the source is split; else all of them under ""."""
     line_counts: dict[str, Counter[str]]
     """For each category, the number of lines that each training name stands for. Empty if the
-    source has no counts; if it has, a split holds each name once."""
+    source has no counts. If it has counts, each name occurs once in a split."""
 
     @property
     def all_names(self) -> NamesByCategory:
@@ -101,7 +101,7 @@ def _read_files(
             names[row.split, row.category][name] += row.count
         else:
             names[row.split, row.category].append(name)
-    # All lines are read before the first reason is reported, with the number of lines it concerns.
+    # Report the first reason, with the number of lines to which it applies.
     if rejected:
         reason, locations = next(iter(rejected.items()))
         summary = f"{source.path}: {len(locations):,} lines {reason}"

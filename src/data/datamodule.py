@@ -150,7 +150,7 @@ class NamesDataModule(LightningDataModule):
 
     @cached_property
     def distinct_names(self) -> NamesDataset:
-        """The training names, each once per category: one of `O'Neill` and `ONEILL`."""
+        """The training names, each once per category: of `O'Neill` and `ONEILL`, only one."""
         distinct: NamesByCategory = {}
         for category, names in unique_names(self._train_names).items():
             # Of several spellings, the last one in sorted order is kept.
@@ -201,7 +201,7 @@ class NamesDataModule(LightningDataModule):
     def evaluation_split(self) -> tuple[str, NamesDataset]:
         """Return the name and the dataset of the split that the report of a run shows.
 
-        It is the first split with names of test, validation and training.
+        Of test, validation and training, it is the first split that has names.
         """
         if len(self.test_dataset):
             return "test", self.test_dataset

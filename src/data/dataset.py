@@ -17,7 +17,7 @@ from src.data.corpus import NamesByCategory
 
 
 class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The names of all categories, in their order.
+    """The names of all categories, one category after the other.
 
     An item is the tutorial's pair of tensors: the one-hot letters of a name [L, 1, S] and the index
     of its category [1]. Data loaders do not use items: they ask for many names at once and get a
@@ -88,7 +88,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return DataLoader(self, batch_sampler=batch_sampler, collate_fn=unchanged)  # type: ignore[arg-type] # torch expects lists
 
     def _consecutive_indices(self, max_names: int) -> Iterator[list[int]]:
-        """Yield the indices of all names, in lists of at most `max_names`, for small batches."""
+        """Yield the indices of all names, in lists with limited numbers of names and letters."""
         max_letters = MAX_BATCH_CELLS // (self._n_symbols + self._n_categories)
         lengths = self.lengths.tolist()  # reading single elements of a tensor would be slow
         return size_limited_batches(

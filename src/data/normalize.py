@@ -49,7 +49,7 @@ def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
 
 def _convert_symbols(text: str, kind: AlphabetKind) -> str:
     """Return a text with each of its characters replaced by symbols of the alphabet."""
-    # ASCII text is converted alike for `ascii` and `corpus`, and five times as fast.
+    # For ASCII text, both kinds give the same result, and a table is five times as fast.
     if text.isascii():
         return text.translate(_ASCII_CONVERSIONS)
     # Composing the text first lets a letter and its accent be looked up as one character.

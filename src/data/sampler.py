@@ -68,14 +68,14 @@ class RandomExamples:
         while self._position < start:
             self._draw_lines(min(start - self._position, MAX_SKIPPED_AT_ONCE))
         lines = self._draw_lines(count)
-        # A name that stands for several lines owns as many consecutive line numbers.
+        # With counts, each name has a range of line numbers. Find the name of each line.
         if self._line_ends:
             return [bisect(self._line_ends, line) for line in lines]
         return lines
 
     def _draw_lines(self, count: int) -> list[int]:
         """Return the next random lines, numbered across the categories."""
-        # Like `randint(0, n - 1)`: draw as many bits as n has, again until the result is below n.
+        # Like `randint(0, n - 1)`: draw as many bits as n has, and repeat until it is below n.
         # Inlined, it is three times as fast.
         random_bits = self._rng.getrandbits
         counts = self._counts
@@ -128,7 +128,7 @@ class ShuffledPasses:
     def take(self, start: int, count: int) -> list[int]:
         """Return the indices of the names in the batch that begins at position `start`.
 
-        Positions count every batch as full, also the last one of a pass.
+        In positions, the last batch of a pass takes as much room as a full one.
 
         Args:
             start: a multiple of the batch size.

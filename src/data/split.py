@@ -80,8 +80,8 @@ def fingerprint(names: NamesByCategory) -> str:
 def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed: int) -> Split:
     """Split a corpus into training, validation and test names.
 
-    Splits that the source gives are kept. A split that it does not give is held out of the other
-    names; see `hold_out_names`.
+    Splits that the source gives are kept. Missing splits are taken from the remaining names; see
+    `hold_out_names`.
 
     Raises:
         UserError: if a category has no names to train on, or a split would have no names.

@@ -20,7 +20,7 @@ from src.inference.trained_model import TrainedModel
 from src.models.recurrent import RecurrentNetwork, TutorialNetwork
 
 OPSET_VERSION = 17
-"""Version of the operators. It is of 2022, so that older runtimes can read the graph."""
+"""Version of the operators. It dates from 2022, so that older runtimes can read the graph."""
 OPERATORS = {"RNN_TANH": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
 """ONNX operator for each `mode` of PyTorch's recurrent layers."""
 GATE_ORDERS = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}

@@ -41,7 +41,7 @@ def render_page(model: TrainedModel) -> str:
 
 def encode_weight(weight: Tensor) -> str:
     """Return a weight, row by row, as little-endian float32 numbers in base64."""
-    # JavaScript reads numbers in the byte order of the machine, which is nearly always this one.
+    # JavaScript reads numbers in the byte order of the machine, nearly always little-endian.
     numbers = weight.detach().numpy().astype("<f4")
     return b64encode(numbers.tobytes()).decode()
 

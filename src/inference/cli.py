@@ -119,7 +119,7 @@ def program_environment() -> Iterator[None]:
     import torch
 
     previous_n_threads = torch.get_num_threads()
-    # Matrices this small lose more by a second thread than they gain.
+    # For matrices this small, a second thread costs more time than it saves.
     torch.set_num_threads(1)
     # Collecting garbage among the objects of torch would double the time for a long file of names.
     exclude_existing_objects_from_garbage_collection()

@@ -31,17 +31,17 @@ MAX_TEMPERATURE = 5.0
 LOG_TEMPERATURE_TOLERANCE = 1e-4
 PRIOR_STRENGTHS = [i / 20 for i in range(21)]
 MACRO_F1_TOLERANCE = 0.005
-"""How far macro F1 may be below its maximum, for the sake of a lower strength of the prior."""
+"""The lowest strength is chosen whose macro F1 is within this distance of the maximum."""
 MAX_CALIBRATION_NAMES = 200_000
 MIN_SAMPLE_SIZE = 20
-"""Number of names below which their precision or recall is too uncertain to be useful."""
+"""Minimum number of names of which a precision or recall is reported as reliable."""
 PRECISION_STEPS = 1000
 """Number of equal steps between a precision of 0 and 1. A stored curve has at most one point for
 each step."""
 
 
 class CurvePoint(NamedTuple):
-    """The result of answering only names whose best probability is at least the threshold."""
+    """The result of classifying only names whose highest probability reaches the threshold."""
 
     threshold: float
     precision: float
@@ -125,7 +125,7 @@ def fit_calibration(
         trained_prior: prior of each category in training [C], all above 0.
         corpus_prior: prior of each category in the corpus [C], all above 0.
     """
-    # Of more names than necessary, take evenly spaced ones.
+    # If there are more names than necessary, use evenly spaced ones.
     stride = 1 + len(targets) // MAX_CALIBRATION_NAMES
     log_probs = log_probs[::stride]
     targets = targets[::stride]

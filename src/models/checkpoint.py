@@ -93,7 +93,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def verify_archive(content: bytes) -> None:
-    """Verify the checksums of a file that `torch.save` has written, which `torch.load` does not do.
+    """Verify the checksums of a checkpoint file, which `torch.load` ignores.
 
     Raises:
         ValueError: if they are wrong, or the file is compressed, so that it could be far larger in

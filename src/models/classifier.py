@@ -129,7 +129,7 @@ class NameClassifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer, and the learning-rate schedule if there is one."""
-        # The n-gram models are fitted before training, and then require no gradients.
+        # The n-gram models are fitted already; their parameters do not require gradients.
         parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
         make_optimizer: Any = SGD
         if self.hparams["optimizer"] == "adamw":
@@ -166,8 +166,8 @@ class NameClassifier(LightningModule):
             loss = (1 - smoothing) * nll - smoothing * log_probs.mean()
             guesses = log_probs[:1].argmax(dim=1)
         else:
-            # Of several processes that share a small batch, one may have no names. It must take
-            # part in averaging the gradients all the same.
+            # With DDP, a process may get no names of a small batch, but it must still take part in
+            # averaging the gradients.
             loss = torch.stack([0 * weight.sum() for weight in self.network.parameters()]).sum()
             guesses = batch.targets  # empty
         # DDP takes the mean of the gradients over the processes. Each process is weighted by its
@@ -214,7 +214,7 @@ class NameClassifier(LightningModule):
             self._losses_since_point.clear()
 
     def extra_scalars(self) -> dict[str, float]:
-        """Return what is logged with each point of the loss curve: a changing learning rate."""
+        """Return what else is logged with a point of the loss curve: a changing learning rate."""
         if self.hparams["schedule"] == "constant":
             return {}
         optimizer = self.trainer.optimizers[0]

@@ -27,8 +27,8 @@ class OnlineClassifier(NameClassifier):
     categories are.
 
     Args:
-        backend: `autograd` runs the tutorial's own lines. `compiled` takes the same steps many
-            times as fast; see `OnlineSGD`.
+        backend: `autograd` runs the training step as the tutorial has it. `compiled` takes the
+            same steps many times as fast; see `OnlineSGD`.
         clip: maximum norm of the gradient of a name; 0 for no clipping.
         others: the arguments of `NameClassifier`.
     """

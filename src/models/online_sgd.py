@@ -5,8 +5,8 @@ The gradient. A name of letters x_1 … x_T and category y passes through
     h_0 = 0,    h_t = A[x_t] + W h_{t-1} + a,    o = B[x_T] + U h_{T-1} + b,
     loss = -log softmax(o)[y]
 
-where A[x], B[x] are the columns that letter x selects of `i2h` and `i2o`, and W, U the columns
-that multiply the hidden state. The last hidden state h_T is never read. With the errors
+where A[x] and B[x] are the columns of `i2h` and `i2o` for the letter x, and W and U their columns
+for the hidden state. The last hidden state h_T is never read. With the errors
 δ = softmax(o) - onehot(y), g_{T-1} = Uᵀ δ and g_{t-1} = Wᵀ g_t, the chain rule gives
 
     ∂U = δ h_{T-1}ᵀ    ∂B[x_T] = δ      ∂b = δ
@@ -156,7 +156,8 @@ def _train_on_names(
 ) -> None:
     """Take one step for each name in turn.
 
-    The results are written into arrays, because Ctrl-C could interrupt a return of new arrays.
+    The results are written into existing arrays, because Numba cannot return new arrays if Ctrl-C
+    was pressed meanwhile.
 
     Args:
         weights: the parameters of the cell, which are changed in place: [H, I + H], [H],

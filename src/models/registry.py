@@ -1,4 +1,4 @@
-"""Names that the configuration and other modules need before torch is imported."""
+"""The available cells and priors, and the score of a run. Does not import torch."""
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
@@ -8,7 +8,7 @@ SCORE = "val/balanced_accuracy"
 
 PriorName = Literal["uniform", "corpus", "tempered"]
 PRIORS: tuple[PriorName, ...] = ("uniform", "corpus", "tempered")
-"""How common the categories of the names to classify are assumed to be; see `Calibration`."""
+"""Assumptions about how common each category is among the names to classify; see `Calibration`."""
 DEFAULT_PRIOR: PriorName = "tempered"
 
 

@@ -62,7 +62,7 @@ def check_architecture(source: Network, target: Network, source_name: str) -> No
     """Check that the weights of two networks differ in letters and categories only.
 
     Raises:
-        UserError: if they do not, with the settings that would fit.
+        UserError: if the architectures differ; the message says which settings would fit.
     """
     differing = []
     for key, value in target.architecture.items():
@@ -185,7 +185,7 @@ def copy_recurrent_network(
 
 
 def is_first_input_weight(name: str) -> bool:
-    """Return whether a parameter of `nn.RNN` is the first layer's input weight of a direction."""
+    """Return whether a parameter is an input weight of the first layer, in either direction."""
     return name in ("weight_ih_l0", "weight_ih_l0_reverse")
 
 

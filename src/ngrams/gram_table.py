@@ -24,7 +24,8 @@ from src.ngrams.buffers import replace_buffers
 MAX_COUNTS = 2**21
 """Maximum number of counts in a table. They and their grams take up to 48 MB of a checkpoint."""
 MAX_DENSE_COUNTS = 2**24
-"""Maximum size of a table, zeros included, that is also stored as a dense matrix of 64 MB."""
+"""Maximum number of cells, zeros included, of a table that is also kept as a dense matrix of up to
+64 MB."""
 UNKNOWN_KEY = torch.iinfo(torch.int64).max
 """Key of the last row of a table, above the keys of all grams."""
 

@@ -211,7 +211,7 @@ class TfidfClassifier(nn.Module):
         return TermCounts(unique_keys, counts)
 
     def _count_terms_of_batches(self, batches: Iterable[Sequence[GramMatches]]) -> TermCounts:
-        """Count the terms of all names. Their indices continue from batch to batch."""
+        """Count the terms of all names. The names are numbered continuously over all batches."""
         keys = []
         counts = []
         n_names = 0
@@ -224,7 +224,7 @@ class TfidfClassifier(nn.Module):
 
     def _fit_vocabulary(self, terms: TermCounts, n_names: int, max_terms: int) -> None:
         """Select the terms with the highest document frequencies, and compute their idf."""
-        # As the keys of a name are unique, a term occurs in as many names as keys.
+        # Each key is a pair of a name and a term. A term has one key for each name with it.
         term_ids = unpack_term_ids(terms.keys)  # [G]
         unique_ids, df = torch.unique(term_ids, return_counts=True)
         most_frequent = df.argsort(descending=True, stable=True)[:max_terms]

@@ -134,8 +134,9 @@ class Progress(Callback):
 class Checkpoint(ModelCheckpoint):
     """A checkpoint file that is written at validations.
 
-    Lightning's own state contains paths: it would delete the files at these paths, and forget the
-    score if the folder of the run has been moved. This class restores only the score.
+    The state of Lightning's own callback contains paths. If the folder of the run has been moved,
+    Lightning would delete files at the old paths and forget the score. This class restores only
+    the score.
 
     Args:
         file: the file to write.
@@ -213,7 +214,7 @@ class StopOnSignal(Callback):
             raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Let signals raise KeyboardInterrupt at once again."""
+        """From now on, a signal raises KeyboardInterrupt immediately, as before training."""
         STOP_HANDLER.is_polled = False
 
     on_exception = teardown

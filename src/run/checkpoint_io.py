@@ -19,10 +19,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
-        """Write a new file, then replace the previous checkpoint by it."""
+        """Write a new file, then replace the previous checkpoint with it."""
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # To memory first, because torch hides the reason why a file cannot be written.
+        # Serialize to memory first: torch hides the reason if it cannot write a file.
         content = io.BytesIO()
         torch.save({**checkpoint, "version": VERSION}, content)
         write_bytes(file, content.getvalue())

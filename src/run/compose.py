@@ -60,7 +60,7 @@ def get_override_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) -> dict[str, Any]:
-    """Return the settings of the run to resume, with the number of iterations of this command.
+    """Return the saved settings of the run to resume; the command may only raise `iterations`.
 
     Args:
         settings: the settings of this command; `resume` is the folder of the run.

@@ -28,7 +28,7 @@ def training_environment() -> Iterator[None]:
     threading.excepthook = lambda _: None
     # The reader of the output may have gone: `python -m src.train | head`.
     logging.raiseExceptions = False
-    # Matrices this small lose more by a second thread than they gain.
+    # For matrices this small, a second thread costs more time than it saves.
     torch.set_num_threads(1)
     exclude_existing_objects_from_garbage_collection()
     try:

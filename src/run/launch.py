@@ -38,7 +38,7 @@ overwrites the variable."""
 def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
     """Execute one Hydra job, a single run or one run of a sweep, and return its score.
 
-    A run of a sweep that fails is recorded as failed, and the sweep continues.
+    If a run of a sweep fails, this is recorded and the sweep continues.
 
     Raises:
         SystemExit: with a message, if a single run fails for a reason that the user can fix.
@@ -118,7 +118,7 @@ def run_cli(main: Callable[[], object]) -> int:
     """
     replace_closed_streams()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them
-    logging.raiseExceptions = False  # no logging tracebacks if stdout is closed: `-m … | head`
+    logging.raiseExceptions = False  # no logging tracebacks if the output is piped into `head`
     # Jobs install the handler as well. This one covers the time before, between and after them.
     with STOP_HANDLER.installed(), reset_hydra_config():
         try:
@@ -176,7 +176,7 @@ def write_leaderboard_if_sweep(status: int) -> int:
         status: the exit status of the command so far.
 
     Returns:
-        The exit status of the command: also 1 if a run of the sweep has failed.
+        The exit status of the command: `status`, or 1 if it is 0 and a run of the sweep failed.
     """
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         from src.sweep.finish import finish_sweep

@@ -33,8 +33,8 @@ def make_loggers(
 ) -> list[Logger]:
     """Build the loggers of a run and log its settings.
 
-    Files that an earlier part of the run has logged are deleted, because a run that is resumed logs
-    its whole history again.
+    Log files of an earlier part of the run are deleted, because a resumed run logs its whole
+    history again.
 
     Args:
         logger_configs: for each logger, its class as `_target_`, and the arguments of the class.
@@ -118,7 +118,7 @@ class RunTensorBoardLogger(TensorBoardLogger):
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Log the settings as text, and define the charts of the Custom Scalars tab."""
-        # Markdown shows text that is indented by four spaces as it is.
+        # Markdown shows text that is indented by four spaces verbatim.
         text = indent(yaml.safe_dump(params, sort_keys=False), "    ")
         self.experiment.add_text("settings", text)
         self.experiment.add_custom_scalars(LOSS_CHARTS)

@@ -54,7 +54,7 @@ def first_line(error: BaseException) -> str:
 
 def shell_override(key: str, folder: Path) -> str:
     """Return `key=folder`, quoted for Hydra and the shell."""
-    # A slash, because Hydra would read a folder called 007 as a number and null as None.
+    # Without a slash, Hydra would read a folder called 007 as a number, and null as None.
     value = str(folder) if "/" in str(folder) else f"./{folder}"
     if not SAFE_VALUE.fullmatch(value):
         # OmegaConf would replace `${…}` by the value of another key. A backslash before it prevents

@@ -34,8 +34,8 @@ class Preflight(Callback):
     the settings of each run of a sweep go together is checked when the run starts.
     """
 
-    # An attribute of the class, because Hydra sends callbacks to the worker processes of a sweep,
-    # and a lock cannot be sent. It is held until the process ends.
+    # An attribute of the class, because Hydra pickles callbacks for the worker processes of a
+    # sweep, and a lock cannot be pickled. The lock is held until the process ends.
     _lock: ClassVar[FileLock | None] = None
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:

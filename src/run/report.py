@@ -89,7 +89,7 @@ class Report:
         Args:
             log_probs: log-probabilities of the names in the confusion matrix [N, C].
             targets: indices of their true categories [N].
-            split: name of the split that these names are.
+            split: name of the split that these names belong to.
             prior_scores: scores of the test names under each prior.
         """
         # Stored first, so that `__exit__` also finds them if the run is interrupted below.
@@ -185,7 +185,7 @@ class Report:
         """
         if error is None or isinstance(error, UserError | OSError):
             return
-        # If training has not even started, the checkpoint does not fit.
+        # A resumed run that fails before its first step most likely has an unsuitable checkpoint.
         if self.is_resumed and not self.progress.has_started:
             reason = first_line(error)
             raise UserError(f"{self.folder}: cannot be taken up: {reason}") from error
@@ -224,9 +224,9 @@ class Report:
 def end_child_processes(trainer: Trainer) -> None:
     """Kill the processes that Lightning has started for DDP, and wait for them.
 
-    Lightning also kills them after a KeyboardInterrupt, but its thread that watches them then kills
-    this process up to five seconds later, which may be before the run's files are written. An empty
-    list of processes ends that thread.
+    After a KeyboardInterrupt, Lightning kills them as well, but up to five seconds later its
+    monitor thread kills this process too, perhaps before the files of the run are written. The
+    monitor thread ends when the list of processes is empty.
     """
     child_processes: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     for child in child_processes:

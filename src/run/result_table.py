@@ -52,7 +52,7 @@ def get_columns(metrics: Metrics, metric_names: Sequence[str]) -> Columns:
         for name in metric_names:
             if f"{prefix}/{name}" in metrics:
                 column[name] = metrics[f"{prefix}/{name}"]
-        # One of the priors is that of the training, whose scores are in the column of the test.
+        # The column of the test has the scores under the training prior, which are not repeated.
         is_repeated = title.endswith("*") and column.items() <= columns.get("test", {}).items()
         if column and not is_repeated:
             columns[title] = column

@@ -67,7 +67,7 @@ class RunResult(NamedTuple):
 
 
 def read_result(folder: Path) -> RunResult:
-    """Return the result of a run. A missing, damaged or foreign metrics.json is ignored."""
+    """Return the result of a run. If metrics.json is missing or damaged, the result is empty."""
     try:
         content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         status = Status(content.pop("status"))
@@ -92,7 +92,7 @@ def write_result(folder: Path, result: RunResult) -> None:
 
 
 def write_failure(folder: Path, reason: str) -> None:
-    """Add the reason why a run failed to its metrics.json."""
+    """Record in the metrics.json of a run why the run failed."""
     result = read_result(folder)
     # A run that diverged has already written its metrics.
     status = Status.DIVERGED if result.status == Status.DIVERGED else Status.FAILED
@@ -144,8 +144,9 @@ def find_checkpoint(path: Path | None) -> Path:
     """Return the checkpoint of a run.
 
     Args:
-        path: a checkpoint; or the folder of a run; or a folder that contains runs, such as a
-            sweep's, for the run with the highest validation score. None for the newest run.
+        path: a checkpoint file, which is returned; the folder of a run, for its last checkpoint; a
+            folder that contains runs, such as a sweep's, for the one with the highest validation
+            score; or None for the newest run.
 
     Raises:
         UserError: if there is no finished run, or none of the runs in a folder has a score.

@@ -22,7 +22,7 @@ class StopHandler:
     """A signal handler that records a stop signal, so that training stops at its next batch.
 
     A second signal, or one outside of training, raises KeyboardInterrupt at once. In a worker
-    process of a sweep, signals are only recorded, because a run of a sweep ends soon.
+    process of a sweep, signals are only recorded: training checks for them at each batch.
     """
 
     def __init__(self) -> None:

@@ -32,7 +32,7 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
     print_every = config.print_every or ceil(data.run_length.iterations / 10)
     progress = Progress(print_every, data.sampler.names_per_iteration)
     callbacks: list[Callback] = [progress, StopOnSignal(folder / LAST_CHECKPOINT)]
-    if len(data.val_dataset):  # without a validation score, no weights are known to be the best
+    if len(data.val_dataset):  # without validation, there are no best weights
         callbacks.append(Checkpoint(folder / BEST_CHECKPOINT, monitor=SCORE))
     callbacks.append(Checkpoint(folder / LAST_CHECKPOINT))
     callbacks += make_callbacks(config.callbacks)

@@ -17,7 +17,7 @@ MAX_LABEL_LENGTH = 18
 MAX_LABELS = 20
 """Number of values up to which each value on the axis of a panel has a label."""
 MAX_HORIZONTAL_LETTERS = 36
-"""Number of letters for which the axis of a panel has room if its labels are horizontal."""
+"""Total length of the labels of a panel above which they are vertical."""
 MAX_HORIZONTAL_LABEL_LENGTH = 9
 """Length of a label for which a column of a heat map has room if its labels are horizontal."""
 
@@ -133,7 +133,7 @@ def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> F
 
 def format_cell(row: LeaderboardRow) -> str:
     """Return the text in a cell of the heat map: the mean score, its deviation and failures."""
-    # The deviation is below the mean: there is more room in this direction.
+    # The deviation goes on a second line, where there is more room.
     lines = [format_mean(row.values(SCORE), ".3f").replace(" ", "\n", 1)]
     if row.failures:
         lines.append(f"{len(row.failures)} of {len(row.runs)} failed")

@@ -91,7 +91,7 @@ def find_swept_keys(runs: Sequence[Run]) -> list[str]:
 def rank_runs(runs: Sequence[Run]) -> list[LeaderboardRow]:
     """Group runs that differ in their seeds only, and return the groups, the best one first.
 
-    Groups are ranked by their mean validation score. Those with a failed run follow after those
+    Groups are ranked by their mean validation score. Those with a failed run come after those
     without, and those without a score are last. Test scores play no role.
     """
     # If all runs have the same seed, it is one of the settings.

@@ -98,8 +98,8 @@ def find_column(column: str | None, header: list[str], location: str, key: str) 
 def matching_columns(header: list[str], column: str | None) -> list[int]:
     """Return the indices of the columns whose name equals `column`.
 
-    If there are none, names are compared without case and surrounding blanks, and then with the
-    number of the column, from 1. None matches all columns.
+    If there are none, case and surrounding blanks are ignored. If there are still none, `column`
+    can be the number of a column, from 1. None matches all columns.
     """
     if column is None:
         return list(range(len(header)))

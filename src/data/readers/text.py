@@ -34,7 +34,7 @@ def check_lines(
         file: opened with `errors="surrogateescape"`.
         location: the file, for error messages.
         remedy: what the user can do about a wrong encoding, for error messages.
-        max_length: length from which a line is refused.
+        max_length: lines of this length or more are refused.
 
     Raises:
         UserError: if a line is too long or cannot be decoded; the message gives its number.
