@@ -434,7 +434,9 @@ def test_checkpoint_contains_the_data_source(
         zip(DataSource._fields, (None, f"{table_folder}/own.csv", *columns), strict=True)
     )
     evaluate.main([f"--checkpoint={table_folder}/run"])
-    assert f"names: {table_folder}/own.csv, test: names the run never saw" in capsys.readouterr().out
+    assert (
+        f"names: {table_folder}/own.csv, test: names the run never saw" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
