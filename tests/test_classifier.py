@@ -23,10 +23,10 @@ pytestmark = pytest.mark.filterwarnings(
 SCORES = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"}
 
 
-def make_model(categories: list[str], lr: float = 0.05, **others: Any) -> OnlineClassifier:
+def make_model(categories: list[str], lr: float = 0.05, **changes: Any) -> OnlineClassifier:
     torch.manual_seed(0)
     network = {"letters": ASCII_ALPHABET.to_dict(), "categories": categories, "shares": None}
-    arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **others}
+    arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **changes}
     return OnlineClassifier(
         network={**network, "cell": "tutorial", "hidden": 16}, lr=lr, **arguments
     )
@@ -37,7 +37,7 @@ def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
 
 
 def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) -> list[float]:
-    """Train on each name by the tutorial's own lines; return the losses before the steps."""
+    """Train on each name as the tutorial does, and return the losses before the steps."""
     losses = []
     optimizer = torch.optim.SGD(rnn.parameters(), lr)
     for name, category in batch.examples(57):
@@ -89,8 +89,8 @@ def test_metrics_under_each_prior_computed_by_hand() -> None:
     model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], prior_strength=0)
     scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
     assert {name: scores[f"test/{name}/accuracy"] for name in PRIORS} == {
-        "uniform": pytest.approx(2 / 4),  # as they are
-        "corpus": pytest.approx(2 / 4),  # B for all
+        "uniform": pytest.approx(2 / 4),  # of the given probabilities
+        "corpus": pytest.approx(2 / 4),  # B is predicted for all names
         "tempered": pytest.approx(2 / 4),
     }
     assert scores["test/corpus/balanced_accuracy"] == pytest.approx((0 + 1 + 0) / 3)
@@ -113,8 +113,8 @@ def test_batched_evaluation_equals_single_names(corpus_dir: Path) -> None:
     accuracy = (outputs.argmax(dim=1) == targets).float().mean().item()
     assert float(trainer.callback_metrics["val/accuracy"]) == pytest.approx(accuracy)
 
-    for most in (1000, 3):  # at once, and in blocks
-        logp = model.log_probabilities(data.val_dataset.loader(max_batch_size=most))
+    for max_batch_size in (1000, 3):  # in one batch, and in several
+        logp = model.log_probabilities(data.val_dataset.loader(max_batch_size=max_batch_size))
         torch.testing.assert_close(logp, outputs, atol=1e-6, rtol=0)
     assert torch.equal(data.val_dataset.targets, targets)
 
@@ -127,14 +127,18 @@ def test_backends_agree_and_equal_seeds_give_equal_bits(corpus_dir: Path) -> Non
         fit(model, data)
         assert model.iteration == 300
         trained[backend].append((flat_weights(model), model.history))
-    for (one, points), (other, same_points) in trained.values():
-        assert torch.equal(one, other)
-        assert points == same_points
-    (mine, points), (theirs, same_points) = trained["compiled"][0], trained["autograd"][0]
-    torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
-    assert [iteration for iteration, _ in points] == [50, 100, 100, 150, 200, 200, 250, 300, 300]
-    for (_, values), (_, same_values) in zip(points, same_points, strict=True):
-        assert values == pytest.approx(same_values, abs=1e-5)
+    for first_run, second_run in trained.values():
+        first_weights, first_history = first_run
+        second_weights, second_history = second_run
+        assert torch.equal(first_weights, second_weights)
+        assert first_history == second_history
+    compiled_weights, compiled_history = trained["compiled"][0]
+    autograd_weights, autograd_history = trained["autograd"][0]
+    torch.testing.assert_close(compiled_weights, autograd_weights, atol=1e-5, rtol=0)
+    iterations = [iteration for iteration, _ in compiled_history]
+    assert iterations == [50, 100, 100, 150, 200, 200, 250, 300, 300]
+    for (_, values), (_, expected) in zip(compiled_history, autograd_history, strict=True):
+        assert values == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize("clip", [500.0, 0.5])
@@ -148,8 +152,8 @@ def test_training_equals_the_tutorial_loop(corpus_dir: Path, backend: str, clip:
     fit(model, data)
     batch = data.train_dataset.batch(data.sampler.take(0, 300))
     losses = tutorial_losses(rnn, batch, 0.05, clip)
-    for mine, expected in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
-        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=0)
+    for actual, expected in zip(model.rnn.parameters(), rnn.parameters(), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     means = torch.tensor(losses).reshape(6, 50).mean(dim=1).tolist()
     curve = model.curve("train/loss")
     assert [iteration for iteration, _ in curve] == [50, 100, 150, 200, 250, 300]
@@ -159,11 +163,13 @@ def test_training_equals_the_tutorial_loop(corpus_dir: Path, backend: str, clip:
 def test_divergence_error_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e6, clip=0)
-    twin = make_model(data.categories)
-    losses = tutorial_losses(twin.rnn, data.train_dataset.batch(data.sampler.take(0, 50)), lr=1e6)
+    same_model = make_model(data.categories)
+    losses = tutorial_losses(
+        same_model.rnn, data.train_dataset.batch(data.sampler.take(0, 50)), lr=1e6
+    )
     first_bad = torch.tensor(losses).isfinite().tolist().index(False) + 1
-    said = rf"lr=1000000\.0 clip=0: .* at iteration {first_bad}; try a lower lr or clip=500$"
-    with pytest.raises(DivergenceError, match=said):
+    message = rf"lr=1000000\.0 clip=0: .* at iteration {first_bad}; try a lower lr or clip=500$"
+    with pytest.raises(DivergenceError, match=message):
         fit(model, data)
 
 
@@ -175,7 +181,7 @@ def test_divergence_error_suggests_a_lower_clip(corpus_dir: Path) -> None:
 
 
 def test_infinite_weight_after_the_last_step_is_an_error(corpus_dir: Path) -> None:
-    """The loss of the one name was finite; the step it caused was not."""
+    """The loss of the only name is finite, but the weights are not finite after the step."""
     data = make_data(corpus_dir, iterations=1)
     with pytest.raises(DivergenceError, match=r"no longer finite at iteration 1;"):
         fit(make_model(data.categories, lr=1e38, iterations=1), data)
@@ -184,26 +190,26 @@ def test_infinite_weight_after_the_last_step_is_an_error(corpus_dir: Path) -> No
 REGIMES = ["online", "batched"]
 
 
-def any_model(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataModule]:
-    """Return a model of either regime, and its names, made with no more than it takes."""
-    sizes: dict[str, Any] = {"iterations": 30, "log_every": 5, "val_every": 10}
+def make_model_and_data(regime: str, corpus_dir: Path) -> tuple[NameClassifier, NamesDataModule]:
+    """Return an online or a batched model with few settings, and its data."""
+    run_length: dict[str, Any] = {"iterations": 30, "log_every": 5, "val_every": 10}
     if regime == "online":
-        data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes)
-        return make_model(data.categories, **sizes), data
-    data = NamesDataModule(corpus_dir, 0.2, 0.2, **sizes, batch_size=7, sampling="natural")
+        data = NamesDataModule(corpus_dir, 0.2, 0.2, **run_length)
+        return make_model(data.categories, **run_length), data
+    data = NamesDataModule(corpus_dir, 0.2, 0.2, **run_length, batch_size=7, sampling="natural")
     names = {
         "letters": ASCII_ALPHABET.to_dict(),
         "categories": data.categories,
         "shares": data.train_prior,
     }
     torch.manual_seed(0)
-    return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **sizes), data
+    return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **run_length), data
 
 
 @pytest.mark.parametrize("max_epochs", [-1, None])
 @pytest.mark.parametrize("regime", REGIMES)
 def test_plain_trainer_trains(corpus_dir: Path, regime: str, max_epochs: int | None) -> None:
-    model, data = any_model(regime, corpus_dir)
+    model, data = make_model_and_data(regime, corpus_dir)
     trainer = make_trainer(max_epochs=max_epochs)
     trainer.fit(model, data)
     assert model.iteration == 30
@@ -213,21 +219,21 @@ def test_plain_trainer_trains(corpus_dir: Path, regime: str, max_epochs: int | N
 
 
 def test_stopping_callback_stops_training(corpus_dir: Path) -> None:
-    model, data = any_model("online", corpus_dir)
+    model, data = make_model_and_data("online", corpus_dir)
     stopping = EarlyStopping("val/loss", stopping_threshold=99.0)  # after the first validation
     make_trainer(num_sanity_val_steps=0, callbacks=[stopping]).fit(model, data)
     assert (model.iteration, len(model.curve("val/loss"))) == (10, 1)
 
 
 def test_sanity_check_is_not_recorded_in_the_history(corpus_dir: Path) -> None:
-    model, data = any_model("online", corpus_dir)
+    model, data = make_model_and_data("online", corpus_dir)
     make_trainer(num_sanity_val_steps=2).fit(model, data)
     assert model.history[0][0] == 5
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> None:
-    model, data = any_model(regime, corpus_dir)
+    model, data = make_model_and_data(regime, corpus_dir)
     trainer = make_trainer()
     for stage, run in (("val", trainer.validate), ("test", trainer.test)):
         (scores,) = run(model, data, verbose=False)
@@ -239,20 +245,20 @@ def test_plain_trainer_validates_and_tests(corpus_dir: Path, regime: str) -> Non
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_plain_trainer_predicts(corpus_dir: Path, regime: str) -> None:
-    model, data = any_model(regime, corpus_dir)
-    answers: Any = make_trainer().predict(model, data.test_dataloader())
+    model, data = make_model_and_data(regime, corpus_dir)
+    log_probs: Any = make_trainer().predict(model, data.test_dataloader())
     logp = model.eval().log_probabilities(data.test_dataset.loader())
     assert logp.shape == (len(data.test_dataset), 3)
-    torch.testing.assert_close(torch.cat(answers), logp, atol=0, rtol=0)
+    torch.testing.assert_close(torch.cat(log_probs), logp, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_model_is_restored_from_a_checkpoint(corpus_dir: Path, tmp_path: Path, regime: str) -> None:
-    model, data = any_model(regime, corpus_dir)
+    model, data = make_model_and_data(regime, corpus_dir)
     trainer = make_trainer()
     trainer.fit(model, data)
     trainer.save_checkpoint(tmp_path / "model.ckpt")
-    again = type(model).load_from_checkpoint(tmp_path / "model.ckpt")
-    assert again.hparams == model.hparams
-    assert again.iteration == 30
-    assert torch.equal(flat_weights(again), flat_weights(model))
+    restored = type(model).load_from_checkpoint(tmp_path / "model.ckpt")
+    assert restored.hparams == model.hparams
+    assert restored.iteration == 30
+    assert torch.equal(flat_weights(restored), flat_weights(model))

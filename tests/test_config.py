@@ -54,11 +54,11 @@ def test_defaults_are_those_of_the_tutorial() -> None:
         "label_smoothing": 0,
         "backend": "compiled",
     }
-    quiet = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
+    disabled_arguments = ("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams")
     assert config.non_null_trainer_arguments == {
         "accelerator": "cpu",
         "devices": 1,
-        **dict.fromkeys(quiet, False),
+        **dict.fromkeys(disabled_arguments, False),
     }
     assert config.is_online
     assert list(config.logger) == ["tensorboard"]
@@ -97,15 +97,15 @@ def test_every_trainer_argument_is_passed_or_refused() -> None:
     assert sorted([*TRAINER_ARGUMENTS, *USE_INSTEAD]) == sorted(
         inspect.signature(Trainer).parameters
     )
-    for name, use in USE_INSTEAD.items():
+    for name, alternative in USE_INSTEAD.items():
         with pytest.raises(UserError) as caught:
             settings(f"trainer.{name}=1")
-        assert str(caught.value) == f"trainer.{name}: use {use}"
+        assert str(caught.value) == f"trainer.{name}: use {alternative}"
 
 
 def test_every_experiment_can_be_overridden() -> None:
-    for recipe in (ROOT / "configs/experiment").iterdir():
-        assert compose_settings(f"experiment={recipe.stem}", "lr=0.25").lr == 0.25
+    for experiment in (ROOT / "configs/experiment").iterdir():
+        assert compose_settings(f"experiment={experiment.stem}", "lr=0.25").lr == 0.25
 
 
 def test_tutorial_experiment_holds_nothing_out() -> None:
@@ -263,8 +263,8 @@ def test_run_names_contain_the_overrides() -> None:
     ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
 )
 def test_shell_override_is_parsed_back(folder: str) -> None:
-    (word,) = shlex.split(shell_override("resume", Path(folder)))
-    override = OverridesParser.create().parse_override(word)
+    (argument,) = shlex.split(shell_override("resume", Path(folder)))
+    override = OverridesParser.create().parse_override(argument)
     config = OmegaConf.create({"resume": None})
     value = override.value()
     text = value.text if isinstance(value, QuotedString) else value
@@ -273,23 +273,25 @@ def test_shell_override_is_parsed_back(folder: str) -> None:
 
 
 def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> None:
-    ran = train_in_process("--help", "hidden=77")
-    assert ran.returncode == 0
-    lines = [line for line in ran.stdout.splitlines() if not line.startswith("experiment: ")]
+    result = train_in_process("--help", "hidden=77")
+    assert result.returncode == 0
+    lines = [line for line in result.stdout.splitlines() if not line.startswith("experiment: ")]
     assert max(map(len, lines)) <= 80
-    said = " ".join(ran.stdout.split())
-    for each in fields(Config):
-        if each.metadata:
-            assert f"\n  {each.name}=" in ran.stdout
-            assert f"{read_key_docstrings()[each.name]} ({each.metadata['allowed']})" in said
-    assert "\n  hidden=77 " in ran.stdout
-    assert "\n  bidirectional=false " in ran.stdout  # as it is shell_override
-    examples, subjects = ran.stdout.index("python -m"), ran.stdout.index("The experiment")
-    assert examples < ran.stdout.index("resume=FOLDER") < subjects
+    text_without_line_breaks = " ".join(result.stdout.split())
+    for field in fields(Config):
+        if field.metadata:
+            assert f"\n  {field.name}=" in result.stdout
+            description = f"{read_key_docstrings()[field.name]} ({field.metadata['allowed']})"
+            assert description in text_without_line_breaks
+    assert "\n  hidden=77 " in result.stdout
+    assert "\n  bidirectional=false " in result.stdout  # as it is typed
+    examples = result.stdout.index("python -m")
+    first_section = result.stdout.index("The experiment")
+    assert examples < result.stdout.index("resume=FOLDER") < first_section
     for heading in HELP_SECTIONS.values():
-        assert f"\n\n{heading}\n\n" in ran.stdout
-    for recipe in (ROOT / "configs/experiment").iterdir():
-        assert recipe.stem in ran.stdout
+        assert f"\n\n{heading}\n\n" in result.stdout
+    for experiment in (ROOT / "configs/experiment").iterdir():
+        assert experiment.stem in result.stdout
 
 
 def test_settings_are_checked_before_torch_is_imported(programs: Programs) -> None:

@@ -1,4 +1,4 @@
-"""A run that starts from another model's weights."""
+"""Tests of runs that start from the weights of another model."""
 
 import shutil
 from pathlib import Path
@@ -26,120 +26,147 @@ from tests.helpers import (
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
-THEIRS, MINE = ["Alpha", "Beta", "Delta"], ["Beta", "Gamma", "Alpha", "Epsilon"]
-CATEGORIES = {0: 1, 2: 0}
-"""Where those of MINE stand in THEIRS."""
-FEW, MORE = (
-    Alphabet("corpus", "Aabé" + UNKNOWN_SYMBOL),
-    Alphabet("corpus", "AÄbcé" + UNKNOWN_SYMBOL),
+SOURCE_CATEGORIES = ["Alpha", "Beta", "Delta"]
+TARGET_CATEGORIES = ["Beta", "Gamma", "Alpha", "Epsilon"]
+CATEGORY_MATCHES = {0: 1, 2: 0}
+"""Indices of the shared categories in SOURCE_CATEGORIES, by the index in TARGET_CATEGORIES."""
+SOURCE_ALPHABET = Alphabet("corpus", "Aabé" + UNKNOWN_SYMBOL)
+TARGET_ALPHABET = Alphabet("corpus", "AÄbcé" + UNKNOWN_SYMBOL)
+LETTER_MATCHES = {0: 0, 2: 2, 4: 3, 5: 4}
+"""Indices of the shared letters in SOURCE_ALPHABET, by the index in TARGET_ALPHABET."""
+LARGE_ALPHABET = Alphabet(
+    "corpus", ASCII_SYMBOLS + "".join(map(chr, range(0x4E00, 0x4EC0))) + UNKNOWN_SYMBOL
 )
-LETTERS = {0: 0, 2: 2, 4: 3, 5: 4}
-MANY = Alphabet("corpus", ASCII_SYMBOLS + "".join(map(chr, range(0x4E00, 0x4EC0))) + UNKNOWN_SYMBOL)
 
 
-def make(letters: Alphabet, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
+def make_network(letters: Alphabet, categories: list[str], seed: int = 0, **sizes: Any) -> Any:
     torch.manual_seed(seed)
-    usual: dict[str, Any] = {"cell": "gru", "hidden": 6}
-    return Network(letters.to_dict(), categories, None, **usual | sizes)
+    defaults: dict[str, Any] = {"cell": "gru", "hidden": 6}
+    return Network(letters.to_dict(), categories, None, **defaults | sizes)
 
 
-def weights(network: Any) -> dict[str, Tensor]:
+def get_weights(network: Any) -> dict[str, Tensor]:
     return {name: weight.detach() for name, weight in network.recurrent.named_parameters()}
 
 
-def with_rows(fresh: Tensor, theirs: Tensor, places: dict[int, int]) -> Tensor:
-    """Return the initial rows, but some of the other's."""
-    rows = [theirs[places[i]] if i in places else row for i, row in enumerate(fresh)]
+def replace_rows(initial: Tensor, source: Tensor, matches: dict[int, int]) -> Tensor:
+    """Return the initial rows, with some replaced by rows of the source.
+
+    Args:
+        initial: rows of the target before the transfer.
+        source: rows of the source.
+        matches: indices of rows of the source, by the index in the target.
+    """
+    rows = list(initial)
+    for target_index, source_index in matches.items():
+        rows[target_index] = source[source_index]
     return torch.stack(rows)
 
 
-def columns(network: Any) -> Tensor:
-    """Return what the first layer adds for each one-hot letter, all directions [S, G]."""
-    first = [weight for name, weight in weights(network).items() if "weight_ih_l0" in name]
-    return torch.cat([weight @ weights(network)["letters"].T for weight in first]).T
+def letter_columns(network: Any) -> Tensor:
+    """Return the input of the first layer for each letter, for all directions [S, G]."""
+    first = [weight for name, weight in get_weights(network).items() if "weight_ih_l0" in name]
+    return torch.cat([weight @ get_weights(network)["letters"].T for weight in first]).T
 
 
 def test_transfer_of_the_tutorial_cell() -> None:
-    """Letters are columns of both layers, categories rows of the second."""
-    source = make(FEW, THEIRS, seed=1, cell="tutorial")
-    network, fresh = (make(MORE, MINE, cell="tutorial") for _ in range(2))
+    """Letters are columns of both layers, and categories are rows of the second."""
+    source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, cell="tutorial")
+    network, fresh = (
+        make_network(TARGET_ALPHABET, TARGET_CATEGORIES, cell="tutorial") for _ in range(2)
+    )
     assert transfer_weights(source, network, "it") == (
         "it: copied 2 of 4 categories (new: Epsilon, Gamma; left out: Delta), "
         "4 of 6 letters (new: c, Ä; left out: a)"
     )
-    mine, theirs, was = (weights(each) for each in (network, source, fresh))
-    inputs = LETTERS | {6 + i: 5 + i for i in range(6)}  # and the hidden state
-    hidden = with_rows(was["rnn.i2h.weight"].T, theirs["rnn.i2h.weight"].T, inputs).T
+    actual, source_weights, initial = (get_weights(model) for model in (network, source, fresh))
+    inputs = LETTER_MATCHES | {6 + i: 5 + i for i in range(6)}  # and the hidden state
+    hidden = replace_rows(initial["rnn.i2h.weight"].T, source_weights["rnn.i2h.weight"].T, inputs).T
     rows = [
-        with_rows(row, theirs["rnn.i2o.weight"][CATEGORIES[i]], inputs) if i in CATEGORIES else row
-        for i, row in enumerate(was["rnn.i2o.weight"])
+        replace_rows(row, source_weights["rnn.i2o.weight"][CATEGORY_MATCHES[i]], inputs)
+        if i in CATEGORY_MATCHES
+        else row
+        for i, row in enumerate(initial["rnn.i2o.weight"])
     ]
-    assert torch.equal(mine["rnn.i2h.weight"], hidden)
-    assert torch.equal(mine["rnn.i2h.bias"], theirs["rnn.i2h.bias"])
-    assert torch.equal(mine["rnn.i2o.weight"], torch.stack(rows))
-    bias = with_rows(was["rnn.i2o.bias"], theirs["rnn.i2o.bias"], CATEGORIES)
-    assert torch.equal(mine["rnn.i2o.bias"], bias)
+    assert torch.equal(actual["rnn.i2h.weight"], hidden)
+    assert torch.equal(actual["rnn.i2h.bias"], source_weights["rnn.i2h.bias"])
+    assert torch.equal(actual["rnn.i2o.weight"], torch.stack(rows))
+    bias = replace_rows(initial["rnn.i2o.bias"], source_weights["rnn.i2o.bias"], CATEGORY_MATCHES)
+    assert torch.equal(actual["rnn.i2o.bias"], bias)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-@pytest.mark.parametrize("both", [False, True])
+@pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("embedding", [0, 4])
-def test_transfer_of_the_cells_of_pytorch(cell: str, both: bool, embedding: int) -> None:
-    """Letters are columns of the first weights, or vectors; categories rows of the output."""
+def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedding: int) -> None:
+    """Letters are columns of the first weights, or embeddings; categories are output rows."""
     sizes: dict[str, Any] = {
         "cell": cell,
-        "bidirectional": both,
+        "bidirectional": bidirectional,
         "embedding": embedding,
-        "layers": 1 + both,
+        "layers": 1 + bidirectional,
     }
-    source = make(FEW, THEIRS, seed=1, **sizes)
-    network, fresh = (make(MORE, MINE, **sizes) for _ in range(2))
+    source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, **sizes)
+    network, fresh = (make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes) for _ in range(2))
     transfer_weights(source, network, "it")
-    mine, theirs, was = (weights(each) for each in (network, source, fresh))
+    actual, source_weights, initial = (get_weights(model) for model in (network, source, fresh))
     for name in ("output.weight", "output.bias"):
-        assert torch.equal(mine[name], with_rows(was[name], theirs[name], CATEGORIES))
+        assert torch.equal(
+            actual[name], replace_rows(initial[name], source_weights[name], CATEGORY_MATCHES)
+        )
     first = [] if embedding else ["rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
-    same = [name for name in mine if name.startswith("rnn.") and name not in first]
-    assert all(torch.equal(mine[name], theirs[name]) for name in same)
+    same = [name for name in actual if name.startswith("rnn.") and name not in first]
+    assert all(torch.equal(actual[name], source_weights[name]) for name in same)
     if not embedding:
-        expected = with_rows(columns(fresh), columns(source), LETTERS)
-        assert torch.equal(columns(network), expected)
+        expected = replace_rows(letter_columns(fresh), letter_columns(source), LETTER_MATCHES)
+        assert torch.equal(letter_columns(network), expected)
         return
-    rows = network.recurrent.groups, source.recurrent.groups  # behind the letters' own vectors
-    alike = {int(rows[0][i, k]): int(rows[1][LETTERS[i], k]) for i in LETTERS for k in (0, 1)}
-    assert len(alike) == 2 + 4  # cases; a, b, e and what is unknown
-    expected = with_rows(was["letters"], theirs["letters"], LETTERS | alike)
-    assert torch.equal(mine["letters"], expected)
+    # Each letter also has two vectors that it shares with other letters, rows after its own.
+    shared_vectors = {}
+    for target_index, source_index in LETTER_MATCHES.items():
+        for k in range(2):
+            target_row = int(network.recurrent.groups[target_index, k])
+            shared_vectors[target_row] = int(source.recurrent.groups[source_index, k])
+    assert len(shared_vectors) == 2 + 4  # two cases; a, b, e and the unknown symbol
+    expected = replace_rows(
+        initial["letters"], source_weights["letters"], LETTER_MATCHES | shared_vectors
+    )
+    assert torch.equal(actual["letters"], expected)
 
 
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("is_swapped", [False, True])
 @pytest.mark.parametrize(
-    ("letters", "others", "sizes"),
+    ("letters", "other_letters", "sizes"),
     [
-        (ASCII_ALPHABET, MANY, {"bidirectional": True}),
-        (MANY, Alphabet("corpus", MANY.symbols.replace("x", "")), {}),
-        (ASCII_ALPHABET, MORE, {"embedding": 4}),  # of letters that share nothing, and that do
+        (ASCII_ALPHABET, LARGE_ALPHABET, {"bidirectional": True}),
+        (LARGE_ALPHABET, Alphabet("corpus", LARGE_ALPHABET.symbols.replace("x", "")), {}),
+        (ASCII_ALPHABET, TARGET_ALPHABET, {"embedding": 4}),  # only one has letter groups
     ],
 )
 def test_predictions_for_shared_letters_are_unchanged(
-    letters: Alphabet, others: Alphabet, sizes: dict[str, Any], turned: bool
+    letters: Alphabet, other_letters: Alphabet, sizes: dict[str, Any], is_swapped: bool
 ) -> None:
-    letters, others = (others, letters) if turned else (letters, others)
-    source, network = make(letters, THEIRS, seed=1, **sizes), make(others, THEIRS, **sizes)
+    if is_swapped:
+        letters, other_letters = other_letters, letters
+    source = make_network(letters, SOURCE_CATEGORIES, seed=1, **sizes)
+    network = make_network(other_letters, SOURCE_CATEGORIES, **sizes)
     transfer_weights(source, network, "it")
     names = ["bAc", "A", "cccb"]
-    answers = [each.eval()(*each.alphabet.encode(names)) for each in (source, network)]
-    torch.testing.assert_close(answers[1], answers[0], atol=1e-6, rtol=0)
+    expected = source.eval()(*source.alphabet.encode(names))
+    actual = network.eval()(*network.alphabet.encode(names))
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_prior_case_and_ngrams_are_not_transferred() -> None:
-    """The style, the shares and the n-grams; new ones are counted."""
-    source = make(Alphabet(case_style="upper", force_case=True), THEIRS, seed=1, ngrams=1)
-    said = transfer_weights(source, make(ASCII_ALPHABET, MINE), "it")
-    assert said.endswith(
+    """The n-gram models are fitted to the names of the new run."""
+    source = make_network(
+        Alphabet(case_style="upper", force_case=True), SOURCE_CATEGORIES, seed=1, ngrams=1
+    )
+    report = transfer_weights(source, make_network(ASCII_ALPHABET, TARGET_CATEGORIES), "it")
+    assert report.endswith(
         "57 of 57 letters; n-gram models are not copied but fitted to the new names"
     )
-    network = make(Alphabet(case_style="lower"), THEIRS, ngrams=1)
+    network = make_network(Alphabet(case_style="lower"), SOURCE_CATEGORIES, ngrams=1)
     transfer_weights(source, network, "it")
     assert network.alphabet.case_style == "lower"
     assert len(network.ngrams.counted[0].table.counts) == 0
@@ -151,11 +178,11 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
         *(
             (
                 ASCII_ALPHABET,
-                MINE,
+                TARGET_CATEGORIES,
                 {key: value},
-                f"{key}={value}: it has another architecture; use {key}={theirs}",
+                f"{key}={value}: it has another architecture; use {key}={source_value}",
             )
-            for key, value, theirs in [
+            for key, value, source_value in [
                 ("hidden", 8, 6),
                 ("layers", 2, 1),
                 ("embedding", 4, 0),
@@ -165,7 +192,7 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
         ),
         (
             ASCII_ALPHABET,
-            MINE,
+            TARGET_CATEGORIES,
             {"cell": "lstm", "bidirectional": True},
             "cell=lstm bidirectional=true: it has another architecture; "
             "use cell=gru bidirectional=false",
@@ -173,7 +200,7 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
         (ASCII_ALPHABET, ["X"], {}, "it: has none of these categories; it has Alpha, Beta, Delta"),
         (
             Alphabet("corpus", "жя" + UNKNOWN_SYMBOL),
-            MINE,
+            TARGET_CATEGORIES,
             {},
             "it: has none of these letters; it has  , ', ,, ., ;, A, B, C and 49 more",
         ),
@@ -183,63 +210,71 @@ def test_models_that_do_not_match_are_refused(
     letters: Alphabet, categories: list[str], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        transfer_weights(make(ASCII_ALPHABET, THEIRS), make(letters, categories, **sizes), "it")
+        transfer_weights(
+            make_network(ASCII_ALPHABET, SOURCE_CATEGORIES),
+            make_network(letters, categories, **sizes),
+            "it",
+        )
     assert str(caught.value) == message
 
 
 def test_unknown_symbol_is_not_a_shared_letter() -> None:
-    source = make(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), THEIRS)
+    source = make_network(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), SOURCE_CATEGORIES)
     with pytest.raises(UserError, match="has none of these letters; it has ж, я"):
-        transfer_weights(source, make(FEW, MINE), "it")
+        transfer_weights(source, make_network(SOURCE_ALPHABET, TARGET_CATEGORIES), "it")
 
 
-TINY = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
+QUICK_RUN = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
 
 
 @pytest.fixture
-def others(tmp_path: Path, own_corpus_dir: Path) -> Path:
-    """Alpha and Beta, and a run that has trained on them."""
+def source_run(tmp_path: Path, own_corpus_dir: Path) -> Path:
+    """A run that was trained on Alpha and Beta."""
     shutil.copytree(own_corpus_dir, tmp_path / "others")
     (tmp_path / "others/Gamma.txt").unlink()
-    train(settings(*TINY, f"data_dir={tmp_path / 'others'}"), tmp_path / "source")
+    train(settings(*QUICK_RUN, f"data_dir={tmp_path / 'others'}"), tmp_path / "source")
     return tmp_path / "source"
 
 
 def test_a_run(
-    others: Path,
+    source_run: Path,
     own_corpus_dir: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A step that changes nothing leaves what was taken, and what was made for the seed."""
+    """A very small step leaves the copied weights and the initial weights of the seed."""
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "data_dir=names", "lr=1e-30", "iterations=50"]
-    train(settings(*words), tmp_path / "fresh")
+    overrides = [*QUICK_RUN, "data_dir=names", "lr=1e-30", "iterations=50"]
+    train(settings(*overrides), tmp_path / "fresh")
     with caplog.at_level("INFO"):
-        train(settings(*words, "init_from=source"), tmp_path / "run")
+        train(settings(*overrides, "init_from=source"), tmp_path / "run")
     last = "checkpoints/last.ckpt"
-    assert f"\ninit_from={others / last}: copied 2 of 3 categories (new: Gamma), " in caplog.text
+    assert (
+        f"\ninit_from={source_run / last}: copied 2 of 3 categories (new: Gamma), " in caplog.text
+    )
     states = (tmp_path / run / last for run in ("run", "source", "fresh"))
-    mine, theirs, fresh = (torch.load(each, weights_only=True)["state_dict"] for each in states)
+    actual, source_weights, fresh = (
+        torch.load(path, weights_only=True)["state_dict"] for path in states
+    )
     name = "network.recurrent.rnn.i2o.weight"
-    assert torch.equal(mine[name], with_rows(fresh[name], theirs[name], {0: 0, 1: 1}))
+    assert torch.equal(actual[name], replace_rows(fresh[name], source_weights[name], {0: 0, 1: 1}))
     saved = read_settings(tmp_path / "run")
     assert saved is not None
-    assert saved["init_from"] == str(others)
+    assert saved["init_from"] == str(source_run)
 
 
 def test_run_is_resumed_without_the_source_of_its_weights(
-    others: Path, corpus_dir: Path, tmp_path: Path
+    source_run: Path, corpus_dir: Path, tmp_path: Path
 ) -> None:
-    words = [*TINY, f"data_dir={corpus_dir}", f"init_from={others}"]
-    train(settings(*words, "iterations=200"), tmp_path / "whole")
-    train(settings(*words), tmp_path / "parts")
-    shutil.rmtree(others)
+    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}", f"init_from={source_run}"]
+    train(settings(*overrides, "iterations=200"), tmp_path / "uninterrupted")
+    train(settings(*overrides), tmp_path / "parts")
+    shutil.rmtree(source_run)
     train(settings(f"resume={tmp_path / 'parts'}", "iterations=200"), tmp_path / "parts")
-    assert_equal_runs(tmp_path / "whole", tmp_path / "parts")
-    with pytest.raises(UserError, match=f"init_from={others}: no such file or folder"):
-        settings(*words)
+    assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "parts")
+    with pytest.raises(UserError, match=f"init_from={source_run}: no such file or folder"):
+        settings(*overrides)
     with pytest.raises(UserError, match=r"init_from=\S+names: the run in \S+parts has init"):
         settings(f"resume={tmp_path / 'parts'}", f"init_from={corpus_dir}")
 
@@ -268,7 +303,7 @@ def test_invalid_source_of_weights_is_refused(
     else:
         torch.save(replace_value(make_checkpoint(GRU_NETWORK), *content), path)
     with pytest.raises(UserError) as caught:
-        train(settings(*TINY, f"data_dir={corpus_dir}", f"init_from={path}"), tmp_path / "run")
+        train(settings(*QUICK_RUN, f"data_dir={corpus_dir}", f"init_from={path}"), tmp_path / "run")
     assert str(caught.value).startswith(message.format(path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

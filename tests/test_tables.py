@@ -35,51 +35,53 @@ def write(path: Path, content: str | bytes) -> Path:
     return path
 
 
-def rows_of(path: Path, **columns: str) -> tuple[list[tuple[str, str]], str]:
-    """Return names and categories, and what was said of the file."""
-    said: list[str] = []
-    rows = list(read_rows(DataSource(data_file=str(path), **columns), said.append))
-    (line,) = said
+def read_pairs(path: Path, **columns: str) -> tuple[list[tuple[str, str]], str]:
+    """Return the names and categories of a file, and the report on its columns."""
+    lines: list[str] = []
+    rows = list(read_rows(source(path, **columns), lines.append))
+    (line,) = lines
     return [(row.name, row.category) for row in rows], line.removeprefix(f"data_file={path}: ")
 
 
 PAIRS = [("Smith", "England"), ("Rossi", "Italy"), ("O'Neill", "Ireland"), ("Bianchi", "Italy")]
-FOUND = "delimiter ',', name_column=1 ('surname'), label_column=2 ('country'), 2 columns"
+COLUMNS_REPORT = "delimiter ',', name_column=1 ('surname'), label_column=2 ('country'), 2 columns"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".CSV", ".csv.gz", ".csv.GZ"])
 def test_tables_in_various_formats(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"people{suffix}"
     path.write_bytes(gzip.compress(PEOPLE.encode()) if "gz" in suffix.lower() else PEOPLE.encode())
-    assert rows_of(path) == (PAIRS, FOUND)
+    assert read_pairs(path) == (PAIRS, COLUMNS_REPORT)
     rows = list(read_rows(DataSource(data_file=str(path))))
     assert rows[2] == Row("O'Neill", "Ireland", 1, "", f"{path}:4")
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "found"),
+    ("name", "content", "expected_report"),
     [
-        ("a.csv", PEOPLE.replace("\n", "\r\n"), FOUND),
-        ("a.csv", "\ufeff" + PEOPLE.replace("\n", "\n\n"), FOUND),
-        ("a.csv", PEOPLE.replace(",", ";"), FOUND.replace("','", "';'")),
-        ("a.csv", "sep=|\n" + PEOPLE.replace(",", "|"), FOUND.replace("','", "'|'")),
-        ("a.tsv", PEOPLE.replace(",", "\t"), FOUND.replace("','", r"'\t'")),
-        # A header of words that say nothing: categories repeat, names do not.
+        ("a.csv", PEOPLE.replace("\n", "\r\n"), COLUMNS_REPORT),
+        ("a.csv", "\ufeff" + PEOPLE.replace("\n", "\n\n"), COLUMNS_REPORT),
+        ("a.csv", PEOPLE.replace(",", ";"), COLUMNS_REPORT.replace("','", "';'")),
+        ("a.csv", "sep=|\n" + PEOPLE.replace(",", "|"), COLUMNS_REPORT.replace("','", "'|'")),
+        ("a.tsv", PEOPLE.replace(",", "\t"), COLUMNS_REPORT.replace("','", r"'\t'")),
+        # The header does not help, but categories repeat and names do not.
         ("a.csv", PEOPLE.replace("surname,country", "x,y"), "delimiter ',', name_column=1 ('x')"),
-        # No header: its cell is a category of other lines, too.
+        # There is no header, because the first line has a category of other lines.
         ("a.csv", "".join(f"{n},{c}\n" for n, c in PAIRS[::-1]), "delimiter ',', no header, "),
-        # Commas in a header that another delimiter cuts at columns known by name.
+        # The header contains a comma, but with another delimiter its columns have known names.
         ("a.csv", PEOPLE.replace(",", ";").replace("country", "country, now"), "delimiter ';'"),
     ],
 )  # fmt: skip
-def test_detected_columns_are_reported(tmp_path: Path, name: str, content: str, found: str) -> None:
-    pairs, said = rows_of(write(tmp_path / name, content))
+def test_detected_columns_are_reported(
+    tmp_path: Path, name: str, content: str, expected_report: str
+) -> None:
+    pairs, report = read_pairs(write(tmp_path / name, content))
     assert sorted(pairs) == sorted(PAIRS)
-    assert said.startswith(found)
+    assert report.startswith(expected_report)
 
 
 @pytest.mark.parametrize(
-    ("header", "columns", "places"),
+    ("header", "columns", "expected_columns"),
     [
         ("id,Last Name,Language", {}, (2, 3)),
         ("CLASS,x,Name", {}, (3, 1)),
@@ -88,27 +90,27 @@ def test_detected_columns_are_reported(tmp_path: Path, name: str, content: str, 
     ],
 )
 def test_columns_selected_by_name_or_number(
-    tmp_path: Path, header: str, columns: dict[str, str], places: tuple[int, int]
+    tmp_path: Path, header: str, columns: dict[str, str], expected_columns: tuple[int, int]
 ) -> None:
     path = write(tmp_path / "a.csv", f"{header}\nu,v,w\nx,y,z\n")
-    name, label = places
-    pairs, said = rows_of(path, **columns)
+    name, label = expected_columns
+    pairs, report = read_pairs(path, **columns)
     assert pairs == [("uvw"[name - 1], "uvw"[label - 1]), ("xyz"[name - 1], "xyz"[label - 1])]
-    assert f"name_column={name} " in said
-    assert f"label_column={label} " in said
+    assert f"name_column={name} " in report
+    assert f"label_column={label} " in report
 
 
 def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = [{"surname": name, "country": country, "n": 3} for name, country in PAIRS]
-    lines = "".join(json.dumps(each) + "\n\n" for each in objects)
+    lines = "".join(json.dumps(row) + "\n\n" for row in objects)
     for name in ("a.jsonl", "a.jsonl.gz"):
-        pairs, said = rows_of(write(tmp_path / name, lines))
-        assert (pairs, said) == (
+        pairs, report = read_pairs(write(tmp_path / name, lines))
+        assert (pairs, report) == (
             PAIRS,
             "name_column=1 ('surname'), label_column=2 ('country'), 3 columns",
         )
 
-    class ParquetFile:  # as pyarrow's
+    class ParquetFile:  # has the interface of pyarrow
         def __init__(self, file: str) -> None:
             assert file.endswith("a.parquet")
 
@@ -125,12 +127,12 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "pyarrow", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", SimpleNamespace(ParquetFile=ParquetFile))
     path = write(tmp_path / "a.parquet", b"PAR1")
-    assert rows_of(path)[0] == PAIRS
-    counted = DataSource(data_file=str(path), count_column="n")
-    assert [row.count for row in read_rows(counted)] == [3] * 4
+    assert read_pairs(path)[0] == PAIRS
+    source_with_counts = source(path, count_column="n")
+    assert [row.count for row in read_rows(source_with_counts)] == [3] * 4
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"a\.parquet: Parquet needs an extra: pip install -e '\."):
-        rows_of(path)
+        read_pairs(path)
 
 
 def test_real_parquet(tmp_path: Path) -> None:
@@ -140,15 +142,15 @@ def test_real_parquet(tmp_path: Path) -> None:
     names, countries = zip(*PAIRS, strict=True)
     table: Any = pyarrow.table({"surname": names, "country": countries, "n": [1, 2, 3, None]})
     parquet.write_table(table, tmp_path / "a.parquet")
-    assert rows_of(tmp_path / "a.parquet")[0] == PAIRS
+    assert read_pairs(tmp_path / "a.parquet")[0] == PAIRS
     with pytest.raises(UserError, match=r"a\.parquet:4: count_column: '' is not a whole number"):
-        rows_of(tmp_path / "a.parquet", count_column="n")
+        read_pairs(tmp_path / "a.parquet", count_column="n")
     with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
-        rows_of(write(tmp_path / "b.parquet", b"PAR1"))
+        read_pairs(write(tmp_path / "b.parquet", b"PAR1"))
 
 
 def test_categories_of_any_script(tmp_path: Path) -> None:
-    """With spaces, accents in either normal form, any case: only those that are equal are one."""
+    """Categories are equal up to surrounding spaces and Unicode normalization, but not case."""
     labels = ["Côte d'Ivoire", " Côte d'Ivoire\t", "日本", "हिन्दी", "Male", "male"]
     labels.append(unicodedata.normalize("NFD", labels[0]))
     content = "".join(f"Ann\t{label}\n" for label in labels)
@@ -166,7 +168,7 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "columns", "answer"),
+    ("name", "content", "columns", "expected_message"),
     [
         ("a.csv", PEOPLE, {"name_column": "no"}, "has no column 'no'; name_column must"),
         ("a.csv", "name,name,label\nx,y,z\n", {"name_column": "name"}, "has 2 columns 'name'; n"),
@@ -213,13 +215,16 @@ def test_invalid_tables_are_refused(
     name: str,
     content: str | bytes,
     columns: dict[str, str],
-    answer: str,
+    expected_message: str,
 ) -> None:
     monkeypatch.setattr(text, "check_lines", partial(text.check_lines, max_length=1000))
-    with pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as caught:
         read_corpus(source(write(tmp_path / name, content), **columns))
-    message = str(refused.value)
-    assert message.endswith(answer[:-1]) if answer[-1] == "$" else answer in message
+    message = str(caught.value)
+    if expected_message.endswith("$"):
+        assert message.endswith(expected_message[:-1])
+    else:
+        assert expected_message in message
     assert message.count("\n") <= 5
 
 
@@ -236,23 +241,23 @@ def test_incomplete_file_is_refused(tmp_path: Path, end: int) -> None:
 
 
 def test_endless_line_is_not_read_completely() -> None:
-    asked: list[int] = []
+    sizes: list[int] = []
 
-    def readline(most: int) -> str:
-        asked.append(most)
-        return "x" * most
+    def readline(size: int) -> str:
+        sizes.append(size)
+        return "x" * size
 
     endless = SimpleNamespace(readline=readline, encoding="UTF-8")
     with pytest.raises(UserError, match="endless:1: a line of 1,000,000 letters or more"):
         next(text.check_lines(endless, "endless"))
-    assert asked == [1_000_000]
+    assert sizes == [1_000_000]
 
 
 # Folders
 
 
 def test_unusual_folders(tmp_path: Path) -> None:
-    """`.TXT` too; all texts of a subfolder are one category's; what is hidden is passed over."""
+    """All texts of a subfolder, also `.TXT`, are of one category. Hidden files are ignored."""
     write(tmp_path / "A.TXT", "Ann\n")
     write(tmp_path / "B/one.txt", "Bob\n")
     write(tmp_path / "B/deep/two.txt", "Ben\n")
@@ -267,18 +272,20 @@ def test_unusual_folders(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("nested", [False, True])
 def test_folders_with_a_given_split(tmp_path: Path, nested: bool) -> None:
-    sides = {"Training": "lmn", "dev": "op", "TEST": "qr"}
-    for side, letters in sides.items():
+    letters_by_split = {"Training": "lmn", "dev": "op", "TEST": "qr"}
+    for split, letters in letters_by_split.items():
         for category in "AB":
-            file = f"{category}/{side}.txt" if nested else f"{category}.txt"
-            write(tmp_path / side / file, "".join(f"{category}{n}\n" for n in letters * 2))
+            file = f"{category}/{split}.txt" if nested else f"{category}.txt"
+            write(tmp_path / split / file, "".join(f"{category}{n}\n" for n in letters * 2))
     write(tmp_path / "README.txt", "Not a name")
     names = read_corpus(DataSource(str(tmp_path)))
     train, val, test = split_corpus(names, 0.5, 0.5, 0)
     assert train == {"A": [*("Al", "Am", "An") * 2], "B": [*("Bl", "Bm", "Bn") * 2]}
     assert val == {"A": ["Ao", "Ap"], "B": ["Bo", "Bp"]}
     assert test == {"A": ["Aq", "Ar"], "B": ["Bq", "Br"]}
-    (tmp_path / "TEST").rename(tmp_path / "tests")  # none of the words: three categories
+    (tmp_path / "TEST").rename(
+        tmp_path / "tests"
+    )  # not the name of a split, so that all folders are categories
     assert list(read_corpus(DataSource(str(tmp_path))).all_names) == [
         "README",
         "Training",
@@ -287,99 +294,107 @@ def test_folders_with_a_given_split(tmp_path: Path, nested: bool) -> None:
     ]
 
 
-# Sides and counts
+# Splits and counts
 
 
 def test_given_splits_are_kept(tmp_path: Path) -> None:
-    lines = [
-        f"{a}{b},{a},{side}" for a in "AB" for b, side in zip("klmn", ["Train"] * 4, strict=True)
-    ]
+    lines = [f"{category}{letter},{category},Train" for category in "AB" for letter in "klmn"]
     lines += ["Ax,A,VALID", "Ax,A,dev", "Bx,B,validation", "Ak,A,test", "B K,B,Test"]
     path = write(tmp_path / "a.csv", "name,label,fold\n" + "\n".join(lines))
     names = read_corpus(source(path, split_column="fold"))
     train, val, test = split_corpus(names, 0.9, 0.9, 0)
     assert train == {"A": ["Ak", "Al", "Am", "An"], "B": ["Bk", "Bl", "Bm", "Bn"]}
     assert val == {"A": ["Ax"], "B": ["Bx"]}
-    assert test == {"A": ["Ak"], "B": ["B K"]}  # kept, though they are trained on
+    assert test == {"A": ["Ak"], "B": ["B K"]}  # kept, although they are also training names
 
-    some = write(
-        tmp_path / "b.csv", path.read_text().replace("VALID", "train").replace("dev", "train")
-    )
-    some.write_text(some.read_text().replace("validation", "train"))
-    names = read_corpus(source(some, split_column="fold"))
+    content = path.read_text()
+    for name in ("VALID", "dev", "validation"):
+        content = content.replace(name, "train")
+    without_validation = write(tmp_path / "b.csv", content)
+    names = read_corpus(source(without_validation, split_column="fold"))
     train, val, test = split_corpus(names, 0.3, 0.9, 0)
-    assert {c: len(of) for c, of in val.items()} == {"A": 2, "B": 2}  # 30 % of five names each
+    n_val_names = {category: len(names) for category, names in val.items()}
+    assert n_val_names == {"A": 2, "B": 2}  # 30 % of five names each
     assert test == {"A": ["Ak"], "B": ["B K"]}
     assert {*train["A"], *val["A"]} == {"Ak", "Al", "Am", "An", "Ax"}
 
-    only = write(tmp_path / "c.csv", "name,label,fold\nAnn,A,train\nBob,B,test\n")
+    single_names = write(tmp_path / "c.csv", "name,label,fold\nAnn,A,train\nBob,B,test\n")
     with pytest.raises(UserError, match=r"^B: no name is left to train on"):
-        NamesDataModule(data_file=only, split_column="fold")
+        NamesDataModule(data_file=single_names, split_column="fold")
 
 
 COUNTS = {"A": {"Ann": 7, "Abe": 1, "Amy": 2}, "B": {"Bob": 1, "Ben": 4}}
 
 
-def counted(path: Path) -> Path:
-    lines = [f"{name},{label},{n - 1}" for label, of in COUNTS.items() for name, n in of.items()]
-    lines += [f"{name.upper()},{label},1" for label, of in COUNTS.items() for name in of]
+def write_counts(path: Path) -> Path:
+    """Write the names of COUNTS, one of each in upper case, and names with a count of 0."""
+    lines = []
+    for label, counts in COUNTS.items():
+        lines += [f"{name},{label},{count - 1}" for name, count in counts.items()]
+    for label, counts in COUNTS.items():
+        lines += [f"{name.upper()},{label},1" for name in counts]
     return write(path, "name,label,n\n" + "\n".join([*lines, "Zoe,B,0", "Zed,C,0"]))
 
 
 def test_count_column_repeats_rows(tmp_path: Path) -> None:
-    """A row that counts nothing is as if it were not there."""
-    names = read_corpus(source(counted(tmp_path / "a.csv"), count_column="n"))
-    written = {c: {**{n: k - 1 for n, k in of.items() if k > 1}} for c, of in COUNTS.items()}
-    expected = {c: written[c] | {n.upper(): 1 for n in of} for c, of in COUNTS.items()}
+    """A row with a count of 0 is ignored."""
+    names = read_corpus(source(write_counts(tmp_path / "a.csv"), count_column="n"))
+    expected: dict[str, dict[str, int]] = {}
+    for category, counts in COUNTS.items():
+        expected[category] = {name: count - 1 for name, count in counts.items() if count > 1}
+        for name in counts:
+            expected[category][name.upper()] = 1
     assert names.line_counts == expected
-    assert names.all_names == {c: [*of] for c, of in expected.items()}
+    assert names.all_names == {category: list(counts) for category, counts in expected.items()}
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
 def test_names_are_sampled_in_proportion_to_their_counts(tmp_path: Path, sampling: str) -> None:
-    path = counted(tmp_path / "a.csv")
-    how: dict[str, Any] = {"sampling": sampling, "count_column": "n", "iterations": 6000}
-    how |= {"batch_size": 8, "log_every": 6000, "val_every": 6000}
-    data = NamesDataModule(None, 0, 0, **how, data_file=path)
-    drawn: Counter[tuple[str, int]] = Counter()
+    path = write_counts(tmp_path / "a.csv")
+    arguments: dict[str, Any] = {"sampling": sampling, "count_column": "n", "iterations": 6000}
+    arguments |= {"batch_size": 8, "log_every": 6000, "val_every": 6000}
+    data = NamesDataModule(None, 0, 0, **arguments, data_file=path)
+    n_samples: Counter[tuple[str, int]] = Counter()
     for batch in data.train_dataloader():
-        runs = torch.split(batch.letters, batch.lengths.tolist())
-        names = [data.alphabet.decode(run).title() for run in runs]
-        drawn.update(zip(names, batch.targets.tolist(), strict=True))
-    total = {c: sum(of.values()) for c, of in COUNTS.items()}
-    share = {
-        "balanced": {c: 1 / (2 * n) for c, n in total.items()},
-        "natural": dict.fromkeys("AB", 1 / 15),
-    }
-    for category, of in enumerate(COUNTS.values()):
-        for name, n in of.items():
-            expected = n * share[sampling]["AB"[category]]
-            found = drawn[name, category] / drawn.total()
-            assert found == pytest.approx(expected, rel=0.05), name
+        encoded_names = torch.split(batch.letters, batch.lengths.tolist())
+        names = [data.alphabet.decode(letters).title() for letters in encoded_names]
+        n_samples.update(zip(names, batch.targets.tolist(), strict=True))
+    for category, counts in enumerate(COUNTS.values()):
+        for name, count in counts.items():
+            # All counts of a category, times two categories; or all counts.
+            total = 2 * sum(counts.values()) if sampling == "balanced" else 15
+            expected = count / total
+            actual = n_samples[name, category] / n_samples.total()
+            assert actual == pytest.approx(expected, rel=0.05), name
     prior = [10 / 15, 5 / 15] if sampling == "natural" else [0.5, 0.5]
     assert data.train_prior == pytest.approx(prior)
-    assert data.corpus_prior == [5 / 8, 3 / 8]  # spellings
+    assert data.corpus_prior == [5 / 8, 3 / 8]  # by spellings
 
 
 def test_counted_draws_equal_repeated_lines() -> None:
     weights = [2, 1, 3, 1, 1, 4]  # of categories with 3, 1 and 2 names
-    written = [name for name, n in enumerate(weights) for _ in range(n)]
-    draws = RandomExamples([6, 1, 5], 1, 7).take(0, 500)
-    assert RandomExamples([6, 1, 5], 1, 7, weights).take(0, 500) == [written[n] for n in draws]
+    lines = []
+    for name, weight in enumerate(weights):
+        lines += [name] * weight
+    sampled_lines = RandomExamples([6, 1, 5], 1, 7).take(0, 500)
+    expected = [lines[index] for index in sampled_lines]
+    assert RandomExamples([6, 1, 5], 1, 7, weights).take(0, 500) == expected
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_pass_in_proportion_to_line_counts(seed: int) -> None:
-    """Systematic sampling: each name its expected number of times, rounded up or down."""
+    """Each name is sampled its expected number of times, rounded up or down."""
     rng = random.Random(seed)
     weights = [rng.choice([1, 1, 2, 50, 1000]) for _ in range(60)]
     passes = ShuffledPasses([5] * 60, 7, seed, weights)
     for number in range(3):
-        names = [n for i in range(9) for n in passes.take(7 * (9 * number + i), 7)]
-        times = Counter(names)
+        names = []
+        for batch in range(9):
+            names += passes.take(7 * (9 * number + batch), 7)
+        n_samples = Counter(names)
         assert len(names) == 60
         for name, weight in enumerate(weights):
-            assert abs(times[name] - 60 * weight / sum(weights)) < 1
+            assert abs(n_samples[name] - 60 * weight / sum(weights)) < 1
     assert ShuffledPasses([5] * 60, 7, seed, weights).take(7 * 9, 7) == passes.take(7 * 9, 7)
 
 
@@ -392,34 +407,40 @@ def test_pass_with_equal_counts_contains_each_name(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on a table: the small corpus, every line once, with columns that must be named."""
+def table_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a table with the distinct lines of the small corpus and unknown column names."""
     folder = tmp_path_factory.mktemp("own")
     names = make_corpus(folder / "names")
     lines = {f"{n},{file.stem},2" for file in names.glob("*.txt") for n in file.read_text().split()}
     write(folder / "own.csv", "wer,woher,n\n" + "\n".join(sorted(lines)))
-    words = ["hidden=4", "iterations=20", "log_every=10", "val_every=10", "logger=[]"]
-    words += [
+    arguments = ["hidden=4", "iterations=20", "log_every=10", "val_every=10", "logger=[]"]
+    arguments += [
         f"data_file={folder}/own.csv",
         "name_column=1",
         "label_column=woher",
         "count_column=n",
     ]
-    train(settings(*words), folder / "run")
+    train(settings(*arguments), folder / "run")
     return folder
 
 
-def test_checkpoint_contains_the_data_source(ran: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    checkpoint = torch.load(ran / "run/checkpoints/last.ckpt", weights_only=True)
-    kept = {key: checkpoint["NamesDataModule"][key] for key in DataSource._fields}
+def test_checkpoint_contains_the_data_source(
+    table_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = torch.load(table_folder / "run/checkpoints/last.ckpt", weights_only=True)
+    stored = {key: checkpoint["NamesDataModule"][key] for key in DataSource._fields}
     columns = ("1", "woher", "n", None)
-    assert kept == dict(zip(DataSource._fields, (None, f"{ran}/own.csv", *columns), strict=True))
-    evaluate.main([f"--checkpoint={ran}/run"])
-    assert f"names: {ran}/own.csv, test: names the run never saw" in capsys.readouterr().out
+    assert stored == dict(
+        zip(DataSource._fields, (None, f"{table_folder}/own.csv", *columns), strict=True)
+    )
+    evaluate.main([f"--checkpoint={table_folder}/run"])
+    assert (
+        f"names: {table_folder}/own.csv, test: names the run never saw" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("arguments", "expected_message"),
     [
         (["--data-dir={}/names"], "names: not the corpus of the run"),
         (["--data-dir={}/names", "--split=all"], ""),
@@ -433,23 +454,28 @@ def test_checkpoint_contains_the_data_source(ran: Path, capsys: pytest.CaptureFi
     ],
 )  # fmt: skip
 def test_evaluation_of_other_sources(
-    ran: Path, capsys: pytest.CaptureFixture[str], words: list[str], answer: str
+    table_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    expected_message: str,
 ) -> None:
-    write(ran / "other.tsv", "name\tlabel\nbata\tAlpha\nbita\tBeta\n")
-    words = [word.format(ran) for word in words]
-    if answer:
+    write(table_folder / "other.tsv", "name\tlabel\nbata\tAlpha\nbita\tBeta\n")
+    arguments = [argument.format(table_folder) for argument in arguments]
+    if expected_message:
         with pytest.raises(SystemExit):
-            evaluate.main([f"--checkpoint={ran}/run", *words])
-        assert answer in capsys.readouterr().err
+            evaluate.main([f"--checkpoint={table_folder}/run", *arguments])
+        assert expected_message in capsys.readouterr().err
     else:
-        evaluate.main([f"--checkpoint={ran}/run", *words])
+        evaluate.main([f"--checkpoint={table_folder}/run", *arguments])
         assert "accuracy" in capsys.readouterr().out
 
 
-def test_run_on_a_table_is_resumed_unless_the_table_changed(ran: Path, tmp_path: Path) -> None:
+def test_run_on_a_table_is_resumed_unless_the_table_changed(
+    table_folder: Path, tmp_path: Path
+) -> None:
     columns: Any = {"name_column": "wer", "label_column": "2", "count_column": "3"}
-    state = NamesDataModule(data_file=ran / "own.csv", **columns).state_dict()
-    moved = write(tmp_path / "moved.csv", (ran / "own.csv").read_text())
+    state = NamesDataModule(data_file=table_folder / "own.csv", **columns).state_dict()
+    moved = write(tmp_path / "moved.csv", (table_folder / "own.csv").read_text())
     NamesDataModule(data_file=moved, **columns).load_state_dict(state)
     write(moved, moved.read_text().replace(",2\n", ",13\n"))
     with pytest.raises(UserError, match="the names or their split have changed"):
@@ -457,7 +483,7 @@ def test_run_on_a_table_is_resumed_unless_the_table_changed(ran: Path, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("words", "answer"),
+    ("arguments", "expected_message"),
     [
         (["data_dir=own.csv"], "own.csv: must be a folder, or null; a file is data_file"),
         (["data_file=names"], "names: must be a file, or null; a folder is data_dir's"),
@@ -469,10 +495,10 @@ def test_run_on_a_table_is_resumed_unless_the_table_changed(ran: Path, tmp_path:
     ],
 )  # fmt: skip
 def test_conflicting_source_settings_are_refused(
-    ran: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], answer: str
+    table_folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected_message: str
 ) -> None:
-    monkeypatch.chdir(ran)
-    write(ran / "own.xlsx", "PK")
-    with pytest.raises(UserError) as refused:
-        settings(*words)
-    assert answer in error_message(refused.value)
+    monkeypatch.chdir(table_folder)
+    write(table_folder / "own.xlsx", "PK")
+    with pytest.raises(UserError) as caught:
+        settings(*arguments)
+    assert expected_message in error_message(caught.value)

@@ -20,17 +20,17 @@ from src.models.rnn import RNN, read_name
 from src.run.run_folder import read_result
 from src.run.signals import STOP_HANDLER
 from src.train import main, train
-from tests.helpers import ROOT, make_corpus, settings, timeless_metrics
+from tests.helpers import ROOT, load_checkpoint, make_corpus, settings, timeless_metrics
 from tests.processes import Programs
 
-DECIDED = {
+PRIOR_SCORES = {
     f"test/{prior}/{score}"
     for prior in ("uniform", "corpus", "tempered")
     for score in ("accuracy", "balanced_accuracy", "macro_f1")
 }
-SAID = "settings/text_summary"
+SETTINGS_TAG = "settings/text_summary"
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
-TINY = [
+QUICK_RUN = [
     "hidden=16",
     "lr=0.05",
     "iterations=250",
@@ -40,28 +40,30 @@ TINY = [
 ]
 
 
-def newest_run(folder: Path) -> Path:
+def find_newest_run(folder: Path) -> Path:
     return max(folder.glob("outputs/*/*"), key=lambda path: path.stat().st_mtime)
 
 
-def events(run: Path) -> EventAccumulator:
+def read_events(run: Path) -> EventAccumulator:
     accumulator = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0})
     accumulator.Reload()
     return accumulator
 
 
 @pytest.fixture(scope="module")
-def finished(all_programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """One tiny run on the shipped corpus: its folder, and what it printed."""
+def finished_run(
+    all_programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, str]:
+    """The folder of a short run on the included corpus, and its output."""
     folder = tmp_path_factory.mktemp("finished")
-    result = all_programs.train(*TINY, cwd=folder)
+    result = all_programs.train(*QUICK_RUN, cwd=folder)
     # There are no warnings and no tips, and no progress bar, as this is not a terminal.
     assert (result.returncode, result.stderr) == (0, "")
-    return newest_run(folder), result.stdout
+    return find_newest_run(folder), result.stdout
 
 
-def test_run_folder(finished: tuple[Path, str]) -> None:
-    run, _ = finished
+def test_run_folder(finished_run: tuple[Path, str]) -> None:
+    run, _ = finished_run
     names = {path.name for path in run.iterdir() if "tfevents" not in path.name}
     assert names == {
         ".hydra",
@@ -81,13 +83,13 @@ def test_run_folder(finished: tuple[Path, str]) -> None:
         assert pixels.std() > 0.01  # something is drawn
 
 
-def test_metrics_json(finished: tuple[Path, str]) -> None:
-    metrics = json.loads((finished[0] / "metrics.json").read_text())
+def test_metrics_json(finished_run: tuple[Path, str]) -> None:
+    metrics = json.loads((finished_run[0] / "metrics.json").read_text())
     assert set(metrics) == {
         "train/loss",
         "train/hidden_norm",
         *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
-        *DECIDED,
+        *PRIOR_SCORES,
         "status",
         "iterations",
         "seconds",
@@ -99,10 +101,10 @@ def test_metrics_json(finished: tuple[Path, str]) -> None:
     assert all(0 <= metrics[f"test/{score}"] <= 1 for score in SCORES[1:])
 
 
-def test_tensorboard(finished: tuple[Path, str]) -> None:
-    run, _ = finished
+def test_tensorboard(finished_run: tuple[Path, str]) -> None:
+    run, _ = finished_run
     metrics = json.loads((run / "metrics.json").read_text())
-    log = events(run)
+    log = read_events(run)
     points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
     logged = {"train/loss"} | {f"{s}/{m}" for s in ("val", "test") for m in SCORES}
     assert set(points) == logged | {"train/hidden_norm"}
@@ -110,23 +112,24 @@ def test_tensorboard(finished: tuple[Path, str]) -> None:
     for score in SCORES:
         assert [step for step, _ in points[f"val/{score}"]] == [100, 200, 250]
         assert [step for step, _ in points[f"test/{score}"]] == [250]
-    for tag, series in points.items():  # final numbers are the curves' last points
+    for tag, series in points.items():  # the metrics are the last points of the curves
         assert series[-1][1] == pytest.approx(metrics[tag], abs=1e-6)
 
     (image,) = log.Images("confusion_matrix")
     assert image.step == 250
     assert image.width > 400
 
-    (said,) = (bytes(each.tensor_proto.string_val[0]).decode() for each in log.Tensors(SAID))
-    assert "    lr: 0.05\n" in said
+    (event,) = log.Tensors(SETTINGS_TAG)
+    text = bytes(event.tensor_proto.string_val[0]).decode()
+    assert "    lr: 0.05\n" in text
     (layout,) = log.Tensors("custom_scalars__config__")
     (category,) = Layout.FromString(layout.tensor_proto.string_val[0]).category
     assert [list(chart.multiline.tag) for chart in category.chart] == [["train/loss", "val/loss"]]
 
 
-def test_hidden_norm_after_twenty_letters(finished: tuple[Path, str]) -> None:
-    (last,) = events(finished[0]).Scalars("train/hidden_norm")[-1:]
-    state = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+def test_hidden_norm_after_twenty_letters(finished_run: tuple[Path, str]) -> None:
+    (last,) = read_events(finished_run[0]).Scalars("train/hidden_norm")[-1:]
+    state = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
     rnn = RNN(57, 16, 18)
     rnn.load_state_dict({name.rpartition("rnn.")[2]: weight for name, weight in state.items()})
     hidden = rnn.init_hidden()
@@ -135,11 +138,12 @@ def test_hidden_norm_after_twenty_letters(finished: tuple[Path, str]) -> None:
     assert last.value == pytest.approx(hidden.norm().item(), rel=1e-5)
 
 
-def test_train_loss_is_the_mean_loss_of_the_tutorial_loop(finished: tuple[Path, str]) -> None:
+def test_train_loss_is_the_mean_loss_of_the_tutorial_loop(finished_run: tuple[Path, str]) -> None:
     data = NamesDataModule()
     torch.manual_seed(0)
     rnn = RNN(57, 16, 18)
-    criterion, losses = torch.nn.NLLLoss(), []
+    criterion = torch.nn.NLLLoss()
+    losses = []
     for line in data.sampler.take(0, 250):
         name, category = data.train_dataset[line]
         loss = criterion(read_name(rnn, name), category)
@@ -151,61 +155,64 @@ def test_train_loss_is_the_mean_loss_of_the_tutorial_loop(finished: tuple[Path, 
                     weight.sub_(weight.grad, alpha=0.05)
         losses.append(loss.item())
     means = torch.tensor(losses).reshape(5, 50).mean(dim=1).tolist()
-    logged = [event.value for event in events(finished[0]).Scalars("train/loss")]
+    logged = [event.value for event in read_events(finished_run[0]).Scalars("train/loss")]
     assert logged == pytest.approx(means, abs=1e-5)
-    checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)
     for key, value in rnn.state_dict().items():
         trained = checkpoint["state_dict"][f"network.recurrent.rnn.{key}"]
         torch.testing.assert_close(trained, value, atol=1e-5, rtol=0)
 
 
 def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
-    finished: tuple[Path, str],
+    finished_run: tuple[Path, str],
 ) -> None:
-    checkpoint = torch.load(finished[0] / "checkpoints/last.ckpt", weights_only=True)
+    checkpoint = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 250
     network = checkpoint["hyper_parameters"]["network"]
     assert network["letters"] == Alphabet(case_style="capitalised").to_dict()
     assert network["categories"][:2] == ["Arabic", "Chinese"]
     assert len(network["categories"]) == 18
-    assert load_model(finished[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (1, 18)
+    assert load_model(finished_run[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (
+        1,
+        18,
+    )
 
 
-def test_printed_output_of_a_run(finished: tuple[Path, str]) -> None:
-    run, printed = finished
-    lines = printed.splitlines()
+def test_printed_output_of_a_run(finished_run: tuple[Path, str]) -> None:
+    run, output = finished_run
+    lines = output.splitlines()
     assert lines[0].startswith("18 categories, 16,0")
     assert [line.split()[:2] for line in lines[1:3]] == [["100", "40%"], ["200", "80%"]]
     for line in lines[1:3]:
         assert line.endswith("CORRECT") or line.rstrip(")").split("WRONG (")[1] != ""
         assert " / " in line
     metrics = json.loads((run / "metrics.json").read_text())
-    (accuracy,) = (line for line in lines if line.startswith("balanced accuracy"))
-    shown = [float(value) for value in accuracy.split()[2:]]
+    (accuracy_line,) = [line for line in lines if line.startswith("balanced accuracy")]
+    printed_values = [float(value) for value in accuracy_line.split()[2:]]
     columns = ["val", "test", "test/corpus", "test/tempered"]  # test/uniform is test
     expected = [metrics[f"{column}/balanced_accuracy"] for column in columns]
-    assert shown == pytest.approx(expected, abs=5e-5)
+    assert printed_values == pytest.approx(expected, abs=5e-5)
     assert f"Run          {run.relative_to(run.parents[2])}" in lines
     assert max(len(line) for line in lines if not line.startswith("Run  ")) <= 80
-    assert (run / "train.log").read_text() == printed
+    assert (run / "train.log").read_text() == output
 
 
-def test_printed_example_is_the_draw_of_its_iteration(finished: tuple[Path, str]) -> None:
+def test_printed_example_is_the_draw_of_its_iteration(finished_run: tuple[Path, str]) -> None:
     data = NamesDataModule()
     line = data.sampler.take(99, 1)[0]
     letters = data.train_dataset[line][0].argmax(dim=2).flatten()
     name = "".join(ASCII_SYMBOLS[i] for i in letters)
-    assert f"  {name} / " in finished[1].splitlines()[1]
+    assert f"  {name} / " in finished_run[1].splitlines()[1]
 
 
 def test_tutorial_experiment(tmp_path: Path, programs: Programs) -> None:
-    result = programs.train(*TINY, "experiment=tutorial", "logger=csv", cwd=tmp_path)
+    result = programs.train(*QUICK_RUN, "experiment=tutorial", "logger=csv", cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
-    run = newest_run(tmp_path)
+    run = find_newest_run(tmp_path)
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     metrics = json.loads((run / "metrics.json").read_text())
-    told = {"status", "iterations", "seconds", "names_per_second"}
-    assert set(metrics) == told | {"train/loss", "train/hidden_norm"}
+    run_keys = {"status", "iterations", "seconds", "names_per_second"}
+    assert set(metrics) == run_keys | {"train/loss", "train/hidden_norm"}
     assert (run / "confusion_matrix.png").exists()
     with (run / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -215,17 +222,27 @@ def test_tutorial_experiment(tmp_path: Path, programs: Programs) -> None:
 
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.usefixtures("few_ngram_steps")
-@pytest.mark.parametrize("recipe", [file.stem for file in (ROOT / "configs/experiment").iterdir()])
-def test_included_experiments(tmp_path: Path, recipe: str) -> None:
-    words = [f"experiment={recipe}", "iterations=20", "log_every=10", "val_every=10", "hidden=8"]
-    batched = recipe in ("best", "names")
-    words += ["ngrams=2"] if batched else []
-    words += ["passes=0.17"] if recipe == "names" else []  # 20 batches of its 113
-    train(settings(*words), tmp_path)
+@pytest.mark.parametrize(
+    "experiment", [file.stem for file in (ROOT / "configs/experiment").iterdir()]
+)
+def test_included_experiments(tmp_path: Path, experiment: str) -> None:
+    overrides = [
+        f"experiment={experiment}",
+        "iterations=20",
+        "log_every=10",
+        "val_every=10",
+        "hidden=8",
+    ]
+    has_ngrams = experiment in ("best", "names")
+    if has_ngrams:
+        overrides.append("ngrams=2")
+    if experiment == "names":
+        overrides.append("passes=0.17")  # 20 of its 113 batches
+    train(settings(*overrides), tmp_path)
     torch.use_deterministic_algorithms(False)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["status"], metrics["iterations"]) == ("finished", 20)
-    assert ("train/lr" in metrics) == batched  # where it changes
+    assert ("train/lr" in metrics) == has_ngrams  # these have a learning-rate schedule
     model = load_model(tmp_path / "checkpoints/last.ckpt")
     assert model.probabilities(["Jones"]).sum() == pytest.approx(1, abs=1e-5)
 
@@ -257,7 +274,7 @@ def test_invalid_input_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
     if torch.cuda.is_available() and "trainer=gpu" in overrides:
-        pytest.skip("there is a GPU, so nothing is wrong with asking for it")
+        pytest.skip("a GPU can be selected where there is one")
     files = {
         "one/Only.txt": b"Jones\n",
         "latin/Bad.txt": b"M\xfcller\n",
@@ -274,40 +291,51 @@ def test_invalid_input_is_refused(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        train(settings(*TINY, *overrides), run)
+        train(settings(*QUICK_RUN, *overrides), run)
     assert str(caught.value).startswith(message.format(tmp_path))
     assert not list(run.glob("checkpoints"))
 
 
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
-    "words", [["backend=compiled"], ["backend=autograd"], ["backend=autograd", "batch_size=4"]]
+    "overrides", [["backend=compiled"], ["backend=autograd"], ["backend=autograd", "batch_size=4"]]
 )
-def test_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, words: list[str]) -> None:
-    """By the step of a single name, or by Lightning for a batch: one step is lr times clip long."""
-    words = [*words, "hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
-    words += ["val_fraction=0", "test_fraction=0"]
-    weights = []
-    for name, step in {"none": ["lr=1e-30"], "clipped": ["lr=0.5", "clip=0.01"]}.items():
-        train(settings(*words, *step), tmp_path / name)
-        saved = torch.load(tmp_path / name / "checkpoints/last.ckpt", weights_only=True)
-        parts = [part.flatten() for part in saved["state_dict"].values()]
-        weights.append(torch.cat(parts).double())
-    assert (weights[1] - weights[0]).norm().item() == pytest.approx(0.5 * 0.01, rel=1e-3)
+def test_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, overrides: list[str]) -> None:
+    """A step has the length lr · clip, whether OnlineSGD or Lightning clips the gradient."""
+    overrides = [*overrides, "hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
+    overrides += ["val_fraction=0", "test_fraction=0"]
+    weights = {}
+    for name, step_overrides in {
+        "unchanged": ["lr=1e-30"],
+        "clipped": ["lr=0.5", "clip=0.01"],
+    }.items():
+        train(settings(*overrides, *step_overrides), tmp_path / name)
+        state = load_checkpoint(tmp_path / name)["state_dict"]
+        weights[name] = torch.cat([weight.flatten() for weight in state.values()]).double()
+    assert (weights["clipped"] - weights["unchanged"]).norm().item() == pytest.approx(
+        0.5 * 0.01, rel=1e-3
+    )
 
 
 def test_diverged_run_keeps_its_last_checkpoint_and_curve(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
-    words = ("hidden=16", "lr=0.2", "clip=0", "iterations=5000", "log_every=100", "val_every=200")
+    overrides = (
+        "hidden=16",
+        "lr=0.2",
+        "clip=0",
+        "iterations=5000",
+        "log_every=100",
+        "val_every=200",
+    )
     with pytest.raises(UserError, match=r"lr=0\.2 clip=0: the loss is no longer finite") as caught:
-        train(settings(*words), tmp_path)
+        train(settings(*overrides), tmp_path)
     (iteration,) = re.findall(r"iteration ([\d,]+);", str(caught.value))
-    done = int(iteration.replace(",", "")) - 1
+    n_iterations = int(iteration.replace(",", "")) - 1
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["iteration"] == done // 200 * 200 > 0
+    assert checkpoint["iteration"] == n_iterations // 200 * 200 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
     status, metrics, _ = read_result(tmp_path)
-    assert (status, metrics["iterations"]) == ("diverged", done // 100 * 100)
+    assert (status, metrics["iterations"]) == ("diverged", n_iterations // 100 * 100)
     assert metrics["val/loss"] == checkpoint["history"][-1][1]["val/loss"]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
 
@@ -318,38 +346,40 @@ def test_signal_after_training(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Nothing is trained any more: it ends at once, and can be taken up."""
+    """The run ends at once, and can be resumed."""
 
     def interrupt(*_: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
-    config = settings(*TINY, f"data_dir={corpus_dir}")
+    config = settings(*QUICK_RUN, f"data_dir={corpus_dir}")
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_HANDLER.installed():
         train(config, tmp_path)
     assert (STOP_HANDLER.signum, STOP_HANDLER.is_polled) == (signal.SIGINT, False)
     STOP_HANDLER.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
-    said = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
-    assert caplog.messages[-1] == said
+    message = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"
+    assert caplog.messages[-1] == message
     assert timeless_metrics(tmp_path)["status"] == "interrupted"
 
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: Path) -> None:
-    words = [*TINY, f"data_dir={corpus_dir}"]
-    score = train(settings(*words, "trainer.max_time=00:00:00:00"), tmp_path / "none")
+    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
+    score = train(settings(*overrides, "trainer.max_time=00:00:00:00"), tmp_path / "none")
     status, metrics, _ = read_result(tmp_path / "none")
     assert (status, metrics["iterations"], score) == ("stopped", 0, None)
-    stopped = settings(*words, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1")
-    train(stopped, tmp_path / "run")
-    train(settings(*words), tmp_path / "run")  # without the limits: the rest
-    train(settings(*words), tmp_path / "whole")
-    assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "whole")
-    fast = train(settings(*words, "trainer.fast_dev_run=2"), tmp_path / "fast")
+    stopped_settings = settings(
+        *overrides, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1"
+    )
+    train(stopped_settings, tmp_path / "run")
+    train(settings(*overrides), tmp_path / "run")  # the rest of the iterations, without the limits
+    train(settings(*overrides), tmp_path / "uninterrupted")
+    assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "uninterrupted")
+    fast_score = train(settings(*overrides, "trainer.fast_dev_run=2"), tmp_path / "fast")
     assert read_result(tmp_path / "fast")[:1] == ("stopped",)
-    assert fast is not None
+    assert fast_score is not None
     assert not (tmp_path / "fast/checkpoints").exists()
 
 
@@ -376,38 +406,44 @@ def test_trainer_arguments_are_passed(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    batches = ["cell=gru", "sampling=natural", "batch_size=7", "backend=autograd", "hidden=8"]
-    words = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
-    train(settings(*batches, *words, f"trainer.{argument}"), tmp_path)
+    batched_overrides = [
+        "cell=gru",
+        "sampling=natural",
+        "batch_size=7",
+        "backend=autograd",
+        "hidden=8",
+    ]
+    overrides = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
+    train(settings(*batched_overrides, *overrides, f"trainer.{argument}"), tmp_path)
     torch.use_deterministic_algorithms(False)
     status, metrics, _ = read_result(tmp_path)
     assert (status, metrics["iterations"]) == ("finished", 40)
     assert ("val/loss" in metrics) == (argument != "limit_val_batches=0")
     assert ("test/loss" in metrics) == (argument != "limit_test_batches=0")
     assert metrics["test/uniform/accuracy"] <= 1
-    answer = load_model(tmp_path / "checkpoints/last.ckpt").probabilities(["bata"])
-    assert answer.sum() == pytest.approx(1, abs=1e-3)
+    probabilities = load_model(tmp_path / "checkpoints/last.ckpt").probabilities(["bata"])
+    assert probabilities.sum() == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_several_loggers_and_no_logger(corpus_dir: Path, tmp_path: Path) -> None:
-    words = [*TINY, f"data_dir={corpus_dir}"]
-    train(settings(*words, "logger=[tensorboard,csv]"), tmp_path / "two")
+    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
+    train(settings(*overrides, "logger=[tensorboard,csv]"), tmp_path / "two")
     assert list((tmp_path / "two").glob("events.out.tfevents.*"))
     with (tmp_path / "two/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [50, 100, 100, 150, 200, 200, 250, 250, 250]
     assert "lr: 0.05" in (tmp_path / "two/hparams.yaml").read_text()
-    train(settings(*words, "logger=[]"), tmp_path / "none")
+    train(settings(*overrides, "logger=[]"), tmp_path / "none")
     assert not list((tmp_path / "none").glob("events.out.tfevents.*"))
     assert timeless_metrics(tmp_path / "none") == timeless_metrics(tmp_path / "two")
 
 
 def test_run_in_a_thread(tmp_path: Path) -> None:
-    """Nothing of the process is changed for good: its threads can show their errors afterwards."""
+    """The signal handlers and the hook for errors of threads are the same afterwards."""
     hook, handler = threading.excepthook, signal.getsignal(signal.SIGTERM)
     corpus = make_corpus(tmp_path / "names")
-    config = settings(*TINY, f"data_dir={corpus}")
+    config = settings(*QUICK_RUN, f"data_dir={corpus}")
     results: list[object] = []
     worker = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run")))
     worker.start()
@@ -415,13 +451,13 @@ def test_run_in_a_thread(tmp_path: Path) -> None:
     assert results == [timeless_metrics(tmp_path / "run")["val/balanced_accuracy"]]
     assert (threading.excepthook, signal.getsignal(signal.SIGTERM)) == (hook, handler)
 
-    def fails() -> None:
+    def train_on_an_invalid_folder() -> None:
         try:
-            train(settings(*TINY, f"data_dir={tmp_path / 'run'}"), tmp_path / "other")
+            train(settings(*QUICK_RUN, f"data_dir={tmp_path / 'run'}"), tmp_path / "other")
         except UserError as error:
             results.append(error)
 
-    worker = threading.Thread(target=fails)
+    worker = threading.Thread(target=train_on_an_invalid_folder)
     worker.start()
     worker.join()
     assert "contains no <Category>.txt files" in str(results[1])
@@ -430,11 +466,11 @@ def test_run_in_a_thread(tmp_path: Path) -> None:
 def test_main_from_another_folder(
     own_corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Paths are meant from where the command was given, wherever the job runs."""
+    """Relative paths start at the folder of the command, even if Hydra changes the folder."""
     monkeypatch.chdir(tmp_path)
-    words = [*TINY, "data_dir=names", "hydra.job.chdir=true", "hydra.output_subdir=null"]
-    words += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
-    monkeypatch.setattr("sys.argv", ["train.py", *words])
+    overrides = [*QUICK_RUN, "data_dir=names", "hydra.job.chdir=true", "hydra.output_subdir=null"]
+    overrides += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
+    monkeypatch.setattr("sys.argv", ["train.py", *overrides])
     assert main() is None  # hydra.main returns nothing
     assert read_result(tmp_path / "here")[0] == "finished"
     assert not (tmp_path / "here/.hydra").exists()
@@ -445,7 +481,12 @@ def test_main_from_another_folder(
 def test_early_stopping_stops_a_run_that_no_longer_improves(
     corpus_dir: Path, tmp_path: Path
 ) -> None:
-    overrides = [*TINY, f"data_dir={corpus_dir}", "iterations=1000", "callbacks=early_stopping"]
+    overrides = [
+        *QUICK_RUN,
+        f"data_dir={corpus_dir}",
+        "iterations=1000",
+        "callbacks=early_stopping",
+    ]
     overrides.append("callbacks.early_stopping.patience=1")
     overrides.append("+callbacks.early_stopping.min_delta=100")  # no improvement is that large
     train(settings(*overrides), tmp_path)
