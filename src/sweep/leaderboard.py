@@ -74,7 +74,7 @@ class LeaderboardRow:
     @property
     def seeds(self) -> list[str]:
         """The seeds that the sweep gave to the runs, in ascending order."""
-        if "seed" in self.settings:  # all runs of the sweep have the same seed
+        if "seed" in self.settings:  # because all runs of the sweep have the same seed
             return []
         seeds = [run.settings["seed"] for run in self.runs if run.settings.get("seed")]
         return sorted(dict.fromkeys(seeds), key=as_number)
@@ -85,7 +85,12 @@ def find_swept_keys(runs: Sequence[Run]) -> list[str]:
     keys: dict[str, None] = {}
     for run in runs:
         keys.update(dict.fromkeys(run.settings))
-    return [key for key in keys if len({run.settings.get(key) for run in runs}) > 1]
+    swept_keys = []
+    for key in keys:
+        values = {run.settings.get(key) for run in runs}
+        if len(values) > 1:
+            swept_keys.append(key)
+    return swept_keys
 
 
 def rank_runs(runs: Sequence[Run]) -> list[LeaderboardRow]:

@@ -20,7 +20,11 @@ def format_leaderboard(rows: Sequence[LeaderboardRow], keys: Sequence[str]) -> l
         rows: the leaderboard, the best row first.
         keys: the settings to show.
     """
-    metrics = [metric for metric in TABLE_METRICS if any(row.values(metric) for row in rows)]
+    # Without validation or test names, the table has fewer columns.
+    metrics = []
+    for metric in TABLE_METRICS:
+        if any(row.values(metric) for row in rows):
+            metrics.append(metric)
     titles = [metric.replace("/", " ").removesuffix("_accuracy") for metric in metrics]
     table = [["", *keys, *titles, "seconds", "run"]]
     for rank, row in enumerate(rows, start=1):
@@ -52,8 +56,10 @@ def join_numbers(runs: Iterable[Run]) -> str:
 
 def align_columns(table: Sequence[Sequence[str]]) -> list[str]:
     """Return the rows of a table as lines, with aligned columns."""
-    n_columns = len(table[0])
-    widths = [max(len(cells[column]) for cells in table) for column in range(n_columns)]
+    widths = [0] * len(table[0])
+    for cells in table:
+        for column, cell in enumerate(cells):
+            widths[column] = max(widths[column], len(cell))
     widths[-1] = 0  # the last column can be long, and nothing follows it
     lines = []
     for cells in table:
