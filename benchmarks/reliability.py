@@ -22,7 +22,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.inference.trained_model import load_model
-from src.run.run_folder import Status, read_result
+from src.run.run_folder import Status, read_result_or_empty
 
 N_KILLED_RUNS = 30
 N_TERMINATED_RUNS = 20
@@ -152,7 +152,7 @@ def terminate(folder: Path, delay: float, overrides: Overrides) -> tuple[float, 
     signal_time = time.perf_counter()
     process.communicate()
     seconds = time.perf_counter() - signal_time
-    result = read_result(folder)
+    result = read_result_or_empty(folder)
     # A run that was ended before its first iteration has no checkpoint.
     if result.metrics.get("iterations"):
         load_model(folder / "checkpoints/last.ckpt")

@@ -32,7 +32,7 @@ from src.models.network import Network
 from src.models.registry import SCORE
 from src.run.compose import build_config
 from src.run.launch import train_all_seeds_unless_finished
-from src.run.run_folder import read_result
+from src.run.run_folder import read_result_or_empty
 from src.train import train
 from tests.processes import ROOT as ROOT
 from tests.processes import Result
@@ -291,7 +291,7 @@ def load_checkpoint(run: Path, name: str = "last") -> dict[str, Any]:
 
 def read_metrics_values(run: Path) -> dict[str, float]:
     """Return the numbers in a run's metrics.json."""
-    return read_result(run).metrics
+    return read_result_or_empty(run).metrics
 
 
 def read_csv(file: Path) -> list[dict[str, str]]:

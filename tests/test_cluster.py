@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from src.models.registry import SCORE
-from src.run.run_folder import read_result
+from src.run.run_folder import read_result_or_empty
 from tests.helpers import (
     QUICK_RUN,
     find_run,
@@ -128,7 +128,7 @@ def test_sweep_as_a_slurm_job_array(
             assert sum(f"\t#{number} : {outcome}" in log for log in logs) == 1
             run = find_run(tmp_path / "sweep", number)
             assert run.name == f"{number}-lr_{lr}-iterations_20-data_dir_names"
-            assert read_result(run)[0] == "finished"
+            assert read_result_or_empty(run)[0] == "finished"
         rows = {row["lr"]: row for row in read_csv(tmp_path / "sweep/leaderboard.csv")}
         assert sorted(rows) == ["0.1", "0.2"]
         assert float(rows["0.2"][SCORE]) == read_metrics_values(run)[SCORE]

@@ -16,7 +16,7 @@ import pytest
 
 from src.inference.trained_model import load_model
 from src.run.environment import training_environment
-from src.run.run_folder import Status, read_result
+from src.run.run_folder import Status, read_result_or_empty
 from src.train import train
 from tests.helpers import ROOT, assert_equal_runs, settings, timeless_metrics
 from tests.processes import Programs, Result, wait_until
@@ -189,7 +189,7 @@ def test_closed_streams(
     result = programs.run("sh", "-c", script, cwd=tmp_path, is_forked=False)
     assert result.returncode == 0
     (run,) = tmp_path.glob("outputs/*/*")
-    assert read_result(run).status == Status.FINISHED
+    assert read_result_or_empty(run).status == Status.FINISHED
     assert_equal_runs(run, expected_run)
     log = (run / "train.log").read_text()
     assert "18 categories" in log
@@ -208,7 +208,7 @@ def test_second_run_in_the_folder_of_a_running_one(tmp_path: Path, programs: Pro
     result = first.result()
     assert (result.returncode, result.stderr) == (143, "")
     assert result.stdout == log.read_text()
-    status, metrics, _ = read_result(tmp_path / "run")
+    status, metrics, _ = read_result_or_empty(tmp_path / "run")
     assert status == "interrupted"
     assert load_model(tmp_path / "run/checkpoints/last.ckpt")
     assert metrics["iterations"] >= 100

@@ -39,7 +39,7 @@ from src.data.normalize import (
 )
 from src.data.readers import DataSource
 from src.data.sampler import RandomExamples, RunLength, TrainBatchSampler, TrainingPosition
-from src.data.split import SplitRecord, fingerprint, hold_out_names
+from src.data.split import SplitRecord, fingerprint, hold_out_distinct_names
 from src.errors import UserError
 from src.inference.tables import predict_csv
 from src.inference.trained_model import TrainedModel, load_model
@@ -266,14 +266,14 @@ def test_the_split_is_whole_and_disjoint_and_as_large_as_asked_for(
     bare = [c for c, names in corpus.items() if "train" not in map(sides.get, names)]
     if bare:
         with pytest.raises(UserError, match=f"^{bare[0]}: no name is left to train on"):
-            hold_out_names(corpus, *fractions, seed)
+            hold_out_distinct_names(corpus, *fractions, seed)
         return
     for key, fraction in zip(("val", "test"), fractions, strict=True):
         if fraction and key not in sides.values():
             with pytest.raises(UserError, match=f"^{key}_fraction={fraction}: too few names"):
-                hold_out_names(corpus, *fractions, seed)
+                hold_out_distinct_names(corpus, *fractions, seed)
             return
-    train, val, test = hold_out_names(corpus, *fractions, seed)
+    train, val, test = hold_out_distinct_names(corpus, *fractions, seed)
     for category, names in corpus.items():
         assert train[category] == [name for name in names if sides[name] == "train"]
         assert val[category] == sorted({name for name in names if sides[name] == "val"})
@@ -285,19 +285,19 @@ def test_neither_order_nor_repeated_lines_move_a_name(
     corpus: NamesByCategory, fractions: tuple[float, float], seed: int, shuffle: random.Random
 ) -> None:
     try:
-        train, val, test = hold_out_names(corpus, *fractions, seed)
+        train, val, test = hold_out_distinct_names(corpus, *fractions, seed)
     except UserError:
         return
     categories = shuffle.sample(list(corpus), len(corpus))
     other = {c: corpus[c] + shuffle.choices(corpus[c], k=3) for c in categories}
     for lines in other.values():
         shuffle.shuffle(lines)
-    again = hold_out_names(other, *fractions, seed)
+    again = hold_out_distinct_names(other, *fractions, seed)
     assert again[1:] == (val, test)
     assert {c: set(names) for c, names in again[0].items()} == {
         c: set(names) for c, names in train.items()
     }
-    assert hold_out_names(corpus, *fractions, seed) == (train, val, test)
+    assert hold_out_distinct_names(corpus, *fractions, seed) == (train, val, test)
 
 
 # The examples

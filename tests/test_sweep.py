@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from src.models.registry import SCORE
-from src.run.run_folder import find_checkpoint, read_result, read_settings
+from src.run.run_folder import find_checkpoint, read_result_or_empty, read_settings
 from tests.helpers import (
     QUICK_RUN,
     ROOT,
@@ -281,7 +281,7 @@ def test_invalid_run_of_a_sweep_is_recorded_as_failed(
     rows = read_csv(tmp_path / "sweep/leaderboard.csv")
     assert [row["failed"] for row in rows] == ["0"] * n_valid + ["1"]
     assert rows[-1]["reason"].startswith(message)
-    failed_run = read_result(find_run(tmp_path / "sweep", n_valid))
+    failed_run = read_result_or_empty(find_run(tmp_path / "sweep", n_valid))
     assert (failed_run.status, failed_run.reason) == ("failed", rows[-1]["reason"])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from src.errors import UserError
 from src.models.registry import SCORE
-from src.run.run_folder import lock_folder, read_result
+from src.run.run_folder import lock_folder, read_result_or_empty
 from tests.helpers import (
     Sweep,
     find_run,
@@ -67,7 +67,7 @@ def test_killed_sweep_ends_its_workers_and_releases_its_locks(
             lock_folder(run)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    wait_until(lambda: all(read_result(run).status == "interrupted" for run in runs))
+    wait_until(lambda: all(read_result_or_empty(run).status == "interrupted" for run in runs))
     wait_until(lambda: all(is_free(run) for run in runs))
     for run in runs:
         assert (run / "checkpoints/last.ckpt").exists()
@@ -88,7 +88,7 @@ def test_interrupt_ends_the_runs_of_all_workers(
     assert (result.returncode, result.stderr) == (130, "")
     assert "Interrupted; runs done: 0" in result.stdout
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
-    assert [read_result(run).status for run in runs] == ["interrupted"] * 2
+    assert [read_result_or_empty(run).status for run in runs] == ["interrupted"] * 2
     assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
 
 

@@ -17,7 +17,7 @@ from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
 from src.inference.trained_model import load_model
 from src.models.rnn import RNN, read_name
-from src.run.run_folder import read_result
+from src.run.run_folder import read_result_or_empty
 from src.run.signals import STOP_HANDLER
 from src.train import main, train
 from tests.helpers import ROOT, load_checkpoint, make_corpus, settings, timeless_metrics
@@ -334,7 +334,7 @@ def test_diverged_run_keeps_its_last_checkpoint_and_curve(tmp_path: Path) -> Non
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == n_iterations // 200 * 200 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
-    status, metrics, _ = read_result(tmp_path)
+    status, metrics, _ = read_result_or_empty(tmp_path)
     assert (status, metrics["iterations"]) == ("diverged", n_iterations // 100 * 100)
     assert metrics["val/loss"] == checkpoint["history"][-1][1]["val/loss"]
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
@@ -368,7 +368,7 @@ def test_signal_after_training(
 def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: Path) -> None:
     overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
     score = train(settings(*overrides, "trainer.max_time=00:00:00:00"), tmp_path / "none")
-    status, metrics, _ = read_result(tmp_path / "none")
+    status, metrics, _ = read_result_or_empty(tmp_path / "none")
     assert (status, metrics["iterations"], score) == ("stopped", 0, None)
     stopped_settings = settings(
         *overrides, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1"
@@ -378,7 +378,7 @@ def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: P
     train(settings(*overrides), tmp_path / "uninterrupted")
     assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "uninterrupted")
     fast_score = train(settings(*overrides, "trainer.fast_dev_run=2"), tmp_path / "fast")
-    assert read_result(tmp_path / "fast")[:1] == ("stopped",)
+    assert read_result_or_empty(tmp_path / "fast")[:1] == ("stopped",)
     assert fast_score is not None
     assert not (tmp_path / "fast/checkpoints").exists()
 
@@ -416,7 +416,7 @@ def test_trainer_arguments_are_passed(
     overrides = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
     train(settings(*batched_overrides, *overrides, f"trainer.{argument}"), tmp_path)
     torch.use_deterministic_algorithms(False)
-    status, metrics, _ = read_result(tmp_path)
+    status, metrics, _ = read_result_or_empty(tmp_path)
     assert (status, metrics["iterations"]) == ("finished", 40)
     assert ("val/loss" in metrics) == (argument != "limit_val_batches=0")
     assert ("test/loss" in metrics) == (argument != "limit_test_batches=0")
@@ -472,7 +472,7 @@ def test_main_from_another_folder(
     overrides += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
     monkeypatch.setattr("sys.argv", ["train.py", *overrides])
     assert main() is None  # hydra.main returns nothing
-    assert read_result(tmp_path / "here")[0] == "finished"
+    assert read_result_or_empty(tmp_path / "here")[0] == "finished"
     assert not (tmp_path / "here/.hydra").exists()
     assert Path.cwd() == tmp_path
 
@@ -490,6 +490,6 @@ def test_early_stopping_stops_a_run_that_no_longer_improves(
     overrides.append("callbacks.early_stopping.patience=1")
     overrides.append("+callbacks.early_stopping.min_delta=100")  # no improvement is that large
     train(settings(*overrides), tmp_path)
-    result = read_result(tmp_path)
+    result = read_result_or_empty(tmp_path)
     # The first validation is the best so far, and the second is no improvement.
     assert (result.status, result.metrics["iterations"]) == ("stopped", 200)

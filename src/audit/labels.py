@@ -125,13 +125,15 @@ def find_improbable_labels_in_batch(
     doubted = []
     for pair in candidates:
         name_index = rows[pair]
-        ranked = rank_label(corpus, names[name_index], columns[pair], scores[name_index])
+        ranked = rank_label_if_doubted(corpus, names[name_index], columns[pair], scores[name_index])
         if ranked is not None:
             doubted.append(ranked)
     return doubted
 
 
-def rank_label(corpus: AuditedCorpus, name: str, label: int, scores: Tensor) -> RankedLabel | None:
+def rank_label_if_doubted(
+    corpus: AuditedCorpus, name: str, label: int, scores: Tensor
+) -> RankedLabel | None:
     """Return a label of a name if it is doubted, or None.
 
     Args:

@@ -81,7 +81,7 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
     """Split a corpus into training, validation and test names.
 
     Splits that the source gives are kept. Missing splits are taken from the remaining names; see
-    `hold_out_names`.
+    `hold_out_distinct_names`.
 
     Raises:
         UserError: if a category has no names to train on, or a split would have no names.
@@ -90,7 +90,7 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
     names = given.get("") or given.get("train")
     if not names:
         names = {category: [] for category in corpus.all_names}
-    held_out = hold_out_names(
+    held_out = hold_out_distinct_names(
         names,
         val_fraction=0 if "val" in given else val_fraction,
         test_fraction=0 if "test" in given else test_fraction,
@@ -101,7 +101,7 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
     return Split(held_out.train, unique_names(val), unique_names(test))
 
 
-def hold_out_names(
+def hold_out_distinct_names(
     names: NamesByCategory, val_fraction: float, test_fraction: float, seed: int
 ) -> Split:
     """Hold out a random choice of distinct names for validation and test.

@@ -54,7 +54,7 @@ def export_model(options: Namespace) -> None:
         OSError: if the checkpoint cannot be read.
     """
     # Imported late: torch takes a second, and a mistyped option should be reported at once.
-    from src.export.page import render_page
+    from src.export.page import render_page_of_tutorial_cell
     from src.inference.trained_model import load_model
 
     checkpoint = find_checkpoint(options.run or options.checkpoint)
@@ -62,7 +62,7 @@ def export_model(options: Namespace) -> None:
     # All contents are made before the first file is written, so that a failure leaves no files.
     contents: dict[Path, bytes] = {}
     if options.html:
-        contents[options.html] = render_page(model).encode()
+        contents[options.html] = render_page_of_tutorial_cell(model).encode()
     if options.onnx:
         try:
             # The package onnx, which this module imports, is an optional dependency.

@@ -17,7 +17,7 @@ CONVERTIBLE_CHARACTERS = range(0x3100)
 follow, which would make the page much larger."""
 
 
-def render_page(model: TrainedModel) -> str:
+def render_page_of_tutorial_cell(model: TrainedModel) -> str:
     """Return a web page that contains a model and runs it in the browser.
 
     Raises:

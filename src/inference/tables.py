@@ -72,7 +72,7 @@ def predict_csv(
         records = iter(reader)
         header = next(records, Record([], 0)).cells
         name_index = find_column(column, header, location, "--column")
-        added_columns = answer_columns(top_k)
+        added_columns = list_answer_and_reason_columns(top_k)
         # A file that has been classified before would get two columns of the same name.
         duplicates = set(header) & set(added_columns)
         if duplicates:
@@ -137,7 +137,7 @@ def count_letters(record: Record) -> int:
     return sum(len(cell) for cell in record.cells)
 
 
-def answer_columns(top_k: int) -> list[str]:
+def list_answer_and_reason_columns(top_k: int) -> list[str]:
     """Return the names of the columns with the answers."""
     columns = []
     for rank in range(1, top_k + 1):
@@ -147,7 +147,7 @@ def answer_columns(top_k: int) -> list[str]:
 
 
 def answer_cells(answer: Answer, top_k: int) -> list[str]:
-    """Return the cells with an answer, in the order of `answer_columns`."""
+    """Return the cells with an answer, in the order of `list_answer_and_reason_columns`."""
     cells = []
     for category, probability in answer.predictions:
         cells += [escape_formula(category), f"{probability:.6f}"]

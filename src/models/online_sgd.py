@@ -39,7 +39,7 @@ Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
-def _compile_with_numba(function: Any) -> Any:
+def _compile_and_cache_with_numba(function: Any) -> Any:
     """Return a function compiled by Numba. The machine code is cached on disk if possible."""
     # Sums may be reordered, so that loops can be vectorized. NaN and infinity keep their meaning.
     options: Any = {"nogil": True, "fastmath": {"reassoc", "contract", "arcp", "nsz"}}
@@ -49,7 +49,7 @@ def _compile_with_numba(function: Any) -> Any:
         return numba.njit(**options)(function)
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _add_product(y: Floats, w: Floats, x: Floats) -> None:
     """Add w [m, n] x [n] to y [m], four rows at a time so that x is loaded once for all four."""
     m, n = w.shape
@@ -73,7 +73,7 @@ def _add_product(y: Floats, w: Floats, x: Floats) -> None:
         y[j] += s
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
     """Add Σ_j c_j w_j to y [n]: the rows of w [m, n] weighted by c [m], four at a time."""
     m, n = w.shape
@@ -89,7 +89,7 @@ def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
             y[i] += cj * row[i]
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
     """Add s Σ_t c_t x_tᵀ to w [m, n]: rows of c [T, m] and x [T, n], four t at a time."""
     m, n = w.shape
@@ -108,14 +108,14 @@ def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
                 row[i] += ct * xt[i]
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
     """Add s x to y [n]."""
     for i in range(len(y)):
         y[i] += s * x[i]
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _product(x: Floats, y: Floats) -> float:
     """Return x·y of x [n] and y [n] in 64 bits, so that no product overflows."""
     s = 0.0
@@ -124,7 +124,7 @@ def _product(x: Floats, y: Floats) -> float:
     return s
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
     """Return |∂|² of a name x [T] from its errors δ [C], its g [T, H] and its states h [T, H]."""
     h_last = h[len(x) - 1]
@@ -137,7 +137,7 @@ def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
     return total
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _square_norm_bound(delta: Floats, g: Floats, h: Floats, last: int) -> float:
     """Return the upper bound of |∂|² from the lengths of the vectors; `last` is T - 1."""
     sum_g = 0.0
@@ -150,7 +150,7 @@ def _square_norm_bound(delta: Floats, g: Floats, h: Floats, last: int) -> float:
     return bound
 
 
-@_compile_with_numba
+@_compile_and_cache_with_numba
 def _train_on_names(
     weights: Any, batch: Any, lr: np.float32, clip: np.float32, losses: Floats, guesses: Ints
 ) -> None:

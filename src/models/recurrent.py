@@ -129,7 +129,7 @@ class RecurrentNetwork(nn.Module):
         n_vectors = int(self.groups.max()) + 1 if groups_per_letter else n_letters
         return torch.randn(n_vectors, self.embedding) / math.sqrt(1 + groups_per_letter)
 
-    def input_vectors(self) -> Tensor:
+    def input_vectors_with_dropout(self) -> Tensor:
         """Return the input vector of each symbol [S, E]."""
         vectors = F.dropout(self.letters, self.letter_dropout, self.training)
         if self.groups.shape[1]:
@@ -149,7 +149,9 @@ class RecurrentNetwork(nn.Module):
         starts = lengths.cumsum(0) - lengths
         # Beyond its end, a name is padded with the letters of the next one. Packing removes them.
         indices = (starts + steps).clamp(max=len(letters) - 1)  # [L, B]
-        padded = F.embedding(letters[indices].long(), self.input_vectors())  # [L, B, E]
+        padded = F.embedding(
+            letters[indices].long(), self.input_vectors_with_dropout()
+        )  # [L, B, E]
         packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)
         states, last_states = self._run_layers(packed)
         if self.pooling == "all":

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from src.data.batch import Batch
 from src.models.classifier import NameClassifier
 from src.models.registry import SCORE
-from src.run.signals import STOP_HANDLER, StopHandler, is_worker
+from src.run.signals import STOP_HANDLER, StopHandler, is_sweep_worker
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Progress(Callback):
         """Show the progress bar if the output is a terminal."""
         self.has_started = True
         # The bars of several processes would overwrite each other.
-        is_alone = trainer.is_global_zero and not is_worker()
+        is_alone = trainer.is_global_zero and not is_sweep_worker()
         self._bar = tqdm(
             total=pl_module.run_length.iterations * self.names_per_iteration,
             initial=pl_module.iteration * self.names_per_iteration,
@@ -189,7 +189,7 @@ class StopOnSignal(Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._sweep_process = os.getppid() if is_worker() else None
+        self._sweep_process = os.getppid() if is_sweep_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Only record signals from now on, because compiling the kernel cannot be interrupted."""

@@ -21,7 +21,7 @@ from src.errors import UserError
 from src.models.registry import SCORE
 from src.run.compose import build_config
 from src.run.messages import error_message
-from src.run.run_folder import Status, read_result
+from src.run.run_folder import Status, read_result_or_empty
 from src.run.signals import STOP_HANDLER
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 
@@ -49,11 +49,11 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
     train_if_needed = partial(train_all_seeds_unless_finished, train)
     with STOP_HANDLER.installed():
         if hydra_config.mode == RunMode.MULTIRUN:
-            from src.sweep.runs import run_of_sweep
+            from src.sweep.runs import train_run_of_sweep_unless_finished
 
             # The settings are read within the run, so that invalid ones are recorded as well.
             read_config = partial(build_config, cfg, overrides)
-            return run_of_sweep(
+            return train_run_of_sweep_unless_finished(
                 train_if_needed, read_config, folder, hydra_config.job.num, list(overrides)
             )
         try:
@@ -71,7 +71,7 @@ def train_all_seeds_unless_finished(
 
     With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
     """
-    result = read_result(folder)
+    result = read_result_or_empty(folder)
     can_be_extended = config.passes is None
     is_shorter = result.metrics.get("iterations", 0) < config.iterations
     if result.status == Status.FINISHED and not (can_be_extended and is_shorter):

@@ -66,7 +66,7 @@ class RunResult(NamedTuple):
     """The error message if the run failed; otherwise empty."""
 
 
-def read_result(folder: Path) -> RunResult:
+def read_result_or_empty(folder: Path) -> RunResult:
     """Return the result of a run. If metrics.json is missing or damaged, the result is empty."""
     try:
         content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
@@ -93,7 +93,7 @@ def write_result(folder: Path, result: RunResult) -> None:
 
 def write_failure(folder: Path, reason: str) -> None:
     """Record in the metrics.json of a run why the run failed."""
-    result = read_result(folder)
+    result = read_result_or_empty(folder)
     # A run that diverged has already written its metrics.
     status = Status.DIVERGED if result.status == Status.DIVERGED else Status.FAILED
     write_result(folder, RunResult(status, result.metrics, reason))
@@ -188,7 +188,7 @@ def _find_ended_runs(parent: Path) -> dict[Path, RunResult]:
     """Return the runs in a folder and its subfolders that have ended and can be used."""
     runs = {}
     for file in sorted(parent.glob(f"**/{METRICS_FILE}")):
-        result = read_result(file.parent)
+        result = read_result_or_empty(file.parent)
         # A run of several seeds has no checkpoints itself; its single runs have.
         has_checkpoints = (file.parent / LAST_CHECKPOINT.parent).exists()
         if result.status and result.status.is_usable and has_checkpoints:

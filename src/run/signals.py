@@ -39,12 +39,12 @@ class StopHandler:
         """
         is_first = self.signum == 0
         self.signum = signum
-        if is_worker():
+        if is_sweep_worker():
             return
         if is_first and self.is_polled:
             return
         if is_first:
-            terminate_workers()
+            terminate_workers_and_wait()
         raise KeyboardInterrupt
 
     def install(self) -> dict[int, Any]:
@@ -60,7 +60,7 @@ class StopHandler:
         If the handler is not installed, or this is a worker process, nothing changes.
         """
         is_installed = signal.getsignal(signal.SIGINT) is self
-        if not is_installed or is_worker():
+        if not is_installed or is_sweep_worker():
             yield
             return
         for signum in STOP_SIGNALS:
@@ -85,12 +85,12 @@ STOP_HANDLER = StopHandler()
 """The only instance in this process."""
 
 
-def is_worker() -> bool:
+def is_sweep_worker() -> bool:
     """Return whether this is a worker process, which another process has started for a sweep."""
     return multiprocessing.current_process().name != "MainProcess"
 
 
-def terminate_workers() -> None:
+def terminate_workers_and_wait() -> None:
     """Ask all worker processes to end, and give them time to write their checkpoints."""
     workers = multiprocessing.active_children()
     for worker in workers:

@@ -119,7 +119,7 @@ def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> F
         x = x_values.index(row.settings.get(x_key, ""))
         if row.score is not None:
             scores[y][x] = row.score
-        axes.text(x, y, format_cell(row), ha="center", va="center")
+        axes.text(x, y, format_score_and_failures(row), ha="center", va="center")
     # Pale colors, on which black text is legible.
     image = axes.imshow(scores, cmap="Blues", alpha=0.6, aspect="auto", origin="lower")
     x_labels = format_labels(x_values)
@@ -131,7 +131,7 @@ def heat_map_figure(y_key: str, x_key: str, rows: Sequence[LeaderboardRow]) -> F
     return figure
 
 
-def format_cell(row: LeaderboardRow) -> str:
+def format_score_and_failures(row: LeaderboardRow) -> str:
     """Return the text in a cell of the heat map: the mean score, its deviation and failures."""
     # The deviation goes on a second line, where there is more room.
     lines = [format_mean(row.values(SCORE), ".3f").replace(" ", "\n", 1)]

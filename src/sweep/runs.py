@@ -24,7 +24,7 @@ from src.run.run_folder import (
     SEED_FOLDERS,
     Status,
     lock_folder,
-    read_result,
+    read_result_or_empty,
     read_settings,
     write_failure,
 )
@@ -38,7 +38,7 @@ OVERRIDES_FILE = "overrides.json"
 """In the folder of a run: the overrides of its command line, as a list."""
 
 
-def run_of_sweep(
+def train_run_of_sweep_unless_finished(
     train: TrainFunction,
     build_config: Callable[[], Config],
     folder: Path,
@@ -72,11 +72,11 @@ def run_of_sweep(
             write_bytes(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
             config = build_config()
             discard_run_with_other_settings(config, folder)
-            if read_result(folder).status == Status.FINISHED:
+            if read_result_or_empty(folder).status == Status.FINISHED:
                 print_end(folder, number, "done before")
-                return read_result(folder).metrics.get(SCORE)
+                return read_result_or_empty(folder).metrics.get(SCORE)
             score = train(config, folder)
-            seconds = read_result(folder).metrics["seconds"]
+            seconds = read_result_or_empty(folder).metrics["seconds"]
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             log.info(f"Failed: {reason}")
@@ -128,7 +128,7 @@ def count_ended_runs(sweep: Path, number: int) -> int:
     """
     n_ended = 0
     for file in sweep.glob(f"*/{OVERRIDES_FILE}"):
-        status = read_result(file.parent).status
+        status = read_result_or_empty(file.parent).status
         run_number = file.parent.name.partition("-")[0]
         is_due = run_number.isdecimal() and int(run_number) > number
         if status is not None and not (status.is_failure and is_due):
@@ -162,7 +162,7 @@ def read_runs_in_folder(folder: Path, sweep: Path, settings: dict[str, str]) -> 
     """
     runs = []
     for run_folder in sorted(folder.glob(SEED_FOLDERS)) or [folder]:
-        result = read_result(run_folder)
+        result = read_result_or_empty(run_folder)
         if result.status is None:  # the run has not ended
             continue
         name = run_folder.relative_to(sweep).as_posix()

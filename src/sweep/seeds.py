@@ -15,7 +15,7 @@ from src.run.run_folder import (
     RunResult,
     Status,
     lock_folder,
-    read_result,
+    read_result_or_empty,
     start_run_folder,
     write_failure,
     write_result,
@@ -49,7 +49,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
         log.info(f"seed={seed}")
         try:
             with lock_folder(seed_folder):
-                train(make_config_for_single_seed(config, seed), seed_folder)
+                train(copy_config_for_single_seed(config, seed), seed_folder)
         except UserError as error:
             # The runs of the other seeds may still succeed.
             log.info(f"Failed: {error}")
@@ -61,7 +61,7 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
     return summarize_seeds(folder, seed_folders)
 
 
-def make_config_for_single_seed(config: Config, seed: int) -> Config:
+def copy_config_for_single_seed(config: Config, seed: int) -> Config:
     """Return the settings for one of the seeds."""
     # `replace` calls `__init__`, which sets the two attributes below to their defaults.
     seed_config = replace(config, seed=seed, seeds=1)
@@ -86,7 +86,7 @@ def summarize_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
     if row.failures:
         n_failed = f"{len(row.failures)} of {len(seed_folders)}"
         raise UserError(f"seeds failed: {n_failed}: {row.failures[0]}")
-    is_finished = all(read_result(each).status == Status.FINISHED for each in seed_folders)
+    is_finished = all(read_result_or_empty(each).status == Status.FINISHED for each in seed_folders)
     status = Status.FINISHED if is_finished else Status.STOPPED
     metrics = {**row.statistics, "seconds": sum(row.values("seconds"))}
     write_result(folder, RunResult(status, metrics, reason=""))
