@@ -61,8 +61,8 @@ def make_finding(
     all_examples = list(examples)
     # Names and categories come from files of unknown origin. Control characters in them could
     # change the terminal.
-    shown = [replace_unprintable(example) for example in all_examples[:max_examples]]
-    return Finding(severity, len(all_examples), text, shown)
+    printable_examples = [replace_unprintable(example) for example in all_examples[:max_examples]]
+    return Finding(severity, len(all_examples), text, printable_examples)
 
 
 @dataclass(frozen=True)

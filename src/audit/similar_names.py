@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 
-def find_names_one_letter_apart(names: Iterable[str], others: Iterable[str]) -> dict[str, str]:
-    """Map each name that is one letter apart from another name to that other name.
+def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str]) -> dict[str, str]:
+    """Map each name that is one letter apart from a candidate to that candidate.
 
-    A letter may be replaced, inserted or removed. Equal names are not one letter apart. If several
-    other names are, the last one is returned.
+    A letter may be replaced, inserted or removed. Equal names are not one letter apart. If there
+    are several such candidates, it is the last one.
     """
     # Comparing all pairs would take too long. Two names are one letter apart if and only if they
     # are different and share a pattern.
@@ -18,13 +18,13 @@ def find_names_one_letter_apart(names: Iterable[str], others: Iterable[str]) -> 
             names_by_pattern[pattern].append(name)
     if not names_by_pattern:
         return {}
-    found = {}
-    for other in others:
-        for pattern in gap_patterns(other):
+    similar_candidates = {}
+    for candidate in candidates:
+        for pattern in gap_patterns(candidate):
             for name in names_by_pattern.get(pattern, ()):
-                if name != other:
-                    found[name] = other
-    return found
+                if name != candidate:
+                    similar_candidates[name] = candidate
+    return similar_candidates
 
 
 def gap_patterns(name: str) -> list[str]:

@@ -43,8 +43,9 @@ def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
         decomposed = unicodedata.normalize("NFD", text)
         name = "".join(symbol for symbol in decomposed if symbol in ASCII_SYMBOLS)
         return name if name.strip(PUNCTUATION) else ""
-    words = _convert_symbols(text, kind).split()
-    return _trim_punctuation_and_quotes(" ".join(words))
+    # Repeated spaces, and those at both ends, are removed.
+    converted = " ".join(_convert_symbols(text, kind).split())
+    return _trim_punctuation_and_quotes(converted)
 
 
 def _convert_symbols(text: str, kind: AlphabetKind) -> str:

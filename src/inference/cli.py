@@ -84,7 +84,7 @@ def run_cli(
     replace_closed_streams()
     options = parser.parse_args(arguments)
     # The encoding of a terminal or a pipe may lack some letters.
-    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a file
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # not in TextIO
     try:
         if check is not None:
             check(options)

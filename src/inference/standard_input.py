@@ -22,7 +22,7 @@ ENCODING_REMEDY = "name its --encoding"
 
 def read_typed_names_until_quit() -> Iterator[list[str]]:
     """Yield the names that a user types at a prompt, one by one, until `quit` or Ctrl-D."""
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # a file
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr] # not in TextIO
     with suppress(ImportError):  # Windows has no such module, but its terminal can edit lines
         import readline  # as a side effect, lets `input` edit lines
 
@@ -47,7 +47,7 @@ def read_piped_names(encoding: str) -> Iterator[list[str]]:
         UserError: if a line is too long or cannot be decoded.
     """
     # With `newline="\n"`, a carriage return within a line does not end it.
-    sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="\n")  # type: ignore[union-attr] # a file
+    sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="\n")  # type: ignore[union-attr] # not in TextIO
     lines = check_lines(sys.stdin, "standard input", ENCODING_REMEDY, MAX_LINE_LENGTH)
     batch: list[str] = []
     n_letters = 0

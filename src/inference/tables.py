@@ -109,7 +109,7 @@ def open_source(source: Path, encoding: str) -> AbstractContextManager[TextIO]:
     """Return a context manager with the text to read. Its line ends are not translated."""
     # Bytes that cannot be decoded become surrogates, by which `check_lines` finds their lines.
     if source == STANDARD_STREAM:
-        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="")  # type: ignore[union-attr] # a file
+        sys.stdin.reconfigure(encoding=encoding, errors="surrogateescape", newline="")  # type: ignore[union-attr] # not in TextIO
         return nullcontext(sys.stdin)
     return source.open(encoding=encoding, errors="surrogateescape", newline="")
 
@@ -117,7 +117,7 @@ def open_source(source: Path, encoding: str) -> AbstractContextManager[TextIO]:
 def open_target(target: Path, encoding: str) -> AbstractContextManager[IO[str]]:
     """Return a context manager with the file to write. Line ends are not translated."""
     if target == STANDARD_STREAM:
-        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="")  # type: ignore[union-attr] # a file
+        sys.stdout.reconfigure(encoding=encoding, errors="backslashreplace", newline="")  # type: ignore[union-attr] # not in TextIO
         return nullcontext(sys.stdout)
     return atomic_open(target, "w", encoding=encoding, newline="")
 

@@ -117,8 +117,8 @@ def match_items(
     # All alphabets of corpora have the unknown symbol in common.
     known_items = set(shared) - {UNKNOWN_SYMBOL}
     if not known_items:
-        known = shortened_list(left_out)
-        raise UserError(f"{source_name}: has none of these {kind}; it has {known}")
+        source_list = shortened_list(left_out)
+        raise UserError(f"{source_name}: has none of these {kind}; it has {source_list}")
     differences = []
     if new:
         differences.append(f"new: {shortened_list(new)}")

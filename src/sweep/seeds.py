@@ -55,7 +55,8 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
             log.info(f"Failed: {error}")
             write_failure(seed_folder, str(error))
         except KeyboardInterrupt:
-            if any((each / LAST_CHECKPOINT).exists() for each in seed_folders):
+            checkpoints = [seed_folder / LAST_CHECKPOINT for seed_folder in seed_folders]
+            if any(path.exists() for path in checkpoints):
                 log.info(how_to_resume(folder))
             raise
     return summarize_seeds(folder, seed_folders)
@@ -86,7 +87,8 @@ def summarize_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
     if row.failures:
         n_failed = f"{len(row.failures)} of {len(seed_folders)}"
         raise UserError(f"seeds failed: {n_failed}: {row.failures[0]}")
-    is_finished = all(read_result_or_empty(each).status == Status.FINISHED for each in seed_folders)
+    statuses = {read_result_or_empty(seed_folder).status for seed_folder in seed_folders}
+    is_finished = statuses == {Status.FINISHED}
     status = Status.FINISHED if is_finished else Status.STOPPED
     metrics = {**row.statistics, "seconds": sum(row.values("seconds"))}
     write_result(folder, RunResult(status, metrics, reason=""))
