@@ -1,6 +1,7 @@
 """`make accuracy`: the accuracy of this project's models, compared with that of other models.
 
     python -m benchmarks.accuracy [--out TABLE.md]
+    python -m benchmarks.accuracy --summary
     python -m benchmarks.accuracy --data-dir FOLDER | --data-file FILE [--out TABLE.md]
 
 Prints Markdown tables of scores on the test names: mean ± standard deviation over the split seeds
@@ -9,7 +10,8 @@ and the names with the spelling of the files. The column `seconds` is the time o
 other models, and that of the whole command for this project.
 
 For the included names, a second table shows the accuracy for test names that are written in other
-ways. With --out, the tables are also written to a file.
+ways. With --out, the tables are also written to a file. With --summary, only the short table of
+README.md is printed.
 """
 
 import argparse
@@ -329,6 +331,36 @@ def model_table() -> Iterator[str]:
             yield format_row(*cells)
 
 
+SUMMARY: dict[str, tuple[str, str]] = {
+    "The tutorial's cell, one name per step (`python -m src.train`)": (
+        "the tutorial's cell (`src.train`)",
+        UNCALIBRATED,
+    ),
+    "PyTorch's current tutorial, its own loop": (
+        "PyTorch's current tutorial, plain loop",
+        UNCALIBRATED,
+    ),
+    "GRU and n-gram ensemble (`experiment=best`)": ("`experiment=best`", "tempered"),
+}
+"""For each row of the short table, the key in MODELS and the prior of the scores."""
+
+
+def summary_table() -> Iterator[str]:
+    """Yield the lines of the table in README.md: means over the split seeds."""
+    titles = ["Model", "Accuracy", "Balanced accuracy", "Training time"]
+    yield format_row(*titles)
+    yield "|---" + "|---:" * (len(titles) - 1) + "|"
+    for label, (model, prior) in SUMMARY.items():
+        results = [MODELS[model](seed) for seed in SEEDS]
+        scores = []
+        for seed, result in zip(SEEDS, results, strict=True):
+            targets = load_data(seed).test_dataset.targets.numpy()
+            scores.append(compute_scores(result.log_probs[prior], targets))
+        accuracy, balanced_accuracy, *_ = np.mean(scores, axis=0)
+        seconds = statistics.mean(result.seconds for result in results)
+        yield format_row(label, f"{accuracy:.3f}", f"{balanced_accuracy:.3f}", f"{seconds:.0f} s")
+
+
 def format_scores(results: list[ModelResult], prior: str) -> list[str]:
     """Return the mean of each score over the split seeds.
 
@@ -362,15 +394,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
     parser.add_argument("--data-dir")
     parser.add_argument("--data-file")
+    parser.add_argument("--summary", action="store_true")
     parser.add_argument("--out")
     options = parser.parse_args()
     if options.data_dir:
         DATA_SOURCE["data_dir"] = str(Path(options.data_dir).absolute())
     if options.data_file:
         DATA_SOURCE["data_file"] = str(Path(options.data_file).absolute())
-    table = model_table()
-    if not DATA_SOURCE:
-        table = chain(table, [""], writing_table())
+    if options.summary:
+        table = summary_table()
+    elif DATA_SOURCE:
+        table = model_table()
+    else:
+        table = chain(model_table(), [""], writing_table())
     lines = []
     for line in table:
         print(line, flush=True)
