@@ -176,17 +176,17 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
 def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Path) -> None:
     """Draw the confusion matrix to a file."""
     from src.run.figures import (  # matplotlib takes a second to import
-        as_png,
-        clustered_confusion_figure,
+        draw_clustered_confusion_matrix,
+        render_png,
     )
 
-    figure = clustered_confusion_figure(
+    figure = draw_clustered_confusion_matrix(
         targets=evaluated.targets.numpy(),
         predictions=evaluated.predictions.numpy(),
         categories=evaluated.categories,
         names_description=names_description,
     )
-    write_bytes(file, as_png(figure))
+    write_bytes(file, render_png(figure))
 
 
 if __name__ == "__main__":

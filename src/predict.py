@@ -196,15 +196,15 @@ def plot_letter_probabilities(model: "TrainedModel", name: str, file: Path) -> N
     prefixes, probabilities = model.prefix_probabilities(name)
     if not prefixes:
         raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
-    from src.run.figures import as_png, letter_probabilities_figure  # matplotlib takes a second
+    from src.run.figures import draw_letter_probabilities, render_png  # matplotlib takes a second
 
-    figure = letter_probabilities_figure(
+    figure = draw_letter_probabilities(
         name=prefixes[-1],
         probabilities=probabilities.numpy(),
         categories=model.categories,
         prior=model.prior_label,
     )
-    write_bytes(file, as_png(figure))
+    write_bytes(file, render_png(figure))
 
 
 if __name__ == "__main__":

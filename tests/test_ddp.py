@@ -13,7 +13,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule, Sampling
-from src.run.report import end_child_processes
+from src.run.report import kill_ddp_processes
 from src.train import train
 from tests.helpers import settings, timeless_metrics
 from tests.processes import Programs
@@ -100,7 +100,7 @@ def test_child_processes_are_killed_after_an_interruption() -> None:
     trainer: Any = SimpleNamespace(
         strategy=SimpleNamespace(launcher=SimpleNamespace(procs=children))
     )
-    end_child_processes(trainer)
+    kill_ddp_processes(trainer)
     assert child.returncode == -signal.SIGKILL
     assert observer._run()  # it has finished, and this process is still alive
 

@@ -38,7 +38,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def as_png(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """Return a figure as a picture in PNG format."""
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -54,7 +54,7 @@ def escape_math(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def loss_figure(
+def draw_loss_curves(
     curves: Curves, n_categories: int, title: str, subtitle: str, is_finished: bool
 ) -> Figure:
     """Draw the loss over the iterations, and the loss of blind guessing.
@@ -96,7 +96,7 @@ def loss_figure(
     return figure
 
 
-def clustered_confusion_figure(
+def draw_clustered_confusion_matrix(
     targets: Ints, predictions: Ints, categories: list[str], names_description: str
 ) -> Figure:
     """Draw a confusion matrix in percent of each true category.
@@ -113,7 +113,7 @@ def clustered_confusion_figure(
     support = np.bincount(targets, minlength=len(categories))  # [C]
     most_frequent = np.argsort(-support, kind="stable")[:MAX_CATEGORIES]
     shown = np.sort(most_frequent)  # indices of the categories that are shown [S]
-    shares = confusion_shares(targets, predictions, support, shown)  # [S, S]
+    shares = compute_confusion_shares(targets, predictions, support, shown)  # [S, S]
     order = order_by_confusion(shares)
     shown = shown[order]
     shares = shares[np.ix_(order, order)]
@@ -148,7 +148,9 @@ def clustered_confusion_figure(
     return figure
 
 
-def confusion_shares(targets: Ints, predictions: Ints, support: Ints, shown: Ints) -> Floats:
+def compute_confusion_shares(
+    targets: Ints, predictions: Ints, support: Ints, shown: Ints
+) -> Floats:
     """Return the share of each predicted category among the names of each true category.
 
     Args:
@@ -199,7 +201,7 @@ def _write_percentages(axes: Axes, shares: Floats) -> None:
         axes.text(column, row, text, color=color, size=12, ha="center", va="center")
 
 
-def letter_probabilities_figure(
+def draw_letter_probabilities(
     name: str, probabilities: NDArray[Any], categories: list[str], prior: str
 ) -> Figure:
     """Draw how the probabilities change while a name is read letter by letter.
