@@ -15,7 +15,7 @@ from src.data.corpus import NamesByCategory, read_corpus
 from src.data.readers import DataSource
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.run.run_folder import find_checkpoint
 
@@ -121,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
             "unknown": options.unknown,
             "unknown_categories": unknown_categories,
         }
-        write_bytes(options.out, json.dumps({**settings, **report}, indent=2).encode())
+        write_bytes_atomically(options.out, json.dumps({**settings, **report}, indent=2).encode())
     if options.plot:
         plot_confusion(evaluated, SPLIT_DESCRIPTIONS[options.split], options.plot)
 
@@ -186,7 +186,7 @@ def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Pa
         categories=evaluated.categories,
         names_description=names_description,
     )
-    write_bytes(file, render_png(figure))
+    write_bytes_atomically(file, render_png(figure))
 
 
 if __name__ == "__main__":

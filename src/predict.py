@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from src.data.normalize import replace_unprintable
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.inference.answer_printer import AnswerPrinter
 from src.inference.standard_input import read_piped_names, read_typed_names_until_quit
@@ -204,7 +204,7 @@ def plot_letter_probabilities(model: "TrainedModel", name: str, file: Path) -> N
         categories=model.categories,
         prior=model.prior_label,
     )
-    write_bytes(file, render_png(figure))
+    write_bytes_atomically(file, render_png(figure))
 
 
 if __name__ == "__main__":

@@ -200,7 +200,7 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labels_module, "MIN_PROBABILITY", 1.1)  # all labels are doubted
-    monkeypatch.setattr(labels_module, "MAX_BATCH_CELLS", 30)  # several batches
+    monkeypatch.setattr(labels_module, "MAX_SCORES_PER_BATCH", 30)  # several batches
     files = {"A": ["aba", "ab", "ba", "caba"], "B": ["aba", "bb", "abb"], "C": ["ba", "cab"]}
     corpus = read_audited_corpus(write_names(tmp_path, **files))
     alphabet = corpus.alphabet

@@ -36,7 +36,7 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
     findings = run_checks(corpus)
     if doubted:
         findings.append(make_doubted_labels_finding(doubted))
-    # The names of the fields are the keys of the JSON file.
+    # The names of the fields are the keys of the JSON file, which is why some are short.
     return AuditReport(
         guessed=corpus.rows.guesses,
         lines=sum(corpus.n_lines.values()),
@@ -81,9 +81,10 @@ def warn_about_corpus(config: Config) -> None:
     # messages.
     is_first_process = "LOCAL_RANK" not in os.environ
     if has_own_names and is_first_process:
-        # With the same seed for all runs, a sweep over seeds logs the findings only once.
-        settings = AuditSettings.from_config(config)._replace(seed=0)
-        log_worst_findings(settings)
+        settings = AuditSettings.from_config(config)
+        # `log_worst_findings` is cached by its settings. With the same seed for all runs, a sweep
+        # over seeds logs the findings only once.
+        log_worst_findings(settings._replace(seed=0))
 
 
 @cache  # once for all runs of a sweep, which have the same names
@@ -94,6 +95,7 @@ def log_worst_findings(settings: AuditSettings) -> None:
     n_bytes = sum(file.stat().st_size for file in files)
     sample_every = 1 + n_bytes // MAX_FULLY_AUDITED_BYTES
     report = audit(settings, sample_every)
+    # The most serious findings come first.
     for finding in report.findings[:MAX_LOGGED_FINDINGS]:
         log.warning(finding.summary())
     if sample_every > 1:

@@ -22,10 +22,11 @@ from src.data.readers.columns import NAME_WORDS, is_usual_name
 from src.data.split import Split, split_corpus
 from src.errors import UserError
 
-MISSING_NAMES = set(
-    "n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx notavailable "
-    "noname".split()
-).union(NAME_WORDS)
+MISSING_VALUES = (
+    "n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx notavailable noname"
+)
+"""Texts that stand for a missing name, separated by spaces."""
+MISSING_NAMES = {*MISSING_VALUES.split(), *NAME_WORDS}
 """Texts that stand for a missing name, or are the header of a column of names."""
 
 
@@ -43,7 +44,7 @@ class AuditSettings(NamedTuple):
         """Return the settings of a run with this configuration."""
         letters: Any = config.letters  # a string, which `Config` has checked
         return cls(
-            source=DataSource(**config.subset(DataSource._fields)),
+            source=config.data_source,
             letters=letters,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
@@ -66,8 +67,8 @@ class CollectedRows:
     normalized: dict[str, str] = field(default_factory=dict)
     """The normalized form of each written name."""
     names: Any = field(default_factory=lambda: defaultdict(dict))
-    """Distinct normalized names of each pair of a split and a category, in the order of their
-    lines: the keys of dictionaries."""
+    """For each pair of a split and a category, the distinct normalized names. They are the keys of
+    a dictionary, which keep the order of the lines."""
 
 
 def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -> CollectedRows:
@@ -88,8 +89,8 @@ def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -
         written = row.name.strip()
         if is_usual_name(written, MISSING_NAMES):
             rows.missing_names.append(f"{row.location}: {written}")
-        # This adds the category even if none of its names is in the sample, so that all categories
-        # are checked.
+        # Looking up the counts of a new category adds the category, even if none of its names is in
+        # the sample. All categories are checked.
         counts = rows.line_counts[row.category]
         if is_in_sample(normalized, sample_every):
             counts[written] += row.count
@@ -133,7 +134,8 @@ class AuditedCorpus:
     @cached_property
     def n_lines(self) -> dict[str, int]:
         """Number of lines of each category."""
-        return {name: counts.total() for name, counts in self.rows.line_counts.items()}
+        line_counts = self.rows.line_counts
+        return {category: counts.total() for category, counts in line_counts.items()}
 
     @cached_property
     def changed_names(self) -> set[str]:
@@ -141,7 +143,10 @@ class AuditedCorpus:
         changed = set()
         for written, normalized in self.rows.normalized.items():
             # Most names are unchanged, which the first comparison finds quickly.
-            if written != normalized and strip_symbols(written) != strip_symbols(normalized):
+            if written == normalized:
+                continue
+            # A change of case, spaces or punctuation loses no information that matters.
+            if letters_and_digits(written) != letters_and_digits(normalized):
                 changed.add(written)
         return changed
 
@@ -160,8 +165,8 @@ class AuditedCorpus:
         indices: dict[str, list[int]] = {}
         for index, category in enumerate(self.categories):
             # Names that differ only in case can become the same name, which then counts once.
-            names = {self.alphabet.match_case(name): None for name in self.names[category]}
-            for name in names:
+            names = [self.alphabet.match_case(name) for name in self.names[category]]
+            for name in dict.fromkeys(names):
                 indices.setdefault(name, []).append(index)
         return indices
 
@@ -173,6 +178,7 @@ class AuditedCorpus:
     @cached_property
     def accuracy_ceiling(self) -> float:
         """Highest accuracy that a model can reach, as it predicts one category per name."""
+        # It can be right on one of the pairs of each name. A sample can be empty.
         return len(self.categories_by_name) / max(1, self.n_pairs)
 
     @cached_property
@@ -194,6 +200,7 @@ class AuditedCorpus:
         """Return names of all categories by their `name_key`; of several spellings, the last."""
         by_key = {}
         for category in self.categories:
+            # A split does not contain the categories of which it has no names.
             category_names = names.get(category, ())
             by_key[category] = {name_key(name): name for name in category_names}
         return by_key
@@ -219,7 +226,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
         unique_names = dict.fromkeys(all_names.get(category, ()))
         names[category] = list(unique_names)
 
-    # An audit reports the error and goes on: the user wants to know about all problems at once.
+    # An audit reports this error and continues: the user wants to know about all problems at once.
     split = Split(train=names, val={}, test={})
     split_error = ""
     try:
@@ -244,7 +251,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     )
 
 
-def strip_symbols(text: str) -> str:
+def letters_and_digits(text: str) -> str:
     """Return the letters and digits of a text, in lower case."""
     # Without NFC, an accent could be a character of its own, which is not a letter.
     composed = unicodedata.normalize("NFC", text)

@@ -8,7 +8,7 @@ def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str])
     """Map each name that is one letter apart from a candidate to that candidate.
 
     A letter may be replaced, inserted or removed. Equal names are not one letter apart. If there
-    are several such candidates, it is the last one.
+    are several such candidates, the name is mapped to the last one.
     """
     # Comparing all pairs would take too long. Two names are one letter apart if and only if they
     # are different and share a pattern.

@@ -24,8 +24,8 @@ OPSET_VERSION = 17
 OPERATORS = {"RNN_TANH": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
 """ONNX operator for each `mode` of PyTorch's recurrent layers."""
 GATE_ORDERS = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
-"""Index in PyTorch's order of each gate in ONNX's order. PyTorch has the gates r z n of a GRU and
-i f g o of an LSTM; ONNX has z r n and i o f g."""
+"""Order of the gates: gate number i of ONNX is gate number `GATE_ORDERS[mode][i]` of PyTorch. The
+gates of a GRU are r z n in PyTorch and z r n in ONNX, and those of an LSTM i f g o and i o f g."""
 
 
 def export_onnx(model: TrainedModel) -> bytes:
@@ -89,8 +89,9 @@ class GraphBuilder:
         input_names = []
         for value in inputs:
             input_names.append(self._add_constant(value) if isinstance(value, Tensor) else value)
-        # Outputs without a name are not computed.
-        output_names = [""] * output_index + [output]
+        # ONNX identifies an output by its position. Outputs without a name are not computed.
+        output_names = [""] * output_index
+        output_names.append(output)
         node = helper.make_node(operator, input_names, output_names, name=output, **attributes)
         self.nodes.append(node)
         return output
@@ -129,7 +130,8 @@ def build_file(graph: GraphBuilder, n_categories: int) -> ModelProto:
 def add_calibration(graph: GraphBuilder, scores: str, model: TrainedModel) -> None:
     """Add the nodes that turn the scores of a network into the graph's output.
 
-    The formula is probabilities = softmax(scores · sharpness + offsets of the prior).
+    The formula is probabilities = softmax(scale · scores + offsets of the prior); see
+    `TrainedModel` for the scale and the offsets.
     """
     scaled = graph.add("Mul", scores, torch.tensor(model.score_scale))
     offsets = torch.tensor(model.score_offsets[model.prior_label])  # [C]
@@ -158,7 +160,11 @@ def add_tutorial_network(graph: GraphBuilder, network: TutorialNetwork) -> str:
         o_t = i2o(x_t, h_{t-1})
 
     Neither has a nonlinearity. They are therefore one ONNX layer with H + C units and the state
-    (h_t, o_t), in which the weights that would read o_{t-1} are zero.
+    (h_t, o_t). With the weights W of i2h and U of i2o, it computes
+
+        (h_t, o_t) = [W_x; U_x] x_t + [W_h, 0; U_h, 0] (h_{t-1}, o_{t-1}) + bias
+
+    where the zeros are the weights that would read o_{t-1}.
     """
     rnn = network.rnn
     hidden = rnn.hidden_size
@@ -216,8 +222,8 @@ def add_layer_with_all_states(
     states = add_recurrent_operator(
         graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=0
     )  # [L, D, B, H]
-    by_name = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # [L, B, D, H]
-    return graph.add("Reshape", by_name, torch.tensor([0, 0, -1]))  # 0 keeps a dimension
+    transposed = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # [L, B, D, H]
+    return graph.add("Reshape", transposed, torch.tensor([0, 0, -1]))  # 0 keeps a dimension
 
 
 def add_layer_with_last_states(
@@ -227,8 +233,8 @@ def add_layer_with_last_states(
     last_states = add_recurrent_operator(
         graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=1
     )  # [D, B, H]
-    by_name = graph.add("Transpose", last_states, perm=[1, 0, 2])  # [B, D, H]
-    return graph.add("Reshape", by_name, torch.tensor([0, -1]))  # 0 keeps a dimension
+    transposed = graph.add("Transpose", last_states, perm=[1, 0, 2])  # [B, D, H]
+    return graph.add("Reshape", transposed, torch.tensor([0, -1]))  # 0 keeps a dimension
 
 
 def add_recurrent_operator(
@@ -305,6 +311,8 @@ def add_pooling(graph: GraphBuilder, states: str) -> str:
 
     # The padding becomes -∞, which is never the maximum.
     masked = graph.add("Where", is_letter, states, torch.tensor(-torch.inf))  # [L, B, D · H]
+    # In this version of the operators, ReduceMax has its axes as an attribute, and ReduceSum as an
+    # input.
     maximum = graph.add("ReduceMax", masked, axes=[0], keepdims=0)  # [B, D · H]
 
     # The padding becomes 0, which does not change the sum.

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.checkpoint import VERSION, read_checkpoint
 
 
@@ -26,7 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # Serialize to memory first: if `torch.save` cannot write a file, its error has no reason.
         content = io.BytesIO()
         torch.save({**checkpoint, "version": VERSION}, content)
-        write_bytes(file, content.getvalue())
+        write_bytes_atomically(file, content.getvalue())
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint onto the CPU."""

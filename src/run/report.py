@@ -13,7 +13,7 @@ from torch import Tensor
 
 from src.config import RESULT_KEYS, RUN_KEYS, Config
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.registry import SCORE
 from src.run import figures
@@ -121,7 +121,7 @@ class Report:
             names_description=f"the {split} names",
         )
         confusion_matrix = figures.render_png(figure)
-        write_bytes(self.folder / "confusion_matrix.png", confusion_matrix)
+        write_bytes_atomically(self.folder / "confusion_matrix.png", confusion_matrix)
         summary = format_result_summary(
             metrics, self.metric_names, self.folder, self.trainer.loggers
         )
@@ -231,7 +231,7 @@ class Report:
             subtitle=self._format_outcome(status, error),
             is_finished=status == Status.FINISHED,
         )
-        write_bytes(self.folder / "loss.png", figures.render_png(figure))
+        write_bytes_atomically(self.folder / "loss.png", figures.render_png(figure))
 
     def _format_outcome(self, status: Status, error: BaseException | None) -> str:
         """Return how and when the run ended, and on a second line its score, if it has one."""

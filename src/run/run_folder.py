@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from src.errors import UserError
-from src.files import remove_temp_files, write_bytes
+from src.files import remove_temp_files, write_bytes_atomically
 from src.models.registry import SCORE
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def write_result(folder: Path, result: RunResult) -> None:
         if isfinite(value):
             content[name] = value
     text = json.dumps(content, indent=2)
-    write_bytes(folder / METRICS_FILE, f"{text}\n".encode())
+    write_bytes_atomically(folder / METRICS_FILE, f"{text}\n".encode())
 
 
 def write_failure_reason(folder: Path, reason: str) -> None:
@@ -115,7 +115,7 @@ def start_run_folder(folder: Path, settings: dict[str, Any]) -> None:
     remove_temp_files(folder)
     # Without metrics.json, other programs see that the run has not ended.
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_bytes(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+    write_bytes_atomically(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.run.messages import format_folder_override
 from src.sweep.leaderboard import LeaderboardRow, find_swept_keys, group_and_rank_runs
 from src.sweep.leaderboard_files import format_leaderboard_table, write_csv_files
@@ -92,7 +92,7 @@ def write_leaderboard_files_and_figure(
 
     write_csv_files(sweep_folder, rows)
     picture = render_png(draw_sweep(keys, rows))
-    write_bytes(sweep_folder / "leaderboard.png", picture)
+    write_bytes_atomically(sweep_folder / "leaderboard.png", picture)
 
 
 def format_command_with_settings(row: LeaderboardRow) -> str:

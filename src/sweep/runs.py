@@ -14,7 +14,7 @@ from pathlib import Path
 
 from src.config import RUN_KEYS, Config
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.registry import SCORE
 from src.run.preflight import N_RUNS_VARIABLE
 from src.run.run_folder import (
@@ -76,7 +76,7 @@ def train_run_of_sweep_unless_finished(
     with create_and_lock_folder(folder):
         try:
             # The leaderboard shows the overrides of a run even if its settings are invalid.
-            write_bytes(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
+            write_bytes_atomically(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
             config = read_config()
             delete_run_with_other_settings(config, folder)
             if read_result_or_empty(folder).status == Status.FINISHED:
