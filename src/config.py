@@ -26,6 +26,8 @@ MAX_CHUNK_WORK = 2 * 10**8
 """Maximum of (number of weights × number of names) in a chunk. This much work takes well below a
 second, so that training, which checks for signals between chunks, stops soon after Ctrl-C."""
 
+# A test compares the arguments in the next three constants with the signature of
+# `lightning.Trainer`, so that arguments of new versions are not forgotten.
 TRAINER_ARGUMENTS = (
     "accelerator",
     "strategy",
@@ -64,6 +66,7 @@ USE_INSTEAD = {
     "overfit_batches": "data_dir",  # a folder with only a few names
     "logger": "logger",
     "barebones": "logger",  # logger=[] for no logger; the other features are off by default
+    # The Trainer writes to the folder of the run.
     "default_root_dir": "hydra.run.dir",
     "callbacks": "callbacks",
 }
@@ -267,6 +270,7 @@ class Config:
         # These are not fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
+        # The checks of two settings rely on each of them being valid on its own.
         self._check_each_value()
         self._check_cell_options()
         self._check_compiled_backend()
@@ -288,6 +292,7 @@ class Config:
         """Check that options which the chosen cell does not have are left at their defaults."""
         for option, neutral_value in CELL_OPTIONS.items():
             value = getattr(self, option)
+            # A neutral value has no effect, so it is allowed with every cell.
             if option not in CELLS[self.cell].keys and value != neutral_value:
                 cells = [name for name, cell in CELLS.items() if option in cell.keys]
                 suggestion = f"cell={join_with_or(cells)}"
@@ -300,6 +305,7 @@ class Config:
         if not CELLS[self.cell].is_compilable:
             cells = [name for name, cell in CELLS.items() if cell.is_compilable]
             allowed = " or ".join(cells)
+            # The autograd backend can train every cell.
             raise UserError(f"cell={self.cell}: must be {allowed} unless backend=autograd")
         for name, required in ONLINE_SETTINGS.items():
             value = getattr(self, name)
@@ -335,22 +341,36 @@ class Config:
             # Online training takes one name after the other, and seeds one run after the other, so
             # neither can use several processes.
             reason = f"with backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
-            self._check_trainer_argument("strategy", (None, "auto"), "auto", reason)
-            # Null would let Lightning use all devices.
-            self._check_trainer_argument("devices", (1,), "1", reason)
-            self._check_trainer_argument("num_nodes", (None, 1), "1", reason)
+            self._check_trainer_argument(
+                "strategy", allowed=(None, "auto"), suggestion="auto", reason=reason
+            )
+            # Null is not allowed: Lightning would use all devices.
+            self._check_trainer_argument("devices", allowed=(1,), suggestion="1", reason=reason)
+            self._check_trainer_argument(
+                "num_nodes", allowed=(None, 1), suggestion="1", reason=reason
+            )
         else:
-            reason = "or auto: other strategies write other checkpoints"
-            self._check_trainer_argument("strategy", (None, "auto", "ddp"), "ddp", reason)
+            self._check_trainer_argument(
+                "strategy",
+                allowed=(None, "auto", "ddp"),
+                suggestion="ddp or auto,",
+                reason="because other strategies write other checkpoints",
+            )
         if self.backend == "compiled":
             # The kernel computes in float32 on the CPU.
             reason = "with backend=compiled"
-            self._check_trainer_argument("accelerator", ("cpu",), "cpu", reason)
-            full_precision = (None, 32, "32", "32-true")
-            self._check_trainer_argument("precision", full_precision, "32-true", reason)
+            self._check_trainer_argument(
+                "accelerator", allowed=("cpu",), suggestion="cpu", reason=reason
+            )
+            self._check_trainer_argument(
+                "precision",
+                allowed=(None, 32, "32", "32-true"),
+                suggestion="32-true",
+                reason=reason,
+            )
 
     def _check_trainer_argument(
-        self, name: str, allowed: tuple[Any, ...], suggestion: str, reason: str
+        self, name: str, *, allowed: tuple[Any, ...], suggestion: str, reason: str
     ) -> None:
         """Check that an argument of the Trainer has one of the allowed values.
 
@@ -366,7 +386,7 @@ class Config:
 
     @property
     def non_null_trainer_arguments(self) -> dict[str, Any]:
-        """The arguments that are passed to `lightning.Trainer`."""
+        """The arguments that are passed to `lightning.Trainer`: those that are not null."""
         return {name: value for name, value in vars(self.trainer).items() if value is not None}
 
     @property
@@ -377,6 +397,7 @@ class Config:
     @property
     def is_online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
+        # The backend plays no role: both can do this training.
         for name, value in ONLINE_SETTINGS.items():
             if getattr(self, name) != value:
                 return False
@@ -416,10 +437,12 @@ KEYS = [config_field.name for config_field in fields(Config)]
 # A run can be resumed on another machine and with other loggers, so these do not define it.
 RUN_KEYS = [key for key in KEYS if key not in ("resume", "trainer", "logger", "callbacks")]
 """The keys that define a run; a run writes them to its config.yaml."""
+# The keys that end with `_every` only change what is logged, printed and saved.
 RESULT_KEYS = [name for name in RUN_KEYS if not name.endswith("_every")]
 """The keys that can change the result of a run."""
 ALWAYS_DISPLAYED = ("lr", "hidden", "seed", "iterations")
 """The keys that are displayed even if the command line does not set them."""
+# `seed` is one of them, because it chooses the held-out names.
 CORPUS_KEYS = [*DataSource._fields, "letters", "val_fraction", "test_fraction", "seed"]
 """The keys that determine the names and their split."""
 DATA_KEYS = [
@@ -432,7 +455,7 @@ DATA_KEYS = [
     "chunk_size",
     "sampling",
 ]
-"""The arguments of `NamesDataModule`."""
+"""The arguments of `NamesDataModule`: keys of train.yaml, and the property `chunk_size`."""
 NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
 """The arguments of `Network` that are settings."""
 TRAINING_KEYS = ["lr", "seed", "optimizer", "schedule", "weight_decay", "label_smoothing"]

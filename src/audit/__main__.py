@@ -68,6 +68,7 @@ def print_and_write_report(options: Namespace) -> None:
     from src.audit.corpus import AuditSettings
     from src.audit.report import format_report
 
+    # The keys are checked like those of a run, so that a mistyped one is reported.
     config = compose_config(options.keys)
     report = audit(AuditSettings.from_config(config))
     print(format_report(report))

@@ -87,12 +87,14 @@ def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -
     rows = CollectedRows()
     for row, normalized in valid_rows(source, letters, rows.rejected, rows.guesses.append):
         written = row.name.strip()
+        # Training reads such a name like any other one, because it may be correct.
         if is_usual_name(written, MISSING_NAMES):
             rows.missing_names.append(f"{row.location}: {written}")
         # Looking up the counts of a new category adds the category, even if none of its names is in
         # the sample. All categories are checked.
         counts = rows.line_counts[row.category]
         if is_in_sample(normalized, sample_every):
+            # A row of a table can stand for several lines.
             counts[written] += row.count
             rows.normalized[written] = normalized
             rows.names[row.split, row.category][normalized] = None
@@ -155,6 +157,7 @@ class AuditedCorpus:
         """Number of lines of each category whose names are among `changed_names`."""
         n_changed = {}
         for category, counts in self.rows.line_counts.items():
+            # A changed name can be in several categories, each of which counts its own lines.
             changed = self.changed_names & counts.keys()
             n_changed[category] = sum(counts[name] for name in changed)
         return n_changed
@@ -219,10 +222,12 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     """
     rows = collect_rows(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
+    # The split does not depend on the number of lines of a name.
     corpus = Corpus(group_by_split(rows.names), line_counts={})
     all_names = corpus.all_names
     names = {}
     for category in categories:
+        # A source with a given split can have the same name in several splits.
         unique_names = dict.fromkeys(all_names.get(category, ()))
         names[category] = list(unique_names)
 

@@ -18,6 +18,8 @@ last column of the table is `changed`."""
 class Severity(str, Enum):
     """How serious a finding is, from the most to the least serious."""
 
+    # The values are strings, so that JSON can represent them.
+
     REFUSED = "refused"  # training refuses the names
     WRONG = "wrong"  # the network would learn something that is wrong
     DOUBTFUL = "doubtful"  # labels or scores may be misleading
@@ -166,6 +168,7 @@ def format_category_table(categories: list[CategorySummary]) -> list[str]:
         header += f"{column:>10}"
     lines = [header]
     for row in categories:
+        # The name of a category comes from a file, so it can contain control characters.
         line = f"{replace_unprintable(row.category):<20}"
         for column in COUNT_COLUMNS:
             line += f"{getattr(row, column):>10,}"

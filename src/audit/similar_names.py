@@ -16,6 +16,7 @@ def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str])
     for name in names:
         for pattern in gap_patterns(name):
             names_by_pattern[pattern].append(name)
+    # Without names, computing the patterns of all candidates would be a waste of time.
     if not names_by_pattern:
         return {}
     similar_candidates = {}

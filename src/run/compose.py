@@ -55,6 +55,7 @@ def check_keys_exist(cfg: DictConfig) -> None:
     Raises:
         UserError: if a key does not exist.
     """
+    # The schema would report such a key as well, but could not suggest a similar one.
     for key in map(str, cfg):
         if key not in KEYS and key != "hydra":
             raise UserError(unknown_key_message(key))
@@ -68,6 +69,7 @@ def resolve_settings(cfg: DictConfig) -> dict[str, Any]:
     # The loggers can refer to the folder of the run, which Hydra does not know yet.
     selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
     settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
+    # Hydra can change the current folder of a job.
     for key in PATH_KEYS:
         if settings.get(key):
             settings[key] = to_absolute_path(settings[key])
@@ -76,6 +78,7 @@ def resolve_settings(cfg: DictConfig) -> dict[str, Any]:
 
 def to_validated_config(settings: dict[str, Any]) -> Config:
     """Convert plain values to a `Config`, which checks their types and ranges."""
+    # With a structured schema, OmegaConf converts and checks the types: `lr=x` is an error.
     schema = OmegaConf.structured(Config)
     merged = OmegaConf.merge(schema, settings)
     return cast(Config, OmegaConf.to_object(merged))
@@ -103,6 +106,7 @@ def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) ->
     if not saved or not set(saved).issubset(RUN_KEYS):
         raise UserError(f"resume={folder}: no run's folder with a whole {CONFIG_FILE} in it")
     for key in list_keys_that_may_have_changed(override_keys):
+        # A run of an older version may lack a key.
         old_value = saved.get(key)
         new_value = settings[key]
         if new_value == old_value:

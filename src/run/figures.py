@@ -6,6 +6,7 @@ Shapes: N names, C categories, L letters of a name.
 import io
 import math
 import warnings
+from itertools import chain
 from textwrap import wrap
 from typing import Any, NamedTuple
 
@@ -81,8 +82,8 @@ def draw_loss_curves(
     figure.text(0.09, subtitle_top, escape_math(subtitle), va="top", size=9, color=subtitle_color)
 
     blind_loss = math.log(n_categories)
-    highest_losses = [max(loss for _, loss in curve) for curve in curves.values()]
-    highest_loss = max(highest_losses)
+    all_points = chain.from_iterable(curves.values())
+    highest_loss = max(loss for _, loss in all_points)
     # If a run diverges, the top is limited: the other points would be indistinguishable from 0.
     needed_top = 1.05 * max(highest_loss, blind_loss)
     top = min(needed_top, MAX_LOSS_RATIO * blind_loss)

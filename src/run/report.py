@@ -53,9 +53,11 @@ class Report:
 
     config: Config
     folder: Path
+    """The folder of the run."""
     model: NameClassifier
     trainer: Any
     progress: Progress
+    """The callback that measures the speed."""
     is_resumed: bool
     """Whether the run continues from a checkpoint."""
     start_time: float = field(default_factory=time.perf_counter)
@@ -67,27 +69,31 @@ class Report:
         iterations = self.model.run_length.iterations
         self.logged_settings["iterations"] = iterations
         self.displayed_settings["iterations"] = iterations
+        # A MetricCollection is a dictionary, whose keys are the names of its metrics.
         self.metric_names = ["loss", *map(str, self.model.metrics)]
         self.prior_scores: Metrics = {}
 
     def __enter__(self) -> "Report":
         """Write the settings of the run to its folder, and create its loggers."""
         if not self.trainer.is_global_zero:
-            # Otherwise, each process would print the same lines.
+            # All processes would print the same lines. Warnings are disabled as well.
             logging.disable(logging.WARNING)
             return self
         start_run_folder(self.folder, self.config.subset(RUN_KEYS))
-        delete_log_files(self.folder)
         # With `fast_dev_run`, which is for debugging, Lightning logs nothing either.
-        logger_configs = {} if self.trainer.fast_dev_run else self.config.logger
+        if self.trainer.fast_dev_run:
+            self.trainer.loggers = []
+            return self
+        delete_log_files(self.folder)
         self.trainer.loggers = make_loggers_and_log_settings(
-            logger_configs, self.folder, self.logged_settings
+            self.config.logger, self.folder, self.logged_settings
         )
         return self
 
     @property
     def metrics(self) -> Metrics:
         """The current values of all metrics."""
+        # The speed is that of the training loop alone, the seconds are those of the whole run.
         return {
             **self.model.last_values(),
             **self.prior_scores,
@@ -112,6 +118,7 @@ class Report:
         # Stored first, so that `__exit__` writes them to metrics.json even if a signal comes below.
         self.prior_scores = prior_scores
         metrics = self.metrics
+        # All processes return the score, but only the one of rank 0 writes and prints.
         if not self.trainer.is_global_zero:
             return metrics
         figure = figures.draw_clustered_confusion_matrix(
@@ -155,6 +162,7 @@ class Report:
                 with a UserError.
         """
         status = self._status_after(error)
+        # `kill_ddp_processes` says why this comes before any file is written.
         if status == Status.INTERRUPTED:
             kill_ddp_processes(self.trainer)
         if not self.trainer.is_global_zero:

@@ -68,6 +68,7 @@ def select_columns(metrics: Metrics, metric_names: Sequence[str]) -> Columns:
 
 def select_metrics(metrics: Metrics, prefix: str, metric_names: Sequence[str]) -> Metrics:
     """Return the metrics whose tags have a prefix, by their names without the prefix."""
+    # If no names were held out, there are no such metrics.
     selected = {}
     for name in metric_names:
         tag = f"{prefix}/{name}"
@@ -92,10 +93,11 @@ def format_table(columns: Columns, metric_names: Sequence[str]) -> list[str]:
     for name in metric_names:
         line = f"{name.replace('_', ' '):<20}"
         for column in columns.values():
-            # The last columns have no loss.
+            # The columns of other priors, which are the last ones, lack some of the metrics.
             if name in column:
                 line += f"{column[name]:>12.4f}"
         lines.append(line)
+    # The star of a column refers to the footnote.
     if any(title.endswith("*") for title in columns):
         lines.append(PRIOR_FOOTNOTE)
     return lines

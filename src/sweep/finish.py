@@ -12,7 +12,7 @@ from src.sweep.leaderboard import LeaderboardRow, find_swept_keys, group_and_ran
 from src.sweep.leaderboard_files import format_leaderboard_table, write_csv_files
 from src.sweep.runs import print_unless_pipe_is_closed, read_ended_runs
 
-TRAIN_COMMAND = ("python", "-m", "src.train")
+TRAIN_COMMAND = ["python", "-m", "src.train"]
 
 
 def write_and_print_leaderboard(sweep_folder: Path, exit_status: int) -> int:
@@ -27,6 +27,7 @@ def write_and_print_leaderboard(sweep_folder: Path, exit_status: int) -> int:
         The exit status of the command: `exit_status`, or 1 if it is 0 and a run has failed or a
         file cannot be written.
     """
+    # Runs that were interrupted are not among these. The same command resumes them.
     runs = read_ended_runs(sweep_folder)
     n_failed = sum(bool(run.failure) for run in runs)
     if runs:
@@ -107,7 +108,7 @@ def format_command_with_settings(row: LeaderboardRow) -> str:
     elif "experiment" in row.settings:
         # The experiment may define a sweep, which must not start again.
         overrides.append("hydra.mode=RUN")
-    return shlex.join([*TRAIN_COMMAND, *overrides])
+    return shlex.join(TRAIN_COMMAND + overrides)
 
 
 def format_resume_command(sweep_folder: Path) -> str:
@@ -116,5 +117,5 @@ def format_resume_command(sweep_folder: Path) -> str:
     for argument in sys.argv[1:]:
         if not argument.startswith("hydra.sweep.dir="):
             arguments.append(argument)
-    command = shlex.join([*TRAIN_COMMAND, *arguments])
+    command = shlex.join(TRAIN_COMMAND + arguments)
     return f"{command} {format_folder_override('hydra.sweep.dir', sweep_folder)}"

@@ -70,6 +70,7 @@ class LeaderboardRow:
     @property
     def score(self) -> float | None:
         """The mean validation score, or None if no run has one."""
+        # Failed runs have no score. They lower the rank of the row, but not its mean.
         scores = self.metric_values(SCORE)
         return mean(scores) if scores else None
 

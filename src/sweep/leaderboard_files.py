@@ -34,10 +34,12 @@ def format_leaderboard_table(rows: Sequence[LeaderboardRow], keys: Sequence[str]
         if any(row.metric_values(metric) for row in rows):
             metrics.append(metric)
     titles = [format_metric_title(metric) for metric in metrics]
-    table = [["", *keys, *titles, "seconds", "run"]]
+    header = ["", *keys, *titles, "seconds", "run"]  # the rank has no title
+    table = [header]
     for rank, row in enumerate(rows, start=1):
         cells = [format_rank(rank, row)]
         for key in keys:
+            # A run that does not set the key has an empty cell.
             cells.append(round_if_decimal(row.settings.get(key, "")))
         for metric in metrics:
             cells.append(format_mean_and_deviation(row.metric_values(metric), ".3f"))
@@ -92,6 +94,7 @@ def align_columns(table: Sequence[Sequence[str]]) -> list[str]:
         line = ""
         for cell, width in zip(cells, widths, strict=True):
             line += f"{cell:<{width}}  "
+        # If the last cell is empty, the line would end with spaces.
         lines.append(line.rstrip())
     return lines
 
@@ -103,6 +106,7 @@ def write_csv_files(sweep_folder: Path, rows: Sequence[LeaderboardRow]) -> None:
     for rank, row in enumerate(rows, start=1):
         leaderboard.append(make_csv_row(rank, row))
         for run in row.runs:
+            # A metric takes precedence over a setting of the same name here: it says what was done.
             runs.append({"run": run.name, **run.settings, **run.metrics, "failed": run.failure})
     write_csv(sweep_folder / "leaderboard.csv", leaderboard)
     write_csv(sweep_folder / "runs.csv", runs)

@@ -78,6 +78,8 @@ def train_run_of_sweep_unless_finished(
             # The leaderboard shows the overrides of a run even if its settings are invalid.
             write_bytes_atomically(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
             config = read_config()
+            # An earlier command with the same overrides may have had other settings, for example
+            # from an experiment that was edited since then.
             delete_run_with_other_settings(config, folder)
             if read_result_or_empty(folder).status == Status.FINISHED:
                 print_outcome_and_runs_left(folder, number, "done before")
@@ -117,10 +119,12 @@ def delete_run_with_other_settings(config: Config, folder: Path) -> None:
     if read_settings(folder) == config.subset(RUN_KEYS):
         return
     # Without this, training would resume from a checkpoint of the other run.
-    for checkpoint_folder in (folder / LAST_CHECKPOINT.parent, *folder.glob(SEED_FOLDER_PATTERN)):
-        shutil.rmtree(checkpoint_folder, ignore_errors=True)
-    for file in (folder / METRICS_FILE, *folder.glob("*.png")):
-        file.unlink(missing_ok=True)
+    shutil.rmtree(folder / LAST_CHECKPOINT.parent, ignore_errors=True)
+    for seed_folder in folder.glob(SEED_FOLDER_PATTERN):
+        shutil.rmtree(seed_folder, ignore_errors=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    for picture in folder.glob("*.png"):
+        picture.unlink(missing_ok=True)
 
 
 def print_outcome_and_runs_left(folder: Path, number: int, outcome: str) -> None:
@@ -128,8 +132,10 @@ def print_outcome_and_runs_left(folder: Path, number: int, outcome: str) -> None
     # Without the variable, such as in a worker on another machine, the number is unknown.
     n_runs = int(os.environ.get(N_RUNS_VARIABLE, "0"))
     n_left = n_runs - count_ended_runs(folder.parent, number)
+    # The folder of a sweep can contain more runs, from an earlier command with more values.
     if n_left > 0:
         outcome += f"; {n_left} left"
+    # Hydra prints its line at the start of a run in the same format.
     print_unless_pipe_is_closed(f"\t#{number} : {outcome}")
 
 
@@ -148,6 +154,7 @@ def count_ended_runs(sweep_folder: Path, number: int) -> int:
         status = read_result_or_empty(run_folder).status
         if status is None:
             continue
+        # A folder is called 3-lr_0.01, for example.
         run_number = run_folder.name.partition("-")[0]
         is_later = run_number.isdecimal() and int(run_number) > number
         will_be_repeated = status.is_failure and is_later

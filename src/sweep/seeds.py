@@ -41,6 +41,8 @@ def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float
         UserError: if a run has failed.
         KeyboardInterrupt: if a signal ended a run.
     """
+    # The folder of all seeds has settings and a result as well, so that it can be resumed and
+    # compared like that of a single run.
     start_run_folder(folder, config.subset(RUN_KEYS))
     seeds = range(config.seed, config.seed + config.seeds)
     seed_folders = [get_seed_folder(folder, seed) for seed in seeds]
@@ -67,6 +69,7 @@ def copy_config_for_single_seed(config: Config, seed: int) -> Config:
     # `replace` calls `__init__`, which sets the two attributes below to their defaults.
     seed_config = replace(config, seed=seed, seeds=1)
     seed_config.is_seed_run = True
+    # The overrides of a run are its title in figures and TensorBoard, so each seed has its own.
     overrides = []
     for override in config.overrides:
         if not override.startswith(("seed=", "seeds=")):
