@@ -19,7 +19,7 @@ What happens after Ctrl-C (SIGINT), SIGTERM or SIGUSR1 depends on what the progr
 - At any other time, and if it is the second signal, the handler raises KeyboardInterrupt at once.
 
 KeyboardInterrupt passes through `Report`, which writes the result of the run, and ends in
-`call_main_and_get_status`, which turns it into the exit status 130 or 143.
+`call_main_and_print_errors`, which turns it into the exit status 130 or 143.
 """
 
 import gc
@@ -46,9 +46,9 @@ from src.run.messages import error_message
 from src.run.run_folder import Status, read_result_or_empty
 from src.run.signals import STOP_HANDLER
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
-from src.sweep.finish import write_and_print_leaderboard
+from src.sweep.finish import ExitStatus, write_and_print_leaderboard
 from src.sweep.runs import TrainFunction, train_run_of_sweep_unless_finished
-from src.sweep.seeds import train_each_seed
+from src.sweep.seeds import train_each_seed_and_average
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +112,9 @@ def train_all_seeds_unless_finished(
 
     With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
     """
-    if is_finished(config, folder):
-        return read_score_of_finished_run(folder)
+    if has_finished_run(config, folder):
+        log.info(f"{folder}: already finished; set a larger iterations= to train further")
+        return read_result_or_empty(folder).metrics.get(SCORE)
     import_lightning_without_stop_handler()
     if config.seeds == 1:
         return train(config, folder)
@@ -122,10 +123,10 @@ def train_all_seeds_unless_finished(
         # Each seed is a run with seeds=1, which may be finished already.
         return train_all_seeds_unless_finished(train, seed_config, seed_folder)
 
-    return train_each_seed(train_one_seed, config, folder)
+    return train_each_seed_and_average(train_one_seed, config, folder)
 
 
-def is_finished(config: Config, folder: Path) -> bool:
+def has_finished_run(config: Config, folder: Path) -> bool:
     """Return whether a folder contains a finished run that has all iterations of the settings."""
     result = read_result_or_empty(folder)
     if result.status != Status.FINISHED:
@@ -134,12 +135,6 @@ def is_finished(config: Config, folder: Path) -> bool:
     can_be_extended = config.passes is None
     has_all_iterations = result.metrics.get("iterations", 0) >= config.iterations
     return has_all_iterations or not can_be_extended
-
-
-def read_score_of_finished_run(folder: Path) -> float | None:
-    """Tell the user that a run is finished already, and return its score."""
-    log.info(f"{folder}: already finished; set a larger iterations= to train further")
-    return read_result_or_empty(folder).metrics.get(SCORE)
 
 
 def import_lightning_without_stop_handler() -> None:
@@ -162,7 +157,7 @@ def run_cli_and_exit(main: Callable[[], object]) -> NoReturn:
     sys.exit(exit_status)
 
 
-def run_cli(main: Callable[[], object]) -> int:
+def run_cli(main: Callable[[], object]) -> ExitStatus:
     """Run the command line and return its exit status.
 
     The leaderboard of a sweep is written even if the sweep fails.
@@ -180,11 +175,12 @@ def run_cli(main: Callable[[], object]) -> int:
     # Jobs install the handler as well. This one covers the time before, between and after them.
     with STOP_HANDLER.installed(), cleared_hydra_config():
         try:
-            exit_status = call_main_and_get_status(main)
+            exit_status = call_main_and_print_errors(main)
         except Exception:
-            write_leaderboard_if_sweep(exit_status=1)
+            # The runs that ended before the error are not lost.
+            write_and_print_leaderboard_if_sweep(exit_status=1)
             raise
-        return write_leaderboard_if_sweep(exit_status)
+        return write_and_print_leaderboard_if_sweep(exit_status)
 
 
 @contextmanager
@@ -200,7 +196,7 @@ def cleared_hydra_config() -> Iterator[None]:
         HydraConfig.instance().cfg = None
 
 
-def call_main_and_get_status(main: Callable[[], object]) -> int:
+def call_main_and_print_errors(main: Callable[[], object]) -> ExitStatus:
     """Call the main function, print errors of the command line, and return the exit status.
 
     Errors within a single run arrive as SystemExit; see `run_single_job`.
@@ -232,7 +228,7 @@ def call_main_and_get_status(main: Callable[[], object]) -> int:
     return 0
 
 
-def write_leaderboard_if_sweep(exit_status: int) -> int:
+def write_and_print_leaderboard_if_sweep(exit_status: ExitStatus) -> ExitStatus:
     """Write and print the leaderboard if this command ran a sweep.
 
     Args:

@@ -55,7 +55,7 @@ def train(config: Config, folder: Path) -> float | None:
     # Imported late: loading torch takes seconds, and a mistyped key should be reported at once.
     import torch
 
-    from src.audit.audit import warn_about_corpus
+    from src.audit.audit import warn_about_own_names
     from src.data.datamodule import NamesDataModule
     from src.run.report import Report
     from src.run.trainer import build_trainer_and_progress
@@ -66,7 +66,7 @@ def train(config: Config, folder: Path) -> float | None:
     with training_environment():
         # A resumed run has already been warned about these names.
         if not is_resumed:
-            warn_about_corpus(config)
+            warn_about_own_names(config)
         data = NamesDataModule(**config.subset(DATA_KEYS))
         # This seeds the initial weights. The sampling of names has a random generator of its own.
         torch.manual_seed(config.seed)

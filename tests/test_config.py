@@ -265,7 +265,7 @@ def test_folder_names_contain_the_overrides() -> None:
     "folder",
     ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
 )
-def test_shell_override_is_parsed_back(folder: str) -> None:
+def test_quoted_folder_override_is_parsed_back(folder: str) -> None:
     (argument,) = shlex.split(format_folder_override("resume", Path(folder)))
     override = OverridesParser.create().parse_override(argument)
     config = OmegaConf.create({"resume": None})

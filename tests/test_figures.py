@@ -11,7 +11,7 @@ from src.run.figures import (
     draw_clustered_confusion_matrix,
     draw_letter_probabilities,
     draw_loss_curves,
-    order_by_confusion,
+    order_categories_by_confusion,
     render_png,
 )
 
@@ -67,7 +67,7 @@ def test_confused_categories_are_neighbors() -> None:
     shares = np.full((6, 6), 0.01)
     for a, b in ((0, 3), (3, 5), (1, 4), (4, 2)):  # two families
         shares[a, b] = shares[b, a] = 0.4
-    order = order_by_confusion(shares).tolist()
+    order = order_categories_by_confusion(shares).tolist()
     assert sorted(map(set, (order[:3], order[3:])), key=min) == [{0, 3, 5}, {1, 2, 4}]
     targets, guesses = np.array([0, 1, 2, 3, 3]), np.array([3, 1, 2, 0, 3])
     axes = draw_clustered_confusion_matrix(targets, guesses, list("ABCD"), "title").axes[0]

@@ -1,4 +1,4 @@
-"""Loggers that bring servers: Lightning's, on stubs of what they talk to."""
+"""Loggers that need a server: Lightning's, with stand-ins for the packages that they call."""
 
 import sys
 from pathlib import Path
@@ -19,20 +19,23 @@ TINY = ["hidden=8", "lr=0.05", "iterations=100", "log_every=50", "val_every=50",
 
 
 def described(name: str, folder: Path) -> dict[str, Any]:
-    """Return what configs/logger/NAME.yaml says, for a run in a folder."""
+    """Return the contents of configs/logger/NAME.yaml, for a run in a folder."""
     text = (ROOT / f"configs/logger/{name}.yaml").read_text(encoding="utf-8")
     return dict(OmegaConf.create(text.replace("${hydra:runtime.output_dir}", str(folder))))
 
 
 class Service:
-    """What wandb's runs were told; a run that is not ended takes the next one's points."""
+    """A stand-in for wandb, which records what is logged to it.
+
+    A run that is not finished receives the values of the next run.
+    """
 
     def __init__(self) -> None:
         self.runs: list[dict[str, Any]] = []
         self.module = SimpleNamespace(run=None, init=self.init)
 
     def init(self, **how: Any) -> Any:
-        """Begin a run."""
+        """Start a run."""
         told: dict[str, Any] = {"name": how["name"], "dir": how["dir"], "config": {}, "points": []}
         self.runs.append(told)
 
@@ -108,7 +111,7 @@ def test_each_run_is_a_separate_mlflow_run(
 
 
 class Missing:
-    """What Lightning knows of a package that is not there."""
+    """Replace the flag with which Lightning remembers that a package is missing."""
 
     def __bool__(self) -> bool:
         return False

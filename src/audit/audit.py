@@ -71,7 +71,7 @@ def summarize_categories(corpus: AuditedCorpus) -> list[CategorySummary]:
     return summaries
 
 
-def warn_about_corpus(config: Config) -> None:
+def warn_about_own_names(config: Config) -> None:
     """Log the worst findings about the user's own names before training.
 
     Nothing is logged about the included corpus, which has no such problems.
@@ -82,13 +82,13 @@ def warn_about_corpus(config: Config) -> None:
     is_first_process = "LOCAL_RANK" not in os.environ
     if has_own_names and is_first_process:
         settings = AuditSettings.from_config(config)
-        # `log_worst_findings` is cached by its settings. With the same seed for all runs, a sweep
-        # over seeds logs the findings only once.
-        log_worst_findings(settings._replace(seed=0))
+        # The results of the next function are cached by the settings. With the same seed for all
+        # runs, a sweep over seeds logs the findings only once.
+        audit_and_log_worst_findings(settings._replace(seed=0))
 
 
 @cache  # once for all runs of a sweep, which have the same names
-def log_worst_findings(settings: AuditSettings) -> None:
+def audit_and_log_worst_findings(settings: AuditSettings) -> None:
     """Audit the names, or a sample if there are many, and log the worst findings."""
     # The audit must not delay training much. The size of the files is an estimate of its duration.
     files = list_files(settings.source)

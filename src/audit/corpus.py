@@ -148,7 +148,7 @@ class AuditedCorpus:
             if written == normalized:
                 continue
             # A change of case, spaces or punctuation loses no information that matters.
-            if letters_and_digits(written) != letters_and_digits(normalized):
+            if to_lower_letters_and_digits(written) != to_lower_letters_and_digits(normalized):
                 changed.add(written)
         return changed
 
@@ -256,7 +256,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     )
 
 
-def letters_and_digits(text: str) -> str:
+def to_lower_letters_and_digits(text: str) -> str:
     """Return the letters and digits of a text, in lower case."""
     # Without NFC, an accent could be a character of its own, which is not a letter.
     composed = unicodedata.normalize("NFC", text)

@@ -54,7 +54,7 @@ def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     names = corpus.categories_by_name
     if not names:  # a sample can be empty
         return []
-    model = count_ngrams(corpus)
+    model = build_ngram_models(corpus)
     # Each core scores one batch after another.
     max_letters = MAX_SCORES_PER_BATCH // len(corpus.categories)
     batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
@@ -80,7 +80,7 @@ def make_doubted_labels_finding(doubted: list[DoubtedLabel]) -> Finding:
     return make_finding(Severity.DOUBTFUL, text, examples, MAX_DOUBTED_EXAMPLES)
 
 
-def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
+def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
     """Return n-gram models of all categories, counted on all pairs of a name and a category."""
     names = []
     targets = []

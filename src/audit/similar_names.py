@@ -14,21 +14,21 @@ def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str])
     # are different and share a pattern.
     names_by_pattern = defaultdict(list)
     for name in names:
-        for pattern in gap_patterns(name):
+        for pattern in make_gap_patterns(name):
             names_by_pattern[pattern].append(name)
     # Without names, computing the patterns of all candidates would be a waste of time.
     if not names_by_pattern:
         return {}
     similar_candidates = {}
     for candidate in candidates:
-        for pattern in gap_patterns(candidate):
+        for pattern in make_gap_patterns(candidate):
             for name in names_by_pattern.get(pattern, ()):
                 if name != candidate:
                     similar_candidates[name] = candidate
     return similar_candidates
 
 
-def gap_patterns(name: str) -> list[str]:
+def make_gap_patterns(name: str) -> list[str]:
     """Return all patterns that a name has with a gap, `*`, for one letter.
 
     The gap replaces a letter or is inserted between two: `lee` has the patterns `*ee`, `l*e`,

@@ -49,7 +49,7 @@ def export_onnx(model: TrainedModel) -> bytes:
     else:
         scores = add_recurrent_network(graph, recurrent)
     add_calibration(graph, scores, model)
-    file = build_file(graph, n_categories=len(model.categories))
+    file = build_onnx_model(graph, n_categories=len(model.categories))
     metadata = {}
     for name, value in model.metadata().items():
         metadata[name] = json.dumps(value, ensure_ascii=False)
@@ -102,7 +102,7 @@ class GraphBuilder:
         return name
 
 
-def build_file(graph: GraphBuilder, n_categories: int) -> ModelProto:
+def build_onnx_model(graph: GraphBuilder, n_categories: int) -> ModelProto:
     """Return an ONNX model of a complete graph, without metadata."""
     letters = helper.make_tensor_value_info(
         "letters",
@@ -207,7 +207,7 @@ def add_recurrent_network(graph: GraphBuilder, network: RecurrentNetwork) -> str
         states = add_layer_with_all_states(graph, rnn, layer, states, lengths)  # [L, B, D · H]
     if network.pooling == "all":
         states = add_layer_with_all_states(graph, rnn, last_layer, states, lengths)
-        features = add_pooling(graph, states)  # [B, 2 · D · H]
+        features = add_max_and_mean_pooling(graph, states)  # [B, 2 · D · H]
     else:
         features = add_layer_with_last_states(graph, rnn, last_layer, states, lengths)  # [B, D · H]
     # Gemm computes features · weightᵀ + bias. Unlike the network, it returns logits: the missing
@@ -256,8 +256,8 @@ def add_recurrent_operator(
         lengths: the number of letters in each name, int32 [B].
         output_index: 0 for all hidden states [L, D, B, H], 1 for the last ones [D, B, H].
     """
-    input_bias = gather_directions(rnn, f"bias_ih_l{layer}")
-    hidden_bias = gather_directions(rnn, f"bias_hh_l{layer}")
+    input_bias = stack_directions_with_onnx_gates(rnn, f"bias_ih_l{layer}")
+    hidden_bias = stack_directions_with_onnx_gates(rnn, f"bias_hh_l{layer}")
     attributes: dict[str, Any] = {
         "hidden_size": rnn.hidden_size,
         "direction": "bidirectional" if rnn.bidirectional else "forward",
@@ -268,8 +268,10 @@ def add_recurrent_operator(
     return graph.add(
         OPERATORS[rnn.mode],
         inputs,
-        gather_directions(rnn, f"weight_ih_l{layer}"),  # [D, G · H, size of the input]
-        gather_directions(rnn, f"weight_hh_l{layer}"),  # [D, G · H, H]
+        stack_directions_with_onnx_gates(
+            rnn, f"weight_ih_l{layer}"
+        ),  # [D, G · H, size of the input]
+        stack_directions_with_onnx_gates(rnn, f"weight_hh_l{layer}"),  # [D, G · H, H]
         torch.cat([input_bias, hidden_bias], dim=1),  # [D, 2 · G · H]
         lengths,
         output_index=output_index,
@@ -277,7 +279,7 @@ def add_recurrent_operator(
     )
 
 
-def gather_directions(rnn: nn.RNNBase, parameter: str) -> Tensor:
+def stack_directions_with_onnx_gates(rnn: nn.RNNBase, parameter: str) -> Tensor:
     """Return a parameter of all directions [D, G · H, …], with its gates in ONNX's order."""
     gate_order = GATE_ORDERS[rnn.mode]
     suffixes = ["", "_reverse"] if rnn.bidirectional else [""]
@@ -289,7 +291,7 @@ def gather_directions(rnn: nn.RNNBase, parameter: str) -> Tensor:
     return torch.stack(directions)
 
 
-def add_pooling(graph: GraphBuilder, states: str) -> str:
+def add_max_and_mean_pooling(graph: GraphBuilder, states: str) -> str:
     """Add the maximum and the mean of the hidden states of each name.
 
     Args:

@@ -28,10 +28,10 @@ def render_page_of_tutorial_cell(model: TrainedModel) -> str:
         raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
     weights = {}
     for name, weight in network.recurrent.rnn.named_parameters():
-        weights[name] = encode_weight(weight)
+        weights[name] = encode_weight_as_base64(weight)
     # The script of the page reads all values by these keys.
     values = model.metadata()
-    values["spelled"] = find_conversions(model.alphabet.kind)
+    values["spelled"] = find_characters_by_replacement(model.alphabet.kind)
     values["weights"] = weights
     values["sharpness"] = model.score_scale
     # Without `<`, the values cannot end the script element that contains them.
@@ -39,7 +39,7 @@ def render_page_of_tutorial_cell(model: TrainedModel) -> str:
     return TEMPLATE.read_text(encoding="utf-8").replace("{model}", embedded)
 
 
-def encode_weight(weight: Tensor) -> str:
+def encode_weight_as_base64(weight: Tensor) -> str:
     """Return a weight, row by row, as little-endian float32 numbers in base64."""
     # JavaScript reads numbers in the byte order of the reader's machine, which is little-endian on
     # nearly all machines.
@@ -47,7 +47,7 @@ def encode_weight(weight: Tensor) -> str:
     return b64encode(numbers.tobytes()).decode()
 
 
-def find_conversions(kind: AlphabetKind) -> dict[str, str]:
+def find_characters_by_replacement(kind: AlphabetKind) -> dict[str, str]:
     """Map each replacement to the characters that normalization replaces with it.
 
     With letters=ascii, for example, `Ya` is mapped to `Я` and others. Characters that are kept or

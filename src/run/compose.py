@@ -32,10 +32,10 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     """
     check_keys_exist(cfg)
     try:
-        settings = resolve_settings(cfg)
+        settings = resolve_interpolations_and_paths(cfg)
         if settings["resume"]:
-            settings = merge_resumed_settings(settings, get_override_keys(overrides))
-        config = to_validated_config(settings)
+            settings = check_and_merge_resumed_settings(settings, get_override_keys(overrides))
+        config = convert_to_validated_config(settings)
         for group in ("logger", "callbacks"):
             if group in cfg:
                 # Hydra resolves these values later, when it builds the objects.
@@ -61,7 +61,7 @@ def check_keys_exist(cfg: DictConfig) -> None:
             raise UserError(unknown_key_message(key))
 
 
-def resolve_settings(cfg: DictConfig) -> dict[str, Any]:
+def resolve_interpolations_and_paths(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings as plain values, without the loggers and callbacks.
 
     Interpolations are resolved, and relative paths refer to the folder of the command.
@@ -76,7 +76,7 @@ def resolve_settings(cfg: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], settings)
 
 
-def to_validated_config(settings: dict[str, Any]) -> Config:
+def convert_to_validated_config(settings: dict[str, Any]) -> Config:
     """Convert plain values to a `Config`, which checks their types and ranges."""
     # With a structured schema, OmegaConf converts and checks the types: `lr=x` is an error.
     schema = OmegaConf.structured(Config)
@@ -89,7 +89,9 @@ def get_override_keys(overrides: Sequence[str]) -> set[str]:
     return {override.lstrip("+").partition("=")[0] for override in overrides}
 
 
-def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) -> dict[str, Any]:
+def check_and_merge_resumed_settings(
+    settings: dict[str, Any], override_keys: set[str]
+) -> dict[str, Any]:
     """Return the saved settings of the run to resume; the command may only raise `iterations`.
 
     Args:

@@ -53,7 +53,7 @@ def render_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def escape_math(text: str) -> str:
+def escape_dollar_signs(text: str) -> str:
     """Return a text that matplotlib draws as it is, even if it contains dollar signs."""
     return text.replace("$", r"\$")
 
@@ -74,12 +74,14 @@ def draw_loss_curves(
     # Fixed positions, as fractions of the figure, because a layout engine would draw everything
     # twice.
     axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))
-    title_lines = wrap(escape_math(title), width=84, max_lines=2, placeholder=" …")
+    title_lines = wrap(escape_dollar_signs(title), width=84, max_lines=2, placeholder=" …")
     line_height = 0.035
     subtitle_top = 0.98 - line_height * len(title_lines)
     subtitle_color = "black" if is_finished else "firebrick"
     figure.text(0.09, 0.985, "\n".join(title_lines), va="top", size=9, weight="bold")
-    figure.text(0.09, subtitle_top, escape_math(subtitle), va="top", size=9, color=subtitle_color)
+    figure.text(
+        0.09, subtitle_top, escape_dollar_signs(subtitle), va="top", size=9, color=subtitle_color
+    )
 
     blind_loss = math.log(n_categories)
     all_points = chain.from_iterable(curves.values())
@@ -123,14 +125,14 @@ def draw_clustered_confusion_matrix(
     most_frequent = np.argsort(-support, kind="stable")[:MAX_CATEGORIES]
     shown = np.sort(most_frequent)  # indices of the categories that are shown [S]
     shares = compute_confusion_shares(targets, predictions, support, shown)  # [S, S]
-    order = order_by_confusion(shares)  # [S]
+    order = order_categories_by_confusion(shares)  # [S]
     shown = shown[order]
     shares = shares[np.ix_(order, order)]
 
     labels = []
     labels_with_counts = []
     for index in shown:
-        label = escape_math(categories[index])
+        label = escape_dollar_signs(categories[index])
         labels.append(label)
         labels_with_counts.append(f"{label}  {support[index]:,}")
     longest_label = max(map(len, labels_with_counts))
@@ -149,7 +151,7 @@ def draw_clustered_confusion_matrix(
     axes.set_xticks(range(len(shown)), labels, rotation=90, size=layout.font_size)
     axes.set_yticks(range(len(shown)), labels_with_counts, size=layout.font_size)
     axes.set(xlabel="guess", ylabel="true category, names")
-    title = f"Guesses on {escape_math(names_description)}, % of each true category"
+    title = f"Guesses on {escape_dollar_signs(names_description)}, % of each true category"
     axes.set_title(title, size=14, x=1, ha="right")
     return figure
 
@@ -217,7 +219,7 @@ def compute_confusion_shares(
     return shares
 
 
-def order_by_confusion(shares: Floats) -> Ints:
+def order_categories_by_confusion(shares: Floats) -> Ints:
     """Return an order of categories in which those that are often confused are neighbors.
 
     This is spectral ordering: the categories are sorted by their entries in the second eigenvector
@@ -260,8 +262,8 @@ def draw_letter_probabilities(
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(name)), list(map(escape_math, name)))
-    axes.set_yticks(range(len(categories)), list(map(escape_math, categories)))
-    axes.set(xlabel="letters read so far", title=escape_math(name))
+    axes.set_xticks(range(len(name)), list(map(escape_dollar_signs, name)))
+    axes.set_yticks(range(len(categories)), list(map(escape_dollar_signs, categories)))
+    axes.set(xlabel="letters read so far", title=escape_dollar_signs(name))
     figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

@@ -18,7 +18,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from src.errors import UserError
 from src.models.registry import SCORE
-from src.run.messages import first_line
+from src.run.messages import first_line_of_message
 
 FIRST_METRICS = (SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy")
 """The metrics that TensorBoard's HParams tab shows first."""
@@ -93,7 +93,7 @@ def raise_user_error_if_instantiation_fails(key: str) -> Iterator[None]:
     except (HydraException, ImportError, TypeError, ValueError, AttributeError) as error:
         # Hydra's exception only says which class could not be instantiated.
         cause = error.__cause__ or error
-        raise UserError(f"{key}: {first_line(cause)}") from None
+        raise UserError(f"{key}: {first_line_of_message(cause)}") from None
 
 
 def make_logger(logger_config: dict[str, Any], folder: Path) -> Logger:

@@ -54,7 +54,7 @@ def error_message(error: Exception) -> str:
     return "\n".join(lines)
 
 
-def first_line(error: BaseException) -> str:
+def first_line_of_message(error: BaseException) -> str:
     """Return the first line of an error's message, or the name of its type if it has none."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 

@@ -24,7 +24,7 @@ from src.run.loggers import (
     delete_log_files,
     make_loggers_and_log_settings,
 )
-from src.run.messages import first_line, format_folder_override
+from src.run.messages import first_line_of_message, format_folder_override
 from src.run.result_table import format_result_summary
 from src.run.run_folder import (
     LAST_CHECKPOINT,
@@ -216,11 +216,11 @@ class Report:
             return
         # A resumed run that fails before its first step most likely has an unsuitable checkpoint.
         if self.is_resumed and not self.progress.has_started:
-            reason = first_line(error)
+            reason = first_line_of_message(error)
             raise UserError(f"{self.folder}: cannot be taken up: {reason}") from error
         # For example, a GPU has too little memory, or two arguments of the Trainer conflict.
         if isinstance(error, RuntimeError | MisconfigurationException):
-            raise UserError(f"the training has failed: {first_line(error)}") from error
+            raise UserError(f"the training has failed: {first_line_of_message(error)}") from error
 
     def _write_loss_figure(self, status: Status, error: BaseException | None) -> None:
         """Draw the loss curves and write the picture, if there is a point to draw."""

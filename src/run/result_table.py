@@ -27,7 +27,7 @@ def format_result_summary(
         folder: the folder of the run.
         loggers: the loggers of the run.
     """
-    lines = format_table(select_columns(metrics, metric_names), metric_names)
+    lines = format_metric_table(select_columns(metrics, metric_names), metric_names)
     iterations = f"{metrics['iterations']:,} iterations"
     speed = f"{metrics['names_per_second']:,.0f} names/s"
     lines.append("")
@@ -82,7 +82,7 @@ def is_part_of(column: Metrics, other_column: Metrics) -> bool:
     return all(other_column.get(name) == value for name, value in column.items())
 
 
-def format_table(columns: Columns, metric_names: Sequence[str]) -> list[str]:
+def format_metric_table(columns: Columns, metric_names: Sequence[str]) -> list[str]:
     """Return the lines of the table: a row for each metric and a column for each set of names."""
     if not columns:
         return []

@@ -156,11 +156,11 @@ def create_and_lock_folder(folder: Path) -> FileLock:
     return file_lock
 
 
-def find_checkpoint(path: Path | None) -> Path:
+def find_checkpoint(run_or_checkpoint: Path | None) -> Path:
     """Return the checkpoint of a run, of the best run in a folder, or of the newest run.
 
     Args:
-        path: what to look for:
+        run_or_checkpoint: what to look for:
 
             - a checkpoint file, which is returned as it is;
             - the folder of a run, for its last checkpoint;
@@ -171,14 +171,14 @@ def find_checkpoint(path: Path | None) -> Path:
     Raises:
         UserError: if no run can be used, or none of the runs in a folder has a score.
     """
-    if path is None:
+    if run_or_checkpoint is None:
         run = _find_newest_run()
-    elif not path.is_dir():
-        return path
-    elif (path / LAST_CHECKPOINT.parent).exists():
-        run = path
+    elif not run_or_checkpoint.is_dir():
+        return run_or_checkpoint
+    elif (run_or_checkpoint / LAST_CHECKPOINT.parent).exists():
+        run = run_or_checkpoint
     else:
-        run = _find_best_run(path)
+        run = _find_best_run(run_or_checkpoint)
     # Not the best checkpoint: the metrics of a run, by which it is chosen, are those of its last
     # weights.
     return run / LAST_CHECKPOINT

@@ -14,7 +14,7 @@ from src.models.registry import SCORE
 from src.run.callbacks import Checkpoint, Progress, StopOnSignal
 from src.run.checkpoint_io import AtomicCheckpointIO
 from src.run.loggers import make_callbacks
-from src.run.messages import first_line
+from src.run.messages import first_line_of_message
 from src.run.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 
@@ -57,5 +57,5 @@ def build_trainer_and_progress(
             **config.non_null_trainer_arguments,
         )
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {first_line(error)}") from error
+        raise UserError(f"trainer: {first_line_of_message(error)}") from error
     return trainer, progress

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from src.models.registry import SCORE
-from src.run.figures import escape_math
+from src.run.figures import escape_dollar_signs
 from src.sweep.leaderboard import (
     LeaderboardRow,
     format_mean_and_deviation,
@@ -27,7 +27,7 @@ MAX_HORIZONTAL_LABEL_LENGTH = 9
 """Length of a label above which the labels of a heat map's columns are vertical."""
 
 
-def draw_sweep(keys: Sequence[str], rows: Sequence[LeaderboardRow]) -> Figure:
+def draw_heat_map_or_panels(keys: Sequence[str], rows: Sequence[LeaderboardRow]) -> Figure:
     """Draw the scores of a sweep.
 
     If two keys were swept over a grid, this is a heat map. Otherwise, there is a panel for each
@@ -66,7 +66,7 @@ def format_labels(values: Sequence[str]) -> list[str]:
     for value in values:
         # The end of a path says more than its beginning.
         label = round_if_decimal(value)[-MAX_LABEL_LENGTH:]
-        labels.append(escape_math(label))
+        labels.append(escape_dollar_signs(label))
     return labels
 
 
@@ -108,7 +108,7 @@ def draw_panel(axes: Axes, key: str, rows: Sequence[LeaderboardRow]) -> None:
             # With this transform, y is relative to the height of the panel.
             transform = axes.get_xaxis_transform()
             axes.plot(position, 0.04, "x", color="tab:red", transform=transform)
-    draw_means(axes, scores_by_position)
+    draw_means_if_several_scores(axes, scores_by_position)
     # With many values, only every second or third one has a label.
     label_interval = 1 + len(values) // MAX_LABELS
     labels = format_labels(values)[::label_interval]
@@ -121,7 +121,7 @@ def draw_panel(axes: Axes, key: str, rows: Sequence[LeaderboardRow]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def draw_means(axes: Axes, scores_by_position: Sequence[Sequence[float]]) -> None:
+def draw_means_if_several_scores(axes: Axes, scores_by_position: Sequence[Sequence[float]]) -> None:
     """Draw the mean score at each position, unless no position has several scores."""
     if all(len(scores) < 2 for scores in scores_by_position):
         return

@@ -9,19 +9,21 @@ from src.errors import UserError
 from src.files import write_bytes_atomically
 from src.run.messages import format_folder_override
 from src.sweep.leaderboard import LeaderboardRow, find_swept_keys, group_and_rank_runs
-from src.sweep.leaderboard_files import format_leaderboard_table, write_csv_files
+from src.sweep.leaderboard_files import format_leaderboard_table, write_leaderboard_and_runs_csv
 from src.sweep.runs import print_unless_pipe_is_closed, read_ended_runs
+
+ExitStatus = int
+"""Exit status of a command: 0 if it succeeded, and above 128 after a signal."""
 
 TRAIN_COMMAND = ["python", "-m", "src.train"]
 
 
-def write_and_print_leaderboard(sweep_folder: Path, exit_status: int) -> int:
+def write_and_print_leaderboard(sweep_folder: Path, exit_status: ExitStatus) -> ExitStatus:
     """Write and print the leaderboard of a sweep that has ended, and how to resume the sweep.
 
     Args:
         sweep_folder: the folder of the sweep.
-        exit_status: the exit status of the command so far; above 128 after Ctrl-C or another
-            signal.
+        exit_status: the exit status of the command so far.
 
     Returns:
         The exit status of the command: `exit_status`, or 1 if it is 0 and a run has failed or a
@@ -89,10 +91,10 @@ def write_leaderboard_files_and_figure(
     """
     # Imported late: matplotlib takes half a second.
     from src.run.figures import render_png
-    from src.sweep.figure import draw_sweep
+    from src.sweep.figure import draw_heat_map_or_panels
 
-    write_csv_files(sweep_folder, rows)
-    picture = render_png(draw_sweep(keys, rows))
+    write_leaderboard_and_runs_csv(sweep_folder, rows)
+    picture = render_png(draw_heat_map_or_panels(keys, rows))
     write_bytes_atomically(sweep_folder / "leaderboard.png", picture)
 
 

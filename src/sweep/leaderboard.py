@@ -118,10 +118,10 @@ def group_and_rank_runs(runs: Sequence[EndedRun]) -> list[LeaderboardRow]:
         if row_key not in rows:
             rows[row_key] = LeaderboardRow(settings, runs=[])
         rows[row_key].runs.append(run)
-    return sorted(rows.values(), key=rank_key)
+    return sorted(rows.values(), key=make_sort_key)
 
 
-def rank_key(row: LeaderboardRow) -> tuple[bool, bool, float]:
+def make_sort_key(row: LeaderboardRow) -> tuple[bool, bool, float]:
     """Return the sort key of a row; see `group_and_rank_runs`."""
     # False comes before True, and the negative of the highest score comes first.
     has_no_score = row.score is None

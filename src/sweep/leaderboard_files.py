@@ -65,8 +65,8 @@ def format_run_numbers_and_failure(row: LeaderboardRow) -> str:
 
     Failed runs are listed separately, with the reason of the first one.
     """
-    finished = join_numbers([run for run in row.runs if not run.failure])
-    failed = join_numbers([run for run in row.runs if run.failure])
+    finished = join_run_numbers([run for run in row.runs if not run.failure])
+    failed = join_run_numbers([run for run in row.runs if run.failure])
     if not failed:
         return finished
     failed_with_reason = f"failed: {failed} ({row.failures[0]})"
@@ -75,7 +75,7 @@ def format_run_numbers_and_failure(row: LeaderboardRow) -> str:
     return f"{finished}, {failed_with_reason}"
 
 
-def join_numbers(runs: Sequence[EndedRun]) -> str:
+def join_run_numbers(runs: Sequence[EndedRun]) -> str:
     """Return the distinct numbers of some runs, separated by spaces."""
     # With `seeds=`, several runs have the same number, which is shown once.
     distinct_numbers = dict.fromkeys(run.number for run in runs)
@@ -99,12 +99,12 @@ def align_columns(table: Sequence[Sequence[str]]) -> list[str]:
     return lines
 
 
-def write_csv_files(sweep_folder: Path, rows: Sequence[LeaderboardRow]) -> None:
+def write_leaderboard_and_runs_csv(sweep_folder: Path, rows: Sequence[LeaderboardRow]) -> None:
     """Write leaderboard.csv, with a line for each row, and runs.csv, with a line for each run."""
     leaderboard = []
     runs = []
     for rank, row in enumerate(rows, start=1):
-        leaderboard.append(make_csv_row(rank, row))
+        leaderboard.append(make_leaderboard_csv_row(rank, row))
         for run in row.runs:
             # A metric takes precedence over a setting of the same name here: it says what was done.
             runs.append({"run": run.name, **run.settings, **run.metrics, "failed": run.failure})
@@ -112,7 +112,7 @@ def write_csv_files(sweep_folder: Path, rows: Sequence[LeaderboardRow]) -> None:
     write_csv(sweep_folder / "runs.csv", runs)
 
 
-def make_csv_row(rank: int, row: LeaderboardRow) -> CsvRow:
+def make_leaderboard_csv_row(rank: int, row: LeaderboardRow) -> CsvRow:
     """Return the cells of a row of leaderboard.csv."""
     cells: CsvRow = {"rank": format_rank(rank, row)}
     cells.update(row.settings)

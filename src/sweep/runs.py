@@ -175,7 +175,7 @@ def read_ended_runs(sweep_folder: Path) -> list[EndedRun]:
     """Return the runs of a sweep that have ended or failed, in the order of their numbers."""
     runs = []
     for overrides_file in sweep_folder.glob(f"**/{OVERRIDES_FILE}"):
-        overrides = read_overrides(overrides_file)
+        overrides = read_overrides_or_empty(overrides_file)
         runs += read_run_or_its_seeds(overrides_file.parent, sweep_folder, overrides)
     # Numbers have no leading zeros, so the longer of two numbers is the higher one.
     return sorted(runs, key=lambda run: (len(run.number), run.name))
@@ -209,7 +209,7 @@ def read_run_or_its_seeds(
     return runs
 
 
-def read_overrides(overrides_file: Path) -> dict[str, str]:
+def read_overrides_or_empty(overrides_file: Path) -> dict[str, str]:
     """Return the overrides in a file by key, or an empty dictionary if it cannot be read."""
     overrides = {}
     try:

@@ -26,7 +26,7 @@ from src.sweep.runs import TrainFunction, read_run_or_its_seeds
 log = logging.getLogger(__name__)
 
 
-def train_each_seed(train: TrainFunction, config: Config, folder: Path) -> float | None:
+def train_each_seed_and_average(train: TrainFunction, config: Config, folder: Path) -> float | None:
     """Train once for each seed, one after the other, and return the mean score.
 
     The run of each seed has a folder of its own, `seed_<seed>`. If a run fails, the others are
