@@ -32,8 +32,11 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
         dict(together["state_dict"]), dict(alone["state_dict"]), atol=atol, rtol=0
     )
     assert timeless_metrics(two) == pytest.approx(timeless_metrics(one), abs=atol)
-    for (at, mine), (same, theirs) in zip(together["history"], alone["history"], strict=True):
-        assert (at, mine) == (same, pytest.approx(theirs, abs=atol))
+    for point, expected_point in zip(together["history"], alone["history"], strict=True):
+        iteration, scalars = point
+        expected_iteration, expected_scalars = expected_point
+        assert iteration == expected_iteration
+        assert scalars == pytest.approx(expected_scalars, abs=atol)
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])

@@ -79,9 +79,9 @@ def test_confused_categories_are_neighbors() -> None:
 
 def test_any_category_name_can_be_drawn() -> None:
     names = ["x$\\frac$", "日本語", "two words"]  # TeX, letters the font lacks
-    each = np.arange(3)
+    indices = np.arange(3)
     for figure in (
-        draw_clustered_confusion_matrix(each, each, names, "$"),
+        draw_clustered_confusion_matrix(indices, indices, names, "$"),
         draw_letter_probabilities("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
     ):
         pixels = np.asarray(Image.open(io.BytesIO(render_png(figure))).convert("RGB"))
