@@ -30,10 +30,11 @@ def format_leaderboard_table(rows: Sequence[LeaderboardRow], keys: Sequence[str]
     """
     # Without validation or test names, the table has fewer columns.
     metrics = []
+    titles = []
     for metric in TABLE_METRICS:
         if any(row.metric_values(metric) for row in rows):
             metrics.append(metric)
-    titles = [format_metric_title(metric) for metric in metrics]
+            titles.append(format_metric_title(metric))
     header = ["", *keys, *titles, "seconds", "run"]  # the rank has no title
     table = [header]
     for rank, row in enumerate(rows, start=1):
@@ -65,14 +66,19 @@ def format_run_numbers_and_failure(row: LeaderboardRow) -> str:
 
     Failed runs are listed separately, with the reason of the first one.
     """
-    finished = join_run_numbers([run for run in row.runs if not run.failure])
-    failed = join_run_numbers([run for run in row.runs if run.failure])
-    if not failed:
-        return finished
-    failed_with_reason = f"failed: {failed} ({row.failures[0]})"
-    if not finished:
-        return failed_with_reason
-    return f"{finished}, {failed_with_reason}"
+    finished_runs = []
+    failed_runs = []
+    for run in row.runs:
+        if run.failure:
+            failed_runs.append(run)
+        else:
+            finished_runs.append(run)
+    texts = []
+    if finished_runs:
+        texts.append(join_run_numbers(finished_runs))
+    if failed_runs:
+        texts.append(f"failed: {join_run_numbers(failed_runs)} ({row.failures[0]})")
+    return ", ".join(texts)
 
 
 def join_run_numbers(runs: Sequence[EndedRun]) -> str:

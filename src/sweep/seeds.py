@@ -56,9 +56,8 @@ def train_each_seed_and_average(train: TrainFunction, config: Config, folder: Pa
             log.info(f"Failed: {error}")
             write_failure_reason(seed_folder, str(error))
         except KeyboardInterrupt:
-            checkpoints = [seed_folder / LAST_CHECKPOINT for seed_folder in seed_folders]
             # Before the first checkpoint, there is nothing to resume.
-            if any(checkpoint.exists() for checkpoint in checkpoints):
+            if any((seed_folder / LAST_CHECKPOINT).exists() for seed_folder in seed_folders):
                 log.info(format_resume_message(folder))
             raise
     return write_and_print_mean_of_seeds(folder, seed_folders)
