@@ -4,7 +4,7 @@ Imports neither torch nor Hydra, so that an invalid value produces an error at o
 holds the values, and `src/run/compose.py` builds a `Config` from them.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from math import inf
 from pathlib import Path
@@ -18,12 +18,16 @@ from src.models.registry import CELL_OPTIONS, CELLS
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "configs"
 
+# Online training takes one SGD step per name. To keep the overhead small, it takes the steps of a
+# whole chunk of names at once.
 MAX_CHUNK_ITERATIONS = {"compiled": 10_000, "autograd": 250}
 """Maximum number of names in a chunk of online training, for each backend."""
 MAX_CHUNK_WORK = 2 * 10**8
-"""Maximum number of weights times names in a chunk of online training: well below a second of work,
-so that signals are noticed soon."""
+"""Maximum of (number of weights × number of names) in a chunk. This much work takes well below a
+second, so that training, which checks for signals between chunks, stops soon after Ctrl-C."""
 
+# A test compares the arguments in the next three constants with the signature of
+# `lightning.Trainer`, so that arguments of new versions are not forgotten.
 TRAINER_ARGUMENTS = (
     "accelerator",
     "strategy",
@@ -49,7 +53,6 @@ TRAINER_ARGUMENTS = (
 )
 """Arguments of `lightning.Trainer` that can be set as `trainer.<argument>`."""
 
-SET_BY_PROGRAM = "nothing: the program sets it"
 USE_INSTEAD = {
     "max_epochs": "iterations",
     "min_epochs": "iterations",
@@ -60,24 +63,33 @@ USE_INSTEAD = {
     "gradient_clip_val": "clip",
     "gradient_clip_algorithm": "clip",
     "accumulate_grad_batches": "batch_size",
-    "overfit_batches": "data_dir",
+    "overfit_batches": "data_dir",  # a folder with only a few names
     "logger": "logger",
-    "barebones": "logger",
+    "barebones": "logger",  # logger=[] for no logger; the other features are off by default
+    # The Trainer writes to the folder of the run.
     "default_root_dir": "hydra.run.dir",
     "callbacks": "callbacks",
-    "plugins": SET_BY_PROGRAM,
-    "enable_checkpointing": SET_BY_PROGRAM,
-    "num_sanity_val_steps": SET_BY_PROGRAM,
-    "reload_dataloaders_every_n_epochs": SET_BY_PROGRAM,
-    "use_distributed_sampler": SET_BY_PROGRAM,
-    "model_registry": SET_BY_PROGRAM,
 }
-"""For each argument of `lightning.Trainer` that is refused, the key to use instead."""
+"""For each argument of `lightning.Trainer` that one of our keys replaces, this key."""
+
+SET_BY_PROGRAM = (
+    "plugins",
+    "enable_checkpointing",
+    "num_sanity_val_steps",
+    "reload_dataloaders_every_n_epochs",
+    "use_distributed_sampler",
+    "model_registry",
+)
+"""Arguments of `lightning.Trainer` that cannot be set, because the program depends on their
+values."""
 
 # Refused arguments are fields as well, so that an error can say what to use instead.
+ALL_TRAINER_ARGUMENTS = (*TRAINER_ARGUMENTS, *USE_INSTEAD, *SET_BY_PROGRAM)
+"""All arguments of `lightning.Trainer`, including those that are refused."""
+
 TrainerArguments: Any = make_dataclass(
     "TrainerArguments",
-    [(name, Any, None) for name in (*TRAINER_ARGUMENTS, *USE_INSTEAD)],
+    [(name, Any, None) for name in ALL_TRAINER_ARGUMENTS],  # name, type and default of each field
 )
 """The arguments of `lightning.Trainer`. None means that the argument is not passed."""
 
@@ -94,8 +106,8 @@ ONLINE_SETTINGS = {
 `backend=compiled` requires them."""
 
 
-def key(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
-    """Return the dataclass field of a key.
+def key_field(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
+    """Return the dataclass field of a key of train.yaml.
 
     Args:
         allowed: description of the allowed values, for `--help` and error messages.
@@ -105,37 +117,57 @@ def key(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
     return field(default=MISSING, metadata={"allowed": allowed, "is_valid": is_valid})
 
 
-def integer_key(minimum: int, maximum: int) -> Any:
+def integer_field(minimum: int, maximum: int) -> Any:
     """Return the field of a key whose value is an integer from `minimum` to `maximum`."""
-    return key(f"{minimum} to {maximum:,}", lambda value: minimum <= value <= maximum)
+    return key_field(f"{minimum} to {maximum:,}", lambda value: minimum <= value <= maximum)
 
 
-def fraction_key() -> Any:
+def fraction_field() -> Any:
     """Return the field of a key whose value is at least 0 and below 1."""
-    return key("at least 0, below 1", lambda value: 0 <= value < 1)
+    return key_field("at least 0, below 1", lambda value: 0 <= value < 1)
 
 
-def choice_key(*choices: str) -> Any:
+def bool_field() -> Any:
+    """Return the field of a key whose value is true or false."""
+    # OmegaConf checks the type, so every value that arrives here is allowed.
+    return key_field("true or false", lambda _: True)
+
+
+def choice_field(*choices: str) -> Any:
     """Return the field of a key whose value is one of `choices`."""
-    allowed = f"{', '.join(choices[:-1])} or {choices[-1]}"
-    return key(allowed, lambda value: value in choices)
+    return key_field(join_with_or(choices), lambda value: value in choices)
 
 
-def path_key(allowed: str, is_valid_path: Callable[[Path], bool]) -> Any:
-    """Return the field of a key whose value is a path or null."""
+def path_field(allowed: str, is_valid_path: Callable[[Path], bool]) -> Any:
+    """Return the field of a key whose value is a path or null.
+
+    Args:
+        allowed: description of the allowed values, for `--help` and error messages.
+        is_valid_path: returns whether a path is allowed. It is not called for null and for an empty
+            path, which is never allowed.
+    """
 
     def is_valid(path: str | None) -> bool:
         if path is None:
             return True
         return path != "" and is_valid_path(Path(path))
 
-    return key(allowed, is_valid)
+    return key_field(allowed, is_valid)
 
 
-def column_key(default: str) -> Any:
-    """Return the field of a key whose value is null or a column of the table."""
+def column_field(default: str) -> Any:
+    """Return the field of a key whose value is a column of `data_file`, or null.
+
+    Args:
+        default: description of what null means, for `--help` and error messages.
+    """
     allowed = f"a column's name or number; null: {default}"
-    return key(allowed, lambda column: column is None or column.isprintable())
+    return key_field(allowed, lambda column: column is None or column.isprintable())
+
+
+def join_with_or(words: Sequence[str]) -> str:
+    """Return two or more words as an enumeration: `a, b or c`."""
+    return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
 @dataclass
@@ -152,80 +184,83 @@ class Config:
         UserError: if a value is out of its range, or two values do not go together.
     """
 
-    lr: float = key("above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
+    lr: float = key_field("above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
     """learning rate"""
-    hidden: int = integer_key(1, 4096)
+    hidden: int = integer_field(1, 4096)
     """size of the hidden state"""
-    iterations: int = integer_key(1, 10**9)
+    iterations: int = integer_field(1, 10**9)
     """number of training steps with batch_size names each"""
-    passes: float | None = key("above 0, or null", lambda n: n is None or 0 < n < 10**6)
+    passes: float | None = key_field("above 0, or null", lambda n: n is None or 0 < n < 10**6)
     """length of the run in passes over the training names, instead of iterations"""
-    batch_size: int = integer_key(1, 100_000)
+    batch_size: int = integer_field(1, 100_000)
     """names per training step"""
-    seed: int = integer_key(0, 2**32 - 1)
+    seed: int = integer_field(0, 2**32 - 1)
     """seeds the initial weights, the random examples and the split"""
-    seeds: int = integer_key(1, 10_000)
+    seeds: int = integer_field(1, 10_000)
     """number of repetitions with consecutive seeds; the score is their mean"""
-    log_every: int = integer_key(0, 10**6)
+    log_every: int = integer_field(0, 10**6)
     """iterations per point of the loss curve; 0: 50 points per run"""
-    print_every: int = integer_key(0, 10**9)
+    print_every: int = integer_field(0, 10**9)
     """iterations between printed examples; 0: 10 examples per run"""
-    val_every: int = integer_key(0, 10**9)
+    val_every: int = integer_field(0, 10**9)
     """iterations between validations and checkpoints, rounded up to a multiple of log_every;
     0: 10 validations per run"""
-    val_fraction: float = fraction_key()
+    val_fraction: float = fraction_field()
     """share of the names held out for validation"""
-    test_fraction: float = fraction_key()
+    test_fraction: float = fraction_field()
     """share of the names held out for the test"""
-    data_dir: str | None = path_key("a folder, or null; a file is data_file's", Path.is_dir)
+    data_dir: str | None = path_field("a folder, or null; a file is data_file's", Path.is_dir)
     """folder of <Category>.txt files with one name per line; null: the included names"""
-    data_file: str | None = path_key("a file, or null; a folder is data_dir's", Path.is_file)
+    data_file: str | None = path_field("a file, or null; a folder is data_dir's", Path.is_file)
     """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
-    name_column: str | None = column_key("detected by its name or content")
+    name_column: str | None = column_field("detected by its name or content")
     """column of data_file with the names"""
-    label_column: str | None = column_key("detected by its name or content")
+    label_column: str | None = column_field("detected by its name or content")
     """column of data_file with the categories"""
-    count_column: str | None = column_key("each row counts once")
+    count_column: str | None = column_field("each row counts once")
     """column of data_file with the number of lines that a row stands for"""
-    split_column: str | None = column_key("names are held out by the fractions")
+    split_column: str | None = column_field("names are held out by the fractions")
     """column of data_file with the split of a row: train, val or test"""
-    letters: str = choice_key("ascii", "tutorial", "corpus")
+    letters: str = choice_field("ascii", "tutorial", "corpus")
     """alphabet. ascii: 57 symbols, to which all names are transliterated; tutorial: the same
     symbols, normalized as in the tutorial; corpus: the symbols of the training names"""
-    init_from: str | None = path_key("a run's or sweep's folder, a .ckpt, or null", lambda _: True)
+    # Whether the path exists is checked later, because it may be gone when the run is resumed.
+    init_from: str | None = path_field(
+        "a run's or sweep's folder, a .ckpt, or null", lambda _: True
+    )
     """model whose weights are copied at the start, for the letters and categories in common"""
-    resume: str | None = path_key("a run's folder, or null", Path.is_dir)
+    resume: str | None = path_field("a run's folder, or null", Path.is_dir)
     """run to resume, with its settings"""
-    cell: str = choice_key(*CELLS)
+    cell: str = choice_field(*CELLS)
     """recurrent cell: the tutorial's, written by hand, or one of PyTorch's"""
-    layers: int = integer_key(1, 16)
+    layers: int = integer_field(1, 16)
     """number of stacked recurrent layers"""
-    bidirectional: bool = key("true or false", lambda _: True)
+    bidirectional: bool = bool_field()
     """whether the layers also read names backwards"""
-    embedding: int = integer_key(0, 4096)
+    embedding: int = integer_field(0, 4096)
     """size of learned letter vectors; 0: one-hot letters"""
-    pooling: str = choice_key("last", "all")
+    pooling: str = choice_field("last", "all")
     """how hidden states are pooled: the last state, or max and mean over all states"""
-    dropout: float = fraction_key()
+    dropout: float = fraction_field()
     """dropout on the pooled state; letter vectors get a fifth of it"""
-    recurrent_dropout: float = fraction_key()
+    recurrent_dropout: float = fraction_field()
     """dropout on the hidden-to-hidden weights"""
-    ngrams: int = integer_key(0, 6)
+    ngrams: int = integer_field(0, 6)
     """letters of context of the n-gram models that complement the network; 0: no such models"""
-    sampling: str = choice_key("balanced", "natural")
+    sampling: str = choice_field("balanced", "natural")
     """how names are sampled. balanced: first a category, then one of its lines; natural: passes
     over the distinct names"""
-    optimizer: str = choice_key("sgd", "adamw")
+    optimizer: str = choice_field("sgd", "adamw")
     """optimizer"""
-    schedule: str = choice_key("constant", "cosine")
+    schedule: str = choice_field("constant", "cosine")
     """learning-rate schedule; cosine warms up over 5 % of the steps, then decays to 0"""
-    weight_decay: float = fraction_key()
+    weight_decay: float = fraction_field()
     """weight decay of the optimizer"""
-    clip: float = key("at least 0", lambda norm: 0 <= norm < inf)
+    clip: float = key_field("at least 0", lambda norm: 0 <= norm < inf)
     """maximum norm of a gradient; 0: no clipping"""
-    label_smoothing: float = fraction_key()
+    label_smoothing: float = fraction_field()
     """share of each label that is spread over all categories"""
-    backend: str = choice_key("compiled", "autograd")
+    backend: str = choice_field("compiled", "autograd")
     """compiled: fast, but only for the tutorial's training; autograd: for all settings"""
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
@@ -235,85 +270,134 @@ class Config:
         # These are not fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
+        # The checks of two settings rely on each of them being valid on its own.
         self._check_each_value()
         self._check_cell_options()
-        if self.backend == "compiled":
-            self._check_compiled_backend()
-        self._check_init_from()
-        self._check_names()
-        self._check_trainer_conflicts()
+        self._check_compiled_backend()
+        self._check_init_from_exists()
+        self._check_data_source_and_fractions()
+        self._check_no_trainer_argument_is_refused()
+        self._check_trainer_arguments_fit_other_settings()
 
     def _check_each_value(self) -> None:
         """Check each value on its own."""
-        for key_field in fields(self):
-            value = getattr(self, key_field.name)
+        for config_field in fields(self):
+            value = getattr(self, config_field.name)
             # `trainer`, `logger` and `callbacks` have no metadata.
-            if key_field.metadata and not key_field.metadata["is_valid"](value):
-                allowed = key_field.metadata["allowed"]
-                raise UserError(f"{key_field.name}={value}: must be {allowed}")
+            if config_field.metadata and not config_field.metadata["is_valid"](value):
+                allowed = config_field.metadata["allowed"]
+                raise UserError(f"{config_field.name}={value}: must be {allowed}")
 
     def _check_cell_options(self) -> None:
-        """Check that the network takes the options that are set."""
+        """Check that options which the chosen cell does not have are left at their defaults."""
         for option, neutral_value in CELL_OPTIONS.items():
             value = getattr(self, option)
+            # A neutral value has no effect, so it is allowed with every cell.
             if option not in CELLS[self.cell].keys and value != neutral_value:
                 cells = [name for name, cell in CELLS.items() if option in cell.keys]
-                suggestion = f"cell={', '.join(cells[:-1])} or {cells[-1]}"
+                suggestion = f"cell={join_with_or(cells)}"
                 raise UserError(f"{option}={value}: must be {neutral_value} unless {suggestion}")
 
     def _check_compiled_backend(self) -> None:
-        """Check that the compiled backend can train with these settings."""
+        """If the backend is the compiled one, check that it can train with these settings."""
+        if self.backend != "compiled":
+            return
         if not CELLS[self.cell].is_compilable:
             cells = [name for name, cell in CELLS.items() if cell.is_compilable]
             allowed = " or ".join(cells)
+            # The autograd backend can train every cell.
             raise UserError(f"cell={self.cell}: must be {allowed} unless backend=autograd")
         for name, required in ONLINE_SETTINGS.items():
             value = getattr(self, name)
             if value != required:
                 raise UserError(f"{name}={value}: must be {required} unless backend=autograd")
 
-    def _check_init_from(self) -> None:
-        """Check that the model whose weights are copied exists."""
+    def _check_init_from_exists(self) -> None:
+        """Check that the model whose weights are copied at the start exists."""
         # A run that is resumed no longer needs the model that it started from.
-        is_needed = self.init_from is not None and not self.resume
-        if is_needed and not Path(str(self.init_from)).exists():
+        if self.init_from is None or self.resume:
+            return
+        if not Path(self.init_from).exists():
             raise UserError(f"init_from={self.init_from}: no such file or folder")
 
-    def _check_names(self) -> None:
-        """Check the settings of the names and their split."""
-        DataSource(**self.subset(DataSource._fields)).check_settings()
+    def _check_data_source_and_fractions(self) -> None:
+        """Check the settings of the data source, and that names are left for training."""
+        self.data_source.check_settings()
         held_out = self.val_fraction + self.test_fraction
         if held_out >= 1:
             raise UserError(f"val_fraction + test_fraction = {held_out:g}: must be below 1")
 
-    def _check_trainer_conflicts(self) -> None:
-        """Check the arguments of the Trainer that conflict with other settings."""
-        arguments = self.non_null_trainer_arguments
-        for name in arguments:
+    def _check_no_trainer_argument_is_refused(self) -> None:
+        """Check that no argument of the Trainer is set that has its own key or is fixed."""
+        for name in self.non_null_trainer_arguments:
             if name in USE_INSTEAD:
                 raise UserError(f"trainer.{name}: use {USE_INSTEAD[name]}")
-        # Other strategies than DDP write other checkpoints.
-        allowed_values: dict[str, list[Any]] = {"strategy": [None, "auto", "ddp"]}
+            if name in SET_BY_PROGRAM:
+                raise UserError(f"trainer.{name}: is set by the program")
+
+    def _check_trainer_arguments_fit_other_settings(self) -> None:
+        """Check the arguments of the Trainer that the backend and the number of processes limit."""
         if self.is_online or self.seeds > 1:
-            # Online training takes one name after the other, and seeds one run after the other.
-            allowed_values = {"strategy": [None, "auto"], "devices": [1], "num_nodes": [None, 1]}
+            # Online training takes one name after the other, and seeds one run after the other, so
+            # neither can use several processes.
+            reason = f"with backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
+            self._check_trainer_argument(
+                "strategy", allowed=(None, "auto"), suggestion="auto", reason=reason
+            )
+            # Null is not allowed: Lightning would use all devices.
+            self._check_trainer_argument("devices", allowed=(1,), suggestion="1", reason=reason)
+            self._check_trainer_argument(
+                "num_nodes", allowed=(None, 1), suggestion="1", reason=reason
+            )
+        else:
+            self._check_trainer_argument(
+                "strategy",
+                allowed=(None, "auto", "ddp"),
+                suggestion="ddp or auto,",
+                reason="because other strategies write other checkpoints",
+            )
         if self.backend == "compiled":
-            allowed_values["accelerator"] = ["cpu"]
-            allowed_values["precision"] = [None, 32, "32", "32-true"]
-        for name, allowed in allowed_values.items():
-            value = arguments.get(name)
-            if value not in allowed:
-                reason = f"backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
-                raise UserError(f"trainer.{name}={value}: must be {allowed[-1]} with {reason}")
+            # The kernel computes in float32 on the CPU.
+            reason = "with backend=compiled"
+            self._check_trainer_argument(
+                "accelerator", allowed=("cpu",), suggestion="cpu", reason=reason
+            )
+            self._check_trainer_argument(
+                "precision",
+                allowed=(None, 32, "32", "32-true"),
+                suggestion="32-true",
+                reason=reason,
+            )
+
+    def _check_trainer_argument(
+        self, name: str, *, allowed: tuple[Any, ...], suggestion: str, reason: str
+    ) -> None:
+        """Check that an argument of the Trainer has one of the allowed values.
+
+        Args:
+            name: the name of the argument.
+            allowed: the allowed values; None if the argument may be left out.
+            suggestion: the value that the error message suggests.
+            reason: why other values are not allowed, for the error message.
+        """
+        value = getattr(self.trainer, name)
+        if value not in allowed:
+            raise UserError(f"trainer.{name}={value}: must be {suggestion} {reason}")
 
     @property
     def non_null_trainer_arguments(self) -> dict[str, Any]:
-        """The arguments that are passed to `lightning.Trainer`."""
+        """The arguments that are passed to `lightning.Trainer`: those that are not null."""
         return {name: value for name, value in vars(self.trainer).items() if value is not None}
+
+    @property
+    def data_source(self) -> DataSource:
+        """The folder or table of names."""
+        return DataSource(**self.subset(DataSource._fields))
 
     @property
     def is_online(self) -> bool:
         """Whether this is the tutorial's training: plain SGD on one random name at a time."""
+        # The backend plays no role: both can do this training.
         for name, value in ONLINE_SETTINGS.items():
             if getattr(self, name) != value:
                 return False
@@ -324,16 +408,20 @@ class Config:
         """Maximum number of iterations that the data loader delivers as one batch."""
         if not self.is_online:
             return 1
-        n_weights = self.hidden * (57 + self.hidden)  # an estimate, for the default alphabet
-        return max(1, min(MAX_CHUNK_ITERATIONS[self.backend], MAX_CHUNK_WORK // n_weights))
+        # This is an estimate for the default alphabet. The names have not been read yet.
+        n_weights = self.hidden * (57 + self.hidden)
+        max_names = min(MAX_CHUNK_ITERATIONS[self.backend], MAX_CHUNK_WORK // n_weights)
+        # A chunk has at least one name, even if that is more work than the maximum.
+        return max(1, max_names)
 
     @property
     def displayed_settings(self) -> dict[str, Any]:
         """The settings that identify the run: those of the command line, then some others."""
         displayed = {}
         for override in self.overrides:
+            # Hydra accepts `+key=value` and `++key=value` as well.
             name, _, value = override.lstrip("+").partition("=")
-            if name in (*RESULT_KEYS, "experiment"):
+            if name in RESULT_KEYS or name == "experiment":
                 displayed[name] = value
         for name in ALWAYS_DISPLAYED:
             displayed.setdefault(name, getattr(self, name))
@@ -344,14 +432,17 @@ class Config:
         return {name: getattr(self, name) for name in keys}
 
 
-KEYS = [key_field.name for key_field in fields(Config)]
+KEYS = [config_field.name for config_field in fields(Config)]
 """All keys of train.yaml."""
+# A run can be resumed on another machine and with other loggers, so these do not define it.
 RUN_KEYS = [key for key in KEYS if key not in ("resume", "trainer", "logger", "callbacks")]
 """The keys that define a run; a run writes them to its config.yaml."""
+# The keys that end with `_every` only change what is logged, printed and saved.
 RESULT_KEYS = [name for name in RUN_KEYS if not name.endswith("_every")]
 """The keys that can change the result of a run."""
 ALWAYS_DISPLAYED = ("lr", "hidden", "seed", "iterations")
 """The keys that are displayed even if the command line does not set them."""
+# `seed` is one of them, because it chooses the held-out names.
 CORPUS_KEYS = [*DataSource._fields, "letters", "val_fraction", "test_fraction", "seed"]
 """The keys that determine the names and their split."""
 DATA_KEYS = [
@@ -364,7 +455,7 @@ DATA_KEYS = [
     "chunk_size",
     "sampling",
 ]
-"""The arguments of `NamesDataModule`."""
+"""The arguments of `NamesDataModule`: keys of train.yaml, and the property `chunk_size`."""
 NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
 """The arguments of `Network` that are settings."""
 TRAINING_KEYS = ["lr", "seed", "optimizer", "schedule", "weight_decay", "label_smoothing"]

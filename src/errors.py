@@ -1,8 +1,8 @@
-"""The one kind of error that is the user's to mend."""
+"""The error that programs raise for mistakes that the user can fix."""
 
 
 class UserError(ValueError):
-    """A setting, a file or a run went wrong; the message says which and what is allowed.
+    """An error that the user can fix. Its message says what is wrong and what is allowed.
 
-    Programs show the message alone, without a traceback, and end with a non-zero exit status.
+    Programs show only the message, without a traceback, and end with a non-zero exit status.
     """

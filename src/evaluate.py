@@ -15,7 +15,7 @@ from src.data.corpus import NamesByCategory, read_corpus
 from src.data.readers import DataSource
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.run.run_folder import find_checkpoint
 
@@ -121,7 +121,7 @@ def evaluate(options: argparse.Namespace) -> None:
             "unknown": options.unknown,
             "unknown_categories": unknown_categories,
         }
-        write_bytes(options.out, json.dumps({**settings, **report}, indent=2).encode())
+        write_bytes_atomically(options.out, json.dumps({**settings, **report}, indent=2).encode())
     if options.plot:
         plot_confusion(evaluated, SPLIT_DESCRIPTIONS[options.split], options.plot)
 
@@ -176,17 +176,17 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
 def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Path) -> None:
     """Draw the confusion matrix to a file."""
     from src.run.figures import (  # matplotlib takes a second to import
-        as_png,
-        clustered_confusion_figure,
+        draw_clustered_confusion_matrix,
+        render_png,
     )
 
-    figure = clustered_confusion_figure(
+    figure = draw_clustered_confusion_matrix(
         targets=evaluated.targets.numpy(),
         predictions=evaluated.predictions.numpy(),
         categories=evaluated.categories,
         names_description=names_description,
     )
-    write_bytes(file, as_png(figure))
+    write_bytes_atomically(file, render_png(figure))
 
 
 if __name__ == "__main__":

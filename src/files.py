@@ -1,4 +1,4 @@
-"""Writes files atomically: a file has its new content, or it is unchanged."""
+"""Writes files atomically: afterwards, a file has either its new or its previous content."""
 
 import os
 from collections.abc import Iterator
@@ -17,6 +17,8 @@ TEMP_SUFFIX = ".part"
 def atomic_open(file: Path, mode: str, **open_arguments: Any) -> Iterator[IO[Any]]:
     """Open a temporary file for writing, which replaces `file` if the `with` block succeeds.
 
+    If the block raises an exception, the temporary file is deleted and `file` is unchanged.
+
     Args:
         file: the file to create or replace. If it is a symbolic link, its target is replaced.
         mode: see `open`.
@@ -25,13 +27,15 @@ def atomic_open(file: Path, mode: str, **open_arguments: Any) -> Iterator[IO[Any
     Raises:
         UserError: if the file cannot be written, or the text cannot be encoded.
     """
+    # Replacing a link itself would leave its target unchanged.
     file = file.resolve()
-    # A random name, because two processes may write the same file. The same folder, because
-    # renaming a file is atomic within a file system only.
+    # The name is random because two processes may write the same file. The folder is the same
+    # because renaming a file is atomic only within a file system.
     temporary = file.with_name(f".{token_hex(8)}{TEMP_SUFFIX}")
     try:
         with temporary.open(mode, **open_arguments) as out:
             yield out
+            # If the system crashes after the renaming, the content must be on the disk already.
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(file)
@@ -44,7 +48,7 @@ def atomic_open(file: Path, mode: str, **open_arguments: Any) -> Iterator[IO[Any
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(file: Path, content: bytes) -> None:
+def write_bytes_atomically(file: Path, content: bytes) -> None:
     """Write a file atomically; see `atomic_open`."""
     with atomic_open(file, "wb") as out:
         out.write(content)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from src.data.normalize import replace_unprintable
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.inference.answer_printer import AnswerPrinter
 from src.inference.standard_input import read_piped_names, read_typed_names_until_quit
@@ -196,15 +196,15 @@ def plot_letter_probabilities(model: "TrainedModel", name: str, file: Path) -> N
     prefixes, probabilities = model.prefix_probabilities(name)
     if not prefixes:
         raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
-    from src.run.figures import as_png, letter_probabilities_figure  # matplotlib takes a second
+    from src.run.figures import draw_letter_probabilities, render_png  # matplotlib takes a second
 
-    figure = letter_probabilities_figure(
+    figure = draw_letter_probabilities(
         name=prefixes[-1],
         probabilities=probabilities.numpy(),
         categories=model.categories,
         prior=model.prior_label,
     )
-    write_bytes(file, as_png(figure))
+    write_bytes_atomically(file, render_png(figure))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Train a model: `python -m src.train key=value …`; `--help` lists the keys.
 
 `train` is one run, from top to bottom. Everything around it (sweeps, repeated seeds, signals and
-the exit status) is in `src/run/launch.py`.
+the exit status) is in `src/launch.py`, whose docstring shows how a command runs and stops.
 """
 
 import logging
@@ -16,9 +16,9 @@ if __name__ == "__main__":
 import hydra
 from omegaconf import DictConfig
 
+from src import launch
 from src.config import CONFIG_FOLDER, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
 from src.models.registry import SCORE
-from src.run import launch
 from src.run.environment import training_environment
 from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
@@ -55,10 +55,10 @@ def train(config: Config, folder: Path) -> float | None:
     # Imported late: loading torch takes seconds, and a mistyped key should be reported at once.
     import torch
 
-    from src.audit.audit import warn_about_corpus
+    from src.audit.audit import warn_about_own_names
     from src.data.datamodule import NamesDataModule
     from src.run.report import Report
-    from src.run.trainer import build_trainer
+    from src.run.trainer import build_trainer_and_progress
 
     checkpoint = folder / LAST_CHECKPOINT
     is_resumed = checkpoint.exists()
@@ -66,40 +66,44 @@ def train(config: Config, folder: Path) -> float | None:
     with training_environment():
         # A resumed run has already been warned about these names.
         if not is_resumed:
-            warn_about_corpus(config)
+            warn_about_own_names(config)
         data = NamesDataModule(**config.subset(DATA_KEYS))
-        torch.manual_seed(config.seed)  # seeds the initial weights; the data has its own generator
+        # This seeds the initial weights. The sampling of names has a random generator of its own.
+        torch.manual_seed(config.seed)
         model = build_model(config, data)
         summary = [data.summary()]
-        if not is_resumed:  # otherwise, the checkpoint contains all weights
-            if config.init_from:
-                summary.append(initialize_from(Path(config.init_from), model))
-            # The n-gram models are fitted before the trainer trains the recurrent network.
-            if model.network.ngrams is not None:
-                model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
-        trainer, progress = build_trainer(config, folder, data)
+        # A resumed run reads all weights from its checkpoint, so it skips the next two steps.
+        if config.init_from and not is_resumed:
+            summary.append(initialize_weights_from_run(Path(config.init_from), model))
+        if model.network.ngrams is not None and not is_resumed:
+            # The n-gram models are fitted before the trainer trains the recurrent network. They see
+            # each distinct name once, so their prior is that of the corpus, not of the sampling.
+            model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
+        trainer, progress = build_trainer_and_progress(config, folder, data)
 
         with Report(config, folder, model, trainer, progress, is_resumed) as report:
             log.info("\n".join(summary))
-            # With `weights_only`, torch refuses to unpickle code. The whole state is loaded.
             resume_from = checkpoint if is_resumed else None
+            # In spite of its name, `weights_only` loads the whole state: torch only refuses to
+            # unpickle other objects than tensors and plain values, which could execute code.
             trainer.fit(model, data, ckpt_path=resume_from, weights_only=True)
             model.eval()
-            # The calibration is part of the checkpoint, which is therefore saved after it.
             if len(data.val_dataset):
                 model.calibration = fit_validation_calibration(model, data)
+            # Save again, because the checkpoint also contains the calibration.
             if not trainer.fast_dev_run:  # type: ignore[attr-defined] # undeclared by Lightning
                 trainer.save_checkpoint(checkpoint)
             if len(data.test_dataset):
                 trainer.test(model, data, verbose=False)
-            # The confusion matrix and the scores by prior need the probabilities of single names,
-            # which `trainer.test` does not return.
-            split, dataset = data.evaluation_split()
+            # The confusion matrix and the scores under other priors need the probabilities of
+            # single names, which `trainer.test` does not return.
+            split, dataset = data.evaluation_split()  # the test names, if there are any
             log_probs = model.log_probabilities(dataset.loader())
             prior_scores = {}
+            # The calibration was fitted to the validation names, so their scores would be too high.
             if split == "test" and model.calibration:
                 prior_scores = model.score_priors("test", log_probs, dataset.targets)
-            metrics = report.finish(log_probs, dataset.targets, split, prior_scores)
+            metrics = report.report_result(log_probs, dataset.targets, split, prior_scores)
     return metrics.get(SCORE)
 
 
@@ -114,15 +118,15 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     return NameClassifier.for_data(data, **settings)
 
 
-def initialize_from(path: Path, model: "NameClassifier") -> str:
-    """Initialize a model from the checkpoint of another run, as far as the two models match.
+def initialize_weights_from_run(path: Path, model: "NameClassifier") -> str:
+    """Copy the weights of another run's model, for the letters and categories in common.
 
     Args:
         path: a checkpoint, or the folder of a run or sweep; see `find_checkpoint`.
         model: the new model, whose weights are changed in place.
 
     Returns:
-        A line that says what was copied.
+        A line for the output of the run that says what was copied.
     """
     from src.models.checkpoint import load_checkpoint
     from src.models.transfer import transfer_weights

@@ -149,7 +149,7 @@ def train_in_process(
 
     def run(*overrides: str) -> Result:
         import src.train
-        from src.run.launch import run_cli
+        from src.launch import run_cli
 
         message = ""
         with monkeypatch.context() as patch:
@@ -176,11 +176,11 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from src.run import figures
 
-    empty_picture = figures.as_png(Figure((1, 1)))
+    empty_picture = figures.render_png(Figure((1, 1)))
     stand_in = SimpleNamespace(
-        as_png=lambda figure: empty_picture,
-        loss_figure=lambda *args, **kwargs: None,
-        clustered_confusion_figure=lambda *args, **kwargs: None,
+        render_png=lambda figure: empty_picture,
+        draw_loss_curves=lambda *args, **kwargs: None,
+        draw_clustered_confusion_matrix=lambda *args, **kwargs: None,
     )
     monkeypatch.setattr("src.run.report.figures", stand_in)
 

@@ -26,12 +26,12 @@ from src.data.corpus import NamesByCategory
 from src.data.datamodule import NamesDataModule
 from src.data.normalize import AlphabetKind
 from src.data.readers import DataSource
+from src.launch import train_all_seeds_unless_finished
 from src.models.checkpoint import VERSION
 from src.models.classifier import NameClassifier
 from src.models.network import Network
 from src.models.registry import SCORE
 from src.run.compose import build_config
-from src.run.launch import train_all_seeds_unless_finished
 from src.run.run_folder import read_result_or_empty
 from src.train import train
 from tests.processes import ROOT as ROOT

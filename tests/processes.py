@@ -350,7 +350,7 @@ def warm_up() -> None:
         with suppress(ImportError):  # Optuna is an extra
             importlib.import_module(name)
 
-    from src.run.launch import run_cli
+    from src.launch import run_cli
     from src.train import main as train
 
     torch.set_num_threads(1)  # threads do not survive a fork

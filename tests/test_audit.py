@@ -12,9 +12,9 @@ import torch
 from src.audit import __main__ as command
 from src.audit import audit as audit_module
 from src.audit import labels as labels_module
-from src.audit.audit import audit, log_worst_findings, warn_about_corpus
+from src.audit.audit import audit, audit_and_log_worst_findings, warn_about_own_names
 from src.audit.corpus import AuditSettings, read_audited_corpus
-from src.audit.labels import count_ngrams, find_improbable_labels
+from src.audit.labels import build_ngram_models, find_improbable_labels
 from src.audit.report import AuditReport, CategorySummary, Finding
 from src.audit.similar_names import find_names_one_letter_apart
 from src.data.readers import DataSource
@@ -200,7 +200,7 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(labels_module, "MIN_PROBABILITY", 1.1)  # all labels are doubted
-    monkeypatch.setattr(labels_module, "MAX_BATCH_CELLS", 30)  # several batches
+    monkeypatch.setattr(labels_module, "MAX_SCORES_PER_BATCH", 30)  # several batches
     files = {"A": ["aba", "ab", "ba", "caba"], "B": ["aba", "bb", "abb"], "C": ["ba", "cab"]}
     corpus = read_audited_corpus(write_names(tmp_path, **files))
     alphabet = corpus.alphabet
@@ -209,7 +209,7 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
     expected = []
     for name, label in pairs:
         others = [(other, index) for other, index in pairs if other != name]
-        model = count_ngrams(corpus)
+        model = build_ngram_models(corpus)
         letters, lengths = alphabet.encode([other for other, _ in others])
         model.count(letters, lengths, torch.tensor([index for _, index in others]))
         scores = model(*alphabet.encode([name]))[0]
@@ -231,12 +231,12 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
 
 def test_the_models_prior_is_the_share_of_each_category(tmp_path: Path) -> None:
     corpus = read_audited_corpus(write_names(tmp_path, A=["ab", "ba", "bb"], B=["cab"]))
-    model = count_ngrams(corpus)
+    model = build_ngram_models(corpus)
     assert isinstance(model, LetterNgrams)
     assert model.bias.softmax(dim=0).tolist() == pytest.approx([0.75, 0.25])
 
 
-def test_command(tmp_path: Path, capsys: Captured) -> None:
+def test_report_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None:
     write_names(tmp_path / "names", Alpha=["Ali", "Ami\x1b"], Beta=["Bob", "Bea"])
     keys = [f"data_dir={tmp_path}/names", "val_fraction=0", "test_fraction=0", "iterations=3000"]
     command.main([*keys, f"--out={tmp_path}/audit.json"])
@@ -272,8 +272,8 @@ def test_the_worst_findings_are_logged_once(
 ) -> None:
     names = write_names(tmp_path, README=["Ali", "None"], Beta=["Bob", "Ali"])
     with caplog.at_level(logging.WARNING):
-        log_worst_findings(names)
-        log_worst_findings(names)
+        audit_and_log_worst_findings(names)
+        audit_and_log_worst_findings(names)
     assert caplog.messages == [
         "wrong     names that stand for a missing one, or are a header (1)",
         "wrong     categories that look like none (1)",
@@ -289,12 +289,12 @@ def test_warnings_before_training(
     own_names: Any = [f"data_dir={tmp_path}", "val_fraction=0", "test_fraction=0"]
     with caplog.at_level(logging.WARNING):
         monkeypatch.setenv("LOCAL_RANK", "1")
-        warn_about_corpus(settings(*own_names))  # another process of DDP
+        warn_about_own_names(settings(*own_names))  # another process of DDP
         monkeypatch.delenv("LOCAL_RANK")
-        warn_about_corpus(settings())  # the included names
+        warn_about_own_names(settings())  # the included names
         assert caplog.messages == []
         for seed in (0, 1):  # the runs of a sweep
-            warn_about_corpus(settings(*own_names, f"seed={seed}"))
+            warn_about_own_names(settings(*own_names, f"seed={seed}"))
     assert caplog.messages == ["wrong     categories that look like none (1)"]
 
 
@@ -309,7 +309,7 @@ def test_only_a_sample_of_many_names_is_audited_before_training(
     n_ambiguous = sum(zlib.crc32(name.lower().encode()) % 3 == 0 for name in names)
     assert 10 < n_ambiguous < 30
     with caplog.at_level(logging.INFO):
-        log_worst_findings(audit_settings._replace(test_fraction=0.1))
+        audit_and_log_worst_findings(audit_settings._replace(test_fraction=0.1))
     # Missing names and categories are checked in all rows.
     assert caplog.messages[:2] == [
         "wrong     names that stand for a missing one, or are a header (1)",

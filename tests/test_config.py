@@ -11,11 +11,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from src.config import RUN_KEYS, TRAINER_ARGUMENTS, USE_INSTEAD, Config
+from src.config import ALL_TRAINER_ARGUMENTS, RUN_KEYS, SET_BY_PROGRAM, USE_INSTEAD, Config
 from src.data.readers import DataSource
 from src.errors import UserError
-from src.run.messages import shell_override
-from src.run.resolvers import HELP_SECTIONS, format_run_name, read_key_docstrings
+from src.run.messages import format_folder_override
+from src.run.resolvers import HELP_SECTIONS, format_overrides_for_folder_name, read_key_docstrings
 from tests.helpers import ROOT, compose_settings, settings
 from tests.processes import Programs, Result
 
@@ -94,13 +94,13 @@ def test_overrides_and_groups() -> None:
 def test_every_trainer_argument_is_passed_or_refused() -> None:
     from lightning.pytorch import Trainer
 
-    assert sorted([*TRAINER_ARGUMENTS, *USE_INSTEAD]) == sorted(
-        inspect.signature(Trainer).parameters
-    )
-    for name, alternative in USE_INSTEAD.items():
+    assert sorted(ALL_TRAINER_ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
+    messages = {name: f"use {key}" for name, key in USE_INSTEAD.items()}
+    messages.update(dict.fromkeys(SET_BY_PROGRAM, "is set by the program"))
+    for name, message in messages.items():
         with pytest.raises(UserError) as caught:
             settings(f"trainer.{name}=1")
-        assert str(caught.value) == f"trainer.{name}: use {alternative}"
+        assert str(caught.value) == f"trainer.{name}: {message}"
 
 
 def test_every_experiment_can_be_overridden() -> None:
@@ -174,7 +174,7 @@ def test_online_training_with_several_processes_is_refused(
 
 
 def test_strategies_other_than_ddp_are_refused() -> None:
-    with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp with backend=a"):
+    with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp or auto"):
         compose_settings("experiment=best", "trainer.strategy=ddp_spawn")
 
 
@@ -246,24 +246,27 @@ def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) ->
     assert not any(tmp_path.iterdir())
 
 
-def test_run_names_contain_the_overrides() -> None:
-    assert format_run_name(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
-    assert format_run_name(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
-    assert format_run_name(["data_dir=/some/where/my names/", "+trainer.precision=16"]) == (
+def test_folder_names_contain_the_overrides() -> None:
+    def format_name(*overrides: str) -> str:
+        return format_overrides_for_folder_name(overrides)
+
+    assert format_name("lr=0.01", "hidden=64") == "-lr_0.01-hidden_64"
+    assert format_name("experiment=best", "resume=x", "logger=[csv]") == "-experiment_best"
+    assert format_name("data_dir=/some/where/my names/", "+trainer.precision=16") == (
         "-data_dir_my_names-precision_16"
     )
-    assert format_run_name(["lr=choice(1,2)", "~x"]) == "-lr_choice_1_2_-x"
-    assert format_run_name([]) == ""
-    assert len(format_run_name([f"hidden={n}" for n in range(99)])) <= 60
-    assert not re.search(r"[^A-Za-z0-9._+-]", format_run_name(["a='{b: [1, 2]}'", "c=ü=,$x"]))
+    assert format_name("lr=choice(1,2)", "~x") == "-lr_choice_1_2_-x"
+    assert format_name() == ""
+    assert len(format_name(*[f"hidden={n}" for n in range(99)])) <= 60
+    assert not re.search(r"[^A-Za-z0-9._+-]", format_name("a='{b: [1, 2]}'", "c=ü=,$x"))
 
 
 @pytest.mark.parametrize(
     "folder",
     ["outputs/2026-01-01/10-00-00-lr_0.1-ab12", "a, b", "it's", 'q"', "${x}", "\\${x}", "ü 王"],
 )
-def test_shell_override_is_parsed_back(folder: str) -> None:
-    (argument,) = shlex.split(shell_override("resume", Path(folder)))
+def test_quoted_folder_override_is_parsed_back(folder: str) -> None:
+    (argument,) = shlex.split(format_folder_override("resume", Path(folder)))
     override = OverridesParser.create().parse_override(argument)
     config = OmegaConf.create({"resume": None})
     value = override.value()

@@ -13,7 +13,7 @@ from lightning.fabric.strategies.launchers.subprocess_script import _ChildProces
 
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule, Sampling
-from src.run.report import end_child_processes
+from src.run.report import kill_ddp_processes
 from src.train import train
 from tests.helpers import settings, timeless_metrics
 from tests.processes import Programs
@@ -32,8 +32,11 @@ def assert_close(one: Path, two: Path, atol: float) -> None:
         dict(together["state_dict"]), dict(alone["state_dict"]), atol=atol, rtol=0
     )
     assert timeless_metrics(two) == pytest.approx(timeless_metrics(one), abs=atol)
-    for (at, mine), (same, theirs) in zip(together["history"], alone["history"], strict=True):
-        assert (at, mine) == (same, pytest.approx(theirs, abs=atol))
+    for point, expected_point in zip(together["history"], alone["history"], strict=True):
+        iteration, scalars = point
+        expected_iteration, expected_scalars = expected_point
+        assert iteration == expected_iteration
+        assert scalars == pytest.approx(expected_scalars, abs=atol)
 
 
 @pytest.mark.parametrize("sampling", ["natural", "balanced"])
@@ -100,7 +103,7 @@ def test_child_processes_are_killed_after_an_interruption() -> None:
     trainer: Any = SimpleNamespace(
         strategy=SimpleNamespace(launcher=SimpleNamespace(procs=children))
     )
-    end_child_processes(trainer)
+    kill_ddp_processes(trainer)
     assert child.returncode == -signal.SIGKILL
     assert observer._run()  # it has finished, and this process is still alive
 

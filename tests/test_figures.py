@@ -8,17 +8,17 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 
 from src.run.figures import (
-    as_png,
-    clustered_confusion_figure,
-    letter_probabilities_figure,
-    loss_figure,
-    order_by_confusion,
+    draw_clustered_confusion_matrix,
+    draw_letter_probabilities,
+    draw_loss_curves,
+    order_categories_by_confusion,
+    render_png,
 )
 
 
 def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
     targets, guesses = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 1, 1])
-    axes = clustered_confusion_figure(targets, guesses, ["A", "B", "C"], "the names").axes[0]
+    axes = draw_clustered_confusion_matrix(targets, guesses, ["A", "B", "C"], "the names").axes[0]
     (image,) = axes.images
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert sorted(labels) == ["A", "B", "C"]
@@ -37,7 +37,7 @@ def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
 
 def test_rows_of_a_confusion_matrix_show_the_support() -> None:
     targets = np.array([0] * 1200 + [1, 2])
-    axes = clustered_confusion_figure(targets, targets, ["A", "B", "C"], "title").axes[0]
+    axes = draw_clustered_confusion_matrix(targets, targets, ["A", "B", "C"], "title").axes[0]
     labels = [label.get_text() for label in axes.get_yticklabels()]
     assert sorted(labels) == ["A  1,200", "B  1", "C  1"]
 
@@ -51,7 +51,9 @@ def luminance(color: Any) -> float:
 def test_numbers_have_enough_contrast() -> None:
     targets = np.repeat(np.arange(60), 60)
     guesses = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
-    axes = clustered_confusion_figure(targets, guesses, list(map(str, range(60))), "names").axes[0]
+    axes = draw_clustered_confusion_matrix(
+        targets, guesses, list(map(str, range(60))), "names"
+    ).axes[0]
     shares = np.asarray(axes.images[0].get_array())
     for text in axes.texts:
         column, row = map(int, text.get_position())
@@ -65,10 +67,10 @@ def test_confused_categories_are_neighbors() -> None:
     shares = np.full((6, 6), 0.01)
     for a, b in ((0, 3), (3, 5), (1, 4), (4, 2)):  # two families
         shares[a, b] = shares[b, a] = 0.4
-    order = order_by_confusion(shares).tolist()
+    order = order_categories_by_confusion(shares).tolist()
     assert sorted(map(set, (order[:3], order[3:])), key=min) == [{0, 3, 5}, {1, 2, 4}]
     targets, guesses = np.array([0, 1, 2, 3, 3]), np.array([3, 1, 2, 0, 3])
-    axes = clustered_confusion_figure(targets, guesses, list("ABCD"), "title").axes[0]
+    axes = draw_clustered_confusion_matrix(targets, guesses, list("ABCD"), "title").axes[0]
     names = [label.get_text()[0] for label in axes.get_yticklabels()]
     assert abs(names.index("A") - names.index("D")) == 1
     row, column = names.index("A"), names.index("D")
@@ -77,12 +79,12 @@ def test_confused_categories_are_neighbors() -> None:
 
 def test_any_category_name_can_be_drawn() -> None:
     names = ["x$\\frac$", "日本語", "two words"]  # TeX, letters the font lacks
-    each = np.arange(3)
+    indices = np.arange(3)
     for figure in (
-        clustered_confusion_figure(each, each, names, "$"),
-        letter_probabilities_figure("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
+        draw_clustered_confusion_matrix(indices, indices, names, "$"),
+        draw_letter_probabilities("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
     ):
-        pixels = np.asarray(Image.open(io.BytesIO(as_png(figure))).convert("RGB"))
+        pixels = np.asarray(Image.open(io.BytesIO(render_png(figure))).convert("RGB"))
         assert pixels.std() > 1  # something is drawn
 
 
@@ -90,14 +92,14 @@ def test_confusion_matrix_of_many_categories() -> None:
     targets = np.concatenate([np.arange(500), np.arange(100, 500)])
     guesses = targets.copy()
     guesses[450] = 3  # a category without a place of its own
-    figure = clustered_confusion_figure(targets, guesses, [str(i) for i in range(500)], "many")
+    figure = draw_clustered_confusion_matrix(targets, guesses, [str(i) for i in range(500)], "many")
     shares = np.asarray(figure.axes[0].images[0].get_array())
     assert shares.shape == (400, 400)
     assert sorted(shares.diagonal().tolist()) == [0.5] + [1.0] * 399
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert shares.diagonal()[labels.index("450")] == 0.5
     assert not figure.axes[0].texts
-    width, height = Image.open(io.BytesIO(as_png(figure))).size
+    width, height = Image.open(io.BytesIO(render_png(figure))).size
     assert 2000 < max(width, height) < 3000
 
 
@@ -107,7 +109,7 @@ LOSS = [(10, 2.0), (20, 1.5)]
 @pytest.mark.parametrize("val", [[], [(20, 1.75)]])
 def test_loss_curve_contains_the_losses(val: list[tuple[int, float]]) -> None:
     curves = {"training": LOSS} | ({"validation": val} if val else {})
-    figure = loss_figure(curves, 18, "lr=0.1", "finished", is_finished=True)
+    figure = draw_loss_curves(curves, 18, "lr=0.1", "finished", is_finished=True)
     *drawn, blind = figure.axes[0].lines
     points = [np.asarray(line.get_data()).T.tolist() for line in drawn]
     assert points == [np.array(curve).tolist() for curve in curves.values()]
@@ -119,7 +121,7 @@ def test_loss_curve_contains_the_losses(val: list[tuple[int, float]]) -> None:
 
 def test_exploding_loss_is_cut_off() -> None:
     curves = {"training": [*LOSS, (30, 3e7)]}
-    axes = loss_figure(curves, 18, "lr=9", "diverged", is_finished=False).axes[0]
+    axes = draw_loss_curves(curves, 18, "lr=9", "diverged", is_finished=False).axes[0]
     assert axes.get_ylim() == pytest.approx((0, 1.5 * math.log(18)))
     legend: Any = axes.get_legend()
     assert legend.get_texts()[0].get_text() == "training, ends at 3e+07"

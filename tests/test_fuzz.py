@@ -44,7 +44,7 @@ from src.errors import UserError
 from src.inference.tables import predict_csv
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.network import Network
-from src.run.messages import shell_override
+from src.run.messages import format_folder_override
 from tests.conftest import N_TRIED_INPUTS
 from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings
 
@@ -493,7 +493,7 @@ printable_paths = st.text(st.characters().filter(str.isprintable) | st.sampled_f
 @example(path="007")
 @example(path="null")
 def test_a_shell_and_hydra_read_a_typed_folder_as_it_is(path: str) -> None:
-    (word,) = shlex.split(shell_override("hydra.run.dir", Path(path)))
+    (word,) = shlex.split(format_folder_override("hydra.run.dir", Path(path)))
     override = OverridesParser.create().parse_override(word)
     assert Path(str(OmegaConf.create({"dir": override.value()}).dir)) == Path(path)  # 7, too
 

@@ -9,10 +9,10 @@ import pytest
 from src.models.registry import SCORE
 from src.run.preflight import N_RUNS_VARIABLE
 from src.run.run_folder import read_settings
-from src.sweep.finish import finish_sweep
-from src.sweep.leaderboard import Run, find_swept_keys, rank_runs
-from src.sweep.leaderboard_files import format_leaderboard
-from src.sweep.runs import print_end, read_runs
+from src.sweep.finish import write_and_print_leaderboard
+from src.sweep.leaderboard import EndedRun, find_swept_keys, group_and_rank_runs
+from src.sweep.leaderboard_files import format_leaderboard_table
+from src.sweep.runs import print_outcome_and_runs_left, read_ended_runs
 from tests.helpers import read_csv
 
 MALFORMED_CONTENTS = [
@@ -36,11 +36,11 @@ def test_malformed_file_of_a_run_is_ignored(
     for content in MALFORMED_CONTENTS:
         (run / name).write_bytes(content)
         read_settings(run)
-        first, *others = read_runs(tmp_path)
+        first, *others = read_ended_runs(tmp_path)
         assert (first.number, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
     (run / name).unlink()
     (run / name).mkdir()
-    assert finish_sweep(tmp_path, 0) == 0
+    assert write_and_print_leaderboard(tmp_path, 0) == 0
     assert capsys.readouterr().err == ""
     assert read_csv(tmp_path / "leaderboard.csv")[-1]["lr"] == "0"
 
@@ -55,7 +55,7 @@ def test_leaderboard_that_cannot_be_written_is_printed(
         metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
         (run / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "leaderboard.csv").mkdir()
-    assert finish_sweep(tmp_path, 0) == 1
+    assert write_and_print_leaderboard(tmp_path, 0) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[2].split() == ["1", "1", "0.250", "1.0", "1"]
     assert any(line.startswith("Not written    ") for line in printed)
@@ -79,13 +79,13 @@ def test_number_of_runs_that_are_left(
         (tmp_path / name / "overrides.json").write_text("[]")
         if status:
             (tmp_path / name / "metrics.json").write_text(json.dumps({"status": status}))
-    print_end(tmp_path / "any", number, "done")
+    print_outcome_and_runs_left(tmp_path / "any", number, "done")
     assert capsys.readouterr().out == f"\t#{number} : done; {n_left} left\n"
 
 
-def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> Run:
+def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> EndedRun:
     numbers = {} if score is None else {SCORE: score, "test/balanced_accuracy": 1 - score}
-    return Run(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
+    return EndedRun(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
 
 
 def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
@@ -99,21 +99,22 @@ def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
         make_run("6", None, failed="no", lr="4", seed="0"),
     ]
     assert find_swept_keys(runs) == ["lr", "seed"]
-    rows = rank_runs(runs)
+    rows = group_and_rank_runs(runs)
     assert [row.settings["lr"] for row in rows] == ["3", "1", "2", "4"]
     assert rows[1].score == pytest.approx(0.4)
     assert [len(row.failures) for row in rows] == [0, 0, 1, 1]
-    lines = format_leaderboard(rows, ["lr"])
+    lines = format_leaderboard_table(rows, ["lr"])
     assert lines[2].split()[:5] == ["2", "1", "0.400", "±", "0.141"]
     assert lines[3].endswith("2, failed: 3 (it exploded)")
     assert lines[4].split() == ["4", "failed:", "6", "(no)"]
 
 
-def test_runs_without_validation_are_not_rank_runs() -> None:
+def test_runs_without_validation_have_no_rank() -> None:
     runs = [
-        Run(str(n), {"lr": str(n)}, {"train/loss": 3.0 - n, "seconds": 1.0}, "") for n in range(2)
+        EndedRun(str(n), {"lr": str(n)}, {"train/loss": 3.0 - n, "seconds": 1.0}, "")
+        for n in range(2)
     ]
-    lines = format_leaderboard(rank_runs(runs), ["lr"])
+    lines = format_leaderboard_table(group_and_rank_runs(runs), ["lr"])
     assert lines[0].split() == ["lr", "seconds", "run"]
     assert [line.split()[0] for line in lines[1:]] == ["0", "1"]  # the lr; there is no rank
 
@@ -121,6 +122,6 @@ def test_runs_without_validation_are_not_rank_runs() -> None:
 def test_sweep_without_finished_runs_has_no_leaderboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert finish_sweep(tmp_path, 130) == 130
+    assert write_and_print_leaderboard(tmp_path, 130) == 130
     assert re.match(r"Interrupted; runs done: 0\nTo go on ", capsys.readouterr().out)
     assert not list(tmp_path.iterdir())

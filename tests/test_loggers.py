@@ -1,4 +1,4 @@
-"""Loggers that bring servers: Lightning's, on stubs of what they talk to."""
+"""Loggers that need a server: Lightning's, with stand-ins for the packages that they call."""
 
 import sys
 from pathlib import Path
@@ -18,31 +18,36 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 TINY = ["hidden=8", "lr=0.05", "iterations=100", "log_every=50", "val_every=50", "logger=[]"]
 
 
-def described(name: str, folder: Path) -> dict[str, Any]:
-    """Return what configs/logger/NAME.yaml says, for a run in a folder."""
+def load_logger_config(name: str, folder: Path) -> dict[str, Any]:
+    """Return the contents of configs/logger/NAME.yaml, for a run in a folder."""
     text = (ROOT / f"configs/logger/{name}.yaml").read_text(encoding="utf-8")
     return dict(OmegaConf.create(text.replace("${hydra:runtime.output_dir}", str(folder))))
 
 
 class Service:
-    """What wandb's runs were told; a run that is not ended takes the next one's points."""
+    """A stand-in for wandb, which records what is logged to it.
+
+    A run that is not finished receives the values of the next run.
+    """
 
     def __init__(self) -> None:
         self.runs: list[dict[str, Any]] = []
         self.module = SimpleNamespace(run=None, init=self.init)
 
-    def init(self, **how: Any) -> Any:
-        """Begin a run."""
-        told: dict[str, Any] = {"name": how["name"], "dir": how["dir"], "config": {}, "points": []}
-        self.runs.append(told)
+    def init(self, **arguments: Any) -> Any:
+        """Start a run."""
+        record: dict[str, Any] = {"config": {}, "points": []}
+        record["name"] = arguments["name"]
+        record["dir"] = arguments["dir"]
+        self.runs.append(record)
 
         def finish() -> None:
             self.module.run = None
 
         run = SimpleNamespace(
             finish=finish,
-            log=lambda values, **_: told["points"].append(dict(values)),
-            config=SimpleNamespace(update=lambda values, **_: told["config"].update(values)),
+            log=lambda values, **_: record["points"].append(dict(values)),
+            config=SimpleNamespace(update=lambda values, **_: record["config"].update(values)),
             summary=SimpleNamespace(update=lambda *_: None),
         )
         self.module.run = run
@@ -61,7 +66,7 @@ def test_each_run_is_a_separate_wandb_run(
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
     for lr in (0.05, 0.02):
         config = settings(*TINY, f"lr={lr}", f"data_dir={corpus_dir}")
-        config.logger = described("wandb", tmp_path / f"0-lr_{lr}")
+        config.logger = load_logger_config("wandb", tmp_path / f"0-lr_{lr}")
         train(config, tmp_path / f"0-lr_{lr}")
     assert [run["name"] for run in service.runs] == ["0-lr_0.05", "0-lr_0.02"]
     assert [run["config"]["lr"] for run in service.runs] == [0.05, 0.02]
@@ -76,8 +81,8 @@ def test_each_run_is_a_separate_mlflow_run(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = MagicMock()
-    client.create_run.side_effect = lambda **how: SimpleNamespace(
-        info=SimpleNamespace(run_id=how["tags"]["name"])
+    client.create_run.side_effect = lambda **arguments: SimpleNamespace(
+        info=SimpleNamespace(run_id=arguments["tags"]["name"])
     )
     modules: dict[str, Any] = {
         name: ModuleType(name)
@@ -95,20 +100,20 @@ def test_each_run_is_a_separate_mlflow_run(
     )
     for number in (0, 1):
         config = settings(*TINY, f"data_dir={corpus_dir}")
-        config.logger = described("mlflow", tmp_path / f"{number}-run")
+        config.logger = load_logger_config("mlflow", tmp_path / f"{number}-run")
         train(config, tmp_path / f"{number}-run")
-    told = [call.kwargs for call in client.log_batch.call_args_list]
+    batches = [call.kwargs for call in client.log_batch.call_args_list]
     for number in (0, 1):
-        mine = [each for each in told if each["run_id"] == f"{number}-run"]
-        params = {p.key: p.value for each in mine for p in each.get("params", [])}
+        run_batches = [batch for batch in batches if batch["run_id"] == f"{number}-run"]
+        params = {p.key: p.value for batch in run_batches for p in batch.get("params", [])}
         assert params["lr"] == "0.05"
-        points = [(m.key, m.step) for each in mine for m in each.get("metrics", [])]
+        points = [(m.key, m.step) for batch in run_batches for m in batch.get("metrics", [])]
         assert [step for key, step in points if key == "train/loss"] == [50, 100]
         assert ("test/loss", 100) in points
 
 
 class Missing:
-    """What Lightning knows of a package that is not there."""
+    """Replace the flag with which Lightning remembers that a package is missing."""
 
     def __bool__(self) -> bool:
         return False
@@ -124,7 +129,7 @@ def test_error_names_a_logger_that_is_not_installed(
     flag = f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE"
     monkeypatch.setattr(flag, Missing())
     config = settings(*TINY, f"data_dir={corpus_dir}")
-    config.logger = described(name, tmp_path / "run")
+    config.logger = load_logger_config(name, tmp_path / "run")
     with pytest.raises(UserError, match=rf"^logger\.{name}: .*not installed"):
         train(config, tmp_path / "run")
 

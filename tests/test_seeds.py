@@ -10,7 +10,7 @@ from src.config import Config
 from src.errors import UserError
 from src.models.registry import SCORE
 from src.run.run_folder import find_checkpoint, read_settings
-from src.sweep.seeds import train_each_seed
+from src.sweep.seeds import train_each_seed_and_average
 from tests.helpers import (
     QUICK_RUN,
     assert_equal_runs,
@@ -59,7 +59,7 @@ def test_interrupted_run_of_two_seeds_can_be_resumed(
     caplog.set_level("INFO")
     config, folder = settings(*QUICK_RUN, f"data_dir={corpus_dir}", "seeds=2"), tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train_each_seed(interrupted, config, folder)
+        train_each_seed_and_average(interrupted, config, folder)
     (again,) = caplog.messages[-1].splitlines()[1:]
     words = shlex.split(again)[3:]
     assert words == [f"resume={folder}"]

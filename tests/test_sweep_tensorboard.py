@@ -57,10 +57,11 @@ def read_session_groups(url: str) -> list[dict[str, Any]]:
     body: dict[str, Any] = {"experimentName": "", "startIndex": 0, "sliceSize": 100}
     body |= {"allowedStatuses": statuses, "colParams": columns}
     groups = request_json(f"{url}/plugin/hparams/session_groups", body)["sessionGroups"]
-    return [
-        group | {"metrics": {each["name"]["tag"]: each["value"] for each in group["metricValues"]}}
-        for group in groups
-    ]
+    for group in groups:
+        group["metrics"] = {}
+        for metric in group["metricValues"]:
+            group["metrics"][metric["name"]["tag"]] = metric["value"]
+    return list(groups)
 
 
 PAIRS = [(lr, hidden) for lr in ("0.01", "0.05") for hidden in ("4", "8")]

@@ -8,7 +8,7 @@ import pytest
 
 from src.errors import UserError
 from src.models.registry import SCORE
-from src.run.run_folder import lock_folder, read_result_or_empty
+from src.run.run_folder import create_and_lock_folder, read_result_or_empty
 from tests.helpers import (
     Sweep,
     find_run,
@@ -41,7 +41,7 @@ def test_two_workers_train_the_same_runs_as_one_process(sweep: Sweep, programs: 
 def is_free(folder: Path) -> bool:
     """Return whether no process has locked a folder."""
     try:
-        lock_folder(folder).release()
+        create_and_lock_folder(folder).release()
     except UserError:
         return False
     return True
@@ -64,14 +64,14 @@ def test_killed_sweep_ends_its_workers_and_releases_its_locks(
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
     for run in runs:
         with pytest.raises(UserError, match="is in use by another process"):
-            lock_folder(run)
+            create_and_lock_folder(run)
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_until(lambda: all(read_result_or_empty(run).status == "interrupted" for run in runs))
     wait_until(lambda: all(is_free(run) for run in runs))
     for run in runs:
         assert (run / "checkpoints/last.ckpt").exists()
-    lock_folder(tmp_path / "sweep").release()
+    create_and_lock_folder(tmp_path / "sweep").release()
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from tests.processes import Programs
 RUN_COMMANDS = """
 import json, sys
 import src.train
-from src.run.launch import run_cli
+from src.launch import run_cli
 
 for command in json.loads(sys.argv[1]):
     sys.argv = ["train.py", *command]

@@ -356,7 +356,7 @@ def test_signal_after_training(
     config = settings(*QUICK_RUN, f"data_dir={corpus_dir}")
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_HANDLER.installed():
         train(config, tmp_path)
-    assert (STOP_HANDLER.signum, STOP_HANDLER.is_polled) == (signal.SIGINT, False)
+    assert (STOP_HANDLER.signum, STOP_HANDLER.is_training) == (signal.SIGINT, False)
     STOP_HANDLER.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
     message = f"Interrupted at iteration 250. To go on:\npython -m src.train resume={tmp_path}"

@@ -15,15 +15,19 @@ from hydra.errors import HydraException
 
 from src.config import CONFIG_FOLDER, Config
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.run.compose import build_config
 from src.run.messages import error_message
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program. If the user made a mistake, print one line and exit with status 2."""
-    cli.run_cli(make_parser(), audit_names, arguments, check=check_options)
+    """Run the program. If the user made a mistake, print one line and exit with status 2.
+
+    Args:
+        arguments: the arguments of the command line; by default those of this process.
+    """
+    cli.run_cli(make_parser(), print_and_write_report, arguments, check=check_options)
 
 
 def make_parser() -> ArgumentParser:
@@ -52,8 +56,8 @@ def check_options(options: Namespace) -> None:
     check_output_files(options.out, force=options.force)
 
 
-def audit_names(options: Namespace) -> None:
-    """Print the report, and write it to the file that the options name.
+def print_and_write_report(options: Namespace) -> None:
+    """Audit the names, print the report, and write it to the file that the options name.
 
     Raises:
         UserError: if a key is wrong, or the names cannot be read.
@@ -64,20 +68,22 @@ def audit_names(options: Namespace) -> None:
     from src.audit.corpus import AuditSettings
     from src.audit.report import format_report
 
+    # The keys are checked like those of a run, so that a mistyped one is reported.
     config = compose_config(options.keys)
     report = audit(AuditSettings.from_config(config))
     print(format_report(report))
     if options.out:
         content = json.dumps(report.to_dict(), indent=2)
-        write_bytes(options.out, content.encode())
+        write_bytes_atomically(options.out, content.encode())
 
 
 def compose_config(overrides: list[str]) -> Config:
-    """Return the settings of `python -m src.train` with these overrides.
+    """Return the settings that `python -m src.train` would have with these overrides.
 
     Raises:
         UserError: if a key or a value is wrong.
     """
+    # `hydra.main` is not used, because it would create a folder for each command.
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             return build_config(compose("train", overrides), overrides)

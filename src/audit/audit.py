@@ -36,7 +36,7 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
     findings = run_checks(corpus)
     if doubted:
         findings.append(make_doubted_labels_finding(doubted))
-    # The names of the fields are the keys of the JSON file.
+    # The names of the fields are the keys of the JSON file, which is why some are short.
     return AuditReport(
         guessed=corpus.rows.guesses,
         lines=sum(corpus.n_lines.values()),
@@ -71,7 +71,7 @@ def summarize_categories(corpus: AuditedCorpus) -> list[CategorySummary]:
     return summaries
 
 
-def warn_about_corpus(config: Config) -> None:
+def warn_about_own_names(config: Config) -> None:
     """Log the worst findings about the user's own names before training.
 
     Nothing is logged about the included corpus, which has no such problems.
@@ -81,19 +81,21 @@ def warn_about_corpus(config: Config) -> None:
     # messages.
     is_first_process = "LOCAL_RANK" not in os.environ
     if has_own_names and is_first_process:
-        # With the same seed for all runs, a sweep over seeds logs the findings only once.
-        settings = AuditSettings.from_config(config)._replace(seed=0)
-        log_worst_findings(settings)
+        settings = AuditSettings.from_config(config)
+        # The results of the next function are cached by the settings. With the same seed for all
+        # runs, a sweep over seeds logs the findings only once.
+        audit_and_log_worst_findings(settings._replace(seed=0))
 
 
 @cache  # once for all runs of a sweep, which have the same names
-def log_worst_findings(settings: AuditSettings) -> None:
+def audit_and_log_worst_findings(settings: AuditSettings) -> None:
     """Audit the names, or a sample if there are many, and log the worst findings."""
     # The audit must not delay training much. The size of the files is an estimate of its duration.
     files = list_files(settings.source)
     n_bytes = sum(file.stat().st_size for file in files)
     sample_every = 1 + n_bytes // MAX_FULLY_AUDITED_BYTES
     report = audit(settings, sample_every)
+    # The most serious findings come first.
     for finding in report.findings[:MAX_LOGGED_FINDINGS]:
         log.warning(finding.summary())
     if sample_every > 1:

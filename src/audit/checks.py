@@ -22,12 +22,11 @@ MIN_TEST_NAMES = 10
 MIN_SIMILAR_NAME_LENGTH = 5
 """Shorter names are often similar by chance."""
 MAX_CHANGED_SHARE = 0.1
-"""If more lines than this are changed, the alphabet may not suit the names."""
+"""If a larger share of the lines is changed, the alphabet may not suit the names."""
 
-UNUSUAL_CATEGORIES = {"readme", "all", "data", "other", "misc"}.union(
-    MISSING_NAMES, SPLIT_NAMES, LABEL_WORDS
-)
-"""Texts that stand for a missing category, or are usual names of other files and columns."""
+USUAL_FILE_NAMES = {"readme", "all", "data", "other", "misc"}
+NOT_CATEGORIES = USUAL_FILE_NAMES.union(MISSING_NAMES, SPLIT_NAMES, LABEL_WORDS)
+"""Texts that are usual for something else than a category: a file, a column or a missing value."""
 
 
 def run_checks(corpus: AuditedCorpus) -> list[Finding]:
@@ -50,6 +49,7 @@ def check_split(corpus: AuditedCorpus) -> Iterator[Finding]:
 
 def check_category_count(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Check that there is more than one category."""
+    # Without any category, reading the names has failed already.
     if len(corpus.categories) == 1:
         text = "categories; training needs two"
         yield make_finding(Severity.REFUSED, text, corpus.categories)
@@ -74,8 +74,11 @@ def check_missing_names(corpus: AuditedCorpus) -> Iterator[Finding]:
 def check_category_names(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report categories such as `README` and `train`."""
     # In a folder of names, every text file becomes a category.
-    unusual = [name for name in corpus.categories if is_usual_name(name, UNUSUAL_CATEGORIES)]
-    yield make_finding(Severity.WRONG, "categories that look like none", unusual)
+    suspicious = []
+    for category in corpus.categories:
+        if is_usual_name(category, NOT_CATEGORIES):
+            suspicious.append(category)
+    yield make_finding(Severity.WRONG, "categories that look like none", suspicious)
 
 
 def check_category_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -99,9 +102,9 @@ def check_ignored_files(corpus: AuditedCorpus) -> Iterator[Finding]:
     source = corpus.settings.source
     if not source.data_dir:
         return
-    # The second pattern is for a folder per category or split.
     read_files = set(list_files(source))
     ignored = []
+    # The second pattern is for a folder per category or split.
     for pattern in ("*", "*/*"):
         # Sorted, because the order of a folder's files depends on the file system.
         for path in sorted(source.path.glob(pattern)):
@@ -156,10 +159,13 @@ def check_ambiguous_names(corpus: AuditedCorpus) -> Iterator[Finding]:
 
 def check_most_frequent_name(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report the name with the most lines in a category, unless each name has one line."""
-    # With sampling=balanced, a name is drawn in proportion to its lines in the category.
+    # With sampling=balanced, such a name is drawn more often: in proportion to its number of lines
+    # in the category.
     candidates = []
     for counts in corpus.rows.line_counts.values():
-        for name, count in counts.most_common(1):
+        # In a sample, a category may have no names.
+        if counts:
+            name, count = counts.most_common(1)[0]
             candidates.append((count, name))
     examples = []
     if candidates:
@@ -177,25 +183,32 @@ def check_split_overlap(corpus: AuditedCorpus) -> Iterator[Finding]:
     for split in (corpus.train_names, corpus.val_names, corpus.test_names):
         # A name counts once per split, even if it has several categories there. The keys of a
         # dictionary keep the order of the names, which a set would not.
-        keys: dict[str, None] = {}
+        split_keys: dict[str, None] = {}
         for category_names in split.values():
-            keys.update(dict.fromkeys(category_names))
-        n_splits.update(keys.keys())
+            split_keys.update(dict.fromkeys(category_names))
+        n_splits.update(split_keys.keys())
     shared = [key for key, count in n_splits.items() if count > 1]
     text = "names on several sides of the split: scores flatter"
     yield make_finding(Severity.DOUBTFUL, text, shared)
 
 
 def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
-    """Report categories with few or no test names, unless nothing is held out for a test."""
+    """Report categories without held-out names, and those with few test names.
+
+    If no names are held out for a test at all, nothing is reported.
+    """
     has_test_names = any(corpus.test_names.values())
+    # In a sample, every category has fewer names than in training.
     if corpus.is_sample or not has_test_names:
         return
     # The smallest categories are the most important examples, so they come first.
     not_held_out = []
     few_test_names = []
-    by_size = sorted(corpus.categories, key=lambda name: (len(corpus.test_names[name]), name))
-    for category in by_size:
+
+    def size_and_name(category: str) -> tuple[int, str]:
+        return len(corpus.test_names[category]), category
+
+    for category in sorted(corpus.categories, key=size_and_name):
         n_test = len(corpus.test_names[category])
         n_val = len(corpus.val_names[category])
         if n_test + n_val == 0:
@@ -210,8 +223,8 @@ def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
 
 def check_similar_test_names(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report test names that are one letter apart from a training name of the same category."""
-    # Such names are no mistake, but they make the test easier than unrelated names would. Short
-    # names are left out: most of them have a neighbor.
+    # Such names are not a mistake, but they make the test easier than unrelated names would. Short
+    # names are left out, because most of them are similar to another name.
     n_long = 0
     similar = []
     for category in corpus.categories:

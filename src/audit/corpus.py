@@ -22,10 +22,11 @@ from src.data.readers.columns import NAME_WORDS, is_usual_name
 from src.data.split import Split, split_corpus
 from src.errors import UserError
 
-MISSING_NAMES = set(
-    "n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx notavailable "
-    "noname".split()
-).union(NAME_WORDS)
+MISSING_VALUES = (
+    "n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx notavailable noname"
+)
+"""Texts that stand for a missing name, separated by spaces."""
+MISSING_NAMES = {*MISSING_VALUES.split(), *NAME_WORDS}
 """Texts that stand for a missing name, or are the header of a column of names."""
 
 
@@ -43,7 +44,7 @@ class AuditSettings(NamedTuple):
         """Return the settings of a run with this configuration."""
         letters: Any = config.letters  # a string, which `Config` has checked
         return cls(
-            source=DataSource(**config.subset(DataSource._fields)),
+            source=config.data_source,
             letters=letters,
             val_fraction=config.val_fraction,
             test_fraction=config.test_fraction,
@@ -66,8 +67,8 @@ class CollectedRows:
     normalized: dict[str, str] = field(default_factory=dict)
     """The normalized form of each written name."""
     names: Any = field(default_factory=lambda: defaultdict(dict))
-    """Distinct normalized names of each pair of a split and a category, in the order of their
-    lines: the keys of dictionaries."""
+    """For each pair of a split and a category, the distinct normalized names. They are the keys of
+    a dictionary, which keep the order of the lines."""
 
 
 def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -> CollectedRows:
@@ -86,12 +87,14 @@ def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -
     rows = CollectedRows()
     for row, normalized in valid_rows(source, letters, rows.rejected, rows.guesses.append):
         written = row.name.strip()
+        # Training reads such a name like any other one, because it may be correct.
         if is_usual_name(written, MISSING_NAMES):
             rows.missing_names.append(f"{row.location}: {written}")
-        # This adds the category even if none of its names is in the sample, so that all categories
-        # are checked.
+        # Looking up the counts of a new category adds the category, even if none of its names is in
+        # the sample. All categories are checked.
         counts = rows.line_counts[row.category]
         if is_in_sample(normalized, sample_every):
+            # A row of a table can stand for several lines.
             counts[written] += row.count
             rows.normalized[written] = normalized
             rows.names[row.split, row.category][normalized] = None
@@ -133,7 +136,8 @@ class AuditedCorpus:
     @cached_property
     def n_lines(self) -> dict[str, int]:
         """Number of lines of each category."""
-        return {name: counts.total() for name, counts in self.rows.line_counts.items()}
+        line_counts = self.rows.line_counts
+        return {category: counts.total() for category, counts in line_counts.items()}
 
     @cached_property
     def changed_names(self) -> set[str]:
@@ -141,7 +145,10 @@ class AuditedCorpus:
         changed = set()
         for written, normalized in self.rows.normalized.items():
             # Most names are unchanged, which the first comparison finds quickly.
-            if written != normalized and strip_symbols(written) != strip_symbols(normalized):
+            if written == normalized:
+                continue
+            # A change of case, spaces or punctuation loses no information that matters.
+            if to_lower_letters_and_digits(written) != to_lower_letters_and_digits(normalized):
                 changed.add(written)
         return changed
 
@@ -150,6 +157,7 @@ class AuditedCorpus:
         """Number of lines of each category whose names are among `changed_names`."""
         n_changed = {}
         for category, counts in self.rows.line_counts.items():
+            # A changed name can be in several categories, each of which counts its own lines.
             changed = self.changed_names & counts.keys()
             n_changed[category] = sum(counts[name] for name in changed)
         return n_changed
@@ -160,8 +168,8 @@ class AuditedCorpus:
         indices: dict[str, list[int]] = {}
         for index, category in enumerate(self.categories):
             # Names that differ only in case can become the same name, which then counts once.
-            names = {self.alphabet.match_case(name): None for name in self.names[category]}
-            for name in names:
+            names = [self.alphabet.match_case(name) for name in self.names[category]]
+            for name in dict.fromkeys(names):
                 indices.setdefault(name, []).append(index)
         return indices
 
@@ -173,6 +181,7 @@ class AuditedCorpus:
     @cached_property
     def accuracy_ceiling(self) -> float:
         """Highest accuracy that a model can reach, as it predicts one category per name."""
+        # It can be right on one of the pairs of each name. A sample can be empty.
         return len(self.categories_by_name) / max(1, self.n_pairs)
 
     @cached_property
@@ -194,6 +203,7 @@ class AuditedCorpus:
         """Return names of all categories by their `name_key`; of several spellings, the last."""
         by_key = {}
         for category in self.categories:
+            # A split does not contain the categories of which it has no names.
             category_names = names.get(category, ())
             by_key[category] = {name_key(name): name for name in category_names}
         return by_key
@@ -212,14 +222,16 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     """
     rows = collect_rows(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
+    # The split does not depend on the number of lines of a name.
     corpus = Corpus(group_by_split(rows.names), line_counts={})
     all_names = corpus.all_names
     names = {}
     for category in categories:
+        # A source with a given split can have the same name in several splits.
         unique_names = dict.fromkeys(all_names.get(category, ()))
         names[category] = list(unique_names)
 
-    # An audit reports the error and goes on: the user wants to know about all problems at once.
+    # An audit reports this error and continues: the user wants to know about all problems at once.
     split = Split(train=names, val={}, test={})
     split_error = ""
     try:
@@ -244,7 +256,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     )
 
 
-def strip_symbols(text: str) -> str:
+def to_lower_letters_and_digits(text: str) -> str:
     """Return the letters and digits of a text, in lower case."""
     # Without NFC, an accent could be a character of its own, which is not a letter.
     composed = unicodedata.normalize("NFC", text)

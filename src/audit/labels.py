@@ -26,18 +26,20 @@ MAX_DOUBTED_EXAMPLES = 20
 """Maximum number of examples of doubted labels, each of which has to be looked at."""
 CONTEXT_LENGTH = 2
 """Number of letters from which the n-gram models predict a letter."""
-STRENGTH = 24.0
-OWN_SHARE = 0.98
-"""Parameters β and μ of the n-gram models; see src/ngrams/letter_ngrams.py. Fitting them would take
-most of the time of an audit. These values were chosen with benchmarks/planted.py."""
-MAX_BATCH_CELLS = 2**16
+# Fitting β and μ would take most of the time of an audit. These values were chosen with
+# benchmarks/planted.py.
+BETA = 24.0
+"""Parameter β of the n-gram models; see src/ngrams/letter_ngrams.py."""
+MU = 0.98
+"""Parameter μ of the n-gram models."""
+MAX_SCORES_PER_BATCH = 2**16
 """Maximum number of letters × categories in a batch. The tensors of larger batches would not fit
 into the cache of a core, and in threads, their memory would be requested from the system again and
 again."""
 
 
 class RankedLabel(NamedTuple):
-    """A doubted label and what it is sorted by."""
+    """A doubted label and the number by which doubted labels are sorted."""
 
     margin: float
     """Log-score of the label minus that of the guess."""
@@ -52,9 +54,9 @@ def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     names = corpus.categories_by_name
     if not names:  # a sample can be empty
         return []
-    model = count_ngrams(corpus)
+    model = build_ngram_models(corpus)
     # Each core scores one batch after another.
-    max_letters = MAX_BATCH_CELLS // len(corpus.categories)
+    max_letters = MAX_SCORES_PER_BATCH // len(corpus.categories)
     batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
     find_in_batch = partial(find_improbable_labels_in_batch, corpus, model)
     ranked: list[RankedLabel] = []
@@ -78,7 +80,7 @@ def make_doubted_labels_finding(doubted: list[DoubtedLabel]) -> Finding:
     return make_finding(Severity.DOUBTFUL, text, examples, MAX_DOUBTED_EXAMPLES)
 
 
-def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
+def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
     """Return n-gram models of all categories, counted on all pairs of a name and a category."""
     names = []
     targets = []
@@ -91,9 +93,11 @@ def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
     model = LetterNgrams(corpus.alphabet.symbols, n_categories, order=CONTEXT_LENGTH)
     letters, lengths = corpus.alphabet.encode(names)
     model.count(letters, lengths, categories)
-    model.log_strength.fill_(STRENGTH).log_()
-    model.own_share.fill_(OWN_SHARE).logit_()
-    # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule.
+    # The model stores the logarithm of β and the logit of μ.
+    model.log_strength.fill_(BETA).log_()
+    model.own_share.fill_(MU).logit_()
+    # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule. The
+    # counts are proportional to the prior, and a constant factor does not change the softmax.
     n_names = categories.bincount(minlength=n_categories)
     model.bias.copy_(n_names.log())
     return model
@@ -118,40 +122,48 @@ def find_improbable_labels_in_batch(
     letters, lengths = corpus.alphabet.encode(names)
     scores = model(letters, lengths, left_out_categories=has_category)  # [B, C]
 
-    # With the other categories of the name excluded, a label can only become more probable. So
-    # they are excluded only for the few labels that are improbable anyway.
+    # Excluding the other categories of the name can only raise the probability of a label. This
+    # first test is therefore safe without excluding them, and leaves only a few labels.
     probabilities = scores.softmax(dim=1)[name_indices, labels]  # [M]
     candidates = (probabilities < MIN_PROBABILITY).nonzero().flatten().tolist()
     doubted = []
     for pair in candidates:
         name_index = rows[pair]
-        ranked = rank_label_if_doubted(corpus, names[name_index], columns[pair], scores[name_index])
+        ranked = rank_label_if_doubted(
+            corpus=corpus,
+            name=names[name_index],
+            label_index=columns[pair],
+            scores=scores[name_index],
+        )
         if ranked is not None:
             doubted.append(ranked)
     return doubted
 
 
 def rank_label_if_doubted(
-    corpus: AuditedCorpus, name: str, label: int, scores: Tensor
+    corpus: AuditedCorpus, name: str, label_index: int, scores: Tensor
 ) -> RankedLabel | None:
-    """Return a label of a name if it is doubted, or None.
+    """Return a label of a name with its rank if it is doubted, or None.
 
     Args:
         corpus: the names.
         name: the name.
-        label: index of the category that is one of the name's labels.
+        label_index: index of the category that is one of the name's labels.
         scores: log-probabilities of all categories, up to a constant [C].
     """
-    other_labels = [index for index in corpus.categories_by_name[name] if index != label]
+    # The other labels of the name may be correct as well, so they are no evidence against this one.
+    other_labels = [index for index in corpus.categories_by_name[name] if index != label_index]
     scores = scores.index_fill(0, torch.tensor(other_labels, dtype=torch.int64), -torch.inf)
     probabilities = scores.softmax(dim=0)  # [C]
-    guess = int(scores.argmax())
-    if probabilities[label] >= MIN_PROBABILITY:
+    if probabilities[label_index] >= MIN_PROBABILITY:
         return None
+    guess_index = int(scores.argmax())
     doubted_label = DoubtedLabel(
         name=name,
-        category=corpus.categories[label],
-        guess=corpus.categories[guess],
-        probability=float(probabilities[guess]),
+        category=corpus.categories[label_index],
+        guess=corpus.categories[guess_index],
+        probability=float(probabilities[guess_index]),
     )
-    return RankedLabel(margin=float(scores[label] - scores[guess]), label=doubted_label)
+    # Sorting by probability would put many labels with a probability of 0 in an arbitrary order.
+    margin = float(scores[label_index] - scores[guess_index])
+    return RankedLabel(margin, doubted_label)

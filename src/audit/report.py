@@ -1,4 +1,4 @@
-"""The findings of an audit, and the report for a person."""
+"""The findings of an audit, and the report as text."""
 
 import re
 from collections.abc import Iterable
@@ -10,12 +10,15 @@ from src.data.normalize import replace_unprintable
 
 MAX_EXAMPLES = 5
 """Maximum number of examples of most findings."""
-TABLE_COLUMNS = ["lines", "distinct", "train", "val", "test", "changed"]
-"""Columns of the printed table of categories: fields of `CategorySummary`."""
+COUNT_COLUMNS = ("lines", "distinct", "train", "val", "test")
+"""Columns of the printed table of categories that contain counts: fields of `CategorySummary`. The
+last column of the table is `changed`."""
 
 
 class Severity(str, Enum):
     """How serious a finding is, from the most to the least serious."""
+
+    # The values are strings, so that JSON can represent them.
 
     REFUSED = "refused"  # training refuses the names
     WRONG = "wrong"  # the network would learn something that is wrong
@@ -40,11 +43,11 @@ class Finding:
     """The first of them, safe to print."""
 
     def summary(self) -> str:
-        """Return the finding as one line, with the count after the things that are counted."""
-        # The text names the things that are counted, up to the first colon or semicolon.
-        end_of_noun = re.compile("(?=[:;])|$")
-        counted = end_of_noun.sub(f" ({self.count:,})", self.text, count=1)
-        return f"{self.severity.value:<10}{counted}"
+        """Return the finding as one line: `wrong     things that are counted (3): explanation`."""
+        # An explanation starts with the first colon or semicolon of the text.
+        counted = re.split("[:;]", self.text, maxsplit=1)[0]
+        explanation = self.text.removeprefix(counted)
+        return f"{self.severity.value:<10}{counted} ({self.count:,}){explanation}"
 
 
 def make_finding(
@@ -124,11 +127,15 @@ class AuditReport:
 
 def sort_by_severity_and_count(findings: Iterable[Finding]) -> list[Finding]:
     """Return the findings sorted by severity and count, the most serious first."""
-    return sorted(findings, key=lambda finding: (finding.severity.rank, -finding.count))
+
+    def severity_and_count(finding: Finding) -> tuple[int, int]:
+        return finding.severity.rank, -finding.count
+
+    return sorted(findings, key=severity_and_count)
 
 
 def format_report(report: AuditReport) -> str:
-    """Return the report for a person, without the doubted labels beyond the examples."""
+    """Return the report as text. Of the doubted labels, it shows only the examples of a finding."""
     lines = [replace_unprintable(guess) for guess in report.guessed]
     lines.append(
         f"{report.lines:,} lines, {report.names:,} names in {report.pairs:,} pairs with a "
@@ -157,12 +164,14 @@ def format_findings_with_examples(findings: list[Finding]) -> list[str]:
 def format_category_table(categories: list[CategorySummary]) -> list[str]:
     """Return the lines of the table of categories."""
     header = " " * 20
-    for column in TABLE_COLUMNS:
+    for column in (*COUNT_COLUMNS, "changed"):
         header += f"{column:>10}"
     lines = [header]
     for row in categories:
+        # The name of a category comes from a file, so it can contain control characters.
         line = f"{replace_unprintable(row.category):<20}"
-        for number in (row.lines, row.distinct, row.train, row.val, row.test):
-            line += f"{number:>10,}"
-        lines.append(f"{line}{row.changed:>10.1%}")
+        for column in COUNT_COLUMNS:
+            line += f"{getattr(row, column):>10,}"
+        line += f"{row.changed:>10.1%}"
+        lines.append(line)
     return lines

@@ -8,26 +8,27 @@ def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str])
     """Map each name that is one letter apart from a candidate to that candidate.
 
     A letter may be replaced, inserted or removed. Equal names are not one letter apart. If there
-    are several such candidates, it is the last one.
+    are several such candidates, the name is mapped to the last one.
     """
     # Comparing all pairs would take too long. Two names are one letter apart if and only if they
     # are different and share a pattern.
     names_by_pattern = defaultdict(list)
     for name in names:
-        for pattern in gap_patterns(name):
+        for pattern in make_gap_patterns(name):
             names_by_pattern[pattern].append(name)
+    # Without names, computing the patterns of all candidates would be a waste of time.
     if not names_by_pattern:
         return {}
     similar_candidates = {}
     for candidate in candidates:
-        for pattern in gap_patterns(candidate):
+        for pattern in make_gap_patterns(candidate):
             for name in names_by_pattern.get(pattern, ()):
                 if name != candidate:
                     similar_candidates[name] = candidate
     return similar_candidates
 
 
-def gap_patterns(name: str) -> list[str]:
+def make_gap_patterns(name: str) -> list[str]:
     """Return all patterns that a name has with a gap, `*`, for one letter.
 
     The gap replaces a letter or is inserted between two: `lee` has the patterns `*ee`, `l*e`,

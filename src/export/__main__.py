@@ -10,23 +10,28 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import check_output_files, write_bytes
+from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.run.run_folder import find_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program. If the user made a mistake, print one line and exit with status 2."""
+    """Run the program. If the user made a mistake, print one line and exit with status 2.
+
+    Args:
+        arguments: the arguments of the command line; by default those of this process.
+    """
     cli.run_cli(make_parser(), export_model, arguments, check=check_options)
 
 
 def make_parser() -> ArgumentParser:
     """Return the parser of the command line."""
+    # This adds --checkpoint, --prior and --force, which all programs with a model have.
     parser = cli.make_model_parser(
         "src.export",
         "Write a model as a web page that needs no server, or as a graph for other programs.",
     )
-    # The other programs have --checkpoint as well, but here it is needed in nearly every command.
+    # A shorter way to give --checkpoint, which nearly every export needs.
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
     parser.add_argument("--html", type=Path, metavar="FILE.html", help="the page to write")
     parser.add_argument(
@@ -47,7 +52,7 @@ def check_options(options: Namespace) -> None:
 
 
 def export_model(options: Namespace) -> None:
-    """Write the files that the options name.
+    """Write the web page, the ONNX file or both, and print their names.
 
     Raises:
         UserError: if the model cannot be exported.
@@ -65,13 +70,13 @@ def export_model(options: Namespace) -> None:
         contents[options.html] = render_page_of_tutorial_cell(model).encode()
     if options.onnx:
         try:
-            # The package onnx, which this module imports, is an optional dependency.
+            # `onnx_graph` imports onnx, which is an optional dependency.
             from src.export.onnx_graph import export_onnx
         except ImportError:
             raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
         contents[options.onnx] = export_onnx(model)
     for file, content in contents.items():
-        write_bytes(file, content)
+        write_bytes_atomically(file, content)
         print(f"{file}: {model.description}")
 
 

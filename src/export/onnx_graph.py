@@ -24,8 +24,8 @@ OPSET_VERSION = 17
 OPERATORS = {"RNN_TANH": "RNN", "GRU": "GRU", "LSTM": "LSTM"}
 """ONNX operator for each `mode` of PyTorch's recurrent layers."""
 GATE_ORDERS = {"RNN_TANH": [0], "GRU": [1, 0, 2], "LSTM": [0, 3, 1, 2]}
-"""Index in PyTorch's order of each gate in ONNX's order. PyTorch has the gates r z n of a GRU and
-i f g o of an LSTM; ONNX has z r n and i o f g."""
+"""Order of the gates: gate number i of ONNX is gate number `GATE_ORDERS[mode][i]` of PyTorch. The
+gates of a GRU are r z n in PyTorch and z r n in ONNX, and those of an LSTM i f g o and i o f g."""
 
 
 def export_onnx(model: TrainedModel) -> bytes:
@@ -49,7 +49,7 @@ def export_onnx(model: TrainedModel) -> bytes:
     else:
         scores = add_recurrent_network(graph, recurrent)
     add_calibration(graph, scores, model)
-    file = build_file(graph, n_categories=len(model.categories))
+    file = build_onnx_model(graph, n_categories=len(model.categories))
     metadata = {}
     for name, value in model.metadata().items():
         metadata[name] = json.dumps(value, ensure_ascii=False)
@@ -89,8 +89,9 @@ class GraphBuilder:
         input_names = []
         for value in inputs:
             input_names.append(self._add_constant(value) if isinstance(value, Tensor) else value)
-        # Outputs without a name are not computed.
-        output_names = [""] * output_index + [output]
+        # ONNX identifies an output by its position. Outputs without a name are not computed.
+        output_names = [""] * output_index
+        output_names.append(output)
         node = helper.make_node(operator, input_names, output_names, name=output, **attributes)
         self.nodes.append(node)
         return output
@@ -101,7 +102,7 @@ class GraphBuilder:
         return name
 
 
-def build_file(graph: GraphBuilder, n_categories: int) -> ModelProto:
+def build_onnx_model(graph: GraphBuilder, n_categories: int) -> ModelProto:
     """Return an ONNX model of a complete graph, without metadata."""
     letters = helper.make_tensor_value_info(
         "letters",
@@ -129,7 +130,8 @@ def build_file(graph: GraphBuilder, n_categories: int) -> ModelProto:
 def add_calibration(graph: GraphBuilder, scores: str, model: TrainedModel) -> None:
     """Add the nodes that turn the scores of a network into the graph's output.
 
-    The formula is probabilities = softmax(scores · sharpness + offsets of the prior).
+    The formula is probabilities = softmax(scale · scores + offsets of the prior); see
+    `TrainedModel` for the scale and the offsets.
     """
     scaled = graph.add("Mul", scores, torch.tensor(model.score_scale))
     offsets = torch.tensor(model.score_offsets[model.prior_label])  # [C]
@@ -158,7 +160,11 @@ def add_tutorial_network(graph: GraphBuilder, network: TutorialNetwork) -> str:
         o_t = i2o(x_t, h_{t-1})
 
     Neither has a nonlinearity. They are therefore one ONNX layer with H + C units and the state
-    (h_t, o_t), in which the weights that would read o_{t-1} are zero.
+    (h_t, o_t). With the weights W of i2h and U of i2o, it computes
+
+        (h_t, o_t) = [W_x; U_x] x_t + [W_h, 0; U_h, 0] (h_{t-1}, o_{t-1}) + bias
+
+    where the zeros are the weights that would read o_{t-1}.
     """
     rnn = network.rnn
     hidden = rnn.hidden_size
@@ -201,7 +207,7 @@ def add_recurrent_network(graph: GraphBuilder, network: RecurrentNetwork) -> str
         states = add_layer_with_all_states(graph, rnn, layer, states, lengths)  # [L, B, D · H]
     if network.pooling == "all":
         states = add_layer_with_all_states(graph, rnn, last_layer, states, lengths)
-        features = add_pooling(graph, states)  # [B, 2 · D · H]
+        features = add_max_and_mean_pooling(graph, states)  # [B, 2 · D · H]
     else:
         features = add_layer_with_last_states(graph, rnn, last_layer, states, lengths)  # [B, D · H]
     # Gemm computes features · weightᵀ + bias. Unlike the network, it returns logits: the missing
@@ -216,8 +222,8 @@ def add_layer_with_all_states(
     states = add_recurrent_operator(
         graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=0
     )  # [L, D, B, H]
-    by_name = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # [L, B, D, H]
-    return graph.add("Reshape", by_name, torch.tensor([0, 0, -1]))  # 0 keeps a dimension
+    transposed = graph.add("Transpose", states, perm=[0, 2, 1, 3])  # [L, B, D, H]
+    return graph.add("Reshape", transposed, torch.tensor([0, 0, -1]))  # 0 keeps a dimension
 
 
 def add_layer_with_last_states(
@@ -227,8 +233,8 @@ def add_layer_with_last_states(
     last_states = add_recurrent_operator(
         graph, rnn, layer=layer, inputs=inputs, lengths=lengths, output_index=1
     )  # [D, B, H]
-    by_name = graph.add("Transpose", last_states, perm=[1, 0, 2])  # [B, D, H]
-    return graph.add("Reshape", by_name, torch.tensor([0, -1]))  # 0 keeps a dimension
+    transposed = graph.add("Transpose", last_states, perm=[1, 0, 2])  # [B, D, H]
+    return graph.add("Reshape", transposed, torch.tensor([0, -1]))  # 0 keeps a dimension
 
 
 def add_recurrent_operator(
@@ -250,8 +256,8 @@ def add_recurrent_operator(
         lengths: the number of letters in each name, int32 [B].
         output_index: 0 for all hidden states [L, D, B, H], 1 for the last ones [D, B, H].
     """
-    input_bias = gather_directions(rnn, f"bias_ih_l{layer}")
-    hidden_bias = gather_directions(rnn, f"bias_hh_l{layer}")
+    input_bias = stack_directions_with_onnx_gates(rnn, f"bias_ih_l{layer}")
+    hidden_bias = stack_directions_with_onnx_gates(rnn, f"bias_hh_l{layer}")
     attributes: dict[str, Any] = {
         "hidden_size": rnn.hidden_size,
         "direction": "bidirectional" if rnn.bidirectional else "forward",
@@ -262,8 +268,10 @@ def add_recurrent_operator(
     return graph.add(
         OPERATORS[rnn.mode],
         inputs,
-        gather_directions(rnn, f"weight_ih_l{layer}"),  # [D, G · H, size of the input]
-        gather_directions(rnn, f"weight_hh_l{layer}"),  # [D, G · H, H]
+        stack_directions_with_onnx_gates(
+            rnn, f"weight_ih_l{layer}"
+        ),  # [D, G · H, size of the input]
+        stack_directions_with_onnx_gates(rnn, f"weight_hh_l{layer}"),  # [D, G · H, H]
         torch.cat([input_bias, hidden_bias], dim=1),  # [D, 2 · G · H]
         lengths,
         output_index=output_index,
@@ -271,7 +279,7 @@ def add_recurrent_operator(
     )
 
 
-def gather_directions(rnn: nn.RNNBase, parameter: str) -> Tensor:
+def stack_directions_with_onnx_gates(rnn: nn.RNNBase, parameter: str) -> Tensor:
     """Return a parameter of all directions [D, G · H, …], with its gates in ONNX's order."""
     gate_order = GATE_ORDERS[rnn.mode]
     suffixes = ["", "_reverse"] if rnn.bidirectional else [""]
@@ -283,7 +291,7 @@ def gather_directions(rnn: nn.RNNBase, parameter: str) -> Tensor:
     return torch.stack(directions)
 
 
-def add_pooling(graph: GraphBuilder, states: str) -> str:
+def add_max_and_mean_pooling(graph: GraphBuilder, states: str) -> str:
     """Add the maximum and the mean of the hidden states of each name.
 
     Args:
@@ -305,6 +313,8 @@ def add_pooling(graph: GraphBuilder, states: str) -> str:
 
     # The padding becomes -∞, which is never the maximum.
     masked = graph.add("Where", is_letter, states, torch.tensor(-torch.inf))  # [L, B, D · H]
+    # In this version of the operators, ReduceMax has its axes as an attribute, and ReduceSum as an
+    # input.
     maximum = graph.add("ReduceMax", masked, axes=[0], keepdims=0)  # [B, D · H]
 
     # The padding becomes 0, which does not change the sum.

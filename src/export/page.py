@@ -21,17 +21,17 @@ def render_page_of_tutorial_cell(model: TrainedModel) -> str:
     """Return a web page that contains a model and runs it in the browser.
 
     Raises:
-        UserError: if the model is not a hand-written cell without n-gram models.
+        UserError: if the model has n-gram models, or another cell than the hand-written one.
     """
     network = model.network
     if not isinstance(network.recurrent, TutorialNetwork) or network.ngrams:
         raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
     weights = {}
     for name, weight in network.recurrent.rnn.named_parameters():
-        weights[name] = encode_weight(weight)
+        weights[name] = encode_weight_as_base64(weight)
     # The script of the page reads all values by these keys.
     values = model.metadata()
-    values["spelled"] = find_conversions(model.alphabet.kind)
+    values["spelled"] = find_characters_by_replacement(model.alphabet.kind)
     values["weights"] = weights
     values["sharpness"] = model.score_scale
     # Without `<`, the values cannot end the script element that contains them.
@@ -39,26 +39,28 @@ def render_page_of_tutorial_cell(model: TrainedModel) -> str:
     return TEMPLATE.read_text(encoding="utf-8").replace("{model}", embedded)
 
 
-def encode_weight(weight: Tensor) -> str:
+def encode_weight_as_base64(weight: Tensor) -> str:
     """Return a weight, row by row, as little-endian float32 numbers in base64."""
-    # JavaScript reads numbers in the byte order of the machine, nearly always little-endian.
+    # JavaScript reads numbers in the byte order of the reader's machine, which is little-endian on
+    # nearly all machines.
     numbers = weight.detach().numpy().astype("<f4")
     return b64encode(numbers.tobytes()).decode()
 
 
-def find_conversions(kind: AlphabetKind) -> dict[str, str]:
-    """Return the characters that normalization replaces, by what replaces them.
+def find_characters_by_replacement(kind: AlphabetKind) -> dict[str, str]:
+    """Map each replacement to the characters that normalization replaces with it.
 
-    The result contains `CONVERTIBLE_CHARACTERS` only, and no characters that are kept or removed.
-    With letters=ascii, the characters of the key `Ya` are `Я` and others.
+    With letters=ascii, for example, `Ya` is mapped to `Я` and others. Characters that are kept or
+    removed are left out, and so are those outside `CONVERTIBLE_CHARACTERS`.
     """
-    characters: dict[str, str] = {}
+    characters_by_replacement: dict[str, str] = {}
     for code_point in CONVERTIBLE_CHARACTERS:
         character = chr(code_point)
-        # Between two letters, a character is neither trimmed nor the only one of a name. No accent
-        # composes with a `q`.
+        # Between two letters, a character is not removed as the first or last one of a name. They
+        # are `q`s, because no accent composes with a `q`.
         normalized = normalize_name(f"q{character}q", kind)
         replacement = normalized[1:-1]
         if replacement not in ("", character):
-            characters[replacement] = characters.get(replacement, "") + character
-    return characters
+            previous = characters_by_replacement.get(replacement, "")
+            characters_by_replacement[replacement] = previous + character
+    return characters_by_replacement

@@ -20,19 +20,23 @@ from src.run.signals import STOP_HANDLER, StopHandler, is_sweep_worker
 
 log = logging.getLogger(__name__)
 
+# As in tqdm's default format, but without the number of names, which the percentage shows.
 BAR_FORMAT = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
 
 
 class Progress(Callback):
-    """Prints the tutorial's line at regular intervals, shows a progress bar and measures the speed.
+    """Prints examples at regular intervals, shows a progress bar and measures the speed.
+
+    An example is a line in the format of the PyTorch tutorial: a name, its guess and its loss.
 
     Args:
-        print_every: iterations between printed lines.
+        print_every: iterations between printed examples.
         names_per_iteration: mean number of names in an iteration.
 
     Attributes:
         has_started: whether training has started.
-        n_names: number of names that the trainer has trained on.
+        n_names: number of names that the trainer has trained on. If batches differ in size, this is
+            an estimate.
         seconds: time spent on sampling names and training on them, without validations and
             checkpoints.
     """
@@ -44,7 +48,8 @@ class Progress(Callback):
         self.n_names = 0.0
         self.seconds = 0.0
         self._last_time = 0.0
-        # By default, forked processes share the lock of tqdm, and one that is killed would keep it.
+        # tqdm's default lock is shared by forked processes. A process that is killed would never
+        # release it.
         tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
@@ -58,10 +63,12 @@ class Progress(Callback):
         self.has_started = True
         # The bars of several processes would overwrite each other.
         is_alone = trainer.is_global_zero and not is_sweep_worker()
+        # tqdm: None shows the bar only if the output is a terminal; True never shows it.
+        disable = None if is_alone else True
         self._bar = tqdm(
             total=pl_module.run_length.iterations * self.names_per_iteration,
             initial=pl_module.iteration * self.names_per_iteration,
-            disable=None if is_alone else True,  # with None, the bar needs a terminal
+            disable=disable,
             leave=False,
             bar_format=BAR_FORMAT,
             unit=" names",
@@ -70,27 +77,29 @@ class Progress(Callback):
         )
 
     def on_train_epoch_start(self, *_: Any) -> None:
-        """Start the clock again after a validation."""
+        """Restart the clock. An epoch begins after each validation, which is not measured."""
         self._last_time = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Batch, *_: Any
     ) -> None:
         """Print the examples that are due, and update the progress bar and the clock."""
-        self._print_examples(pl_module, outputs, batch)
-        losses = outputs["losses"]
+        self._print_due_examples(pl_module, outputs, batch)
+        losses = outputs["losses"]  # [number of iterations in the batch]
         postfix = {"loss": float(losses.double().mean())}  # of this batch
         if SCORE in trainer.callback_metrics:
             postfix["val"] = float(trainer.callback_metrics[SCORE])
+        # tqdm redraws the bar at its own intervals.
         self._bar.set_postfix(postfix, refresh=False)
-        n_names = len(losses) * self.names_per_iteration
+        n_iterations = len(losses)
+        n_names = n_iterations * self.names_per_iteration
         self._bar.update(n_names)
         self.n_names += n_names
         now = time.perf_counter()
         self.seconds += now - self._last_time
         self._last_time = now
 
-    def _print_examples(self, model: NameClassifier, outputs: Any, batch: Batch) -> None:
+    def _print_due_examples(self, model: NameClassifier, outputs: Any, batch: Batch) -> None:
         """Print the examples of a batch that are due.
 
         Args:
@@ -99,20 +108,24 @@ class Progress(Callback):
             outputs: what `training_step` returned.
             batch: the names.
         """
-        losses = outputs["losses"]  # one for each iteration
-        # With print_every=5000, iterations 5000, 10000 … are due.
+        losses = outputs["losses"]  # [number of iterations in the batch]
+        # With print_every=5000, iterations 5000, 10000 … are due. If the batch starts with
+        # iteration 4998, the first due iteration has index 2 in the batch.
         first_iteration = model.iteration + 1
         n_since_due = first_iteration % self.print_every
-        first_due = (self.print_every - n_since_due) % self.print_every  # index in the batch
-        for index in range(first_due, len(losses), self.print_every):
-            # With DDP, this process may have no names in a batch.
-            if index < len(batch.lengths) and losses[index].isfinite():
+        n_until_due = (self.print_every - n_since_due) % self.print_every
+        for index in range(n_until_due, len(losses), self.print_every):
+            # In online training, iteration `index` of the batch is name `index`. Otherwise, the
+            # batch is one iteration, and `index` is 0, the first name. With DDP, this process may
+            # have no names in the batch.
+            has_name = index < len(batch.lengths)
+            if has_name and losses[index].isfinite():
                 line = self._format_example(model, outputs, batch, index)
                 with tqdm.external_write_mode():  # above the progress bar
                     log.info(line)
 
     def _format_example(self, model: NameClassifier, outputs: Any, batch: Batch, index: int) -> str:
-        """Return the tutorial's line for one example of a batch."""
+        """Return a line like the tutorial's for the name with an index in the batch."""
         categories = model.network.categories
         iteration = model.iteration + index + 1
         progress = iteration / model.run_length.iterations
@@ -125,18 +138,20 @@ class Progress(Callback):
         return f"{iteration:>9}  {progress:>4.0%}  {loss:.4f}  {name} / {guess}  {verdict}"
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Remove the progress bar."""
+        """Remove the progress bar after training."""
         self._bar.close()
 
-    on_exception = teardown
+    def on_exception(self, *_: Any, **__: Any) -> None:
+        """Remove the progress bar if training fails, in which case `teardown` is not called."""
+        self._bar.close()
 
 
 class Checkpoint(ModelCheckpoint):
     """A checkpoint file that is written at validations.
 
     The state of Lightning's own callback contains paths. If the folder of the run has been moved,
-    Lightning would delete files at the old paths and forget the score. This class restores only
-    the score.
+    restoring this state would delete files at the old paths and forget the score. This class
+    restores only the score.
 
     Args:
         file: the file to write.
@@ -161,13 +176,13 @@ class Checkpoint(ModelCheckpoint):
         return {"score": float(self.best_model_score)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the score if the file still exists."""
+        """Restore the score, so that only better weights replace the file, if it still exists."""
         if "score" not in state_dict:
             return
         if not self.file.is_file():
             log.info(f"{self.file}: is gone; the best weights from here on are kept")
             return
-        # What Lightning would have stored if it had written the file itself.
+        # These are the attributes that `ModelCheckpoint._update_best_and_save` sets.
         score = torch.tensor(float(state_dict["score"]))
         path = self.format_checkpoint_name({})
         self.best_model_score = score
@@ -192,11 +207,16 @@ class StopOnSignal(Callback):
         self._sweep_process = os.getppid() if is_sweep_worker() else None
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Only record signals from now on, because compiling the kernel cannot be interrupted."""
-        STOP_HANDLER.is_polled = stage == "fit"
+        """Declare that training is running, so that the handler only records signals."""
+        # Training has not started yet, but `OnlineSGD` is about to compile its kernel, which must
+        # not be interrupted. Tests and validations of their own can be interrupted at any time.
+        is_fitting = stage == "fit"
+        STOP_HANDLER.is_training = is_fitting
 
     def on_train_start(self, *_: Any) -> None:
         """Replace Lightning's signal handlers, which would stop without a checkpoint."""
+        # Lightning has replaced the handler of SIGTERM, but not that of SIGINT, which still shows
+        # whether ours was installed.
         if isinstance(signal.getsignal(signal.SIGINT), StopHandler):
             STOP_HANDLER.install()
 
@@ -206,15 +226,19 @@ class StopOnSignal(Callback):
         Raises:
             KeyboardInterrupt: to stop.
         """
+        # If a parent process dies, the system gives its children another parent.
         is_orphan = self._sweep_process is not None and self._sweep_process != os.getppid()
         should_stop = STOP_HANDLER.signum != 0 or is_orphan
-        # If several processes train together, all of them stop at the same batch.
+        # If several processes train together, all of them stop at the same batch: `all=False` means
+        # that a signal to one of them is enough.
         if trainer.strategy.reduce_boolean_decision(should_stop, all=False):
             trainer.save_checkpoint(self.file)
             raise KeyboardInterrupt
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """From now on, a signal raises KeyboardInterrupt immediately, as before training."""
-        STOP_HANDLER.is_polled = False
+        """Declare that training has ended, so that a signal raises KeyboardInterrupt at once."""
+        STOP_HANDLER.is_training = False
 
-    on_exception = teardown
+    def on_exception(self, *_: Any, **__: Any) -> None:
+        """Do the same if training fails, in which case `teardown` is not called."""
+        STOP_HANDLER.is_training = False

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.checkpoint import VERSION, read_checkpoint
 
 
@@ -20,12 +20,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, *_: Any, **__: Any) -> None:
         """Write a new file, then replace the previous checkpoint with it."""
+        # The other arguments of Lightning, such as options of the storage, are not used.
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Serialize to memory first: torch hides the reason if it cannot write a file.
+        # Serialize to memory first: if `torch.save` cannot write a file, its error has no reason.
         content = io.BytesIO()
         torch.save({**checkpoint, "version": VERSION}, content)
-        write_bytes(file, content.getvalue())
+        write_bytes_atomically(file, content.getvalue())
 
     def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> dict[str, Any]:
         """Read a checkpoint onto the CPU."""

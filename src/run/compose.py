@@ -10,11 +10,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.config import KEYS, RUN_KEYS, Config
 from src.errors import UserError
-from src.run import resolvers as resolvers  # registers what the YAML files refer to
+from src.run import resolvers as resolvers  # importing it registers them for the YAML files
 from src.run.messages import unknown_key_message
 from src.run.run_folder import CONFIG_FILE, read_settings
 
 PATH_KEYS = ("data_dir", "data_file", "init_from", "resume")
+"""The keys whose values are paths of files or folders."""
 
 
 def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
@@ -29,29 +30,58 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: if a key does not exist or a value is invalid.
     """
-    for key in map(str, cfg):
-        if key not in (*KEYS, "hydra"):
-            raise UserError(unknown_key_message(key))
+    check_keys_exist(cfg)
     try:
-        # Without the loggers, whose values may refer to the folder of the run.
-        selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
-        settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
-        for key in PATH_KEYS:
-            if settings.get(key):
-                settings[key] = to_absolute_path(settings[key])
+        settings = resolve_interpolations_and_paths(cfg)
         if settings["resume"]:
-            settings = merge_resumed_settings(settings, get_override_keys(overrides))
-        schema = OmegaConf.structured(Config)  # converts and checks the types
-        config: Any = OmegaConf.to_object(OmegaConf.merge(schema, settings))
+            settings = check_and_merge_resumed_settings(settings, get_override_keys(overrides))
+        config = convert_to_validated_config(settings)
         for group in ("logger", "callbacks"):
             if group in cfg:
+                # Hydra resolves these values later, when it builds the objects.
                 setattr(config, group, OmegaConf.to_container(cfg[group]))
-        config.overrides = tuple(overrides)
     except OmegaConfBaseException as error:
+        # The other lines of the message are about types of this program.
         reason = str(error.msg or error).partition("\n")[0]
         message = f"{error.full_key}: {reason}" if error.full_key else reason
         raise UserError(message) from None
-    return cast(Config, config)
+    config.overrides = tuple(overrides)
+    return config
+
+
+def check_keys_exist(cfg: DictConfig) -> None:
+    """Check that the configuration has no other keys than those of `Config` and Hydra's own.
+
+    Raises:
+        UserError: if a key does not exist.
+    """
+    # The schema would report such a key as well, but could not suggest a similar one.
+    for key in map(str, cfg):
+        if key not in KEYS and key != "hydra":
+            raise UserError(unknown_key_message(key))
+
+
+def resolve_interpolations_and_paths(cfg: DictConfig) -> dict[str, Any]:
+    """Return the settings as plain values, without the loggers and callbacks.
+
+    Interpolations are resolved, and relative paths refer to the folder of the command.
+    """
+    # The loggers can refer to the folder of the run, which Hydra does not know yet.
+    selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
+    settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
+    # Hydra can change the current folder of a job.
+    for key in PATH_KEYS:
+        if settings.get(key):
+            settings[key] = to_absolute_path(settings[key])
+    return cast(dict[str, Any], settings)
+
+
+def convert_to_validated_config(settings: dict[str, Any]) -> Config:
+    """Convert plain values to a `Config`, which checks their types and ranges."""
+    # With a structured schema, OmegaConf converts and checks the types: `lr=x` is an error.
+    schema = OmegaConf.structured(Config)
+    merged = OmegaConf.merge(schema, settings)
+    return cast(Config, OmegaConf.to_object(merged))
 
 
 def get_override_keys(overrides: Sequence[str]) -> set[str]:
@@ -59,7 +89,9 @@ def get_override_keys(overrides: Sequence[str]) -> set[str]:
     return {override.lstrip("+").partition("=")[0] for override in overrides}
 
 
-def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) -> dict[str, Any]:
+def check_and_merge_resumed_settings(
+    settings: dict[str, Any], override_keys: set[str]
+) -> dict[str, Any]:
     """Return the saved settings of the run to resume; the command may only raise `iterations`.
 
     Args:
@@ -72,12 +104,11 @@ def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) ->
     """
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    if not saved or saved.keys() - set(RUN_KEYS):  # empty, or with unknown keys
+    # A file without content, or with the keys of another program, is no better than none.
+    if not saved or not set(saved).issubset(RUN_KEYS):
         raise UserError(f"resume={folder}: no run's folder with a whole {CONFIG_FILE} in it")
-    candidate_keys = override_keys & set(RUN_KEYS)
-    if "experiment" in override_keys:  # it can set any key
-        candidate_keys = set(RUN_KEYS)
-    for key in sorted(candidate_keys, key=RUN_KEYS.index):
+    for key in list_keys_that_may_have_changed(override_keys):
+        # A run of an older version may lack a key.
         old_value = saved.get(key)
         new_value = settings[key]
         if new_value == old_value:
@@ -90,8 +121,16 @@ def merge_resumed_settings(settings: dict[str, Any], override_keys: set[str]) ->
                 f"{key}={new_value}: the run in {folder} has {key}={old_value}; "
                 "only iterations can be raised, if the schedule is constant"
             )
+    resumed = dict(settings)
     # Only `resume` and `trainer`, which are not saved, remain from this command.
-    resumed = {**settings, **saved}
+    resumed.update(saved)
     if "iterations" in override_keys:
         resumed["iterations"] = settings["iterations"]
     return resumed
+
+
+def list_keys_that_may_have_changed(override_keys: set[str]) -> list[str]:
+    """Return the keys of a run that the overrides can change, in the order of `RUN_KEYS`."""
+    if "experiment" in override_keys:  # it can set any key
+        return RUN_KEYS
+    return [key for key in RUN_KEYS if key in override_keys]

@@ -13,28 +13,55 @@ LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 
 @contextmanager
 def training_environment() -> Iterator[None]:
-    """Silence Lightning's tips and warnings, and let torch use a single thread, in a `with` block.
+    """Run a `with` block with a single torch thread, and without Lightning's tips and warnings.
 
     Objects that exist already are excluded from garbage collection; this is not undone.
     """
+    with single_torch_thread(), hidden_tracebacks(), silenced_lightning():
+        exclude_existing_objects_from_garbage_collection()
+        yield
+
+
+@contextmanager
+def single_torch_thread() -> Iterator[None]:
+    """Let torch use one thread in a `with` block."""
     import torch  # takes seconds
 
-    previous_excepthook = threading.excepthook
-    previous_raise_exceptions = logging.raiseExceptions
     previous_n_threads = torch.get_num_threads()
-    previous_levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
-    # TensorBoard writes its file in a thread. If the disk is full, the next write in the main
-    # thread fails as well, and its error is reported.
-    threading.excepthook = lambda _: None
-    # The reader of the output may have gone: `python -m src.train | head`.
-    logging.raiseExceptions = False
     # For matrices this small, a second thread costs more time than it saves.
     torch.set_num_threads(1)
-    exclude_existing_objects_from_garbage_collection()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(previous_n_threads)
+
+
+@contextmanager
+def hidden_tracebacks() -> Iterator[None]:
+    """Hide tracebacks of other threads and of failed log messages in a `with` block."""
+    previous_excepthook = threading.excepthook
+    previous_raise_exceptions = logging.raiseExceptions
+    # TensorBoard writes its file in a thread, which fails if the disk is full. The main thread then
+    # fails as well, and reports the error without a traceback.
+    threading.excepthook = lambda _: None
+    # By default, logging prints a traceback if the reader of the output has gone, as in
+    # `python -m src.train | head`.
+    logging.raiseExceptions = False
+    try:
+        yield
+    finally:
+        threading.excepthook = previous_excepthook
+        logging.raiseExceptions = previous_raise_exceptions
+
+
+@contextmanager
+def silenced_lightning() -> Iterator[None]:
+    """Suppress Lightning's tips and warnings in a `with` block."""
+    previous_levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
     try:
         for name in LIGHTNING_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
-        # The report of a profiler has been requested by the user.
+        # If there is a profiler, the user has asked for its report.
         logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
@@ -42,16 +69,13 @@ def training_environment() -> Iterator[None]:
     finally:
         for name, level in previous_levels.items():
             logging.getLogger(name).setLevel(level)
-        threading.excepthook = previous_excepthook
-        logging.raiseExceptions = previous_raise_exceptions
-        torch.set_num_threads(previous_n_threads)
 
 
-@cache  # once per process: the objects of a sweep's first run should be collected
+@cache  # A second call would also exclude the objects that the first run of a sweep has left.
 def exclude_existing_objects_from_garbage_collection() -> None:
     """Exclude imported modules from garbage collection, which saves a tenth of the training time.
 
-    Garbage collection is enabled if it was disabled while the modules were imported.
+    This also enables garbage collection, which `run_cli_and_exit` has disabled.
     """
     gc.freeze()
     gc.enable()

@@ -6,8 +6,9 @@ Shapes: N names, C categories, L letters of a name.
 import io
 import math
 import warnings
+from itertools import chain
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -26,7 +27,10 @@ MIN_DARK_SHARE = 0.715
 MAX_LABEL_LENGTH = 30
 """Number of letters of a category for which a confusion matrix has room."""
 MAX_LOSS_RATIO = 1.5
-"""Top of the loss axis, as a multiple of the loss of blind guessing."""
+"""Highest top of the loss axis, as a multiple of the loss of blind guessing.
+
+A blind guess gives all C categories the probability 1 / C, so its loss is ln C.
+"""
 MAX_POINTS_WITH_MARKERS = 40
 """Number of points of a curve up to which each point has a marker."""
 DPI = 120
@@ -38,7 +42,7 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
 
-def as_png(figure: Figure) -> bytes:
+def render_png(figure: Figure) -> bytes:
     """Return a figure as a picture in PNG format."""
     file = io.BytesIO()
     with warnings.catch_warnings():
@@ -49,12 +53,12 @@ def as_png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-def escape_math(text: str) -> str:
+def escape_dollar_signs(text: str) -> str:
     """Return a text that matplotlib draws as it is, even if it contains dollar signs."""
     return text.replace("$", r"\$")
 
 
-def loss_figure(
+def draw_loss_curves(
     curves: Curves, n_categories: int, title: str, subtitle: str, is_finished: bool
 ) -> Figure:
     """Draw the loss over the iterations, and the loss of blind guessing.
@@ -67,22 +71,29 @@ def loss_figure(
         is_finished: whether the run ended as it should; if not, the subtitle is red.
     """
     figure = Figure(figsize=(7, 4.4))
-    # Fixed positions, because a layout engine would draw everything twice.
+    # Fixed positions, as fractions of the figure, because a layout engine would draw everything
+    # twice.
     axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))
-    title_lines = wrap(escape_math(title), width=84, max_lines=2, placeholder=" …")
-    subtitle_top = 0.98 - 0.035 * len(title_lines)
+    title_lines = wrap(escape_dollar_signs(title), width=84, max_lines=2, placeholder=" …")
+    line_height = 0.035
+    subtitle_top = 0.98 - line_height * len(title_lines)
     subtitle_color = "black" if is_finished else "firebrick"
     figure.text(0.09, 0.985, "\n".join(title_lines), va="top", size=9, weight="bold")
-    figure.text(0.09, subtitle_top, escape_math(subtitle), va="top", size=9, color=subtitle_color)
+    figure.text(
+        0.09, subtitle_top, escape_dollar_signs(subtitle), va="top", size=9, color=subtitle_color
+    )
 
     blind_loss = math.log(n_categories)
-    highest_loss = max(loss for curve in curves.values() for _, loss in curve)
+    all_points = chain.from_iterable(curves.values())
+    highest_loss = max(loss for _, loss in all_points)
+    # If a run diverges, the top is limited: the other points would be indistinguishable from 0.
     needed_top = 1.05 * max(highest_loss, blind_loss)
     top = min(needed_top, MAX_LOSS_RATIO * blind_loss)
+    is_cut_off = highest_loss >= top
     for label, curve in curves.items():
         iterations = [iteration for iteration, _ in curve]
         losses = [loss for _, loss in curve]
-        is_cut_off = highest_loss >= top
+        # The end of a curve may be above the top, so the legend names it.
         legend_label = f"{label}, ends at {losses[-1]:.3g}" if is_cut_off else label
         marker = "." if len(curve) < MAX_POINTS_WITH_MARKERS else ""
         axes.plot(iterations, losses, marker=marker, label=legend_label)
@@ -96,7 +107,7 @@ def loss_figure(
     return figure
 
 
-def clustered_confusion_figure(
+def draw_clustered_confusion_matrix(
     targets: Ints, predictions: Ints, categories: list[str], names_description: str
 ) -> Figure:
     """Draw a confusion matrix in percent of each true category.
@@ -113,24 +124,21 @@ def clustered_confusion_figure(
     support = np.bincount(targets, minlength=len(categories))  # [C]
     most_frequent = np.argsort(-support, kind="stable")[:MAX_CATEGORIES]
     shown = np.sort(most_frequent)  # indices of the categories that are shown [S]
-    shares = confusion_shares(targets, predictions, support, shown)  # [S, S]
-    order = order_by_confusion(shares)
+    shares = compute_confusion_shares(targets, predictions, support, shown)  # [S, S]
+    order = order_categories_by_confusion(shares)  # [S]
     shown = shown[order]
     shares = shares[np.ix_(order, order)]
 
-    labels = [escape_math(categories[index]) for index in shown]
-    counts = [f"{support[index]:,}" for index in shown]
-    labels_with_counts = [f"{label}  {n}" for label, n in zip(labels, counts, strict=True)]
-    matrix_size = min(max(0.33 * len(shown) + 1, 4), 21)  # inches
-    font_size = min(15, 65 * matrix_size / len(shown))  # points
-    longest_label = min(MAX_LABEL_LENGTH, max(map(len, labels_with_counts)))
-    label_size = 0.6 + font_size / 110 * longest_label  # inches
-    width = label_size + matrix_size + 0.3
-    height = label_size + matrix_size + 0.5
-    figure = Figure(figsize=(width, height))
-    axes = figure.add_axes(
-        (label_size / width, label_size / height, matrix_size / width, matrix_size / height)
-    )
+    labels = []
+    labels_with_counts = []
+    for index in shown:
+        label = escape_dollar_signs(categories[index])
+        labels.append(label)
+        labels_with_counts.append(f"{label}  {support[index]:,}")
+    longest_label = max(map(len, labels_with_counts))
+    layout = compute_matrix_layout(len(shown), longest_label)
+    figure = Figure(figsize=layout.figure_size)
+    axes = figure.add_axes(layout.axes_position)
     has_numbers = len(shown) <= MAX_NUMBERED_CATEGORIES
     # Without numbers, small shares need darker colors to be seen.
     gamma = 1 if has_numbers else 0.4
@@ -140,15 +148,52 @@ def clustered_confusion_figure(
         _write_percentages(axes, shares)
     else:
         figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
-    axes.set_xticks(range(len(shown)), labels, rotation=90, size=font_size)
-    axes.set_yticks(range(len(shown)), labels_with_counts, size=font_size)
+    axes.set_xticks(range(len(shown)), labels, rotation=90, size=layout.font_size)
+    axes.set_yticks(range(len(shown)), labels_with_counts, size=layout.font_size)
     axes.set(xlabel="guess", ylabel="true category, names")
-    title = f"Guesses on {escape_math(names_description)}, % of each true category"
+    title = f"Guesses on {escape_dollar_signs(names_description)}, % of each true category"
     axes.set_title(title, size=14, x=1, ha="right")
     return figure
 
 
-def confusion_shares(targets: Ints, predictions: Ints, support: Ints, shown: Ints) -> Floats:
+class MatrixLayout(NamedTuple):
+    """Sizes of a figure with a confusion matrix, such that all labels have room."""
+
+    figure_size: tuple[float, float]
+    """Width and height in inches."""
+    axes_position: tuple[float, float, float, float]
+    """Left, bottom, width and height of the matrix, as fractions of the figure."""
+    font_size: float
+    """Size of the labels in points."""
+
+
+def compute_matrix_layout(n_rows: int, longest_label: int) -> MatrixLayout:
+    """Return the sizes of a figure with a confusion matrix.
+
+    Args:
+        n_rows: number of rows of the matrix, which is also that of its columns.
+        longest_label: number of letters of the longest label.
+    """
+    # All sizes but that of the font are in inches. A matrix grows with its rows, up to a limit at
+    # which the rows become smaller.
+    matrix_size = min(max(0.33 * n_rows + 1, 4), 21)
+    font_size = min(15, 65 * matrix_size / n_rows)
+    # The labels are to the left of the matrix and, rotated, below it.
+    label_size = 0.6 + font_size / 110 * min(MAX_LABEL_LENGTH, longest_label)
+    width = label_size + matrix_size + 0.3
+    height = label_size + matrix_size + 0.5
+    axes_position = (
+        label_size / width,
+        label_size / height,
+        matrix_size / width,
+        matrix_size / height,
+    )
+    return MatrixLayout((width, height), axes_position, font_size)
+
+
+def compute_confusion_shares(
+    targets: Ints, predictions: Ints, support: Ints, shown: Ints
+) -> Floats:
     """Return the share of each predicted category among the names of each true category.
 
     Args:
@@ -161,17 +206,20 @@ def confusion_shares(targets: Ints, predictions: Ints, support: Ints, shown: Int
         The shares [S, S]; row: true category, column: prediction.
     """
     n_shown = len(shown)
-    # All categories that are not shown share the last row and the last column.
+    # All categories that are not shown share the last row and the last column, which are dropped
+    # at the end.
     position = np.full(len(support), n_shown)
     position[shown] = np.arange(n_shown)
     counts = np.zeros((n_shown + 1, n_shown + 1))
     np.add.at(counts, (position[targets], position[predictions]), 1)
-    row_sums = support[shown].clip(min=1)  # of all names, whether their prediction is shown or not
+    # A row is divided by all names of its category, even those whose prediction is not shown. A
+    # category without names is not divided by 0.
+    row_sums = support[shown].clip(min=1)
     shares: Floats = counts[:-1, :-1] / row_sums[:, None]
     return shares
 
 
-def order_by_confusion(shares: Floats) -> Ints:
+def order_categories_by_confusion(shares: Floats) -> Ints:
     """Return an order of categories in which those that are often confused are neighbors.
 
     This is spectral ordering: the categories are sorted by their entries in the second eigenvector
@@ -186,7 +234,7 @@ def order_by_confusion(shares: Floats) -> Ints:
     weights = shares + shares.T + 1e-3  # the constant connects all categories
     laplacian = np.diag(weights.sum(axis=1)) - weights
     _, eigenvectors = np.linalg.eigh(laplacian)
-    second = min(1, len(shares) - 1)  # a single category has a single eigenvector
+    second = min(1, len(shares) - 1)  # the first one, if there is a single category
     return np.argsort(eigenvectors[:, second], kind="stable")
 
 
@@ -199,7 +247,7 @@ def _write_percentages(axes: Axes, shares: Floats) -> None:
         axes.text(column, row, text, color=color, size=12, ha="center", va="center")
 
 
-def letter_probabilities_figure(
+def draw_letter_probabilities(
     name: str, probabilities: NDArray[Any], categories: list[str], prior: str
 ) -> Figure:
     """Draw how the probabilities change while a name is read letter by letter.
@@ -210,12 +258,12 @@ def letter_probabilities_figure(
         categories: names of the categories [C].
         prior: name of the prior.
     """
-    size = (2 + 0.45 * len(name), 1 + 0.3 * len(categories))
+    size = (2 + 0.45 * len(name), 1 + 0.3 * len(categories))  # inches
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(name)), list(map(escape_math, name)))
-    axes.set_yticks(range(len(categories)), list(map(escape_math, categories)))
-    axes.set(xlabel="letters read so far", title=escape_math(name))
+    axes.set_xticks(range(len(name)), list(map(escape_dollar_signs, name)))
+    axes.set_yticks(range(len(categories)), list(map(escape_dollar_signs, categories)))
+    axes.set(xlabel="letters read so far", title=escape_dollar_signs(name))
     figure.colorbar(image, label=f"probability, prior: {prior}")
     return figure

@@ -5,7 +5,6 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.errors import UserError
 from src.run.compose import build_config
-from src.run.messages import error_message, shell_override
-from src.run.run_folder import LAST_CHECKPOINT, SEED_FOLDERS, lock_folder
+from src.run.messages import error_message, format_folder_override
+from src.run.run_folder import LAST_CHECKPOINT, SEED_FOLDER_PATTERN, create_and_lock_folder
 
 CONNECTION_TIMEOUT_SECONDS = 10
+"""Time that a Ray cluster has to answer."""
 N_RUNS_VARIABLE = "NAMES_RNN_N_RUNS"
 """Environment variable with the number of runs of a sweep, for its worker processes."""
 
@@ -30,8 +30,9 @@ N_RUNS_VARIABLE = "NAMES_RNN_N_RUNS"
 class Preflight(Callback):
     """A Hydra callback that checks the settings of a command and locks its folder.
 
-    Hydra turns an exception of a callback into a warning, so errors end the program here. Whether
-    the settings of each run of a sweep go together is checked when the run starts.
+    Hydra turns an exception of a callback into a warning, so errors end the program here. In a
+    sweep, only the settings that all runs share are checked. Those of a single run are checked when
+    the run starts.
     """
 
     # An attribute of the class, because Hydra pickles callbacks for the worker processes of a
@@ -40,36 +41,36 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings of a single run, and lock its folder."""
-        with exit_on_error():
+        with exit_with_message_on_error():
             set_hydra_config(config)
             settings = build_config(config, config.hydra.overrides.task)
-            if "LOCAL_RANK" in os.environ:  # another process of the run, which holds the lock
+            # Lightning sets this variable in the processes that it starts for DDP. The process that
+            # started them holds the lock.
+            if "LOCAL_RANK" in os.environ:
                 return
             folder = Path(config.hydra.run.dir)
-            Preflight._lock = lock_folder(folder)
+            Preflight._lock = create_and_lock_folder(folder)
+            # Training would resume from the checkpoints, although the user wants a new run.
             if has_checkpoints(folder) and not settings.resume:
-                resume = shell_override("resume", folder)
+                resume = format_folder_override("resume", folder)
                 raise UserError(f"{folder}: holds a run; go on with it: {resume}")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Check what the runs of a sweep have in common, and lock the folder of the sweep."""
-        with exit_on_error():
+        """Check the settings that all runs of a sweep share, and lock the folder of the sweep."""
+        with exit_with_message_on_error():
             set_hydra_config(config)
-            if any(word.startswith("resume=") for word in config.hydra.overrides.task):
-                raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
-            if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
-                raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
-            check_sweeper(config)
-            check_launcher(config)
+            check_settings_shared_by_runs(config)
+            check_search_settings(config)
+            connect_to_cluster_if_any(config)
             n_runs = count_sweep_runs(config)
             os.environ[N_RUNS_VARIABLE] = str(n_runs or 0)
-            set_number_of_workers(config, n_runs)
-            Preflight._lock = lock_folder(Path(config.hydra.sweep.dir))
+            limit_joblib_workers(config, n_runs)
+            Preflight._lock = create_and_lock_folder(Path(config.hydra.sweep.dir))
 
 
 @contextmanager
-def exit_on_error() -> Iterator[None]:
-    """End the program with a message if there is any error in a `with` block."""
+def exit_with_message_on_error() -> Iterator[None]:
+    """End the program with the first line of the message if an error occurs in a `with` block."""
     try:
         yield
     except Exception as error:
@@ -79,6 +80,7 @@ def exit_on_error() -> Iterator[None]:
 
 def set_hydra_config(config: DictConfig) -> None:
     """Set Hydra's global configuration, which resolves `${hydra:…}` in the name of a folder."""
+    # Hydra itself sets it only after the callbacks.
     HydraConfig.instance().set_config(config)
 
 
@@ -87,17 +89,32 @@ def has_checkpoints(folder: Path) -> bool:
     checkpoint_folder = LAST_CHECKPOINT.parent
     if (folder / checkpoint_folder).exists():
         return True
-    return any(folder.glob(f"{SEED_FOLDERS}/{checkpoint_folder}"))
+    return any(folder.glob(f"{SEED_FOLDER_PATTERN}/{checkpoint_folder}"))
+
+
+def check_settings_shared_by_runs(config: DictConfig) -> None:
+    """Check the settings that have no meaning in a sweep.
+
+    Raises:
+        UserError: if such a setting is set.
+    """
+    overrides = list(config.hydra.overrides.task)
+    if any(override.startswith("resume=") for override in overrides):
+        raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
+    if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
+        raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
 
 
 def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
     """Return the overrides that have more than one value, by key."""
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     overrides = [f"{key}={value}" for key, value in params.items()]
-    overrides += list(config.hydra.overrides.task)  # the command line takes precedence
-    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for `glob(*)`
+    overrides += list(config.hydra.overrides.task)
+    # The config loader finds the options of a group for `group=glob(*)`.
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     sweep_overrides: dict[str, Override] = {}
     for override in parser.parse_overrides(overrides):
+        # A later override of the same key, which may have a single value, replaces an earlier one.
         sweep_overrides.pop(override.key_or_group, None)
         if override.is_sweep_override():
             sweep_overrides[override.key_or_group] = override
@@ -107,84 +124,102 @@ def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
 def count_sweep_runs(config: DictConfig) -> int | None:
     """Return the number of runs of a sweep, or None if it is unknown."""
     if config.hydra.runtime.choices["hydra/sweeper"] != "basic":
+        # Optuna's sweeper has this key; other sweepers may have another one.
         n_trials: int | None = config.hydra.sweeper.get("n_trials")
         return n_trials
-    overrides = find_sweep_overrides(config).values()
-    return prod(len(list(override.sweep_iterator())) for override in overrides)
+    # The basic sweeper runs all combinations of the values.
+    n_runs = 1
+    for override in find_sweep_overrides(config).values():
+        n_runs *= len(list(override.sweep_iterator()))
+    return n_runs
 
 
-def set_number_of_workers(config: DictConfig, n_runs: int | None) -> None:
-    """Give each core a worker process with one run at a time, unless the user has set a number.
+def limit_joblib_workers(config: DictConfig, n_runs: int | None) -> None:
+    """Limit joblib to one worker process per core, run and job of the sweeper.
 
-    If there is a single worker, the runs are executed in this process.
+    Nothing changes if another launcher is selected, or the user has set the number of workers. With
+    a single worker, joblib executes the runs in this process.
+
+    Args:
+        config: the configuration, whose `hydra.launcher` is changed in place.
+        n_runs: the number of runs of the sweep, if it is known.
     """
-    launcher = config.hydra.launcher
     if config.hydra.runtime.choices["hydra/launcher"] != "joblib":
         return
-    is_set_by_user = launcher.n_jobs != -1  # the default of joblib
+    launcher = config.hydra.launcher
+    is_set_by_user = launcher.n_jobs != -1  # joblib's default: all cores
     if is_set_by_user:
         return
     from joblib import cpu_count  # optional dependency
 
     # Runs on the same accelerator would slow each other down.
     n_workers = cpu_count() if config.trainer.accelerator == "cpu" else 1
-    for limit in (n_runs, config.hydra.sweeper.get("n_jobs")):
-        if limit:
-            n_workers = min(n_workers, limit)
+    if n_runs:
+        n_workers = min(n_workers, n_runs)
+    # Optuna's sweeper starts this number of runs at once.
+    n_sweeper_jobs = config.hydra.sweeper.get("n_jobs")
+    if n_sweeper_jobs:
+        n_workers = min(n_workers, n_sweeper_jobs)
     with read_write(config.hydra):
         launcher.n_jobs = n_workers
-        launcher.pre_dispatch = str(n_workers)  # no run waits for a worker that is still busy
+        # By default, joblib hands out more runs than there are workers. These would wait for a
+        # worker that is still busy, while another one is idle.
+        launcher.pre_dispatch = str(n_workers)
 
 
-def check_sweeper(config: DictConfig) -> None:
-    """Check the settings of a hyperparameter search, which would otherwise fail late or silently.
+def check_search_settings(config: DictConfig) -> None:
+    """If the sweep is a hyperparameter search, check the settings that it depends on.
+
+    Without these checks, a search would fail late or silently.
 
     Raises:
         UserError: if a setting is wrong.
     """
     if config.hydra.runtime.choices["hydra/sweeper"] == "basic":
         return
+    # By default, Optuna minimizes. The value can be a text or an enum.
     if "maximize" not in str(OmegaConf.select(config, "hydra.sweeper.direction")):
         raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
     if config.val_fraction == 0:
         raise UserError("val_fraction=0: a search needs validation names to score by")
+    # A search would look for the best seed instead of repeating runs.
     if "seed" in find_sweep_overrides(config):
         raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
 
 
-def check_launcher(config: DictConfig) -> None:
-    """Check that the cluster on which a sweep is to run is available.
+def connect_to_cluster_if_any(config: DictConfig) -> None:
+    """Check that SLURM is available, or connect to Ray, if the sweep is to run there.
 
     Raises:
-        UserError: if it is not.
+        UserError: if the cluster is not available.
     """
     launcher_name = config.hydra.runtime.choices["hydra/launcher"]
     if launcher_name == "submitit_slurm" and shutil.which("sbatch") is None:
         raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
     if launcher_name == "ray":
-        arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
-        connect_to_ray(arguments)
+        init_arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
+        connect_to_ray(init_arguments)
 
 
-def connect_to_ray(arguments: dict[str, Any]) -> None:
+def connect_to_ray(init_arguments: dict[str, Any]) -> None:
     """Connect to a Ray cluster, or start one. The launcher uses the connection.
 
     Args:
-        arguments: the arguments of `ray.init`.
+        init_arguments: the arguments of `ray.init`.
 
     Raises:
         UserError: if that is not possible.
     """
     import ray  # optional dependency, and slow
 
-    # ray://host:port, or host:port
-    address = str(arguments.get("address"))
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    # The address is ray://host:port, host:port, or null for a new cluster on this machine.
+    address = str(init_arguments.get("address")).removeprefix("ray://")
+    host, _, port = address.rpartition(":")
     try:
         if host and port.isdigit():
             # Ray would wait forever for an address at which nothing answers.
             timeout = CONNECTION_TIMEOUT_SECONDS
             socket.create_connection((host, int(port)), timeout=timeout).close()
-        ray.init(**arguments)
+        ray.init(**init_arguments)
     except Exception as error:  # Ray raises many kinds of errors
         raise UserError(f"hydra.launcher.ray.init: {error}") from None

@@ -13,14 +13,19 @@ from torch import Tensor
 
 from src.config import RESULT_KEYS, RUN_KEYS, Config
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.classifier import DivergenceError, NameClassifier
 from src.models.registry import SCORE
 from src.run import figures
 from src.run.callbacks import Progress
-from src.run.loggers import RunTensorBoardLogger, close_loggers, make_loggers
-from src.run.messages import first_line, shell_override
-from src.run.result_table import format_result
+from src.run.loggers import (
+    RunTensorBoardLogger,
+    close_loggers,
+    delete_log_files,
+    make_loggers_and_log_settings,
+)
+from src.run.messages import first_line_of_message, format_folder_override
+from src.run.result_table import format_result_summary
 from src.run.run_folder import (
     LAST_CHECKPOINT,
     Metrics,
@@ -38,41 +43,57 @@ class Report:
     """A context manager around the training of a run, which reports how the run ended.
 
     If several processes train together, only the one of rank 0 reports.
+
+    Attributes:
+        logged_settings: all settings of the run, for its loggers.
+        displayed_settings: the settings that identify the run, for the title of the loss curves and
+            the first columns of TensorBoard.
+        metric_names: the names of the metrics without the prefix `val/` or `test/`.
     """
 
     config: Config
     folder: Path
+    """The folder of the run."""
     model: NameClassifier
     trainer: Any
     progress: Progress
+    """The callback that measures the speed."""
     is_resumed: bool
     """Whether the run continues from a checkpoint."""
     start_time: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
-        # With `passes`, the number of iterations is not in the configuration.
-        iterations = {"iterations": self.model.run_length.iterations}
-        self.settings = {**self.config.subset(RESULT_KEYS), **iterations}
-        self.displayed_settings = {**self.config.displayed_settings, **iterations}
+        self.logged_settings = self.config.subset(RESULT_KEYS)
+        self.displayed_settings = self.config.displayed_settings
+        # With `passes`, the configuration does not contain the actual number of iterations.
+        iterations = self.model.run_length.iterations
+        self.logged_settings["iterations"] = iterations
+        self.displayed_settings["iterations"] = iterations
+        # A MetricCollection is a dictionary, whose keys are the names of its metrics.
         self.metric_names = ["loss", *map(str, self.model.metrics)]
         self.prior_scores: Metrics = {}
 
     def __enter__(self) -> "Report":
         """Write the settings of the run to its folder, and create its loggers."""
         if not self.trainer.is_global_zero:
-            # Otherwise, each process would print the same lines.
+            # All processes would print the same lines. Warnings are disabled as well.
             logging.disable(logging.WARNING)
             return self
         start_run_folder(self.folder, self.config.subset(RUN_KEYS))
+        # With `fast_dev_run`, which is for debugging, Lightning logs nothing either.
         if self.trainer.fast_dev_run:
             self.trainer.loggers = []
-        else:
-            self.trainer.loggers = make_loggers(self.config.logger, self.folder, self.settings)
+            return self
+        delete_log_files(self.folder)
+        self.trainer.loggers = make_loggers_and_log_settings(
+            self.config.logger, self.folder, self.logged_settings
+        )
         return self
 
     @property
     def metrics(self) -> Metrics:
         """The current values of all metrics."""
+        # The speed is that of the training loop alone, the seconds are those of the whole run.
         return {
             **self.model.last_values(),
             **self.prior_scores,
@@ -81,10 +102,12 @@ class Report:
             "names_per_second": self.progress.names_per_second,
         }
 
-    def finish(
+    def report_result(
         self, log_probs: Tensor, targets: Tensor, split: str, prior_scores: Metrics
     ) -> Metrics:
-        """Report the results of a run that was not interrupted, and return its metrics.
+        """Report the result of a run that was not interrupted, and return its metrics.
+
+        This draws the confusion matrix, logs the result and prints it.
 
         Args:
             log_probs: log-probabilities of the names in the confusion matrix [N, C].
@@ -92,31 +115,34 @@ class Report:
             split: name of the split that these names belong to.
             prior_scores: scores of the test names under each prior.
         """
-        # Stored first, so that `__exit__` also finds them if the run is interrupted below.
+        # Stored first, so that `__exit__` writes them to metrics.json even if a signal comes below.
         self.prior_scores = prior_scores
         metrics = self.metrics
+        # All processes return the score, but only the one of rank 0 writes and prints.
         if not self.trainer.is_global_zero:
             return metrics
-        figure = figures.clustered_confusion_figure(
+        figure = figures.draw_clustered_confusion_matrix(
             targets=targets.numpy(),
             predictions=log_probs.argmax(dim=1).numpy(),
             categories=self.model.network.categories,
             names_description=f"the {split} names",
         )
-        confusion_matrix = figures.as_png(figure)
-        write_bytes(self.folder / "confusion_matrix.png", confusion_matrix)
-        result = format_result(metrics, self.metric_names, self.folder, self.trainer.loggers)
+        confusion_matrix = figures.render_png(figure)
+        write_bytes_atomically(self.folder / "confusion_matrix.png", confusion_matrix)
+        summary = format_result_summary(
+            metrics, self.metric_names, self.folder, self.trainer.loggers
+        )
         for logger in self.trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
-                logger.log_result(
+                logger.log_result_and_hparams(
                     iteration=self.model.iteration,
                     confusion_matrix=confusion_matrix,
-                    result_table=result,
-                    settings=self.settings,
+                    result_table=summary,
+                    settings=self.logged_settings,
                     displayed_keys=self.displayed_settings,
                     metric_tags=self._list_val_and_test_tags(),
                 )
-        log.info(result)
+        log.info(summary)
         return metrics
 
     def _list_val_and_test_tags(self) -> list[str]:
@@ -135,32 +161,33 @@ class Report:
             SystemExit: if this is not the process of rank 0, and the run was interrupted or failed
                 with a UserError.
         """
-        status = self._get_status(error)
+        status = self._status_after(error)
+        # `kill_ddp_processes` says why this comes before any file is written.
         if status == Status.INTERRUPTED:
-            end_child_processes(self.trainer)
+            kill_ddp_processes(self.trainer)
         if not self.trainer.is_global_zero:
             if status == Status.INTERRUPTED or isinstance(error, UserError):
-                # With any other exit status, Lightning kills the process of rank 0 at once.
+                # The process of rank 0, which reports the error, needs a while to write its files.
+                # With any other exit status of this process, Lightning would kill it at once.
                 raise SystemExit(0) from error
             return
-        self._draw_loss(status, error)
+        self._write_loss_figure(status, error)
         close_loggers(self.trainer.loggers)
-        # A run that failed has no result. In a sweep, `write_failure` writes the reason.
+        # A run that failed has no result. If it is part of a sweep, the caller writes the reason to
+        # metrics.json.
         if status != Status.FAILED:
             write_result(self.folder, RunResult(status, self.metrics, reason=""))
         if status in (Status.STOPPED, Status.INTERRUPTED):
-            log.info(self._how_to_resume(status))
+            log.info(self._format_resume_message(status))
         if status == Status.INTERRUPTED:
-            raise KeyboardInterrupt from None  # Lightning has turned it into SystemExit
-        self._raise_user_error(error)
+            # Lightning has turned the KeyboardInterrupt into a SystemExit.
+            raise KeyboardInterrupt from None
+        self._raise_user_error_if_fixable(error)
 
-    def _get_status(self, error: BaseException | None) -> Status:
-        """Return how the run ended.
-
-        Args:
-            error: the exception that ended it, if any.
-        """
+    def _status_after(self, error: BaseException | None) -> Status:
+        """Return the status of a run that ended with an exception, or with None."""
         if error is None:
+            # A stopping callback or `max_time` can end a run early.
             is_finished = self.model.iteration >= self.model.run_length.iterations
             return Status.FINISHED if is_finished else Status.STOPPED
         if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -169,31 +196,34 @@ class Report:
             return Status.DIVERGED
         return Status.FAILED
 
-    def _how_to_resume(self, status: Status) -> str:
-        """Return a message with the command that resumes the run, if it has a checkpoint."""
+    def _format_resume_message(self, status: Status) -> str:
+        """Return how the run ended and, if it has a checkpoint, the command that resumes it."""
         message = f"{status.value.capitalize()} at iteration {self.model.iteration:,}."
         # A run of several seeds is resumed as a whole.
         if not self.config.is_seed_run and (self.folder / LAST_CHECKPOINT).exists():
-            message += f" To go on:\npython -m src.train {shell_override('resume', self.folder)}"
+            override = format_folder_override("resume", self.folder)
+            message += f" To go on:\npython -m src.train {override}"
         return message
 
-    def _raise_user_error(self, error: BaseException | None) -> None:
+    def _raise_user_error_if_fixable(self, error: BaseException | None) -> None:
         """Raise a UserError in place of an error of Lightning or torch that the user can fix.
 
         Raises:
             UserError: see above. All other errors are left to be raised by the `with` statement.
         """
+        # UserErrors and OSErrors are reported as they are.
         if error is None or isinstance(error, UserError | OSError):
             return
         # A resumed run that fails before its first step most likely has an unsuitable checkpoint.
         if self.is_resumed and not self.progress.has_started:
-            reason = first_line(error)
+            reason = first_line_of_message(error)
             raise UserError(f"{self.folder}: cannot be taken up: {reason}") from error
+        # For example, a GPU has too little memory, or two arguments of the Trainer conflict.
         if isinstance(error, RuntimeError | MisconfigurationException):
-            raise UserError(f"the training has failed: {first_line(error)}") from error
+            raise UserError(f"the training has failed: {first_line_of_message(error)}") from error
 
-    def _draw_loss(self, status: Status, error: BaseException | None) -> None:
-        """Write the picture of the loss curves, if there is a point to draw."""
+    def _write_loss_figure(self, status: Status, error: BaseException | None) -> None:
+        """Draw the loss curves and write the picture, if there is a point to draw."""
         curves = {}
         for label, tag in (("training", "train/loss"), ("validation", "val/loss")):
             curve = self.model.curve(tag)
@@ -201,27 +231,33 @@ class Report:
                 curves[label] = curve
         if not curves:
             return
-        n_categories = len(self.model.network.categories)
-        if status == Status.DIVERGED:
-            subtitle = f"{status.value}, {error}"  # the error names the iteration
-        else:
-            iterations = self.model.run_length.iterations
-            subtitle = f"{status.value} at iteration {self.model.iteration:,} of {iterations:,}"
-        score = self.model.last_values().get(SCORE)
-        if score:
-            subtitle += f"\nvalidation balanced accuracy {score:.3f}; "
-            subtitle += f"blind guessing {1 / n_categories:.3f}"
-        figure = figures.loss_figure(
+        settings = [f"{key}={value}" for key, value in self.displayed_settings.items()]
+        figure = figures.draw_loss_curves(
             curves=curves,
-            n_categories=n_categories,
-            title=" ".join(f"{key}={value}" for key, value in self.displayed_settings.items()),
-            subtitle=subtitle,
+            n_categories=len(self.model.network.categories),
+            title=" ".join(settings),
+            subtitle=self._format_outcome(status, error),
             is_finished=status == Status.FINISHED,
         )
-        write_bytes(self.folder / "loss.png", figures.as_png(figure))
+        write_bytes_atomically(self.folder / "loss.png", figures.render_png(figure))
+
+    def _format_outcome(self, status: Status, error: BaseException | None) -> str:
+        """Return how and when the run ended, and on a second line its score, if it has one."""
+        if status == Status.DIVERGED:
+            # The message of a DivergenceError contains the iteration.
+            outcome = f"{status.value}, {error}"
+        else:
+            iterations = self.model.run_length.iterations
+            outcome = f"{status.value} at iteration {self.model.iteration:,} of {iterations:,}"
+        score = self.model.last_values().get(SCORE)
+        if score:
+            n_categories = len(self.model.network.categories)
+            outcome += f"\nvalidation balanced accuracy {score:.3f}; "
+            outcome += f"blind guessing {1 / n_categories:.3f}"
+        return outcome
 
 
-def end_child_processes(trainer: Trainer) -> None:
+def kill_ddp_processes(trainer: Trainer) -> None:
     """Kill the processes that Lightning has started for DDP, and wait for them.
 
     After a KeyboardInterrupt, Lightning kills them as well, but up to five seconds later its

@@ -30,30 +30,38 @@ HELP_SECTIONS = {
 }
 """Headings of `--help`, by the first key below each."""
 HELP_WIDTH = 80
+"""Number of columns of a terminal."""
 MAX_RUN_NAME_LENGTH = 60
+"""Maximum length of the part of a folder's name that shows the overrides."""
 KEYS_NOT_IN_RUN_NAME = ("resume", "logger", "cluster")
+"""Keys that do not change the result of a run."""
 
 
-def register() -> None:
-    """Register the schema and the resolvers."""
+def register_schema_and_resolvers() -> None:
+    """Register `Config` as the schema of train.yaml, and the functions that YAML files call."""
     ConfigStore.instance().store(name="schema", node=Config)
     resolvers: dict[str, Any] = {
         "key_help": format_key_help,
-        "run_name": format_run_name,
+        "run_name": format_overrides_for_folder_name,
         "default_launcher": find_default_launcher,
+        # The name that loggers give to a run is that of its folder.
         "last_component": lambda path: Path(path).name,
+        # A resumed run continues in its own folder: the folder is `resume`, if it is set.
         "first_set": lambda value, default: value or default,
+        # The folder .hydra of a resumed run is not written again: it is null if `resume` is set.
         "null_if_set": lambda value, default: None if value else default,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    # The cache makes it the same for all references within one run.
+    # A random text. With the cache, all references within one run get the same one.
     OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)
 
 
 def read_key_docstrings() -> dict[str, str]:
     """Return the docstring under each key of `Config`, on one line."""
     docstrings = {}
+    # Python does not keep the docstrings of fields, so they are read from the source: a field such
+    # as `lr: float = key_field(…)` is followed by a statement that is only a text.
     class_definition: Any = parse(inspect.getsource(Config)).body[0]
     for statement, following in pairwise(class_definition.body):
         match statement, following:
@@ -72,7 +80,8 @@ def format_key_help(_root_: DictConfig) -> str:
     for key, docstring in read_key_docstrings().items():
         if key in HELP_SECTIONS:
             lines.append(f"\n{HELP_SECTIONS[key]}\n")
-        # YAML writes the value as one would type it: `false` and `null`.
+        # YAML writes the value as users would type it: `false` and `null`. It adds a second line,
+        # which is dropped.
         value = yaml.safe_dump(OmegaConf.select(_root_, key)).partition("\n")[0]
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
         assignment = f"{key}={value}"
@@ -81,27 +90,32 @@ def format_key_help(_root_: DictConfig) -> str:
     return "\n".join(lines)
 
 
-def format_run_name(overrides: Iterable[str]) -> str:
+def format_overrides_for_folder_name(overrides: Iterable[str]) -> str:
     """Return the part of a run folder's name that shows the overrides: `-lr_0.01-hidden_64`.
 
-    A path is represented by its last component.
+    A path is represented by its last component, and so is a key: `data_dir=/home/me/names/` becomes
+    `-data_dir_names`, and `trainer.max_time=1` becomes `-max_time_1`.
     """
     name = ""
     for override in overrides:
+        # Hydra adds keys with `+`, and removes them with `~`.
         key, _, value = override.lstrip("+~").partition("=")
         if key not in KEYS_NOT_IN_RUN_NAME:
-            last_component = value.rstrip("/").rpartition("/")[2]
-            name += f"-{key.rpartition('.')[2]}_{last_component}"
+            short_key = key.rpartition(".")[2]
+            short_value = value.rstrip("/").rpartition("/")[2]
+            name += f"-{short_key}_{short_value}"
+    # These characters need no quotes in a shell and are allowed in all file systems.
     safe_name = re.sub(r"[^A-Za-z0-9._+-]+", "_", name)
     return safe_name[:MAX_RUN_NAME_LENGTH].rstrip("._-")
 
 
 def find_default_launcher() -> str:
     """Return the Hydra launcher that `cluster=cores` uses: joblib's if its plugin is installed."""
+    # `find_spec` raises an error if the package of the module does not exist.
     has_plugins = find_spec("hydra_plugins") is not None
     if has_plugins and find_spec("hydra_plugins.hydra_joblib_launcher") is not None:
         return "joblib"
     return "basic"
 
 
-register()
+register_schema_and_resolvers()

@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from src.errors import UserError
-from src.files import remove_temp_files, write_bytes
+from src.files import remove_temp_files, write_bytes_atomically
 from src.models.registry import SCORE
 
 log = logging.getLogger(__name__)
@@ -27,9 +27,11 @@ CONFIG_FILE = "config.yaml"
 METRICS_FILE = "metrics.json"
 """The result of a run; see `RunResult`."""
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
+"""The latest weights of a run, from which it is resumed."""
 BEST_CHECKPOINT = Path("checkpoints/best.ckpt")
-SEED_FOLDERS = "seed_*"
-"""Pattern of the folders of the single runs if a run is repeated with several seeds."""
+"""The weights of a run with the highest validation score."""
+SEED_FOLDER_PATTERN = "seed_*"
+"""Pattern of the folders that `get_seed_folder` returns."""
 
 Metrics = dict[str, float]
 """Values of metrics by tag, such as `test/accuracy`, and `iterations`, `seconds` and
@@ -67,15 +69,19 @@ class RunResult(NamedTuple):
 
 
 def read_result_or_empty(folder: Path) -> RunResult:
-    """Return the result of a run. If metrics.json is missing or damaged, the result is empty."""
+    """Return the result of a run.
+
+    If metrics.json is missing or damaged, the status is None and there are no metrics.
+    """
     try:
         content = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         status = Status(content.pop("status"))
         reason = str(content.pop("reason", ""))
+        # `isfinite` raises an error for values that are not numbers.
         metrics = {name: value for name, value in content.items() if isfinite(value)}
         return RunResult(status, metrics, reason)
     except Exception:  # the content can be anything, and so can the errors that it causes
-        return RunResult(None, {}, "")
+        return RunResult(status=None, metrics={}, reason="")
 
 
 def write_result(folder: Path, result: RunResult) -> None:
@@ -84,17 +90,17 @@ def write_result(folder: Path, result: RunResult) -> None:
     if result.reason:
         content["reason"] = result.reason
     for name, value in result.metrics.items():
-        # JSON has no infinity. The norm of the hidden state can overflow while the loss is finite.
+        # JSON has no infinity. The metric train/hidden_norm can overflow while the loss is finite.
         if isfinite(value):
             content[name] = value
     text = json.dumps(content, indent=2)
-    write_bytes(folder / METRICS_FILE, f"{text}\n".encode())
+    write_bytes_atomically(folder / METRICS_FILE, f"{text}\n".encode())
 
 
-def write_failure(folder: Path, reason: str) -> None:
+def write_failure_reason(folder: Path, reason: str) -> None:
     """Record in the metrics.json of a run why the run failed."""
     result = read_result_or_empty(folder)
-    # A run that diverged has already written its metrics.
+    # A run that diverged has already written its metrics, which are kept.
     status = Status.DIVERGED if result.status == Status.DIVERGED else Status.FAILED
     write_result(folder, RunResult(status, result.metrics, reason))
 
@@ -105,9 +111,11 @@ def start_run_folder(folder: Path, settings: dict[str, Any]) -> None:
     Writes the settings to config.yaml and deletes the result of an earlier part of the run.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # An earlier process may have been killed while it was writing a file.
     remove_temp_files(folder)
+    # Without metrics.json, other programs see that the run has not ended.
     (folder / METRICS_FILE).unlink(missing_ok=True)
-    write_bytes(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
+    write_bytes_atomically(folder / CONFIG_FILE, yaml.safe_dump(settings, sort_keys=False).encode())
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
@@ -118,10 +126,17 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def lock_folder(folder: Path) -> FileLock:
-    """Lock a folder for this process, and create it if it does not exist.
+def get_seed_folder(folder: Path, seed: int) -> Path:
+    """Return the folder of one seed within the folder of a run with `seeds=`."""
+    return folder / f"seed_{seed}"
 
-    The lock is released when it is closed, or when the process ends.
+
+def create_and_lock_folder(folder: Path) -> FileLock:
+    """Create a folder if it does not exist, and lock it for this process.
+
+    Returns:
+        The lock, which is already held. It is released at the end of a `with` block on it, by its
+        method `release`, or when the process ends.
 
     Raises:
         UserError: if another process has locked the folder.
@@ -133,40 +148,47 @@ def lock_folder(folder: Path) -> FileLock:
     except Timeout:
         raise UserError(f"{folder}: is in use by another process") from None
     except (NotImplementedError, OSError) as error:
-        # Some network file systems have no locks.
+        # Without permission to write, the run could not write its files either.
         if not os.access(folder, os.W_OK):
             raise
+        # Some network file systems have no locks. This is no reason not to train.
         log.warning(f"{folder}: cannot be locked here ({error}); start nothing else in it")
     return file_lock
 
 
-def find_checkpoint(path: Path | None) -> Path:
-    """Return the checkpoint of a run.
+def find_checkpoint(run_or_checkpoint: Path | None) -> Path:
+    """Return the checkpoint of a run, of the best run in a folder, or of the newest run.
 
     Args:
-        path: a checkpoint file, which is returned; the folder of a run, for its last checkpoint; a
-            folder that contains runs, such as a sweep's, for the one with the highest validation
-            score; or None for the newest run.
+        run_or_checkpoint: what to look for:
+
+            - a checkpoint file, which is returned as it is;
+            - the folder of a run, for its last checkpoint;
+            - a folder that contains runs, such as that of a sweep, for the last checkpoint of the
+              run with the highest validation score;
+            - None, for the last checkpoint of the newest run in `OUTPUTS`.
 
     Raises:
-        UserError: if there is no finished run, or none of the runs in a folder has a score.
+        UserError: if no run can be used, or none of the runs in a folder has a score.
     """
-    if path is None:
+    if run_or_checkpoint is None:
         run = _find_newest_run()
-    elif not path.is_dir():
-        return path
-    elif (path / LAST_CHECKPOINT.parent).exists():
-        run = path
+    elif not run_or_checkpoint.is_dir():
+        return run_or_checkpoint
+    elif (run_or_checkpoint / LAST_CHECKPOINT.parent).exists():
+        run = run_or_checkpoint
     else:
-        run = _find_best_run(path)
-    # The metrics of a run are those of its last weights.
+        run = _find_best_run(run_or_checkpoint)
+    # Not the best checkpoint: the metrics of a run, by which it is chosen, are those of its last
+    # weights.
     return run / LAST_CHECKPOINT
 
 
 def _find_newest_run() -> Path:
-    """Return the folder of the run that ended last."""
+    """Return the folder of the usable run that ended last."""
     end_times = {}
-    for folder in _find_ended_runs(OUTPUTS):
+    for folder in _find_usable_runs(OUTPUTS):
+        # metrics.json is written at the end of a run.
         end_times[folder] = (folder / METRICS_FILE).stat().st_mtime
     if not end_times:
         raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
@@ -174,9 +196,9 @@ def _find_newest_run() -> Path:
 
 
 def _find_best_run(parent: Path) -> Path:
-    """Return the folder of the run with the highest validation score."""
+    """Return the folder of the usable run with the highest validation score."""
     scores = {}
-    for folder, result in _find_ended_runs(parent).items():
+    for folder, result in _find_usable_runs(parent).items():
         if SCORE in result.metrics:
             scores[folder] = result.metrics[SCORE]
     if not scores:
@@ -184,9 +206,10 @@ def _find_best_run(parent: Path) -> Path:
     return max(scores, key=lambda folder: scores[folder])
 
 
-def _find_ended_runs(parent: Path) -> dict[Path, RunResult]:
-    """Return the runs in a folder and its subfolders that have ended and can be used."""
+def _find_usable_runs(parent: Path) -> dict[Path, RunResult]:
+    """Return the results of the runs below a folder that finished or were stopped, by folder."""
     runs = {}
+    # In the order of their names, so that the choice between equal scores is always the same.
     for file in sorted(parent.glob(f"**/{METRICS_FILE}")):
         result = read_result_or_empty(file.parent)
         # A run of several seeds has no checkpoints itself; its single runs have.

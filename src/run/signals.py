@@ -22,14 +22,15 @@ class StopHandler:
     """A signal handler that records a stop signal, so that training stops at its next batch.
 
     A second signal, or one outside of training, raises KeyboardInterrupt at once. In a worker
-    process of a sweep, signals are only recorded: training checks for them at each batch.
+    process of a sweep, signals are only recorded: training checks for them at each batch. The
+    docstring of src/launch.py shows when a command is in which state.
     """
 
     def __init__(self) -> None:
         self.signum = 0
         """Number of the signal that was received; 0 for none."""
-        self.is_polled = False
-        """Whether training is running, which checks `signum` at each batch."""
+        self.is_training = False
+        """Whether a model is being trained. Training checks `signum` at each batch."""
 
     def __call__(self, signum: int, _: Any) -> None:
         """Record the signal, or end the program.
@@ -40,18 +41,28 @@ class StopHandler:
         is_first = self.signum == 0
         self.signum = signum
         if is_sweep_worker():
+            # The signal may have come before training. The run then stops at its first batch.
             return
-        if is_first and self.is_polled:
+        if is_first and self.is_training:
+            # An exception within a batch would leave the weights and the iteration in disagreement.
             return
         if is_first:
             terminate_workers_and_wait()
         raise KeyboardInterrupt
 
     def install(self) -> dict[int, Any]:
-        """Install the handler and return the previous handlers, if this is the main thread."""
+        """Install the handler for all stop signals, if this is the main thread.
+
+        Returns:
+            The previous handler of each signal; empty if this is not the main thread.
+        """
+        # Python lets only the main thread set signal handlers.
         if threading.current_thread() is not threading.main_thread():
             return {}
-        return {signum: signal.signal(signum, self) for signum in STOP_SIGNALS}
+        previous_handlers = {}
+        for signum in STOP_SIGNALS:
+            previous_handlers[int(signum)] = signal.signal(signum, self)
+        return previous_handlers
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
@@ -60,6 +71,7 @@ class StopHandler:
         If the handler is not installed, or this is a worker process, nothing changes.
         """
         is_installed = signal.getsignal(signal.SIGINT) is self
+        # If a worker ended at once, joblib would report this as a crash.
         if not is_installed or is_sweep_worker():
             yield
             return
@@ -81,17 +93,20 @@ class StopHandler:
                 signal.signal(signum, handler)
 
 
+# A process has one handler for each signal, so one instance is enough.
 STOP_HANDLER = StopHandler()
-"""The only instance in this process."""
+"""The instance that all modules use."""
 
 
 def is_sweep_worker() -> bool:
     """Return whether this is a worker process, which another process has started for a sweep."""
+    # The workers of joblib have names such as LokyProcess-1.
     return multiprocessing.current_process().name != "MainProcess"
 
 
 def terminate_workers_and_wait() -> None:
     """Ask all worker processes to end, and give them time to write their checkpoints."""
+    # The terminal sends Ctrl-C to the workers as well, but other signals reach this process only.
     workers = multiprocessing.active_children()
     for worker in workers:
         worker.terminate()

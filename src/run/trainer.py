@@ -14,11 +14,13 @@ from src.models.registry import SCORE
 from src.run.callbacks import Checkpoint, Progress, StopOnSignal
 from src.run.checkpoint_io import AtomicCheckpointIO
 from src.run.loggers import make_callbacks
-from src.run.messages import first_line
+from src.run.messages import first_line_of_message
 from src.run.run_folder import BEST_CHECKPOINT, LAST_CHECKPOINT
 
 
-def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[Trainer, Progress]:
+def build_trainer_and_progress(
+    config: Config, folder: Path, data: NamesDataModule
+) -> tuple[Trainer, Progress]:
     """Return the trainer of a run and its progress callback, which also measures the speed.
 
     Args:
@@ -29,6 +31,7 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
     Raises:
         UserError: if Lightning rejects one of the `trainer.` settings.
     """
+    # By default, 10 examples are printed per run.
     print_every = config.print_every or ceil(data.run_length.iterations / 10)
     progress = Progress(print_every, data.sampler.names_per_iteration)
     callbacks: list[Callback] = [progress, StopOnSignal(folder / LAST_CHECKPOINT)]
@@ -36,9 +39,11 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
         callbacks.append(Checkpoint(folder / BEST_CHECKPOINT, monitor=SCORE))
     callbacks.append(Checkpoint(folder / LAST_CHECKPOINT))
     callbacks += make_callbacks(config.callbacks)
-    # `OnlineClassifier` clips the gradients itself. For Lightning, None means no clipping.
-    clips_gradients = config.clip > 0 and not config.is_online
-    gradient_clip = config.clip if clips_gradients else None
+    gradient_clip = None  # Lightning does not clip.
+    # `OnlineClassifier` clips the gradients itself, because Lightning cannot clip them in manual
+    # optimization.
+    if config.clip > 0 and not config.is_online:
+        gradient_clip = config.clip
     try:
         trainer = Trainer(
             max_epochs=-1,  # the model sets `should_stop` after the last iteration
@@ -52,5 +57,5 @@ def build_trainer(config: Config, folder: Path, data: NamesDataModule) -> tuple[
             **config.non_null_trainer_arguments,
         )
     except (TypeError, ValueError, ImportError, MisconfigurationException) as error:
-        raise UserError(f"trainer: {first_line(error)}") from error
+        raise UserError(f"trainer: {first_line_of_message(error)}") from error
     return trainer, progress

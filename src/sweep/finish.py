@@ -6,91 +6,118 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.errors import UserError
-from src.files import write_bytes
-from src.run.messages import shell_override
-from src.sweep.leaderboard import LeaderboardRow, find_swept_keys, rank_runs
-from src.sweep.leaderboard_files import format_leaderboard, write_leaderboard_files
-from src.sweep.runs import print_line, read_runs
+from src.files import write_bytes_atomically
+from src.run.messages import format_folder_override
+from src.sweep.leaderboard import LeaderboardRow, find_swept_keys, group_and_rank_runs
+from src.sweep.leaderboard_files import format_leaderboard_table, write_leaderboard_and_runs_csv
+from src.sweep.runs import print_unless_pipe_is_closed, read_ended_runs
 
-TRAIN_COMMAND = ("python", "-m", "src.train")
+ExitStatus = int
+"""Exit status of a command: 0 if it succeeded, and above 128 after a signal."""
+
+TRAIN_COMMAND = ["python", "-m", "src.train"]
 
 
-def finish_sweep(folder: Path, status: int) -> int:
-    """Write and print the leaderboard of a sweep, and return the exit status of the command.
+def write_and_print_leaderboard(sweep_folder: Path, exit_status: ExitStatus) -> ExitStatus:
+    """Write and print the leaderboard of a sweep that has ended, and how to resume the sweep.
 
     Args:
-        folder: the folder of the sweep.
-        status: the exit status so far; above 128 after Ctrl-C or another signal.
+        sweep_folder: the folder of the sweep.
+        exit_status: the exit status of the command so far.
+
+    Returns:
+        The exit status of the command: `exit_status`, or 1 if it is 0 and a run has failed or a
+        file cannot be written.
     """
-    runs = read_runs(folder)
+    # Runs that were interrupted are not among these. The same command resumes them.
+    runs = read_ended_runs(sweep_folder)
     n_failed = sum(bool(run.failure) for run in runs)
     if runs:
-        rows = rank_runs(runs)
+        rows = group_and_rank_runs(runs)
+        # The runs of a row differ in their seeds, so a row has no seed.
         keys = [key for key in find_swept_keys(runs) if key != "seed"]
-        print_leaderboard(folder, rows, keys)
+        print_leaderboard_and_commands(sweep_folder, rows, keys)
         try:
-            write_leaderboard(folder, rows, keys)
+            write_leaderboard_files_and_figure(sweep_folder, rows, keys)
         except (UserError, OSError) as error:
-            print_line(f"Not written    {error}")
-            status = status or 1
-    is_interrupted = status > 128
+            # An earlier error is more important than this one.
+            print_unless_pipe_is_closed(f"Not written    {error}")
+            exit_status = exit_status or 1
+    is_interrupted = exit_status > 128
     if is_interrupted:
-        print_line(f"Interrupted; runs done: {len(runs) - n_failed}")
+        print_unless_pipe_is_closed(f"Interrupted; runs done: {len(runs) - n_failed}")
     if n_failed:
-        print_line(f"Runs failed: {n_failed} of {len(runs)}")
-    has_error = status != 0
-    should_be_resumed = n_failed > 0 or is_interrupted or (bool(runs) and has_error)
+        print_unless_pipe_is_closed(f"Runs failed: {n_failed} of {len(runs)}")
+    # Without any run, an error is most likely a mistake in the command, which has to be corrected.
+    has_error_after_runs = exit_status != 0 and len(runs) > 0
+    should_be_resumed = n_failed > 0 or is_interrupted or has_error_after_runs
     if should_be_resumed:
-        print_line(f"To go on       {format_resume_command(folder)}")
-    if n_failed and not has_error:
+        print_unless_pipe_is_closed(f"To go on       {format_resume_command(sweep_folder)}")
+    if exit_status == 0 and n_failed:
         return 1
-    return status
+    return exit_status
 
 
-def print_leaderboard(folder: Path, rows: Sequence[LeaderboardRow], keys: Sequence[str]) -> None:
+def print_leaderboard_and_commands(
+    sweep_folder: Path, rows: Sequence[LeaderboardRow], keys: Sequence[str]
+) -> None:
     """Print the leaderboard, and the commands that use it.
 
     Args:
-        folder: the folder of the sweep.
+        sweep_folder: the folder of the sweep.
         rows: the leaderboard, the best row first.
         keys: the swept keys, without the seed.
     """
-    quoted_folder = shlex.quote(str(folder))
-    print_line("\n".join(["", *format_leaderboard(rows, keys), ""]))
+    quoted_folder = shlex.quote(str(sweep_folder))
+    table = "\n".join(format_leaderboard_table(rows, keys))
+    print_unless_pipe_is_closed(f"\n{table}\n")
+    # Without validation names, no run is the best one.
     if rows[0].score is not None:
-        print_line(f"Best settings  {format_best_command(rows[0])}")
-        print_line(f"Best run       python -m src.predict --checkpoint {quoted_folder}")
-    print_line(f"Leaderboard    {folder}/leaderboard.*")
-    print_line(f"TensorBoard    tensorboard --logdir {quoted_folder}")
+        print_unless_pipe_is_closed(f"Best settings  {format_command_with_settings(rows[0])}")
+        print_unless_pipe_is_closed(
+            f"Best run       python -m src.predict --checkpoint {quoted_folder}"
+        )
+    print_unless_pipe_is_closed(f"Leaderboard    {sweep_folder}/leaderboard.*")
+    print_unless_pipe_is_closed(f"TensorBoard    tensorboard --logdir {quoted_folder}")
 
 
-def write_leaderboard(folder: Path, rows: Sequence[LeaderboardRow], keys: Sequence[str]) -> None:
-    """Write the CSV files and the picture of a leaderboard; see `print_leaderboard`.
+def write_leaderboard_files_and_figure(
+    sweep_folder: Path, rows: Sequence[LeaderboardRow], keys: Sequence[str]
+) -> None:
+    """Write the CSV files and the picture of a leaderboard; see `print_leaderboard_and_commands`.
 
     Raises:
         UserError: if a file cannot be written.
     """
     # Imported late: matplotlib takes half a second.
-    from src.run.figures import as_png
-    from src.sweep.figure import sweep_figure
+    from src.run.figures import render_png
+    from src.sweep.figure import draw_heat_map_or_panels
 
-    write_leaderboard_files(folder, rows)
-    write_bytes(folder / "leaderboard.png", as_png(sweep_figure(keys, rows)))
+    write_leaderboard_and_runs_csv(sweep_folder, rows)
+    picture = render_png(draw_heat_map_or_panels(keys, rows))
+    write_bytes_atomically(sweep_folder / "leaderboard.png", picture)
 
 
-def format_best_command(row: LeaderboardRow) -> str:
+def format_command_with_settings(row: LeaderboardRow) -> str:
     """Return the command that trains with the settings of a row again, with all of its seeds."""
-    # A single run does not need the cluster.
-    overrides = [f"{key}={value}" for key, value in row.settings.items() if key != "cluster"]
+    overrides = []
+    for key, value in row.settings.items():
+        # A single run does not need the cluster of the sweep.
+        if key != "cluster":
+            overrides.append(f"{key}={value}")
     if row.seeds:
         overrides += ["-m", f"seed={','.join(row.seeds)}"]
     elif "experiment" in row.settings:
-        overrides.append("hydra.mode=RUN")  # the experiment may define a sweep
-    return shlex.join([*TRAIN_COMMAND, *overrides])
+        # The experiment may define a sweep, which must not start again.
+        overrides.append("hydra.mode=RUN")
+    return shlex.join(TRAIN_COMMAND + overrides)
 
 
-def format_resume_command(folder: Path) -> str:
+def format_resume_command(sweep_folder: Path) -> str:
     """Return the current command with the folder of the sweep, which resumes the sweep."""
-    arguments = [word for word in sys.argv[1:] if not word.startswith("hydra.sweep.dir=")]
-    command = shlex.join([*TRAIN_COMMAND, *arguments])
-    return f"{command} {shell_override('hydra.sweep.dir', folder)}"
+    arguments = []
+    for argument in sys.argv[1:]:
+        if not argument.startswith("hydra.sweep.dir="):
+            arguments.append(argument)
+    command = shlex.join(TRAIN_COMMAND + arguments)
+    return f"{command} {format_folder_override('hydra.sweep.dir', sweep_folder)}"

@@ -14,33 +14,39 @@ from pathlib import Path
 
 from src.config import RUN_KEYS, Config
 from src.errors import UserError
-from src.files import write_bytes
+from src.files import write_bytes_atomically
 from src.models.registry import SCORE
-from src.run.launch import TrainFunction
 from src.run.preflight import N_RUNS_VARIABLE
 from src.run.run_folder import (
     LAST_CHECKPOINT,
     METRICS_FILE,
-    SEED_FOLDERS,
+    SEED_FOLDER_PATTERN,
     Status,
-    lock_folder,
+    create_and_lock_folder,
     read_result_or_empty,
     read_settings,
-    write_failure,
+    write_failure_reason,
 )
 from src.run.signals import STOP_HANDLER
 from src.streams import redirect_stdout_to_devnull
-from src.sweep.leaderboard import Run
+from src.sweep.leaderboard import EndedRun
 
 log = logging.getLogger(__name__)
+
+TrainFunction = Callable[[Config, Path], float | None]
+"""A function that trains with some settings, writes its files to a folder and returns the score."""
 
 OVERRIDES_FILE = "overrides.json"
 """In the folder of a run: the overrides of its command line, as a list."""
 
+FAILURE_SCORE = 0.0
+"""Score of a run that failed. With the worst accuracy, a search avoids such settings."""
+
 
 def train_run_of_sweep_unless_finished(
+    *,
     train: TrainFunction,
-    build_config: Callable[[], Config],
+    read_config: Callable[[], Config],
     folder: Path,
     number: int,
     overrides: list[str],
@@ -53,7 +59,7 @@ def train_run_of_sweep_unless_finished(
 
     Args:
         train: trains with some settings.
-        build_config: returns the settings, or raises a UserError.
+        read_config: returns the settings, or raises a UserError.
         folder: the folder of the run.
         number: the number of the run in the sweep.
         overrides: the overrides of the run, `key=value`.
@@ -62,123 +68,152 @@ def train_run_of_sweep_unless_finished(
         KeyboardInterrupt: if the sweep is to stop.
         Exception: if the program has a bug.
     """
-    silence_console()
+    show_only_warnings_on_console()
     logging.raiseExceptions = False  # if the disk is full, the error is reported once
-    if STOP_HANDLER.signum:  # the signal came during the previous run
+    # If the signal came between two runs, no training was there to notice it.
+    if STOP_HANDLER.signum:
         raise KeyboardInterrupt
-    with lock_folder(folder):
-        # Every error is recorded as the failure of this run. Only a bug also ends the sweep.
+    with create_and_lock_folder(folder):
         try:
-            write_bytes(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
-            config = build_config()
-            discard_run_with_other_settings(config, folder)
+            # The leaderboard shows the overrides of a run even if its settings are invalid.
+            write_bytes_atomically(folder / OVERRIDES_FILE, json.dumps(overrides).encode())
+            config = read_config()
+            # An earlier command with the same overrides may have had other settings, for example
+            # from an experiment that was edited since then.
+            delete_run_with_other_settings(config, folder)
             if read_result_or_empty(folder).status == Status.FINISHED:
-                print_end(folder, number, "done before")
+                print_outcome_and_runs_left(folder, number, "done before")
                 return read_result_or_empty(folder).metrics.get(SCORE)
             score = train(config, folder)
-            seconds = read_result_or_empty(folder).metrics["seconds"]
+            seconds = read_result_or_empty(folder).metrics["seconds"]  # training has written it
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            log.info(f"Failed: {reason}")
-            with suppress(UserError):  # the disk may be full
-                write_failure(folder, reason)
-            print_end(folder, number, f"failed: {reason}")
+            # Every error is recorded as the failure of this run. Only a bug also ends the sweep.
+            record_and_print_failure(error, folder, number)
             if not isinstance(error, UserError | OSError):
-                raise  # a bug of the program, with its traceback
-            return 0.0  # a search then avoids such settings
+                raise
+            return FAILURE_SCORE
     outcome = "done" if score is None else f"validation balanced accuracy {score:.4f}"
-    print_end(folder, number, f"{outcome}, {seconds:.1f} s")
+    print_outcome_and_runs_left(folder, number, f"{outcome}, {seconds:.1f} s")
     return score
 
 
-def silence_console() -> None:
-    """Let the handlers of the console show warnings only."""
+def record_and_print_failure(error: Exception, folder: Path, number: int) -> None:
+    """Write the reason why a run failed to its log and its metrics.json, and print it."""
+    # The reason is shown in one line of the console and of the leaderboard.
+    reason = " ".join(str(error).split()) or type(error).__name__
+    log.info(f"Failed: {reason}")
+    with suppress(UserError):  # the disk may be full
+        write_failure_reason(folder, reason)
+    print_outcome_and_runs_left(folder, number, f"failed: {reason}")
+
+
+def show_only_warnings_on_console() -> None:
+    """Let the log handlers that write to stdout show warnings and errors only."""
     for handler in logging.getLogger().handlers:
         if getattr(handler, "stream", None) is sys.stdout:
             handler.setLevel(logging.WARNING)
 
 
-def discard_run_with_other_settings(config: Config, folder: Path) -> None:
+def delete_run_with_other_settings(config: Config, folder: Path) -> None:
     """Delete the files of the run in a folder if it has other settings."""
     if read_settings(folder) == config.subset(RUN_KEYS):
         return
-    # Training would resume from a checkpoint.
-    for path in (folder / LAST_CHECKPOINT.parent, *folder.glob(SEED_FOLDERS)):
-        shutil.rmtree(path, ignore_errors=True)
-    for path in (folder / METRICS_FILE, *folder.glob("*.png")):
-        path.unlink(missing_ok=True)
+    # Without this, training would resume from a checkpoint of the other run.
+    shutil.rmtree(folder / LAST_CHECKPOINT.parent, ignore_errors=True)
+    for seed_folder in folder.glob(SEED_FOLDER_PATTERN):
+        shutil.rmtree(seed_folder, ignore_errors=True)
+    (folder / METRICS_FILE).unlink(missing_ok=True)
+    for picture in folder.glob("*.png"):
+        picture.unlink(missing_ok=True)
 
 
-def print_end(folder: Path, number: int, outcome: str) -> None:
+def print_outcome_and_runs_left(folder: Path, number: int, outcome: str) -> None:
     """Print how a run ended, and how many runs of the sweep are left."""
-    n_left = int(os.environ.get(N_RUNS_VARIABLE, "0")) - count_ended_runs(folder.parent, number)
+    # Without the variable, such as in a worker on another machine, the number is unknown.
+    n_runs = int(os.environ.get(N_RUNS_VARIABLE, "0"))
+    n_left = n_runs - count_ended_runs(folder.parent, number)
+    # The folder of a sweep can contain more runs, from an earlier command with more values.
     if n_left > 0:
         outcome += f"; {n_left} left"
-    print_line(f"\t#{number} : {outcome}")
+    # Hydra prints its line at the start of a run in the same format.
+    print_unless_pipe_is_closed(f"\t#{number} : {outcome}")
 
 
-def count_ended_runs(sweep: Path, number: int) -> int:
+def count_ended_runs(sweep_folder: Path, number: int) -> int:
     """Return how many runs of a sweep have ended.
 
     Args:
-        sweep: the folder of the sweep.
+        sweep_folder: the folder of the sweep.
         number: the number of the run that has just ended. If the sweep is repeated, runs that
-            failed are repeated in the order of their numbers, so those with higher numbers are
-            still to come.
+            failed are repeated in the order of their numbers, so a failed run with a higher number
+            counts as not yet executed.
     """
     n_ended = 0
-    for file in sweep.glob(f"*/{OVERRIDES_FILE}"):
-        status = read_result_or_empty(file.parent).status
-        run_number = file.parent.name.partition("-")[0]
-        is_due = run_number.isdecimal() and int(run_number) > number
-        if status is not None and not (status.is_failure and is_due):
+    for overrides_file in sweep_folder.glob(f"*/{OVERRIDES_FILE}"):
+        run_folder = overrides_file.parent
+        status = read_result_or_empty(run_folder).status
+        if status is None:
+            continue
+        # A folder is called 3-lr_0.01, for example.
+        run_number = run_folder.name.partition("-")[0]
+        is_later = run_number.isdecimal() and int(run_number) > number
+        will_be_repeated = status.is_failure and is_later
+        if not will_be_repeated:
             n_ended += 1
     return n_ended
 
 
-def print_line(text: str) -> None:
-    """Print a text, unless the reader of the output has gone: `python -m src.train -m … | head`."""
+def print_unless_pipe_is_closed(text: str) -> None:
+    """Print a text. If the reader has gone (`python -m src.train -m … | head`), discard it."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
         redirect_stdout_to_devnull()
 
 
-def read_runs(sweep: Path) -> list[Run]:
+def read_ended_runs(sweep_folder: Path) -> list[EndedRun]:
     """Return the runs of a sweep that have ended or failed, in the order of their numbers."""
     runs = []
-    for file in sweep.glob(f"**/{OVERRIDES_FILE}"):
-        runs += read_runs_in_folder(file.parent, sweep, settings=read_overrides(file))
+    for overrides_file in sweep_folder.glob(f"**/{OVERRIDES_FILE}"):
+        overrides = read_overrides_or_empty(overrides_file)
+        runs += read_run_or_its_seeds(overrides_file.parent, sweep_folder, overrides)
+    # Numbers have no leading zeros, so the longer of two numbers is the higher one.
     return sorted(runs, key=lambda run: (len(run.number), run.name))
 
 
-def read_runs_in_folder(folder: Path, sweep: Path, settings: dict[str, str]) -> list[Run]:
+def read_run_or_its_seeds(
+    folder: Path, sweep_folder: Path, settings: dict[str, str]
+) -> list[EndedRun]:
     """Return the run in a folder if it has ended or failed; with `seeds=`, one run for each seed.
 
     Args:
         folder: the folder of the run.
-        sweep: the folder of the sweep, to which the names of the runs are relative.
-        settings: the overrides of the run.
+        sweep_folder: the folder of the sweep, to which the names of the runs are relative.
+        settings: the overrides of the run by key.
     """
+    run_folders = sorted(folder.glob(SEED_FOLDER_PATTERN))
+    if not run_folders:
+        run_folders = [folder]
     runs = []
-    for run_folder in sorted(folder.glob(SEED_FOLDERS)) or [folder]:
+    for run_folder in run_folders:
         result = read_result_or_empty(run_folder)
         if result.status is None:  # the run has not ended
             continue
-        name = run_folder.relative_to(sweep).as_posix()
+        name = run_folder.relative_to(sweep_folder).as_posix()
         if result.status.is_failure:
             failure = result.reason or result.status.value
-            runs.append(Run(name, settings, metrics={}, failure=failure))
+            runs.append(EndedRun(name, settings, metrics={}, failure=failure))
         elif result.status.is_usable:
-            runs.append(Run(name, settings, result.metrics, failure=""))
+            # An interrupted run is neither: it will be resumed.
+            runs.append(EndedRun(name, settings, metrics=result.metrics, failure=""))
     return runs
 
 
-def read_overrides(file: Path) -> dict[str, str]:
-    """Return the overrides in a file by key. They are empty if the file cannot be read."""
+def read_overrides_or_empty(overrides_file: Path) -> dict[str, str]:
+    """Return the overrides in a file by key, or an empty dictionary if it cannot be read."""
     overrides = {}
     try:
-        for override in json.loads(file.read_text("utf-8")):
+        for override in json.loads(overrides_file.read_text("utf-8")):
             key, _, value = override.partition("=")
             overrides[key] = value
     except Exception:  # the content can be anything, and so can the errors that it causes
