@@ -256,8 +256,8 @@ class Config:
         """Check that the network takes the options that are set."""
         for option, neutral_value in CELL_OPTIONS.items():
             value = getattr(self, option)
-            if option not in CELLS[self.cell].keys and value != neutral_value:
-                cells = [name for name, cell in CELLS.items() if option in cell.keys]
+            if option not in CELLS[self.cell].options and value != neutral_value:
+                cells = [name for name, cell in CELLS.items() if option in cell.options]
                 suggestion = f"cell={', '.join(cells[:-1])} or {cells[-1]}"
                 raise UserError(f"{option}={value}: must be {neutral_value} unless {suggestion}")
 

@@ -98,7 +98,7 @@ def train(config: Config, folder: Path) -> float | None:
             log_probs = model.log_probabilities(dataset.loader())
             prior_scores = {}
             if split == "test" and model.calibration:
-                prior_scores = model.score_priors("test", log_probs, dataset.targets)
+                prior_scores = model.score_under_each_prior("test", log_probs, dataset.targets)
             metrics = report.finish(log_probs, dataset.targets, split, prior_scores)
     return metrics.get(SCORE)
 
@@ -108,10 +108,13 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     from src.models.classifier import NameClassifier
     from src.models.online_classifier import OnlineClassifier
 
-    settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
+    network = config.subset(NETWORK_KEYS)
+    training = config.subset(TRAINING_KEYS)
     if config.is_online:
-        return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
-    return NameClassifier.for_data(data, **settings)
+        training["backend"] = config.backend
+        training["clip"] = config.clip
+        return OnlineClassifier.for_data(data, network=network, training=training)
+    return NameClassifier.for_data(data, network=network, training=training)
 
 
 def initialize_from(path: Path, model: "NameClassifier") -> str:

@@ -13,7 +13,7 @@ from src.data.datamodule import NamesDataModule, Sampling
 from src.data.dataset import NamesDataset
 from src.data.sampler import RandomExamples
 from src.errors import UserError
-from src.models.online_sgd import compiled_steps
+from src.models.online_sgd import train_on_each_name
 from src.models.rnn import RNN
 
 CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
@@ -158,7 +158,7 @@ def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     (batch,) = data.train_dataloader()
-    losses, _ = compiled_steps(rnn, batch, 0.005)
+    losses, _ = train_on_each_name(rnn, batch, 0.005)
     torch.testing.assert_close(losses, plain, atol=1e-5, rtol=0)
 
 

@@ -66,7 +66,7 @@ def replace_rows(initial: Tensor, source: Tensor, matches: dict[int, int]) -> Te
 def letter_columns(network: Any) -> Tensor:
     """Return the input of the first layer for each letter, for all directions [S, G]."""
     first = [weight for name, weight in get_weights(network).items() if "weight_ih_l0" in name]
-    return torch.cat([weight @ get_weights(network)["letters"].T for weight in first]).T
+    return torch.cat([weight @ get_weights(network)["input_vectors"].T for weight in first]).T
 
 
 def test_transfer_of_the_tutorial_cell() -> None:
@@ -129,9 +129,9 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
             shared_vectors[target_row] = int(source.recurrent.groups[source_index, k])
     assert len(shared_vectors) == 2 + 4  # two cases; a, b, e and the unknown symbol
     expected = replace_rows(
-        initial["letters"], source_weights["letters"], LETTER_MATCHES | shared_vectors
+        initial["input_vectors"], source_weights["input_vectors"], LETTER_MATCHES | shared_vectors
     )
-    assert torch.equal(actual["letters"], expected)
+    assert torch.equal(actual["input_vectors"], expected)
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])
@@ -169,7 +169,7 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
     network = make_network(Alphabet(case_style="lower"), SOURCE_CATEGORIES, ngrams=1)
     transfer_weights(source, network, "it")
     assert network.alphabet.case_style == "lower"
-    assert len(network.ngrams.counted[0].table.counts) == 0
+    assert len(network.ngrams.letter_ngrams[0].table.counts) == 0
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ def count_ngrams(corpus: AuditedCorpus) -> LetterNgrams:
     model = LetterNgrams(corpus.alphabet.symbols, n_categories, order=CONTEXT_LENGTH)
     letters, lengths = corpus.alphabet.encode(names)
     model.count(letters, lengths, categories)
-    model.log_strength.fill_(STRENGTH).log_()
-    model.own_share.fill_(OWN_SHARE).logit_()
+    model.log_beta.fill_(STRENGTH).log_()
+    model.logit_mu.fill_(OWN_SHARE).logit_()
     # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule.
     n_names = categories.bincount(minlength=n_categories)
     model.bias.copy_(n_names.log())
@@ -116,7 +116,7 @@ def find_improbable_labels_in_batch(
     has_category[name_indices, labels] = True
 
     letters, lengths = corpus.alphabet.encode(names)
-    scores = model(letters, lengths, left_out_categories=has_category)  # [B, C]
+    scores = model(letters, lengths, counted_in=has_category)  # [B, C]
 
     # With the other categories of the name excluded, a label can only become more probable. So
     # they are excluded only for the few labels that are improbable anyway.

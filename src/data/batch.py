@@ -13,10 +13,11 @@ from torch import Tensor
 from src.data.normalize import ASCII_SYMBOLS
 
 MAX_BATCH_CELLS = 2**21
-"""Maximum number of letters × (symbols + categories) in a batch that is scored at once. More would
-not be faster, but would take more memory."""
+"""Maximum number of letters × (symbols + categories) in a batch that is scored at once. It limits
+the memory for one-hot letters and for scores; larger batches would not be faster."""
 
 T = TypeVar("T")
+"""Type of the items of a batch."""
 
 
 class Batch(NamedTuple):
@@ -43,8 +44,8 @@ def one_hot(letters: Tensor, n_symbols: int = len(ASCII_SYMBOLS)) -> Tensor:
     return F.one_hot(letters.long(), n_symbols).float()
 
 
-def ragged_indices(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Return the indices of several slices of a tensor, end to end.
+def indices_of_slices(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Return the indices of the elements of several slices of a tensor, one slice after the other.
 
     Args:
         starts: index of the first element of each slice [B].

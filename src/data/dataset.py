@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.alphabet import ASCII_ALPHABET, Alphabet
-from src.data.batch import MAX_BATCH_CELLS, Batch, ragged_indices, size_limited_batches
+from src.data.batch import MAX_BATCH_CELLS, Batch, indices_of_slices, size_limited_batches
 from src.data.corpus import NamesByCategory
 
 
@@ -58,7 +58,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         # With an explicit dtype, because an empty list would become a float tensor.
         selected = torch.as_tensor(indices, dtype=torch.int64)
         lengths = self.lengths[selected]
-        letters = self.letters[ragged_indices(self._starts[selected], lengths)]
+        letters = self.letters[indices_of_slices(self._starts[selected], lengths)]
         return Batch(letters, lengths, self.targets[selected])
 
     def all(self) -> Batch:

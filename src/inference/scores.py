@@ -16,7 +16,7 @@ from src.data.corpus import NamesByCategory
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel
-from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, precision_curve
+from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, compute_precision_curve
 from src.models.scores import balanced_accuracy, macro_f1
 
 N_RESAMPLES = 1000
@@ -241,7 +241,7 @@ def confused_pair_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
 
 def coverage_rows(evaluated: EvaluatedNames) -> list[dict[str, float]]:
     """Return threshold, precision and coverage for each of MIN_COVERAGES."""
-    curve = precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
+    curve = compute_precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
     coverage = curve[:, 2].contiguous()
     # The coverage increases along the curve: find the first point that reaches each minimum.
     indices = torch.searchsorted(coverage, torch.tensor(MIN_COVERAGES).double())

@@ -84,15 +84,15 @@ class TrainedModel:
     @property
     def score_offsets(self) -> dict[str, list[float]]:
         """What it then has to add under each prior [C]. Softmax gives the probabilities."""
-        log_trained_prior = self.network.log_shares
-        if log_trained_prior is None:
-            log_trained_prior = torch.zeros(len(self.categories))
+        log_train_prior = self.network.log_train_prior
+        if log_train_prior is None:
+            log_train_prior = torch.zeros(len(self.categories))
         if self.calibration is None:
-            return {self.prior_label: log_trained_prior.tolist()}
+            return {self.prior_label: log_train_prior.tolist()}
         offsets: dict[str, list[float]] = {}
         for prior in PRIORS:
             # The log-probabilities of a name for which the network's scores are 0.
-            log_probs = self.calibration.log_probabilities(log_trained_prior[None], prior)  # [1, C]
+            log_probs = self.calibration.log_probabilities(log_train_prior[None], prior)  # [1, C]
             offsets[prior] = log_probs[0].tolist()
         return offsets
 
