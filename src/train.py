@@ -94,7 +94,7 @@ def train(config: Config, folder: Path) -> float | None:
                 trainer.test(model, data, verbose=False)
             # The confusion matrix and the scores by prior need the probabilities of single names,
             # which `trainer.test` does not return.
-            split, dataset = data.evaluation_split()
+            split, dataset = data.choose_report_split()
             log_probs = model.log_probabilities(dataset.loader())
             prior_scores = {}
             if split == "test" and model.calibration:

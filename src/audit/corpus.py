@@ -212,12 +212,12 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     """
     rows = collect_rows(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
-    corpus = Corpus(group_by_split(rows.names), line_counts={})
+    corpus = Corpus(group_by_split(rows.names), lines_per_name={})
     all_names = corpus.all_names
     names = {}
     for category in categories:
-        unique_names = dict.fromkeys(all_names.get(category, ()))
-        names[category] = list(unique_names)
+        sorted_unique_names = dict.fromkeys(all_names.get(category, ()))
+        names[category] = list(sorted_unique_names)
 
     # An audit reports the error and goes on: the user wants to know about all problems at once.
     split = Split(train=names, val={}, test={})

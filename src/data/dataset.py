@@ -17,7 +17,7 @@ from src.data.corpus import NamesByCategory
 
 
 class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The names of all categories, one category after the other.
+    """Encoded names: those of the first category, then those of the second, and so on.
 
     An item is the tutorial's pair of tensors: the one-hot letters of a name [L, 1, S] and the index
     of its category [1]. Data loaders do not use items: they ask for many names at once and get a
@@ -83,12 +83,16 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
             max_batch_size: maximum number of names in a batch if there is no batch sampler.
         """
         if batch_sampler is None:
-            batch_sampler = BatchList(self._consecutive_indices(max_batch_size or len(self)))
+            max_names = max_batch_size or len(self)
+            batch_sampler = BatchList(self._consecutive_indices(max_names))
         # `__getitems__` returns a batch already, so there is nothing left to collate.
         return DataLoader(self, batch_sampler=batch_sampler, collate_fn=unchanged)  # type: ignore[arg-type] # torch expects lists
 
     def _consecutive_indices(self, max_names: int) -> Iterator[list[int]]:
-        """Yield the indices of all names, in lists with limited numbers of names and letters."""
+        """Yield the indices of all names, in lists with limited numbers of names and letters.
+
+        A list has at most `max_names` names, and is small enough to be scored at once.
+        """
         max_letters = MAX_BATCH_CELLS // (self._n_symbols + self._n_categories)
         lengths = self.lengths.tolist()  # reading single elements of a tensor would be slow
         return size_limited_batches(

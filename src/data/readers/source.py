@@ -50,7 +50,7 @@ class DataSource(NamedTuple):
         return f"{key}={self.path}"
 
     def check_settings(self) -> None:
-        """Refuse a source that cannot be read, without looking at any file.
+        """Check the settings against each other. No file is read.
 
         Raises:
             UserError: if there is both a folder and a table, a table in an unsupported format, or
@@ -70,7 +70,7 @@ class Row:
     """A name and its category."""
 
     name: str
-    """As it stands in the file."""
+    """The name as it is written in the file."""
     category: str
     """The category; see `normalize_label`."""
     count: int
