@@ -41,7 +41,7 @@ from src.data.readers import DataSource
 from src.data.sampler import RandomExamples, RunLength, TrainBatchSampler, TrainingPosition
 from src.data.split import SplitRecord, fingerprint, hold_out_distinct_names
 from src.errors import UserError
-from src.inference.tables import predict_csv
+from src.inference.tables import classify_csv_column
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.network import build_network
 from src.run.messages import shell_override
@@ -543,7 +543,7 @@ def check_predictions(folder: Path, content: bytes, encoding: str, delimiter: st
     except (UnicodeError, csv.Error):
         is_valid = False
     predict = partial(
-        predict_csv,
+        classify_csv_column,
         model=small_model(),
         source=source,
         target=target,

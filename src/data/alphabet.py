@@ -99,6 +99,7 @@ class Alphabet(NamedTuple):
         Raises:
             ValueError: if the dictionary has other keys.
         """
+        # Fields of another version of the program could change how names are read.
         if fields.keys() != cls().to_dict().keys():
             raise ValueError(f"not the fields of an alphabet: {', '.join(map(str, fields))}")
         return cls(
@@ -176,6 +177,7 @@ def detect_case(names: Collection[str]) -> DetectedCase:
     """
     cased_names = []
     for name in names:
+        # Letters of scripts without case, such as Arabic, are neither upper nor lower.
         n_cased = sum(letter.isupper() or letter.islower() for letter in name)
         if n_cased > 1:
             cased_names.append(name)
@@ -205,6 +207,7 @@ def _index_table(symbols: str) -> NDArray[np.int16]:
     does not contain that.
     """
     # Unicode has 0x110000 code points, so a table takes 2 MB. It is cached for each alphabet.
+    # `find` returns -1 if there is no such symbol.
     table = np.full(0x110000, symbols.find(UNKNOWN_SYMBOL), np.int16)
     table[[ord(symbol) for symbol in symbols]] = range(len(symbols))
     return table

@@ -78,7 +78,7 @@ def size_limited_batches(
         is_full = len(batch) == max_items or n_letters + length_of(item) > max_letters
         if batch and is_full:  # an empty batch takes any item, however long
             yield batch
-            batch = []
+            batch = []  # a new list, because the receiver may keep the other one
             n_letters = 0
         batch.append(item)
         n_letters += length_of(item)

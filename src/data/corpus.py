@@ -79,7 +79,7 @@ def read_corpus(
         OSError: if a file cannot be opened.
     """
     # The files' sizes and times are part of the cache key, so that a changed file is read again.
-    stamps = []
+    stamps = []  # (path, size, time of the last change)
     for file in list_files(source):
         stat = file.stat()
         stamps.append((file, stat.st_size, stat.st_mtime_ns))
@@ -104,6 +104,7 @@ def _read_files(
     rejected: RejectedLines = defaultdict(list)
     for row, name in valid_rows(source, kind, rejected):
         if has_counts:
+            # Several spellings can be normalized to the same name, whose counts are added up.
             names[row.split, row.category][name] += row.count
         else:
             names[row.split, row.category].append(name)
@@ -175,6 +176,7 @@ def group_by_split(names: dict[tuple[str, str], Iterable[str]]) -> dict[str, Nam
         splits = [NO_SPLIT]
     grouped: dict[str, NamesByCategory] = {}
     for split in splits:
+        # A category without names in a split has an empty list there.
         grouped[split] = {}
         for category in categories:
             grouped[split][category] = list(names.get((split, category), ()))

@@ -110,7 +110,7 @@ class NamesDataModule(LightningDataModule):
         **columns: str | None,
     ) -> None:
         super().__init__()
-        # Absolute paths, so that src.evaluate finds the names from any folder.
+        # The paths are made absolute, so that src.evaluate finds the names from any folder.
         source = DataSource(absolute_path(data_dir), absolute_path(data_file), **columns)
         corpus = read_corpus(source, letters)
         split = split_corpus(corpus, val_fraction, test_fraction, seed)
@@ -119,6 +119,7 @@ class NamesDataModule(LightningDataModule):
         self.categories = list(split.train)
         # Held-out names must not influence the alphabet.
         self.alphabet = Alphabet.from_names(letters, set(chain.from_iterable(split.train.values())))
+        # The names as the network reads them. The fingerprints below are those of the split itself.
         self._train_names = match_case(split.train, self.alphabet)
         self.train_dataset = NamesDataset(self._train_names, self.alphabet)
         self.val_dataset = self._make_eval_dataset(split.val)
@@ -140,6 +141,7 @@ class NamesDataModule(LightningDataModule):
         n_spellings = [len(set(names)) for names in self._train_names.values()]
         self.corpus_prior = as_shares(n_spellings)
 
+        # The length of a pass is known only now.
         if passes:
             iterations = self._count_iterations(passes)
         self.run_length = RunLength.from_settings(iterations, log_every, val_every)
@@ -171,6 +173,7 @@ class NamesDataModule(LightningDataModule):
     def _count_iterations(self, passes: float) -> int:
         """Return the number of iterations of some passes over the sampled names."""
         n_sampled_names = passes * len(self._sampled_dataset)
+        # The last batch of a pass may be smaller, so the mean size is not always `batch_size`.
         return ceil(n_sampled_names / self.sampler.names_per_iteration)
 
     def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
@@ -241,6 +244,7 @@ class NamesDataModule(LightningDataModule):
         It is `test`, or `validation` if there are no test names, or `training` if there are no
         validation names, either.
         """
+        # Training names come last, because the scores for them say little about other names.
         if len(self.test_dataset):
             return "test", self.test_dataset
         if len(self.val_dataset):
@@ -287,6 +291,7 @@ def make_sampler(
         seed: seeds the order of the names.
         lines_per_name: number of lines that each name stands for. Empty if it is 1 for all names.
     """
+    # `ShuffledPasses` needs the lengths, because it puts names of similar length into a batch.
     if sampling == "natural":
         return ShuffledPasses(dataset.lengths.tolist(), batch_size, seed, lines_per_name)
     return RandomExamples(n_per_category, batch_size, seed, lines_per_name)
@@ -314,6 +319,7 @@ def list_lines_per_name(
         lines_per_name: `Corpus.lines_per_name`. If it is empty, so is the result.
     """
     n_lines: list[int] = []
+    # The dictionary also has the counts of names that were held out, which are not used.
     if lines_per_name:
         for category, category_names in names.items():
             n_lines += [lines_per_name[category][name] for name in category_names]

@@ -51,7 +51,7 @@ class RandomExamples:
         self.names_per_iteration: float = batch_size
         self._lines_per_category = lines_per_category
         self._seed = seed
-        # Lines are numbered across the categories: each starts where the one before it ends.
+        # Lines are numbered across the categories: each category starts where the last one ends.
         self._first_lines = [0, *accumulate(lines_per_category)]
         # A name has the lines up to its end that belong to no name before it.
         self._line_ends = list(accumulate(lines_per_name))
@@ -202,10 +202,14 @@ class RunLength:
         By default a run has 50 points of the loss curve and 10 validations. `val_every` is rounded
         up to a multiple of `log_every`.
         """
-        log_every = log_every or ceil(iterations / 50)
-        iterations_per_validation = val_every or iterations / 10
+        if log_every == 0:
+            log_every = ceil(iterations / 50)
+        iterations_per_validation: float = val_every
+        if val_every == 0:
+            iterations_per_validation = iterations / 10
+        # A validation always comes with a point of the loss curve.
         points_per_validation = ceil(iterations_per_validation / log_every)
-        return cls(iterations, log_every, points_per_validation * log_every)
+        return cls(iterations, log_every, val_every=points_per_validation * log_every)
 
 
 class TrainingPosition(NamedTuple):
@@ -241,6 +245,7 @@ class TrainBatchSampler:
         iteration = position.iteration
         next_validation = (iteration // val_every + 1) * val_every
         end = min(next_validation, self.run_length.iterations)
+        # A validation and the end of the run also end a batch, so that no iteration is left over.
         while iteration < end:
             next_point = (iteration // log_every + 1) * log_every
             chunk_end = min(iteration + self.chunk_size, next_point, end)

@@ -87,6 +87,7 @@ class SplitRecord(NamedTuple):
 
 def fingerprint(names: NamesByCategory) -> str:
     """Return a SHA-256 hash of all categories and names, in their order."""
+    # The text that is hashed looks like a file: a line with each category, then its names.
     lines = []
     for category, category_names in names.items():
         lines.append(f"# {category}")
@@ -117,6 +118,7 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         test_fraction=0 if "test" in given else test_fraction,
         seed=seed,
     )
+    # Names that the source gives for a split are used as they are, whatever the seed.
     val = given.get("val", held_out.val)
     test = given.get("test", held_out.test)
     return Split(held_out.train, sorted_unique_names(val), sorted_unique_names(test))
@@ -181,6 +183,7 @@ def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[s
                 id_of_key[key] = len(spellings)
                 spellings.append(name)
             name_id = id_of_key[key]
+            # The first spelling in sorted order does not depend on the order of the lines.
             spellings[name_id] = min(name, spellings[name_id])
             line_ids.append(name_id)
         name_ids[category] = np.array(line_ids, int)

@@ -62,6 +62,7 @@ class Network(nn.Module):
         self.alphabet = Alphabet.from_dict(alphabet)
         self.categories = list(categories)
         self.recurrent = self._build_recurrent(cell, hidden, options)
+        # Weights can be transferred only between networks of the same architecture.
         self.architecture = {"cell": cell, "hidden": hidden}
         for key in SHAPE_OPTIONS:
             self.architecture[key] = options.get(key, CELL_OPTIONS[key])
@@ -79,6 +80,7 @@ class Network(nn.Module):
         Raises:
             ValueError: if it does not take one of the options.
         """
+        # The registry is independent of torch; the class is imported only here.
         registered = CELLS[cell]
         arguments: dict[str, Any] = {}
         if "cell" in registered.options:

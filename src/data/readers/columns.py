@@ -46,6 +46,7 @@ def choose_columns(
             # The header is part of the sample, because the table may have none.
             choose_column_with_fewer_values_as_label(chosen, [header, *sample])
         choose_other_column_of_pair(chosen)
+    # Names and categories are necessary; counts and splits are read only if the user sets them.
     name_index = chosen.get("name_column")
     label_index = chosen.get("label_column")
     if name_index is None or label_index is None or name_index == label_index:
@@ -120,6 +121,7 @@ def find_matching_columns(header: list[str], column: str | None) -> list[int]:
     """
     if column is None:
         return list(range(len(header)))
+    # Each list has the indices of the columns that match in one of the three ways.
     equal_names = []
     similar_names = []
     equal_numbers = []
@@ -137,9 +139,12 @@ def find_matching_columns(header: list[str], column: str | None) -> list[int]:
 
 def is_usual_name(cell: str, usual_names: Collection[str]) -> bool:
     """Return whether a cell is one of these names, ignoring case, blanks and underscores."""
-    return re.sub(r"[\s_]", "", cell.casefold()) in usual_names
+    name = re.sub(r"[\s_]", "", cell.casefold())
+    return name in usual_names
 
 
 def quoted_list(items: Sequence[str]) -> str:
-    """Return the quoted items as text, truncated to 500 characters."""
-    return ", ".join(repr(item) for item in items)[:500] or "none"
+    """Return the quoted items as text, truncated to 500 characters, or `none` without items."""
+    text = ", ".join(repr(item) for item in items)
+    # `repr` also makes control characters visible, which could control the terminal.
+    return text[:500] or "none"

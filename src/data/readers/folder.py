@@ -37,6 +37,7 @@ def read_folder_rows(source: DataSource, report: Callable[[str], None]) -> Itera
 
 def find_text_files(folder: Path) -> list[Path]:
     """Return the `.txt` files in a folder and up to two levels below, as sorted relative paths."""
+    # Two levels are a folder for each split, and in it one for each category.
     paths = []
     for pattern in ("*.[tT][xX][tT]", "*/*.[tT][xX][tT]", "*/*/*.[tT][xX][tT]"):
         for file in folder.glob(pattern):
@@ -98,6 +99,7 @@ def read_name_file(path: Path) -> dict[int, str]:
         UserError: if there are none.
     """
     names = {}
+    # Blank lines have numbers, too, so that messages name the right line.
     for number, line in enumerate(read_plain_or_gzip_lines(path), start=1):
         if line.strip():
             names[number] = line.rstrip("\r\n")

@@ -53,6 +53,7 @@ def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], 
     lines = read_plain_or_gzip_lines(path)
     if uncompressed_name.endswith(".jsonl"):
         return objects_to_records(parse_json_objects(lines, file)), ""
+    # The suffix says that a file is separated by tabs. For others, the header decides.
     delimiter = "\t" if uncompressed_name.endswith(".tsv") else None
     reader = DelimitedReader(lines, file, delimiter, columns)
     return iter(reader), reader.delimiter
@@ -109,6 +110,7 @@ class DelimitedReader:
             for cells in reader:
                 if n_columns == 0:
                     n_columns = len(cells)
+                # A blank line has no cells, and is left out.
                 if cells and len(cells) != n_columns:
                     raise csv.Error(f"{len(cells)} fields; the header has {n_columns}")
                 if cells:
@@ -193,6 +195,7 @@ def read_parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow.parquet import ParquetFile  # an optional dependency
     except ImportError:
         raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
+    # The rows are read in batches, because a file may not fit into memory.
     with ParquetFile(file) as table:
         batches = table.iter_batches(PARQUET_BATCH_SIZE)
         rows = chain.from_iterable(batch.to_pylist() for batch in batches)

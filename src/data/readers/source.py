@@ -37,6 +37,7 @@ class DataSource(NamedTuple):
     @property
     def path(self) -> Path:
         """The folder or the table."""
+        # An empty string counts as not set.
         return Path(self.data_file or self.data_dir or INCLUDED_CORPUS)
 
     @property
@@ -56,6 +57,7 @@ class DataSource(NamedTuple):
             UserError: if there is both a folder and a table, a table in an unsupported format, or
                 a column without a table.
         """
+        # Each message starts with the setting that it is about.
         if self.data_dir and self.data_file:
             raise UserError(f"{self} data_dir={self.data_dir}: set only one of the two")
         if self.data_file and not TABLE_FILE.search(self.data_file):
@@ -83,4 +85,5 @@ class Row:
 
 def normalize_label(text: str) -> str:
     """Return a category in Unicode form NFC, without blanks around it."""
+    # Macs write `é` in file names as `e` and an accent, which would be another category.
     return unicodedata.normalize("NFC", text).strip()
