@@ -92,6 +92,7 @@ def evaluate(options: argparse.Namespace) -> None:
     from src.inference.scores import build_report, format_report, predict_distinct_pairs
     from src.inference.trained_model import load_model
 
+    # Without --checkpoint, the newest run is evaluated.
     model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     source = select_source(model, options)
     # A copy, because categories may be removed below.
@@ -107,6 +108,7 @@ def evaluate(options: argparse.Namespace) -> None:
         for category in unknown_categories:
             del corpus[category]
 
+    # Names of unknown categories that are not left out have a probability of 0, so they are wrong.
     evaluated = predict_distinct_pairs(model, corpus)
     report = build_report(evaluated)
     print(f"model: {model.description}")
@@ -171,7 +173,7 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
         )
     # The same names are split in the same way, unless the program has changed since.
     splits = split_corpus(corpus, record.val_fraction, record.test_fraction, record.seed)
-    names: NamesByCategory = getattr(splits, split)
+    names: NamesByCategory = getattr(splits, split)  # the fields have the names of the splits
     if fingerprint(names) != record.fingerprints[split]:
         raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
     if not any(names.values()):

@@ -163,6 +163,7 @@ def predict(options: argparse.Namespace) -> None:
         batches = read_typed_names_until_quit()
     else:
         batches = read_piped_names(options.encoding)
+    # The printer keeps track of the warnings that the user has seen, so there is one for all.
     printer = AnswerPrinter(
         model=model,
         top_k=top_k,
@@ -183,6 +184,7 @@ def choose_and_report_threshold(model: "TrainedModel", options: argparse.Namespa
     Raises:
         UserError: if no threshold reached the precision.
     """
+    # The two options exclude each other, and --threshold has a default.
     if not options.precision:
         return float(options.threshold)
     point = model.find_threshold(options.precision)
@@ -204,7 +206,7 @@ def plot_letter_probabilities(model: "TrainedModel", name: str, file: Path) -> N
     from src.run.figures import as_png, letter_probabilities_figure  # matplotlib takes a second
 
     figure = letter_probabilities_figure(
-        name=prefixes[-1],
+        name=prefixes[-1],  # the whole name, as the model reads it
         probabilities=probabilities.numpy(),
         categories=model.categories,
         prior=model.prior_label,

@@ -40,7 +40,7 @@ def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) 
     """Train on each name as the tutorial does, and return the losses before the steps."""
     losses = []
     optimizer = torch.optim.SGD(rnn.parameters(), lr)
-    for name, category in batch.examples(57):
+    for name, category in batch.one_hot_examples(57):
         loss = F.nll_loss(read_name(rnn, name), category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped

@@ -51,7 +51,7 @@ def test_batch_of_many_indices_equals_the_items() -> None:
 def test_examples_of_a_batch_equal_the_items() -> None:
     dataset = NamesDataset(CORPUS)
     lines = [2, 0, 1]
-    examples = dataset.batch(lines).examples(57)
+    examples = dataset.batch(lines).one_hot_examples(57)
     for line, (name, category) in zip(lines, examples, strict=True):
         assert torch.equal(name, dataset[line][0])
         assert torch.equal(category, dataset[line][1])

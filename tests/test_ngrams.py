@@ -419,7 +419,7 @@ def test_a_fitted_model_classifies_new_names(monkeypatch: pytest.MonkeyPatch) ->
     ngrams = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     repeated = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     for model in (ngrams, repeated):
-        model.count(*train_dataset.all())
+        model.count(*train_dataset.as_one_batch())
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for model in (ngrams, repeated):

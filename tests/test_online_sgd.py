@@ -28,7 +28,7 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
         batch = random_batch([length], n_categories)
         before = [weight.detach().clone() for weight in rnn.parameters()]
 
-        ((name, _),) = batch.examples(57)
+        ((name, _),) = batch.one_hot_examples(57)
         output = read_name(rnn, name)
         loss = F.nll_loss(output, batch.targets)
         gradients = torch.autograd.grad(loss, list(rnn.parameters()), materialize_grads=True)
@@ -54,7 +54,7 @@ def test_steps_equal_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
     norms = []
-    for i, (name, category) in enumerate(batch.examples(57)):
+    for i, (name, category) in enumerate(batch.one_hot_examples(57)):
         output = read_name(reference, name)
         loss = F.nll_loss(output, category)
         optimizer.zero_grad()

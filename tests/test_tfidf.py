@@ -48,7 +48,7 @@ def make_classifier(names: Names, seed: int = 0) -> tuple[TfidfClassifier, list[
     dataset = NamesDataset(names)
     models = [LetterNgrams(ASCII_SYMBOLS, 3, 2, case_sensitive) for case_sensitive in (False, True)]
     for model in models:
-        model.count(*dataset.all())
+        model.count(*dataset.as_one_batch())
     classifier = TfidfClassifier(3, MAX_LENGTHS)
     parts = [range(i, min(i + 50, len(dataset))) for i in range(0, len(dataset), 50)]
     batches = map(dataset.batch, parts)

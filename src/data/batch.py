@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     targets: Tensor
     """Category index of each name [B], int64."""
 
-    def examples(self, n_symbols: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def one_hot_examples(self, n_symbols: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the tutorial's tensors for each name: one-hot letters [L, 1, S] and target [1]."""
         # The tutorial's middle dimension is a batch of one name.
         one_hot_letters = one_hot(self.letters, n_symbols).unsqueeze(1)  # [sum of lengths, 1, S]

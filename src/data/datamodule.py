@@ -112,6 +112,7 @@ class NamesDataModule(LightningDataModule):
         super().__init__()
         # The paths are made absolute, so that src.evaluate finds the names from any folder.
         source = DataSource(absolute_path(data_dir), absolute_path(data_file), **columns)
+        # In a sweep, all runs read the same files, which `read_corpus` keeps in memory.
         corpus = read_corpus(source, letters)
         split = split_corpus(corpus, val_fraction, test_fraction, seed)
         lines_per_name = list_lines_per_name(split.train, corpus.lines_per_name)
@@ -179,7 +180,8 @@ class NamesDataModule(LightningDataModule):
     def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
         """Return the dataset of held-out names."""
         # Names that differ in case may become the same name, which should be scored only once.
-        return NamesDataset(sorted_unique_names(match_case(names, self.alphabet)), self.alphabet)
+        matched = match_case(names, self.alphabet)
+        return NamesDataset(sorted_unique_names(matched), self.alphabet)
 
     @cached_property
     def distinct_spellings(self) -> NamesDataset:
@@ -233,7 +235,7 @@ class NamesDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the test names; an empty list if there are none."""
         if not len(self.test_dataset):
-            return []
+            return []  # as in `val_dataloader`
         return self.test_dataset.loader(max_batch_size=EVAL_BATCH_SIZE)
 
     predict_dataloader = test_dataloader

@@ -40,6 +40,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         # The names of a category are consecutive, so the targets are 0 … 0 1 … 1 2 … 2.
         counts = torch.tensor([len(category_names) for category_names in names.values()])
         self.targets = torch.arange(len(names)).repeat_interleave(counts)
+        # These limit the size of batches; see `_consecutive_indices`.
         self._n_symbols = len(alphabet.symbols)
         self._n_categories = len(names)
 
@@ -47,7 +48,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return next(self.batch([index]).examples(self._n_symbols))
+        return next(self.batch([index]).one_hot_examples(self._n_symbols))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the names with these indices as one batch. Data loaders call this method."""
@@ -61,7 +62,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         letters = self.letters[indices_of_slices(self._starts[selected], lengths)]
         return Batch(letters, lengths, self.targets[selected])
 
-    def all(self) -> Batch:
+    def as_one_batch(self) -> Batch:
         """Return all names as one batch."""
         return self.batch(range(len(self)))
 

@@ -126,6 +126,7 @@ class ShuffledPasses:
         self._line_ends = np.cumsum(lines_per_name)
         self._batches_per_pass = ceil(len(lengths) / batch_size)
         self.names_per_iteration = len(lengths) / self._batches_per_pass
+        # The batches of one pass are kept, because each iteration takes one of them.
         self._pass_number = -1  # no batches have been made yet
         self._batches: list[list[int]] = []
 

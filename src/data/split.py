@@ -154,6 +154,7 @@ def hold_out_distinct_names(
         if not lines:
             remedy = "add some, or lower val_fraction and test_fraction"
             raise UserError(f"{category}: no name is left to train on; {remedy}")
+    # If all categories have fewer than three names, a small fraction holds out none of them.
     for key, fraction, code in (
         ("val_fraction", val_fraction, VAL),
         ("test_fraction", test_fraction, TEST),
@@ -211,6 +212,7 @@ def assign_splits(
         val_fraction: fraction of each category's names to hold out for validation.
         test_fraction: fraction of each category's names to hold out for the test.
     """
+    # One byte for each name is sufficient for the codes.
     splits = np.full(len(hashes), UNASSIGNED, np.int8)
     distinct = {category: np.unique(ids) for category, ids in name_ids.items()}
     # A name with several categories counts in the rarest of them, so the rarest category chooses

@@ -87,7 +87,7 @@ class OnlineClassifier(NameClassifier):
         criterion = nn.NLLLoss()
         losses = []
         guesses = []
-        for letters, target in batch.examples(len(self.network.alphabet.symbols)):
+        for letters, target in batch.one_hot_examples(len(self.network.alphabet.symbols)):
             output = read_name(self.rnn, letters)  # letters [L, 1, S] → [1, C]
             loss = criterion(output, target)  # target [1]
             optimizer.zero_grad()

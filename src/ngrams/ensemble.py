@@ -77,7 +77,7 @@ class NgramEnsemble(nn.Module):
         """
         # The logistic regression uses the grams that the letter n-gram models find, and these find
         # only grams that they have counted. So everything is counted first.
-        letters, lengths, targets = dataset.all()
+        letters, lengths, targets = dataset.as_one_batch()
         for model in self.letter_ngrams:
             model.count(letters, lengths, targets)
 

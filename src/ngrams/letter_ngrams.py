@@ -144,7 +144,7 @@ class LetterNgrams(nn.Module):
             seed: seeds the order of the names.
             stop: set by another thread to end the training early.
         """
-        letters, lengths, targets = dataset.all()
+        letters, lengths, targets = dataset.as_one_batch()
         all_categories = self.find_all_categories_of_names(letters, lengths, targets)  # [N, C]
         log_prior = torch.tensor(prior).log()  # [C]
 

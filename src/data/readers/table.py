@@ -37,6 +37,7 @@ def read_table_rows(source: DataSource, report: Callable[[str], None]) -> Iterat
     findings.append(f"{len(header.cells)} columns")
     report(f"{source}: {', '.join(findings)}")
 
+    # The rows of the sample have been read already; the others follow one by one.
     file = str(source.path)  # a new Path for each row would take most of the time
     for record in chain(sample, records):
         row = parse_row(record.cells, columns, f"{file}:{record.number}")
@@ -66,6 +67,7 @@ def parse_row(cells: list[str], columns: dict[str, int], location: str) -> Row:
             )
         count = int(digits)
     if "split_column" in columns:
+        # A row without a split would be used in none, so that is an error, too.
         word = cells[columns["split_column"]]
         split = SPLIT_NAMES.get(word.strip().casefold(), "")
         if not split:
