@@ -128,11 +128,13 @@ def initialize_from(path: Path, model: "NameClassifier") -> str:
         A line that says what was copied.
     """
     from src.models.checkpoint import load_checkpoint
-    from src.models.transfer import transfer_weights
+    from src.models.transfer import transfer_and_describe_weights
 
     checkpoint = find_checkpoint(path)
     source = load_checkpoint(checkpoint).network
-    return transfer_weights(source, model.network, source_name=f"init_from={checkpoint}")
+    return transfer_and_describe_weights(
+        source, model.network, source_name=f"init_from={checkpoint}"
+    )
 
 
 def fit_validation_calibration(model: "NameClassifier", data: "NamesDataModule") -> "Calibration":

@@ -22,8 +22,8 @@ MAX_LISTED = 8
 
 
 @torch.no_grad()
-def transfer_weights(source: Network, target: Network, source_name: str) -> str:
-    """Initialize a network from a trained one, for the letters and categories that both have.
+def transfer_and_describe_weights(source: Network, target: Network, source_name: str) -> str:
+    """Copy the weights of a trained network for the letters and categories that both networks have.
 
     Other weights keep their initial values. The n-gram models are not transferred.
 
