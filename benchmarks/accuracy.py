@@ -177,13 +177,13 @@ def calibrate_and_predict(
 def logistic_regression(seed: int) -> ModelResult:
     """Train a logistic regression on the tf-idf of 1- to 5-grams of letters, to convergence."""
     data = load_data(seed)
-    train_names = original_spellings(data.distinct_pairs, seed)
+    train_names = original_spellings(data.distinct_spellings, seed)
     start = time.perf_counter()
     vectorizer = TfidfVectorizer(
         analyzer="char_wb", ngram_range=(1, 5), sublinear_tf=True, min_df=2
     )
     model = LogisticRegression(C=10, max_iter=2000)
-    model.fit(vectorizer.fit_transform(train_names), data.distinct_pairs.targets.numpy())
+    model.fit(vectorizer.fit_transform(train_names), data.distinct_spellings.targets.numpy())
     seconds = time.perf_counter() - start
 
     def log_probabilities(names: NamesDataset) -> torch.Tensor:

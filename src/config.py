@@ -293,8 +293,8 @@ class Config:
         for option, neutral_value in CELL_OPTIONS.items():
             value = getattr(self, option)
             # A neutral value has no effect, so it is allowed with every cell.
-            if option not in CELLS[self.cell].keys and value != neutral_value:
-                cells = [name for name, cell in CELLS.items() if option in cell.keys]
+            if option not in CELLS[self.cell].options and value != neutral_value:
+                cells = [name for name, cell in CELLS.items() if option in cell.options]
                 suggestion = f"cell={join_with_or(cells)}"
                 raise UserError(f"{option}={value}: must be {neutral_value} unless {suggestion}")
 

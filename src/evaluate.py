@@ -89,12 +89,14 @@ def evaluate(options: argparse.Namespace) -> None:
         UserError: if the checkpoint or the names are not usable.
     """
     # Imported late: loading torch takes a second, and a mistyped option should be reported at once.
-    from src.inference.scores import build_report, format_report, predict_corpus
+    from src.inference.scores import build_report, format_report, predict_distinct_pairs
     from src.inference.trained_model import load_model
 
+    # Without --checkpoint, the newest run is evaluated.
     model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     source = select_source(model, options)
-    corpus = read_verified_split(model, source, options.split)
+    # A copy, because categories may be removed below.
+    corpus = dict(read_verified_split(model, source, options.split))
     # With --among, the model does not know the other categories.
     unknown_categories = [category for category in corpus if category not in model.categories]
     unknown_summary = f"{len(unknown_categories)} of {len(corpus)} categories, "
@@ -103,9 +105,11 @@ def evaluate(options: argparse.Namespace) -> None:
         remedy = "--unknown skip leaves their names out, --unknown wrong counts them as wrong"
         raise UserError(f"{source.path}: the model never answers {unknown_summary}; {remedy}")
     if options.unknown == "skip":
-        corpus = {c: names for c, names in corpus.items() if c not in unknown_categories}
+        for category in unknown_categories:
+            del corpus[category]
 
-    evaluated = predict_corpus(model, corpus)
+    # Names of unknown categories that are not left out have a probability of 0, so they are wrong.
+    evaluated = predict_distinct_pairs(model, corpus)
     report = build_report(evaluated)
     print(f"model: {model.description}")
     print(f"names: {source.path}, {options.split}: {SPLIT_DESCRIPTIONS[options.split]}")
@@ -113,6 +117,7 @@ def evaluate(options: argparse.Namespace) -> None:
         print(f"unknown: {unknown_summary}: {UNKNOWN_DESCRIPTIONS[options.unknown]}")
     print(f"prior: {model.prior_label}\n\n{format_report(report)}")
     if options.out:
+        # The settings on which the scores depend, so that the file can be understood by itself.
         settings = {
             "checkpoint": str(model.path),
             "split": options.split,
@@ -129,12 +134,14 @@ def evaluate(options: argparse.Namespace) -> None:
 def select_source(model: "TrainedModel", options: argparse.Namespace) -> DataSource:
     """Return where the names are: the run's own source, changed as the options say."""
     given: dict[str, Any] = {}
+    # The options have the names of these fields, such as `--data-dir`.
     for key in DataSource._fields:
         value = getattr(options, key)
         if value:
             given[key] = value
     source = model.split_record.source
     if options.data_file:
+        # Another table may have columns of the same names, so the run's columns are kept.
         source = source._replace(data_dir=None, data_file=None)
     elif options.data_dir:
         source = DataSource()  # the columns of a table do not apply to a folder
@@ -159,13 +166,14 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
     corpus = read_corpus(source, model.alphabet.kind, min_categories=1)
     if split == "all":
         return corpus.all_names
+    # Scores of test names would be too high if names had moved between the splits.
     if fingerprint(corpus.all_names) != record.fingerprints["all"]:
         raise UserError(
             f"{source.path}: not the corpus of the run, or changed since; use --split all"
         )
     # The same names are split in the same way, unless the program has changed since.
     splits = split_corpus(corpus, record.val_fraction, record.test_fraction, record.seed)
-    names: NamesByCategory = getattr(splits, split)
+    names: NamesByCategory = getattr(splits, split)  # the fields have the names of the splits
     if fingerprint(names) != record.fingerprints[split]:
         raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
     if not any(names.values()):

@@ -99,6 +99,7 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         UserError: if an option is invalid, or a file cannot be written.
     """
+    # The options about files make no sense without a file.
     file_options = [options.csv, options.out, options.column, options.delimiter]
     has_file_option = any(option is not None for option in file_options)
     has_both_files = options.csv is not None and options.out is not None
@@ -108,6 +109,7 @@ def check_options(options: argparse.Namespace) -> None:
         raise UserError("--csv and --out go together, without names, --json or --explain")
     if options.delimiter is not None and not re.fullmatch(r'[^"\r\n]', options.delimiter):
         raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
+    # A picture shows the prefixes of a single name.
     if options.plot and not (options.explain and len(options.names) == 1):
         raise UserError("--plot goes with --explain and one NAME")
     for key in ("threshold", "precision"):
@@ -116,6 +118,7 @@ def check_options(options: argparse.Namespace) -> None:
             raise UserError(f"--{key} {value:g}: is not between 0 and 1")
     if options.top_k < 1:
         raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
+    # An unknown encoding should be reported before anything is read.
     try:
         "".encode(options.encoding)  # also fails for codecs that are not text encodings
     except LookupError as error:
@@ -130,15 +133,16 @@ def predict(options: argparse.Namespace) -> None:
         UserError: if the checkpoint or a file is not usable.
     """
     # Imported late: loading torch takes a second, and a mistyped option should be reported at once.
-    from src.inference.tables import predict_csv
+    from src.inference.tables import classify_csv_column
     from src.inference.trained_model import load_model
 
     model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
     print(f"model: {model.description}", file=sys.stderr)
     threshold = choose_and_report_threshold(model, options)
+    # A model can have fewer categories than are shown by default.
     top_k = min(options.top_k, len(model.categories))
     if options.csv:
-        predict_csv(
+        classify_csv_column(
             model=model,
             source=options.csv,
             target=options.out,
@@ -152,12 +156,14 @@ def predict(options: argparse.Namespace) -> None:
 
     if options.json:  # JSON is UTF-8; a lone surrogate is written as \udcff, which is valid JSON
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
+    # The names of the command line are one batch; others are answered as they arrive.
     if options.names:
         batches = iter([options.names])
     elif sys.stdin.isatty():
         batches = read_typed_names_until_quit()
     else:
         batches = read_piped_names(options.encoding)
+    # The printer keeps track of the warnings that the user has seen, so there is one for all.
     printer = AnswerPrinter(
         model=model,
         top_k=top_k,
@@ -178,9 +184,10 @@ def choose_and_report_threshold(model: "TrainedModel", options: argparse.Namespa
     Raises:
         UserError: if no threshold reached the precision.
     """
+    # The two options exclude each other, and --threshold has a default.
     if not options.precision:
         return float(options.threshold)
-    point = model.threshold(options.precision)
+    point = model.find_threshold(options.precision)
     summary = f"answered {point.coverage:.1%} of the validation names"
     summary += f", {point.precision:.1%} of them right"
     print(f"threshold: {point.threshold:.6g}, {summary}", file=sys.stderr)
@@ -195,11 +202,11 @@ def plot_letter_probabilities(model: "TrainedModel", name: str, file: Path) -> N
     """
     prefixes, probabilities = model.prefix_probabilities(name)
     if not prefixes:
-        raise UserError(f"--plot: {replace_unprintable(name)}: {model.reason(name)}")
+        raise UserError(f"--plot: {replace_unprintable(name)}: {model.explain_rejection(name)}")
     from src.run.figures import draw_letter_probabilities, render_png  # matplotlib takes a second
 
     figure = draw_letter_probabilities(
-        name=prefixes[-1],
+        name=prefixes[-1],  # the whole name, as the model reads it
         probabilities=probabilities.numpy(),
         categories=model.categories,
         prior=model.prior_label,

@@ -97,12 +97,12 @@ def train(config: Config, folder: Path) -> float | None:
                 trainer.test(model, data, verbose=False)
             # The confusion matrix and the scores under other priors need the probabilities of
             # single names, which `trainer.test` does not return.
-            split, dataset = data.evaluation_split()  # the test names, if there are any
+            split, dataset = data.choose_report_split()  # the test names, if there are any
             log_probs = model.log_probabilities(dataset.loader())
             prior_scores = {}
             # The calibration was fitted to the validation names, so their scores would be too high.
             if split == "test" and model.calibration:
-                prior_scores = model.score_priors("test", log_probs, dataset.targets)
+                prior_scores = model.score_under_each_prior("test", log_probs, dataset.targets)
             metrics = report.report_result(log_probs, dataset.targets, split, prior_scores)
     return metrics.get(SCORE)
 
@@ -112,10 +112,13 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     from src.models.classifier import NameClassifier
     from src.models.online_classifier import OnlineClassifier
 
-    settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
+    network = config.subset(NETWORK_KEYS)
+    training = config.subset(TRAINING_KEYS)
     if config.is_online:
-        return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
-    return NameClassifier.for_data(data, **settings)
+        training["backend"] = config.backend
+        training["clip"] = config.clip
+        return OnlineClassifier.for_data(data, network=network, training=training)
+    return NameClassifier.for_data(data, network=network, training=training)
 
 
 def initialize_weights_from_run(path: Path, model: "NameClassifier") -> str:
@@ -129,11 +132,13 @@ def initialize_weights_from_run(path: Path, model: "NameClassifier") -> str:
         A line for the output of the run that says what was copied.
     """
     from src.models.checkpoint import load_checkpoint
-    from src.models.transfer import transfer_weights
+    from src.models.transfer import transfer_and_describe_weights
 
     checkpoint = find_checkpoint(path)
     source = load_checkpoint(checkpoint).network
-    return transfer_weights(source, model.network, source_name=f"init_from={checkpoint}")
+    return transfer_and_describe_weights(
+        source, model.network, source_name=f"init_from={checkpoint}"
+    )
 
 
 def fit_validation_calibration(model: "NameClassifier", data: "NamesDataModule") -> "Calibration":

@@ -29,7 +29,7 @@ from src.data.readers import DataSource
 from src.launch import train_all_seeds_unless_finished
 from src.models.checkpoint import VERSION
 from src.models.classifier import NameClassifier
-from src.models.network import Network
+from src.models.network import build_network
 from src.models.registry import SCORE
 from src.run.compose import build_config
 from src.run.run_folder import read_result_or_empty
@@ -139,7 +139,7 @@ CHECKPOINT_SUMMARY = (
 def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
     """Return the content of a checkpoint of an untrained network."""
     torch.manual_seed(0)
-    weights = Network(**network).state_dict()
+    weights = build_network(network).state_dict()
     return {
         "version": VERSION,
         "hyper_parameters": {"network": network, "lr": 0.005},

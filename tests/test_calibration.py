@@ -8,9 +8,9 @@ from torch import Tensor
 from src.models.calibration import (
     Calibration,
     CurvePoint,
+    compute_precision_curve,
     fit_calibration,
     golden_section_search,
-    precision_curve,
 )
 from src.models.registry import PRIORS, PriorName
 
@@ -56,18 +56,18 @@ def test_a_row_of_nan_remains_a_row_of_nan() -> None:
 
 
 def make_overconfident(
-    calibrated: Tensor, trained_prior: Tensor, corpus_prior: Tensor, temperature: float
+    calibrated: Tensor, train_prior: Tensor, corpus_prior: Tensor, temperature: float
 ) -> Tensor:
     """Return the log-probabilities of a network that needs this temperature [N, C].
 
     Args:
         calibrated: the correct probabilities under the corpus prior [N, C].
-        trained_prior: prior of each category in training [C].
+        train_prior: prior of each category in training [C].
         corpus_prior: prior of each category in the corpus [C].
         temperature: above 1 for an overconfident network, below 1 for an underconfident one.
     """
     likelihoods = calibrated.log() - corpus_prior.log()
-    return (temperature * likelihoods + trained_prior.log()).log_softmax(dim=1)
+    return (temperature * likelihoods + train_prior.log()).log_softmax(dim=1)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 4.0])
@@ -75,12 +75,12 @@ def test_the_fitted_temperature_corrects_over_and_underconfidence(temperature: f
     """The names of each row have the correct frequencies exactly, so the fit is exact, too."""
     rows = torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
     targets = torch.tensor([i >= round(10 * p) for p in rows[:, 0].tolist() for i in range(10)])
-    trained_prior = torch.tensor([0.6, 0.4])
+    train_prior = torch.tensor([0.6, 0.4])
     corpus_prior = torch.tensor([0.375, 0.625])
     calibrated = rows.repeat_interleave(10, dim=0)
-    log_probs = make_overconfident(calibrated, trained_prior, corpus_prior, temperature)
+    log_probs = make_overconfident(calibrated, train_prior, corpus_prior, temperature)
     calibration = fit_calibration(
-        log_probs, targets.long(), trained_prior.tolist(), corpus_prior.tolist()
+        log_probs, targets.long(), train_prior.tolist(), corpus_prior.tolist()
     )
     assert calibration.temperature == pytest.approx(temperature, rel=1e-4)
     fitted = calibration.log_probabilities(log_probs, "corpus").exp()
@@ -168,7 +168,7 @@ def test_a_precision_curve_by_hand() -> None:
     """A threshold is halfway to the next lower confidence; three names share one of 0.75."""
     confidence = torch.tensor([0.75, 0.5, 0.9375, 0.75, 0.75, 0.625])
     probabilities = torch.stack((confidence, 1 - confidence), dim=1)
-    curve = precision_curve(probabilities, torch.tensor([0, 0, 0, 1, 0, 1])).tolist()
+    curve = compute_precision_curve(probabilities, torch.tensor([0, 0, 0, 1, 0, 1])).tolist()
     assert curve == [
         [(0.9375 + 0.75) / 2, 1, 1 / 6],
         [(0.75 + 0.625) / 2, 3 / 4, 4 / 6],

@@ -40,7 +40,7 @@ def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) 
     """Train on each name as the tutorial does, and return the losses before the steps."""
     losses = []
     optimizer = torch.optim.SGD(rnn.parameters(), lr)
-    for name, category in batch.examples(57):
+    for name, category in batch.one_hot_examples(57):
         loss = F.nll_loss(read_name(rnn, name), category)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
@@ -87,7 +87,7 @@ def test_metrics_computed_by_hand() -> None:
 def test_metrics_under_each_prior_computed_by_hand() -> None:
     model = make_model(["A", "B", "C", "D"])
     model.calibration = Calibration([0.25] * 4, [0.01, 0.97, 0.01, 0.01], prior_strength=0)
-    scores = model.score_priors("test", PROBABILITIES.log(), TARGETS)
+    scores = model.score_under_each_prior("test", PROBABILITIES.log(), TARGETS)
     assert {name: scores[f"test/{name}/accuracy"] for name in PRIORS} == {
         "uniform": pytest.approx(2 / 4),  # of the given probabilities
         "corpus": pytest.approx(2 / 4),  # B is predicted for all names

@@ -13,7 +13,7 @@ from src.data.datamodule import NamesDataModule, Sampling
 from src.data.dataset import NamesDataset
 from src.data.sampler import RandomExamples
 from src.errors import UserError
-from src.models.online_sgd import compiled_steps
+from src.models.online_sgd import train_on_each_name
 from src.models.rnn import RNN
 
 CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
@@ -51,7 +51,7 @@ def test_batch_of_many_indices_equals_the_items() -> None:
 def test_examples_of_a_batch_equal_the_items() -> None:
     dataset = NamesDataset(CORPUS)
     lines = [2, 0, 1]
-    examples = dataset.batch(lines).examples(57)
+    examples = dataset.batch(lines).one_hot_examples(57)
     for line, (name, category) in zip(lines, examples, strict=True):
         assert torch.equal(name, dataset[line][0])
         assert torch.equal(category, dataset[line][1])
@@ -88,7 +88,7 @@ def test_loaders(corpus_dir: Path) -> None:
         assert len(pairs) == len(set(pairs)) == len(dataset) > 0
 
 
-def test_natural_sampling_passes_over_the_distinct_pairs(corpus_dir: Path) -> None:
+def test_natural_sampling_passes_over_the_distinct_spellings(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0, 3, 25, 25, 25, 7, chunk_size=1, sampling="natural")
     batches = list(data.train_dataloader())
     assert len(batches) == 25
@@ -96,8 +96,8 @@ def test_natural_sampling_passes_over_the_distinct_pairs(corpus_dir: Path) -> No
         list(zip(names_of(batch), batch.targets.tolist(), strict=True)) for batch in batches[:6]
     ]
     seen = [pair for each in pairs for pair in each]
-    assert len(seen) == len(set(seen)) == len(data.distinct_pairs) == 38  # 39 lines, one twice
-    counts = data.distinct_pairs.targets.bincount()
+    assert len(seen) == len(set(seen)) == len(data.distinct_spellings) == 38  # 39 lines, one twice
+    counts = data.distinct_spellings.targets.bincount()
     assert data.train_prior == data.corpus_prior == pytest.approx((counts / 38).tolist())
     balanced = NamesDataModule(corpus_dir, 0, 0)
     assert balanced.train_prior == [1 / 3] * 3
@@ -112,15 +112,15 @@ def test_nothing_held_out(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0, 3)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []
-    assert data.evaluation_split() == ("training", data.train_dataset)
+    assert data.choose_report_split() == ("training", data.train_dataset)
     assert len(data.train_dataset) == 20 + 13 + 6
 
 
-def test_evaluation_split_is_the_first_with_names(corpus_dir: Path) -> None:
+def test_the_report_split_is_the_first_with_names(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0.2, 0.2)
-    assert data.evaluation_split() == ("test", data.test_dataset)
+    assert data.choose_report_split() == ("test", data.test_dataset)
     data = NamesDataModule(corpus_dir, 0.2, 0)
-    assert data.evaluation_split() == ("validation", data.val_dataset)
+    assert data.choose_report_split() == ("validation", data.val_dataset)
 
 
 def test_category_of_one_name_is_in_the_training_split(own_corpus_dir: Path) -> None:
@@ -158,7 +158,7 @@ def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     (batch,) = data.train_dataloader()
-    losses, _ = compiled_steps(rnn, batch, 0.005)
+    losses, _ = train_on_each_name(rnn, batch, 0.005)
     torch.testing.assert_close(losses, plain, atol=1e-5, rtol=0)
 
 
@@ -181,5 +181,5 @@ def test_passes_over_the_sampled_names(sampling: Sampling) -> None:
     data = NamesDataModule(passes=2.5, batch_size=100, sampling=sampling, letters="tutorial")
     of_a_pass = len(data.train_dataset) / 100
     if sampling == "natural":
-        of_a_pass = math.ceil(len(data.distinct_pairs) / 100)
+        of_a_pass = math.ceil(len(data.distinct_spellings) / 100)
     assert data.run_length.iterations == math.ceil(2.5 * of_a_pass)

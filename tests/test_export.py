@@ -251,8 +251,8 @@ def test_onnx_metadata(tmp_path: Path) -> None:
     write_model(file, network)
     metadata = read_metadata(export_session(file, "tempered"))
     assert metadata["prior"] == "as trained"
-    log_shares: Any = load_model(file).network.log_shares
-    assert metadata["priors"] == {"as trained": log_shares.tolist()}
+    log_train_prior: Any = load_model(file).network.log_train_prior
+    assert metadata["priors"] == {"as trained": log_train_prior.tolist()}
 
 
 BROWSER_SCRIPT = """
@@ -297,7 +297,8 @@ def browser_results(
     code = code.replace("ALL_NAMES", json.dumps(NAMES))
     files, frames = [], ""
     for i, (network, calibration) in enumerate(zip(networks, calibrations, strict=True)):
-        files.append(write_model(folder / f"{i}.ckpt", network, decision=calibration))
+        entries = {} if calibration is None else {"decision": calibration}
+        files.append(write_model(folder / f"{i}.ckpt", network, **entries))
         assert run_export(str(files[i]), f"--html={folder / 'see.html'}", "--force") == 0
         page = (folder / "see.html").read_text(encoding="utf-8").replace("</html>", code)
         frames += f'<iframe srcdoc="{html.escape(page)}"></iframe><pre></pre>'

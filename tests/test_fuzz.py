@@ -41,9 +41,9 @@ from src.data.readers import DataSource
 from src.data.sampler import RandomExamples, RunLength, TrainBatchSampler, TrainingPosition
 from src.data.split import SplitRecord, fingerprint, hold_out_distinct_names
 from src.errors import UserError
-from src.inference.tables import predict_csv
+from src.inference.tables import classify_csv_column
 from src.inference.trained_model import TrainedModel, load_model
-from src.models.network import Network
+from src.models.network import build_network
 from src.run.messages import format_folder_override
 from tests.conftest import N_TRIED_INPUTS
 from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings
@@ -508,7 +508,7 @@ ADDED_COLUMNS = ["category_1", "probability_1", "category_2", "probability_2", "
 def small_model() -> TrainedModel:
     """Return an untrained model."""
     torch.manual_seed(0)
-    network = Network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
+    network = build_network(NETWORK | {"categories": CATEGORIES, "hidden": 4})
     split_record = SplitRecord(DataSource(), 0, 0, 0, {})
     return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, split_record)
 
@@ -543,7 +543,7 @@ def check_predictions(folder: Path, content: bytes, encoding: str, delimiter: st
     except (UnicodeError, csv.Error):
         is_valid = False
     predict = partial(
-        predict_csv,
+        classify_csv_column,
         model=small_model(),
         source=source,
         target=target,

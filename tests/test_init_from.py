@@ -12,7 +12,7 @@ from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
 from src.models.network import Network
-from src.models.transfer import transfer_weights
+from src.models.transfer import transfer_and_describe_weights
 from src.run.run_folder import read_settings
 from src.train import train
 from tests.helpers import (
@@ -66,7 +66,7 @@ def replace_rows(initial: Tensor, source: Tensor, matches: dict[int, int]) -> Te
 def letter_columns(network: Any) -> Tensor:
     """Return the input of the first layer for each letter, for all directions [S, G]."""
     first = [weight for name, weight in get_weights(network).items() if "weight_ih_l0" in name]
-    return torch.cat([weight @ get_weights(network)["letters"].T for weight in first]).T
+    return torch.cat([weight @ get_weights(network)["input_vectors"].T for weight in first]).T
 
 
 def test_transfer_of_the_tutorial_cell() -> None:
@@ -75,7 +75,7 @@ def test_transfer_of_the_tutorial_cell() -> None:
     network, fresh = (
         make_network(TARGET_ALPHABET, TARGET_CATEGORIES, cell="tutorial") for _ in range(2)
     )
-    assert transfer_weights(source, network, "it") == (
+    assert transfer_and_describe_weights(source, network, "it") == (
         "it: copied 2 of 4 categories (new: Epsilon, Gamma; left out: Delta), "
         "4 of 6 letters (new: c, Ä; left out: a)"
     )
@@ -108,7 +108,7 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
     }
     source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, **sizes)
     network, fresh = (make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes) for _ in range(2))
-    transfer_weights(source, network, "it")
+    transfer_and_describe_weights(source, network, "it")
     actual, source_weights, initial = (get_weights(model) for model in (network, source, fresh))
     for name in ("output.weight", "output.bias"):
         assert torch.equal(
@@ -129,9 +129,9 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
             shared_vectors[target_row] = int(source.recurrent.groups[source_index, k])
     assert len(shared_vectors) == 2 + 4  # two cases; a, b, e and the unknown symbol
     expected = replace_rows(
-        initial["letters"], source_weights["letters"], LETTER_MATCHES | shared_vectors
+        initial["input_vectors"], source_weights["input_vectors"], LETTER_MATCHES | shared_vectors
     )
-    assert torch.equal(actual["letters"], expected)
+    assert torch.equal(actual["input_vectors"], expected)
 
 
 @pytest.mark.parametrize("is_swapped", [False, True])
@@ -150,7 +150,7 @@ def test_predictions_for_shared_letters_are_unchanged(
         letters, other_letters = other_letters, letters
     source = make_network(letters, SOURCE_CATEGORIES, seed=1, **sizes)
     network = make_network(other_letters, SOURCE_CATEGORIES, **sizes)
-    transfer_weights(source, network, "it")
+    transfer_and_describe_weights(source, network, "it")
     names = ["bAc", "A", "cccb"]
     expected = source.eval()(*source.alphabet.encode(names))
     actual = network.eval()(*network.alphabet.encode(names))
@@ -162,14 +162,16 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
     source = make_network(
         Alphabet(case_style="upper", force_case=True), SOURCE_CATEGORIES, seed=1, ngrams=1
     )
-    report = transfer_weights(source, make_network(ASCII_ALPHABET, TARGET_CATEGORIES), "it")
+    report = transfer_and_describe_weights(
+        source, make_network(ASCII_ALPHABET, TARGET_CATEGORIES), "it"
+    )
     assert report.endswith(
         "57 of 57 letters; n-gram models are not copied but fitted to the new names"
     )
     network = make_network(Alphabet(case_style="lower"), SOURCE_CATEGORIES, ngrams=1)
-    transfer_weights(source, network, "it")
+    transfer_and_describe_weights(source, network, "it")
     assert network.alphabet.case_style == "lower"
-    assert len(network.ngrams.counted[0].table.counts) == 0
+    assert len(network.ngrams.letter_ngrams[0].table.counts) == 0
 
 
 @pytest.mark.parametrize(
@@ -210,7 +212,7 @@ def test_models_that_do_not_match_are_refused(
     letters: Alphabet, categories: list[str], sizes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        transfer_weights(
+        transfer_and_describe_weights(
             make_network(ASCII_ALPHABET, SOURCE_CATEGORIES),
             make_network(letters, categories, **sizes),
             "it",
@@ -221,7 +223,9 @@ def test_models_that_do_not_match_are_refused(
 def test_unknown_symbol_is_not_a_shared_letter() -> None:
     source = make_network(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), SOURCE_CATEGORIES)
     with pytest.raises(UserError, match="has none of these letters; it has ж, я"):
-        transfer_weights(source, make_network(SOURCE_ALPHABET, TARGET_CATEGORIES), "it")
+        transfer_and_describe_weights(
+            source, make_network(SOURCE_ALPHABET, TARGET_CATEGORIES), "it"
+        )
 
 
 QUICK_RUN = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]

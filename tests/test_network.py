@@ -24,7 +24,8 @@ def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
 
 def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
     """Read a single name with PyTorch's layer itself: no padding, no packing."""
-    states, _ = network.rnn(network.letters[ASCII_ALPHABET.encode([name])[0].tolist()])  # [L, F]
+    letters = ASCII_ALPHABET.encode([name]).letters.tolist()
+    states, _ = network.rnn(network.input_vectors[letters])  # [L, D · H]
     if network.pooling == "all":
         features = torch.cat((states.max(dim=0).values, states.mean(dim=0)))
     elif network.rnn.bidirectional:
@@ -113,7 +114,7 @@ def test_groups_of_letters_share_a_part_of_their_vectors() -> None:
     recurrent: Any = network.recurrent
     ungrouped = Alphabet("ascii", symbols)
     plain = RecurrentNetwork(ungrouped, 2, 4, "gru", embedding=3).eval()
-    own = recurrent.letters.detach()
+    own = recurrent.input_vectors.detach()
     assert own.shape == (13, 3)
     sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(symbol_groups(symbols))]
     plain.load_state_dict({**recurrent.state_dict(), "letters": torch.stack(sums)})
@@ -121,7 +122,7 @@ def test_groups_of_letters_share_a_part_of_their_vectors() -> None:
     torch.testing.assert_close(network(*batch), plain(*batch))
     one_hot: Any = Network(letters.to_dict(), ["A", "B"], None, "gru", 4).recurrent
     assert torch.equal(
-        one_hot.input_vectors_with_dropout(), torch.eye(7)
+        one_hot.sum_input_vectors(), torch.eye(7)
     )  # nothing is learned that could be shared
 
 
@@ -138,11 +139,11 @@ def test_one_hot_letters_have_no_groups() -> None:
 def test_one_hot_letters_of_a_large_alphabet_are_refused() -> None:
     symbols = "".join(map(chr, range(0x4E00, 0x4F00)))
     alphabet = Alphabet("corpus", symbols[1:])
-    assert RecurrentNetwork(alphabet, 2, 4, "gru").letters.shape == (255, 255)
+    assert RecurrentNetwork(alphabet, 2, 4, "gru").input_vectors.shape == (255, 255)
     alphabet = Alphabet("corpus", symbols)
     with pytest.raises(UserError, match=r"embedding=0: the names have 256 .* use embedding=32"):
         RecurrentNetwork(alphabet, 2, 4, "gru")
-    assert RecurrentNetwork(alphabet, 2, 4, "gru", embedding=3).letters.shape[1] == 3
+    assert RecurrentNetwork(alphabet, 2, 4, "gru", embedding=3).input_vectors.shape[1] == 3
 
 
 def test_options_that_a_cell_does_not_take_must_have_no_effect() -> None:
@@ -191,11 +192,11 @@ def test_the_models_are_multiplied_with_weights_and_with_the_prior() -> None:
     log_probs = network(batch.letters, batch.lengths)
     recurrent = network.recurrent(batch.letters, batch.lengths).exp()
     assert isinstance(network.ngrams, NgramEnsemble)
-    models = network.ngrams.counted
+    models = network.ngrams.letter_ngrams
     lower, case_sensitive = (model(batch.letters, batch.lengths).softmax(1) for model in models)
     assert not torch.allclose(lower, case_sensitive)
     matches = [model.match_grams(batch.letters, batch.lengths) for model in models]
-    tfidf = network.ngrams.weighed(matches).softmax(1)
+    tfidf = network.ngrams.tfidf(matches).softmax(1)
     product = recurrent**0.2 * lower**0.3 * case_sensitive**0.3 * tfidf**0.2 * torch.tensor(PRIOR)
     torch.testing.assert_close(log_probs.exp(), product / product.sum(dim=1, keepdim=True))
 
@@ -207,8 +208,8 @@ def test_an_alphabet_without_case_has_a_single_ngram_model() -> None:
     dataset = NamesDataset({"A": ["아이", "이우"], "B": ["우"]}, alphabet)
     ngrams.eval().fit(dataset, [0.6, 0.4], 0)
     batch = alphabet.encode(["아이우", "우"])
-    (model,) = ngrams.counted
-    tfidf = ngrams.weighed([model.match_grams(*batch)])
+    (model,) = ngrams.letter_ngrams
+    tfidf = ngrams.tfidf([model.match_grams(*batch)])
     torch.testing.assert_close(ngrams(*batch), 0.6 * model(*batch) + 0.2 * tfidf)
 
 
@@ -223,6 +224,18 @@ def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
     malformed = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
     with pytest.raises(ValueError, match="letter counts: out of range"):
         loaded.load_state_dict(malformed)
+
+
+def test_the_state_dict_has_the_names_of_older_checkpoints() -> None:
+    network = make_network_with_ngrams()
+    names = {name for name in network.state_dict() if "rnn." not in name and "output." not in name}
+    expected = {"log_shares", "recurrent.letters", "ngrams.weighed.bias"}
+    expected.add("ngrams.weighed._extra_state")
+    for model in ("ngrams.counted.0", "ngrams.counted.1"):
+        for name in ("log_strength", "log_pooled_strength", "own_share", "weight", "bias"):
+            expected.add(f"{model}.{name}")
+        expected.add(f"{model}._extra_state")
+    assert names == expected
 
 
 def test_in_training_only_the_recurrent_network_and_the_prior_are_used() -> None:

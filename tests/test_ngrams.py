@@ -37,7 +37,7 @@ def to_tensors(examples: Examples) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def one_category(categories: Tensor) -> Tensor:
-    """Return `left_out_categories` with a single category for each name."""
+    """Return `counted_in` with a single category for each name."""
     return F.one_hot(categories, N_CATEGORIES).bool()
 
 
@@ -98,9 +98,9 @@ def compute_logits_with_loops(
                         (category_followers[context] for category_followers in followers),
                         Counter[str](),
                     )
-                    beta = math.exp(value(ngrams.log_strength, reading, k, 0, c))
-                    delta = math.exp(value(ngrams.log_pooled_strength, reading, k, 0, 0))
-                    mu = 1 / (1 + math.exp(-value(ngrams.own_share, reading, k, 0, c)))
+                    beta = math.exp(value(ngrams.log_beta, reading, k, 0, c))
+                    delta = math.exp(value(ngrams.log_delta, reading, k, 0, 0))
+                    mu = 1 / (1 + math.exp(-value(ngrams.logit_mu, reading, k, 0, c)))
                     q = (pooled_counts[symbols[t]] + delta * q) / (pooled_counts.total() + delta)
                     mean = mu * p + (1 - mu) * q
                     p = (counts[symbols[t]] + beta * mean) / (counts.total() + beta)
@@ -132,7 +132,7 @@ def test_logits_match_a_reference_implementation(order: int, case_sensitive: boo
     assert_equal_up_to_rounding(ngrams(letters, lengths), torch.tensor(expected))
 
     # A name with several categories is left out of all of them.
-    name_categories = ngrams.find_name_categories(*to_tensors(examples))
+    name_categories = ngrams.find_all_categories_of_names(*to_tensors(examples))
     expected_categories = [
         {c for other, c in examples if normalize(other) == normalize(name)} for name, _ in examples
     ]
@@ -378,7 +378,7 @@ def test_a_sparse_table_has_the_same_logits_as_a_dense_one(
     letters, lengths, categories = to_tensors([*examples, ("Zz", 0)])
     left_out = one_category(categories)
     dense = make_ngrams(examples)
-    monkeypatch.setattr("src.ngrams.gram_table.MAX_DENSE_COUNTS", 0)
+    monkeypatch.setattr("src.ngrams.gram_table.MAX_DENSE_CELLS", 0)
     sparse = make_ngrams(examples)
     assert len(dense.table.dense) == len(dense.table.grams)
     assert len(sparse.table.dense) == 0
@@ -390,7 +390,7 @@ def test_gradients_match_finite_differences() -> None:
     examples = random_examples(seed=10, n=20)
     ngrams = make_ngrams(examples).double().requires_grad_()
     letters, lengths, categories = to_tensors(examples)
-    name_categories = ngrams.find_name_categories(letters, lengths, categories)
+    name_categories = ngrams.find_all_categories_of_names(letters, lengths, categories)
 
     def loss(*parameters: Tensor) -> Tensor:
         named = dict(zip(dict(ngrams.named_parameters()), parameters, strict=True))
@@ -419,7 +419,7 @@ def test_a_fitted_model_classifies_new_names(monkeypatch: pytest.MonkeyPatch) ->
     ngrams = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     repeated = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     for model in (ngrams, repeated):
-        model.count(*train_dataset.all())
+        model.count(*train_dataset.as_one_batch())
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for model in (ngrams, repeated):

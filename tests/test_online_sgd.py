@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from src.data.batch import Batch
 from src.data.datamodule import NamesDataModule
-from src.models.online_sgd import OnlineSGD, compiled_steps
+from src.models.online_sgd import OnlineSGD, train_on_each_name
 from src.models.rnn import RNN, read_name
 
 
@@ -28,11 +28,11 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
         batch = random_batch([length], n_categories)
         before = [weight.detach().clone() for weight in rnn.parameters()]
 
-        ((name, _),) = batch.examples(57)
+        ((name, _),) = batch.one_hot_examples(57)
         output = read_name(rnn, name)
         loss = F.nll_loss(output, batch.targets)
         gradients = torch.autograd.grad(loss, list(rnn.parameters()), materialize_grads=True)
-        losses, guesses = compiled_steps(rnn, batch, lr=1.0)
+        losses, guesses = train_on_each_name(rnn, batch, lr=1.0)
 
         assert losses.item() == pytest.approx(loss.item(), abs=1e-6)
         assert guesses.item() == output.argmax().item()
@@ -50,11 +50,11 @@ def test_steps_equal_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
     reference.load_state_dict(rnn.state_dict())
     batch = random_batch([5, 1, 19, 2, 7, 3] * 10, 4)
     batch = batch._replace(letters=batch.letters % 3)  # names of which letters come twice
-    losses, guesses = compiled_steps(rnn, batch, 0.05, clip)
+    losses, guesses = train_on_each_name(rnn, batch, 0.05, clip)
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
     norms = []
-    for i, (name, category) in enumerate(batch.examples(57)):
+    for i, (name, category) in enumerate(batch.one_hot_examples(57)):
         output = read_name(reference, name)
         loss = F.nll_loss(output, category)
         optimizer.zero_grad()
@@ -79,7 +79,7 @@ def test_default_clip_has_no_effect_on_the_included_corpus(seed: int) -> None:
     for clip in (0.0, 500.0):
         torch.manual_seed(seed)
         rnn = RNN(57, 128, 18)
-        trained.append([*compiled_steps(rnn, batch, 0.005, clip), *rnn.parameters()])
+        trained.append([*train_on_each_name(rnn, batch, 0.005, clip), *rnn.parameters()])
     for free, clipped in zip(*trained, strict=True):
         assert torch.equal(free, clipped)
 
@@ -90,10 +90,10 @@ def test_clipping_of_a_huge_gradient() -> None:
     rnn, batch = RNN(57, 8, 3), random_batch([3], 3)
     with torch.no_grad():
         rnn.i2h.weight *= 1e15
-    _, guesses = compiled_steps(rnn, batch, 0.0)
+    _, guesses = train_on_each_name(rnn, batch, 0.0)
     batch = batch._replace(targets=(guesses + 1) % 3)  # wrong
     before = torch.cat([weight.detach().flatten().clone() for weight in rnn.parameters()]).double()
-    compiled_steps(rnn, batch, 1e20, 0.01)
+    train_on_each_name(rnn, batch, 1e20, 0.01)
     after = torch.cat([weight.detach().flatten() for weight in rnn.parameters()]).double()
     assert (after - before).norm().item() == pytest.approx(1e18, rel=1e-3)
 
@@ -102,7 +102,7 @@ def test_infinite_weights_give_an_infinite_loss() -> None:
     rnn = RNN(57, 8, 3)
     with torch.no_grad():
         rnn.i2o.bias[0] = float("inf")
-    losses, _ = compiled_steps(rnn, random_batch([3, 3], 3), 0.1)
+    losses, _ = train_on_each_name(rnn, random_batch([3, 3], 3), 0.1)
     assert not losses.isfinite().any()
 
 
@@ -121,7 +121,7 @@ def test_optimizer_uses_its_current_learning_rate() -> None:
     optimizer = OnlineSGD(rnn, 0.1, clip=0.5)
     optimizer.param_groups[0]["lr"] *= 0.5
     losses, guesses = optimizer.step(batch=batch)
-    expected_losses, expected_guesses = compiled_steps(twin, batch, 0.05, 0.5)
+    expected_losses, expected_guesses = train_on_each_name(twin, batch, 0.05, 0.5)
     assert torch.equal(losses, expected_losses)
     assert torch.equal(guesses, expected_guesses)
     assert torch.equal(rnn.i2h.weight, twin.i2h.weight)
@@ -129,9 +129,9 @@ def test_optimizer_uses_its_current_learning_rate() -> None:
 
 def test_ctrl_c_in_the_kernel_raises_keyboard_interrupt() -> None:
     rnn, batch = RNN(57, 64, 3), random_batch([8] * 100_000, 3)
-    compiled_steps(rnn, random_batch([1], 3), 0.0)  # compiled now
+    train_on_each_name(rnn, random_batch([1], 3), 0.0)  # compiled now
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     for _ in range(3):
         signal.setitimer(signal.ITIMER_REAL, 0.05)
         with pytest.raises(KeyboardInterrupt):
-            compiled_steps(rnn, batch, 1e-6)
+            train_on_each_name(rnn, batch, 1e-6)

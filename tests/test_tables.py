@@ -344,7 +344,7 @@ def test_count_column_repeats_rows(tmp_path: Path) -> None:
         expected[category] = {name: count - 1 for name, count in counts.items() if count > 1}
         for name in counts:
             expected[category][name.upper()] = 1
-    assert names.line_counts == expected
+    assert names.lines_per_name == expected
     assert names.all_names == {category: list(counts) for category, counts in expected.items()}
 
 
@@ -382,7 +382,7 @@ def test_counted_draws_equal_repeated_lines() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_pass_in_proportion_to_line_counts(seed: int) -> None:
+def test_pass_in_proportion_to_lines(seed: int) -> None:
     """Each name is sampled its expected number of times, rounded up or down."""
     rng = random.Random(seed)
     weights = [rng.choice([1, 1, 2, 50, 1000]) for _ in range(60)]

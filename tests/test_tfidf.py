@@ -13,8 +13,7 @@ from src.data.normalize import ASCII_SYMBOLS
 from src.ngrams.letter_ngrams import LetterNgrams
 from src.ngrams.tfidf import (
     TfidfClassifier,
-    choose_batch_size,
-    choose_n_steps,
+    choose_schedule,
     pack_term_keys,
     shift_name_index,
     unpack_name_index,
@@ -49,7 +48,7 @@ def make_classifier(names: Names, seed: int = 0) -> tuple[TfidfClassifier, list[
     dataset = NamesDataset(names)
     models = [LetterNgrams(ASCII_SYMBOLS, 3, 2, case_sensitive) for case_sensitive in (False, True)]
     for model in models:
-        model.count(*dataset.all())
+        model.count(*dataset.as_one_batch())
     classifier = TfidfClassifier(3, MAX_LENGTHS)
     parts = [range(i, min(i + 50, len(dataset))) for i in range(0, len(dataset), 50)]
     batches = map(dataset.batch, parts)
@@ -140,7 +139,7 @@ def test_scaling_the_weights_increases_the_regularized_loss(
     weight = classifier.weight.float()
     letters, lengths = ASCII_ALPHABET.encode(all_names)
     matches = [model.match_grams(letters, lengths) for model in models]
-    terms = classifier._count_all_grams(matches)
+    terms = classifier._count_terms(matches)
     features = classifier._compute_features(terms, len(all_names))
 
     def loss(scale: float) -> float:
@@ -237,5 +236,4 @@ def test_packing_and_unpacking_of_keys() -> None:
     ],
 )
 def test_steps_and_batch_size(n_names: int, n_steps: int, batch_size: int) -> None:
-    assert choose_n_steps(n_names) == n_steps
-    assert choose_batch_size(n_names, n_steps) == batch_size
+    assert choose_schedule(n_names) == (n_steps, batch_size)

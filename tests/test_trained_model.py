@@ -59,9 +59,9 @@ def test_reasons_why_a_name_cannot_be_classified(model: TrainedModel) -> None:
         get_rnn(model).i2h.weight.mul_(20)
     probabilities = model.probabilities([LONGEST_NAME, TOO_LONG_NAME, "123", "x"])
     assert probabilities[:, 0].isnan().tolist() == [True, True, True, False]
-    assert model.reason(LONGEST_NAME) == "too long for this model"
-    assert model.reason(TOO_LONG_NAME) == "longer than 200 letters"
-    assert model.reason("123") == "no letters I know"
+    assert model.explain_rejection(LONGEST_NAME) == "too long for this model"
+    assert model.explain_rejection(TOO_LONG_NAME) == "longer than 200 letters"
+    assert model.explain_rejection("123") == "no letters I know"
 
 
 def test_the_maximum_length_applies_to_the_normalized_name(model: TrainedModel) -> None:
@@ -118,7 +118,7 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     calibration = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     path = write_checkpoint(tmp_path / "a.ckpt", decision=calibration)
     model = load_model(path)
-    points = [model.threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
+    points = [model.find_threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
     assert [list(point) for point in points] == [
         PRECISION_CURVE[0],
         PRECISION_CURVE[0],
@@ -129,13 +129,13 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"^--precision 0.938: validation reaches 0.937 at the most"
     ):
-        model.threshold(0.938)
+        model.find_threshold(0.938)
     uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"))
     for model_without_curve in (load_model(path, "corpus"), uncalibrated):
         with pytest.raises(UserError, match=r"ckpt holds none; give a --threshold$"):
-            model_without_curve.threshold(0.5)
+            model_without_curve.find_threshold(0.5)
     with pytest.raises(UserError, match="holds none among these categories; give a --thr"):
-        load_model(path, among=["A", "B"]).threshold(0.5)
+        load_model(path, among=["A", "B"]).find_threshold(0.5)
 
 
 def test_prefix_probabilities_equal_those_of_the_prefixes(model: TrainedModel) -> None:

@@ -223,7 +223,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     rows = collect_rows(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
     # The split does not depend on the number of lines of a name.
-    corpus = Corpus(group_by_split(rows.names), line_counts={})
+    corpus = Corpus(group_by_split(rows.names), lines_per_name={})
     all_names = corpus.all_names
     names = {}
     for category in categories:

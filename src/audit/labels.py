@@ -94,8 +94,8 @@ def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
     letters, lengths = corpus.alphabet.encode(names)
     model.count(letters, lengths, categories)
     # The model stores the logarithm of β and the logit of μ.
-    model.log_strength.fill_(BETA).log_()
-    model.own_share.fill_(MU).logit_()
+    model.log_beta.fill_(BETA).log_()
+    model.logit_mu.fill_(MU).logit_()
     # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule. The
     # counts are proportional to the prior, and a constant factor does not change the softmax.
     n_names = categories.bincount(minlength=n_categories)
@@ -120,7 +120,7 @@ def find_improbable_labels_in_batch(
     has_category[name_indices, labels] = True
 
     letters, lengths = corpus.alphabet.encode(names)
-    scores = model(letters, lengths, left_out_categories=has_category)  # [B, C]
+    scores = model(letters, lengths, counted_in=has_category)  # [B, C]
 
     # Excluding the other categories of the name can only raise the probability of a label. This
     # first test is therefore safe without excluding them, and leaves only a few labels.

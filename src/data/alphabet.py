@@ -28,6 +28,7 @@ MIN_FORCED_SHARE = 0.99
 converted to that case."""
 
 CaseStyle = Literal["", "lower", "upper", "capitalised"]
+"""The case of the training names; empty if they have none. Checkpoints use this spelling."""
 
 
 def capitalize(name: str) -> str:
@@ -36,8 +37,10 @@ def capitalize(name: str) -> str:
         return name.capitalize()  # five times as fast as the general way
     lower = name.lower()
     for index, letter in enumerate(lower):
+        # Unlike `upper`, `title` only changes the first part of letters such as `ǆ`.
         if letter != letter.upper():
             return lower[:index] + letter.title() + lower[index + 1 :]
+    # No letter has an upper case, but the first one may still have a title case.
     return lower[:1].title() + lower[1:]
 
 
@@ -79,8 +82,8 @@ class Alphabet(NamedTuple):
         if kind == "tutorial":
             return cls(kind)
         case = detect_case(names)
+        # With `ascii`, names are normalized to exactly these symbols.
         alphabet = cls(kind, ASCII_SYMBOLS, case.style, case.is_forced)
-        # Every name in ASCII can be encoded, so these symbols do not depend on the names.
         if kind == "ascii":
             return alphabet
         # A symbol that occurs once would be learned from a single name, so it counts as unknown.
@@ -96,6 +99,7 @@ class Alphabet(NamedTuple):
         Raises:
             ValueError: if the dictionary has other keys.
         """
+        # Fields of another version of the program could change how names are read.
         if fields.keys() != cls().to_dict().keys():
             raise ValueError(f"not the fields of an alphabet: {', '.join(map(str, fields))}")
         return cls(
@@ -139,7 +143,8 @@ class Alphabet(NamedTuple):
             ValueError: if a name contains a symbol that is not in the alphabet.
         """
         # UTF-32 has one number per symbol, so that one table lookup encodes all names together.
-        code_points = np.frombuffer("".join(names).encode("utf-32-le"), np.uint32)
+        text = "".join(names)
+        code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         letters = torch.from_numpy(_index_table(self.symbols)[code_points])
         if (letters < 0).any():  # -1 stands for symbols that are not in the alphabet
             raise ValueError(f"a name contains symbols that letters={self.kind} does not know")
@@ -156,21 +161,25 @@ ASCII_ALPHABET = Alphabet()
 
 
 class DetectedCase(NamedTuple):
-    """The result of `detect_case`."""
+    """The case of some names."""
 
     style: CaseStyle
+    """The most frequent case."""
     is_forced: bool
+    """Whether nearly all names have it, so that all others should be converted to it."""
 
 
 def detect_case(names: Collection[str]) -> DetectedCase:
     """Return the most frequent case of some names, and whether to convert all names to it.
 
-    Names with fewer than two cased letters are ignored.
+    Names with fewer than two cased letters are ignored: `A`, for example, is in upper case and
+    capitalized at once.
     """
     cased_names = []
     for name in names:
-        n_cased = sum(map(str.isupper, name)) + sum(map(str.islower, name))
-        if n_cased > 1:  # a single capital is in upper case, but also capitalized
+        # Letters of scripts without case, such as Arabic, are neither upper nor lower.
+        n_cased = sum(letter.isupper() or letter.islower() for letter in name)
+        if n_cased > 1:
             cased_names.append(name)
     counts: dict[CaseStyle, int] = {
         "lower": sum(name == name.lower() for name in cased_names),
@@ -198,6 +207,7 @@ def _index_table(symbols: str) -> NDArray[np.int16]:
     does not contain that.
     """
     # Unicode has 0x110000 code points, so a table takes 2 MB. It is cached for each alphabet.
+    # `find` returns -1 if there is no such symbol.
     table = np.full(0x110000, symbols.find(UNKNOWN_SYMBOL), np.int16)
     table[[ord(symbol) for symbol in symbols]] = range(len(symbols))
     return table

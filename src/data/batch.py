@@ -13,10 +13,11 @@ from torch import Tensor
 from src.data.normalize import ASCII_SYMBOLS
 
 MAX_BATCH_CELLS = 2**21
-"""Maximum number of letters × (symbols + categories) in a batch that is scored at once. More would
-not be faster, but would take more memory."""
+"""Maximum number of letters × (symbols + categories) in a batch that is scored at once. It limits
+the memory for one-hot letters and for scores; larger batches would not be faster."""
 
 T = TypeVar("T")
+"""Type of the items of a batch."""
 
 
 class Batch(NamedTuple):
@@ -30,7 +31,7 @@ class Batch(NamedTuple):
     targets: Tensor
     """Category index of each name [B], int64."""
 
-    def examples(self, n_symbols: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def one_hot_examples(self, n_symbols: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the tutorial's tensors for each name: one-hot letters [L, 1, S] and target [1]."""
         # The tutorial's middle dimension is a batch of one name.
         one_hot_letters = one_hot(self.letters, n_symbols).unsqueeze(1)  # [sum of lengths, 1, S]
@@ -43,8 +44,8 @@ def one_hot(letters: Tensor, n_symbols: int = len(ASCII_SYMBOLS)) -> Tensor:
     return F.one_hot(letters.long(), n_symbols).float()
 
 
-def ragged_indices(starts: Tensor, lengths: Tensor) -> Tensor:
-    """Return the indices of several slices of a tensor, end to end.
+def indices_of_slices(starts: Tensor, lengths: Tensor) -> Tensor:
+    """Return the indices of the elements of several slices of a tensor, one slice after the other.
 
     Args:
         starts: index of the first element of each slice [B].
@@ -77,7 +78,7 @@ def size_limited_batches(
         is_full = len(batch) == max_items or n_letters + length_of(item) > max_letters
         if batch and is_full:  # an empty batch takes any item, however long
             yield batch
-            batch = []
+            batch = []  # a new list, because the receiver may keep the other one
             n_letters = 0
         batch.append(item)
         n_letters += length_of(item)

@@ -24,8 +24,11 @@ their lines."""
 RejectedLines = dict[str, list[str]]
 """For each reason to reject lines, their locations and first characters."""
 
-SPLIT_ORDER = ("", "train", "val", "test")
+NO_SPLIT = ""
+"""Name of the only split of a source that is not split."""
+SPLIT_ORDER = (NO_SPLIT, "train", "val", "test")
 MAX_REJECTED_SHOWN = 5
+"""Number of rejected lines that a message shows."""
 MAX_QUOTED = 40
 """Number of characters of a name or category that a message quotes."""
 CONTROL_CHARACTER = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -38,20 +41,23 @@ class Corpus(NamedTuple):
     """All names of a source."""
 
     splits: dict[str, NamesByCategory]
-    """The names of `train`, `val` and `test` if the source is split; else all of them under ""."""
-    line_counts: dict[str, Counter[str]]
+    """The names of `train`, `val` and `test` if the source is split; else all names in NO_SPLIT.
+    All splits have the same categories."""
+    lines_per_name: dict[str, Counter[str]]
     """For each category, the number of lines that each training name stands for. Empty if the
-    source has no counts. If it has counts, each name occurs once in a split."""
+    source has no counts. If the source has counts, each name occurs once in a split."""
 
     @property
     def all_names(self) -> NamesByCategory:
         """The names of all splits."""
-        # A source without splits may be large, so its lists are not copied.
-        first, *others = self.splits.values()
-        all_names = dict(first)
-        for names in others:
-            for category in names:
-                all_names[category] = all_names[category] + names[category]
+        all_names: NamesByCategory = {}
+        for names in self.splits.values():
+            for category, category_names in names.items():
+                if category in all_names:
+                    all_names[category] = all_names[category] + category_names
+                else:
+                    # Not copied, because a source without splits may be large.
+                    all_names[category] = category_names
         return all_names
 
 
@@ -73,13 +79,12 @@ def read_corpus(
         OSError: if a file cannot be opened.
     """
     # The files' sizes and times are part of the cache key, so that a changed file is read again.
-    stamps = []
+    stamps = []  # (path, size, time of the last change)
     for file in list_files(source):
         stat = file.stat()
         stamps.append((file, stat.st_size, stat.st_mtime_ns))
     corpus = _read_files(source, kind, tuple(stamps))
-    first_split = next(iter(corpus.splits.values()))
-    categories = list(first_split)
+    categories = list(corpus.all_names)
     if len(categories) < min_categories:
         raise UserError(f"{source}: has only one category, {', '.join(categories)}; needs two")
     return corpus
@@ -93,25 +98,30 @@ def _read_files(
 ) -> Corpus:
     """Read a source; `stamps`, the files with their sizes and times, are only keys of the cache."""
     has_counts = source.count_column is not None
-    # Like lists, counters keep the order of the lines.
+    # For each pair of a split and a category: the names and their counts, or a list of the names if
+    # there are no counts. Both keep the order of the lines.
     names: Any = defaultdict(Counter if has_counts else list)
     rejected: RejectedLines = defaultdict(list)
     for row, name in valid_rows(source, kind, rejected):
         if has_counts:
+            # Several spellings can be normalized to the same name, whose counts are added up.
             names[row.split, row.category][name] += row.count
         else:
             names[row.split, row.category].append(name)
     # Report the first reason, with the number of lines to which it applies.
     if rejected:
         reason, locations = next(iter(rejected.items()))
-        summary = f"{source.path}: {len(locations):,} lines {reason}"
-        raise UserError("\n  ".join([summary, *locations[:MAX_REJECTED_SHOWN]]))
-    line_counts = {}
+        message = f"{source.path}: {len(locations):,} lines {reason}"
+        for location in locations[:MAX_REJECTED_SHOWN]:
+            message += f"\n  {location}"
+        raise UserError(message)
+    lines_per_name = {}
     if has_counts:
         for (split, category), counts in names.items():
-            if split in ("", "train"):  # held-out names are scored once, whatever their counts
-                line_counts[category] = counts
-    return Corpus(group_by_split(names), line_counts)
+            # Held-out names are scored once, whatever their counts.
+            if split in (NO_SPLIT, "train"):
+                lines_per_name[category] = counts
+    return Corpus(group_by_split(names), lines_per_name)
 
 
 def valid_rows(
@@ -125,25 +135,28 @@ def valid_rows(
     Args:
         source: the folder or table to read.
         kind: the kind of alphabet that names are normalized for.
-        rejected: receives the invalid rows; should be a `defaultdict(list)`.
+        rejected: receives the invalid rows by the reason; should be a `defaultdict(list)`.
         report: receives a message about the delimiter, header and columns that were guessed.
     """
-    no_label = "have no category, or one with a control character"
-    no_name = (
+    # The reasons follow a number of lines in the message: `3 lines have no category …`.
+    reason_for_label = "have no category, or one with a control character"
+    reason_for_name = (
         f"are not names: a name has at least one letter that letters={kind} can read, at most "
         f"{MAX_NAME_LENGTH} characters, and no tab or other control character"
     )
     if kind == "tutorial":
-        no_name += "; letters=corpus reads any script"
+        reason_for_name += "; letters=corpus reads any script"
     for row in read_rows(source, report):
         name = normalize_name(row.name, kind)
         # Tabs around a name are harmless. Within a name, they suggest that the file is a table.
-        has_control_character = CONTROL_CHARACTER.search(row.name.strip())
-        if not (row.category and row.category.isprintable()):
+        has_control_character = CONTROL_CHARACTER.search(row.name.strip()) is not None
+        has_name = name != "" and len(row.name) <= MAX_NAME_LENGTH and not has_control_character
+        has_label = row.category != "" and row.category.isprintable()
+        if not has_label:
             quoted = f"{row.location}: {row.category[:MAX_QUOTED]!r}"
-            rejected[no_label].append(replace_unprintable(quoted))
-        elif not name or len(row.name) > MAX_NAME_LENGTH or has_control_character:
-            rejected[no_name].append(f"{row.location}: {row.name[:MAX_QUOTED]!r}")
+            rejected[reason_for_label].append(replace_unprintable(quoted))
+        elif not has_name:
+            rejected[reason_for_name].append(f"{row.location}: {row.name[:MAX_QUOTED]!r}")
         else:
             yield row, name
 
@@ -159,14 +172,17 @@ def group_by_split(names: dict[tuple[str, str], Iterable[str]]) -> dict[str, Nam
     """
     categories = sorted({category for _, category in names})
     splits = sorted({split for split, _ in names}, key=SPLIT_ORDER.index)
+    if not splits:
+        splits = [NO_SPLIT]
     grouped: dict[str, NamesByCategory] = {}
-    for split in splits or [""]:
+    for split in splits:
+        # A category without names in a split has an empty list there.
         grouped[split] = {}
         for category in categories:
             grouped[split][category] = list(names.get((split, category), ()))
     return grouped
 
 
-def unique_names(names: NamesByCategory) -> NamesByCategory:
+def sorted_unique_names(names: NamesByCategory) -> NamesByCategory:
     """Return each name once per category, sorted."""
     return {category: sorted(set(lines)) for category, lines in names.items()}

@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.alphabet import ASCII_ALPHABET, Alphabet
-from src.data.batch import MAX_BATCH_CELLS, Batch, ragged_indices, size_limited_batches
+from src.data.batch import MAX_BATCH_CELLS, Batch, indices_of_slices, size_limited_batches
 from src.data.corpus import NamesByCategory
 
 
 class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """The names of all categories, one category after the other.
+    """Encoded names: those of the first category, then those of the second, and so on.
 
     An item is the tutorial's pair of tensors: the one-hot letters of a name [L, 1, S] and the index
     of its category [1]. Data loaders do not use items: they ask for many names at once and get a
@@ -40,6 +40,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         # The names of a category are consecutive, so the targets are 0 … 0 1 … 1 2 … 2.
         counts = torch.tensor([len(category_names) for category_names in names.values()])
         self.targets = torch.arange(len(names)).repeat_interleave(counts)
+        # These limit the size of batches; see `_consecutive_indices`.
         self._n_symbols = len(alphabet.symbols)
         self._n_categories = len(names)
 
@@ -47,7 +48,7 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return next(self.batch([index]).examples(self._n_symbols))
+        return next(self.batch([index]).one_hot_examples(self._n_symbols))
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the names with these indices as one batch. Data loaders call this method."""
@@ -58,10 +59,10 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         # With an explicit dtype, because an empty list would become a float tensor.
         selected = torch.as_tensor(indices, dtype=torch.int64)
         lengths = self.lengths[selected]
-        letters = self.letters[ragged_indices(self._starts[selected], lengths)]
+        letters = self.letters[indices_of_slices(self._starts[selected], lengths)]
         return Batch(letters, lengths, self.targets[selected])
 
-    def all(self) -> Batch:
+    def as_one_batch(self) -> Batch:
         """Return all names as one batch."""
         return self.batch(range(len(self)))
 
@@ -83,12 +84,16 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
             max_batch_size: maximum number of names in a batch if there is no batch sampler.
         """
         if batch_sampler is None:
-            batch_sampler = BatchList(self._consecutive_indices(max_batch_size or len(self)))
+            max_names = max_batch_size or len(self)
+            batch_sampler = BatchList(self._consecutive_indices(max_names))
         # `__getitems__` returns a batch already, so there is nothing left to collate.
         return DataLoader(self, batch_sampler=batch_sampler, collate_fn=unchanged)  # type: ignore[arg-type] # torch expects lists
 
     def _consecutive_indices(self, max_names: int) -> Iterator[list[int]]:
-        """Yield the indices of all names, in lists with limited numbers of names and letters."""
+        """Yield the indices of all names, in lists with limited numbers of names and letters.
+
+        A list has at most `max_names` names, and is small enough to be scored at once.
+        """
         max_letters = MAX_BATCH_CELLS // (self._n_symbols + self._n_categories)
         lengths = self.lengths.tolist()  # reading single elements of a tensor would be slow
         return size_limited_batches(

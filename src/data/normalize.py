@@ -17,6 +17,8 @@ ASCII_SYMBOLS = string.ascii_letters + PUNCTUATION
 MAX_NAME_LENGTH = 200
 """Maximum length of a name in characters. A file with longer lines is not a list of names."""
 
+CAPITAL_SHARP_S = "\N{LATIN CAPITAL LETTER SHARP S}"
+
 VOWEL_SIGN_CLASSES = {0, *range(84, 200)}
 """Canonical combining classes of the marks that are vowel signs and not accents: 0 for most scripts
 of India and South-East Asia, 84 to 199 for Telugu, Thai, Lao and Tibetan."""
@@ -44,35 +46,42 @@ def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
         name = "".join(symbol for symbol in decomposed if symbol in ASCII_SYMBOLS)
         return name if name.strip(PUNCTUATION) else ""
     # Repeated spaces, and those at both ends, are removed.
-    converted = " ".join(_convert_symbols(text, kind).split())
-    return _trim_punctuation_and_quotes(converted)
+    words = _convert_symbols(text, kind).split()
+    return _trim_punctuation_and_quotes(" ".join(words))
 
 
 def _convert_symbols(text: str, kind: AlphabetKind) -> str:
     """Return a text with each of its characters replaced by symbols of the alphabet."""
-    # For ASCII text, both kinds give the same result, and a table is five times as fast.
+    # For ASCII text, `ascii` and `corpus` give the same result, and a table is five times as fast.
     if text.isascii():
-        return text.translate(_ASCII_CONVERSIONS)
+        return text.translate(_ascii_conversions())
     # Composing the text first lets a letter and its accent be looked up as one character.
     text = unicodedata.normalize("NFC", text)
     converted = "".join([_convert_symbol(symbol, kind) for symbol in text])
     name = unicodedata.normalize("NFC", converted)
-    # `Я` becomes `Ya`, so a name in capitals is converted to upper case again. `ß` counts as a
-    # capital because it often stands among capitals.
-    n_capitals = sum(map(str.isupper, text))
-    is_upper = text.replace("ß", "ẞ").isupper() and n_capitals > 1
-    return name.upper() if kind == "ascii" and is_upper else name
+    # `Я` becomes `Ya`, so a name in capitals is converted to upper case again.
+    if kind == "ascii" and _is_in_capitals(text):
+        return name.upper()
+    return name
+
+
+def _is_in_capitals(text: str) -> bool:
+    """Return whether a text has at least two capitals and no small letter but `ß`."""
+    # Many people write a small `ß` among capitals, because its capital is rarely used.
+    n_capitals = sum(letter.isupper() for letter in text)
+    return n_capitals > 1 and text.replace("ß", CAPITAL_SHARP_S).isupper()
 
 
 @cache
 def _convert_symbol(symbol: str, kind: AlphabetKind) -> str:
     """Return what replaces one character of a text in NFC; empty if the character is removed."""
-    category = unicodedata.category(symbol)  # such as Lu, an upper-case letter
+    general_category = unicodedata.category(symbol)  # such as Lu, an upper-case letter
     transliteration = anyascii.anyascii(symbol)
     is_apostrophe = transliteration in ("'", "`")
     # Unicode counts some apostrophes as modifier letters (Lm), such as that in Hawaiian names.
-    is_letter_or_mark = category[0] in "LM" and not (category == "Lm" and is_apostrophe)
-    if is_letter_or_mark:
+    is_letter_or_mark = general_category[0] in "LM"
+    is_modifier_letter = general_category == "Lm"
+    if is_letter_or_mark and not (is_modifier_letter and is_apostrophe):
         return symbol if kind == "corpus" else _transliterate(symbol)
     # anyascii turns all dashes into hyphens, but also the dot in Catalan names such as `Gal·la`.
     is_hyphen = transliteration == "-" and symbol != "·"
@@ -80,7 +89,8 @@ def _convert_symbol(symbol: str, kind: AlphabetKind) -> str:
         return " "
     if is_apostrophe:
         return "'"
-    if category[0] == "P":  # punctuation of any script, which is kept if it resembles . , or ;
+    # Punctuation of any script is kept if it resembles one of `.,;`.
+    if general_category[0] == "P":
         return "".join(sign for sign in transliteration if sign in ".,;")
     return ""
 
@@ -89,8 +99,8 @@ def _transliterate(letter: str) -> str:
     """Return the Latin letters for a letter or mark of any script; empty for accents."""
     decomposed = unicodedata.normalize("NFD", letter)
     base = "".join(part for part in decomposed if unicodedata.category(part)[0] != "M")
-    # A Latin letter with accents is spelled without them.
-    if base and set(base) <= set(ASCII_SYMBOLS):
+    # A Latin letter with accents is spelled without them. The base of an accent alone is empty.
+    if base and all(part in ASCII_SYMBOLS for part in base):
         return base
     # Vowel signs are transliterated. Accents are removed, and so are the points of Hebrew and
     # Arabic, because most texts leave them out.
@@ -104,17 +114,20 @@ def _transliterate(letter: str) -> str:
     return latin if has_case else latin.lower()
 
 
-_ASCII_CONVERSIONS = {code: _convert_symbol(chr(code), "ascii") for code in range(128)}
+@cache
+def _ascii_conversions() -> dict[int, str]:
+    """Return what replaces each ASCII character, as a table for `str.translate`."""
+    return {code: _convert_symbol(chr(code), "ascii") for code in range(128)}
 
 
 def _trim_punctuation_and_quotes(name: str) -> str:
     """Return a name without the punctuation around it; empty if no letter is left."""
     trimmed = name.strip(PUNCTUATION)
-    if not any(map(str.isalpha, trimmed)):
+    if not any(letter.isalpha() for letter in trimmed):
         return ""
     # Apostrophes on both sides are quotation marks. One that has no counterpart belongs to the
     # name, as in `'t Hooft`.
-    before, _, after = name.partition(trimmed)
+    before, _, after = name.partition(trimmed)  # the punctuation on both sides
     n_before = before.count("'")
     n_after = after.count("'")
     if n_before > n_after:
@@ -138,4 +151,7 @@ _NO_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
 
 def replace_unprintable(text: str) -> str:
     """Return a text that is safe to print: control characters become replacement characters."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+    safe = ""
+    for character in text:
+        safe += character if character.isprintable() else "\N{REPLACEMENT CHARACTER}"
+    return safe

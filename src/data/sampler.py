@@ -1,7 +1,7 @@
 """The order of the training names: reproducible, and resumable at any iteration."""
 
 import random
-from bisect import bisect
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -12,7 +12,7 @@ import numpy as np
 
 MAX_SKIPPED_AT_ONCE = 100_000
 """Maximum number of examples drawn at once when skipping ahead; limits memory use."""
-SORTED_BATCHES = 8
+N_BATCHES_SORTED_TOGETHER = 8
 """Number of batches whose names are sorted by length together. The larger it is, the less the
 batches differ from pass to pass."""
 
@@ -24,7 +24,7 @@ class NameSampler(Protocol):
     """Mean number of names in an iteration."""
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the indices of the names at positions `start` to `start + count`."""
+        """Return the indices of `count` names of the sequence, the first at position `start`."""
 
 
 class RandomExamples:
@@ -34,30 +34,32 @@ class RandomExamples:
     `randint(0, n - 1)` for the category, then for the line.
 
     Args:
-        counts: number of lines in each category, all at least 1.
+        lines_per_category: number of lines in each category, all at least 1.
         batch_size: number of examples in an iteration.
         seed: the seed *s*.
-        line_counts: number of lines that each name stands for, in the order of the categories.
-            Empty if each name is one line.
+        lines_per_name: number of lines that each name stands for, in the order of the categories.
+            Empty if it is 1 for all names.
     """
 
     def __init__(
         self,
-        counts: Sequence[int],
+        lines_per_category: Sequence[int],
         batch_size: int,
         seed: int,
-        line_counts: Sequence[int] = (),
+        lines_per_name: Sequence[int] = (),
     ) -> None:
         self.names_per_iteration: float = batch_size
-        self._counts = counts
+        self._lines_per_category = lines_per_category
         self._seed = seed
-        self._first_lines = [0, *accumulate(counts)]
-        self._line_ends = list(accumulate(line_counts))
+        # Lines are numbered across the categories: each category starts where the last one ends.
+        self._first_lines = [0, *accumulate(lines_per_category)]
+        # A name has the lines up to its end that belong to no name before it.
+        self._line_ends = list(accumulate(lines_per_name))
         self._rng = random.Random(seed)
         self._position = 0  # number of examples drawn so far
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the indices of the names at positions `start` to `start + count`.
+        """Return the indices of `count` names of the sequence, the first at position `start`.
 
         It costs nothing to continue where the last call stopped. For any other start, the examples
         before it are drawn as well, which takes a third of a microsecond for each.
@@ -68,27 +70,29 @@ class RandomExamples:
         while self._position < start:
             self._draw_lines(min(start - self._position, MAX_SKIPPED_AT_ONCE))
         lines = self._draw_lines(count)
-        # With counts, each name has a range of line numbers. Find the name of each line.
-        if self._line_ends:
-            return [bisect(self._line_ends, line) for line in lines]
-        return lines
+        if not self._line_ends:
+            return lines  # each name is one line
+        # The name of a line is the first one that ends after it.
+        return [bisect_right(self._line_ends, line) for line in lines]
 
     def _draw_lines(self, count: int) -> list[int]:
         """Return the next random lines, numbered across the categories."""
-        # Like `randint(0, n - 1)`: draw as many bits as n has, and repeat until it is below n.
-        # Inlined, it is three times as fast.
-        random_bits = self._rng.getrandbits
-        counts = self._counts
+        # Like `randint(0, n - 1)`, draw as many bits as n has, and repeat until the number is below
+        # n. Without a function call, this is three times as fast.
+        draw_bits = self._rng.getrandbits
+        lines_per_category = self._lines_per_category
         first_lines = self._first_lines
-        n_categories = len(counts)
+        n_categories = len(lines_per_category)
         category_bits = n_categories.bit_length()
-        line_bits = [count.bit_length() for count in counts]
+        line_bits = [n_lines.bit_length() for n_lines in lines_per_category]
         lines = []
         for _ in range(count):
-            while (category := random_bits(category_bits)) >= n_categories:
-                pass
-            while (line := random_bits(line_bits[category])) >= counts[category]:
-                pass
+            category = draw_bits(category_bits)
+            while category >= n_categories:
+                category = draw_bits(category_bits)
+            line = draw_bits(line_bits[category])
+            while line >= lines_per_category[category]:
+                line = draw_bits(line_bits[category])
             lines.append(first_lines[category] + line)
         self._position += count
         return lines
@@ -104,9 +108,9 @@ class ShuffledPasses:
         batch_size: number of names in a batch, which is an iteration. The last batch of a pass may
             be smaller.
         seed: seeds the order.
-        line_counts: number of lines that each name stands for. If given, names are drawn in
-            proportion to their line counts, by systematic sampling. A pass has as many names as
-            without counts. Empty if each name is one line.
+        lines_per_name: number of lines that each name stands for. Empty if it is 1 for all names.
+            Otherwise, a pass has as many names, but they are drawn in proportion to their lines, so
+            that some occur several times and others not at all.
     """
 
     def __init__(
@@ -114,33 +118,35 @@ class ShuffledPasses:
         lengths: Sequence[int],
         batch_size: int,
         seed: int,
-        line_counts: Sequence[int] = (),
+        lines_per_name: Sequence[int] = (),
     ) -> None:
         self._lengths = lengths
         self._batch_size = batch_size
         self._seed = seed
-        self._line_ends = np.cumsum(line_counts)
+        self._line_ends = np.cumsum(lines_per_name)
         self._batches_per_pass = ceil(len(lengths) / batch_size)
         self.names_per_iteration = len(lengths) / self._batches_per_pass
+        # The batches of one pass are kept, because each iteration takes one of them.
         self._pass_number = -1  # no batches have been made yet
         self._batches: list[list[int]] = []
 
     def take(self, start: int, count: int) -> list[int]:
         """Return the indices of the names in the batch that begins at position `start`.
 
-        In positions, the last batch of a pass takes as much room as a full one.
+        Positions are counted as if the last batch of a pass were full, too, so that batch number i
+        always begins at position i times the batch size.
 
         Args:
             start: a multiple of the batch size.
             count: must be the batch size, as batches are always taken whole.
         """
+        assert count == self._batch_size
         batch_number = start // self._batch_size
         pass_number, index = divmod(batch_number, self._batches_per_pass)
         if pass_number != self._pass_number:
             # Each pass has its own generator, so it can be made without the passes before it.
-            self._batches = self._make_batches_of_similar_length(
-                random.Random(f"{self._seed} {pass_number}")
-            )
+            rng = random.Random(f"{self._seed} {pass_number}")
+            self._batches = self._make_batches_of_similar_length(rng)
             self._pass_number = pass_number
         return self._batches[index]
 
@@ -149,15 +155,11 @@ class ShuffledPasses:
         n_names = len(self._lengths)
         indices = list(range(n_names))
         if len(self._line_ends):
-            # Systematic sampling: take every `step`-th line from a random start, and find the name
-            # it belongs to. A name with more than `step` lines occurs several times.
-            step = self._line_ends[-1] / n_names
-            lines = (np.arange(n_names) + rng.random()) * step
-            indices = np.searchsorted(self._line_ends[:-1], lines, side="right").tolist()
+            indices = self._draw_names_by_lines(rng)
         rng.shuffle(indices)
         # Names of similar length need little padding. Sorting all of them would give each pass the
         # same batches, so only chunks of the shuffled names are sorted.
-        chunk_size = SORTED_BATCHES * self._batch_size
+        chunk_size = N_BATCHES_SORTED_TOGETHER * self._batch_size
         sorted_indices: list[int] = []
         for start in range(0, n_names, chunk_size):
             chunk = indices[start : start + chunk_size]
@@ -167,6 +169,20 @@ class ShuffledPasses:
             batches.append(sorted_indices[start : start + self._batch_size])
         rng.shuffle(batches)
         return batches
+
+    def _draw_names_by_lines(self, rng: random.Random) -> list[int]:
+        """Return the indices of as many names as there are, in proportion to their lines.
+
+        This is systematic sampling: from a random start, take every `step`-th line, and find the
+        name it belongs to. A name with more than `step` lines occurs several times.
+        """
+        n_names = len(self._lengths)
+        step = self._line_ends[-1] / n_names
+        lines = (np.arange(n_names) + rng.random()) * step
+        # The name of a line is the first one that ends after it. Without the last end, rounding
+        # cannot lead to an index above that of the last name.
+        indices: list[int] = np.searchsorted(self._line_ends[:-1], lines, side="right").tolist()
+        return indices
 
 
 @dataclass(frozen=True)
@@ -187,10 +203,14 @@ class RunLength:
         By default a run has 50 points of the loss curve and 10 validations. `val_every` is rounded
         up to a multiple of `log_every`.
         """
-        log_every = log_every or ceil(iterations / 50)
-        iterations_per_validation = val_every or iterations / 10
+        if log_every == 0:
+            log_every = ceil(iterations / 50)
+        iterations_per_validation: float = val_every
+        if val_every == 0:
+            iterations_per_validation = iterations / 10
+        # A validation always comes with a point of the loss curve.
         points_per_validation = ceil(iterations_per_validation / log_every)
-        return cls(iterations, log_every, points_per_validation * log_every)
+        return cls(iterations, log_every, val_every=points_per_validation * log_every)
 
 
 class TrainingPosition(NamedTuple):
@@ -203,7 +223,7 @@ class TrainingPosition(NamedTuple):
 
 @dataclass
 class TrainBatchSampler:
-    """A batch sampler for one epoch: from the current iteration to the next validation.
+    """A batch sampler whose every pass is one epoch, from the current to the next validation.
 
     A batch holds the names of up to `chunk_size` iterations, and never extends past the next point
     of the loss curve. With several processes, each takes its own part of every batch. The parts are
@@ -222,14 +242,17 @@ class TrainBatchSampler:
     def __iter__(self) -> Iterator[list[int]]:
         log_every = self.run_length.log_every
         val_every = self.run_length.val_every
-        iteration, rank, world_size = self.get_training_position()
+        position = self.get_training_position()
+        iteration = position.iteration
         next_validation = (iteration // val_every + 1) * val_every
         end = min(next_validation, self.run_length.iterations)
+        # A validation and the end of the run also end a batch, so that no iteration is left over.
         while iteration < end:
             next_point = (iteration // log_every + 1) * log_every
             chunk_end = min(iteration + self.chunk_size, next_point, end)
+            start = iteration * self.batch_size
             n_names = (chunk_end - iteration) * self.batch_size
             # All processes draw the same names, and each keeps its part of them.
-            indices = self.sampler.take(iteration * self.batch_size, n_names)
-            yield indices[rank::world_size]
+            indices = self.sampler.take(start, n_names)
+            yield indices[position.rank :: position.world_size]
             iteration = chunk_end

@@ -10,13 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from src.data.corpus import Corpus, NamesByCategory, unique_names
+from src.data.corpus import NO_SPLIT, Corpus, NamesByCategory, sorted_unique_names
 from src.data.normalize import name_key
 from src.data.readers import DataSource
 from src.errors import UserError
 
-UNASSIGNED, TRAIN, VAL, TEST = -1, 0, 1, 2
+UNASSIGNED = -1
+TRAIN = 0
+VAL = 1
+TEST = 2
 """Codes of the splits in the arrays below."""
+
+DIGEST_TYPE = "S32"
+"""NumPy's type of a SHA-256 digest: 32 bytes, which are sorted like numbers."""
 
 FINGERPRINT_KEYS = ("all", "train", "val", "test", "counts")
 
@@ -59,17 +65,29 @@ class SplitRecord(NamedTuple):
             ValueError: if a value is invalid. A missing or wrong value can raise other errors.
         """
         source = {key: values.get(key) for key in DataSource._fields}
-        fractions = (float(values["val_fraction"]), float(values["test_fraction"]))
-        if not all(0 <= fraction < 1 for fraction in fractions):
-            raise ValueError("a held-out fraction is not between 0 and 1")
-        if not all((text or "").isprintable() for text in source.values()):
-            raise ValueError("a path or a column is not printable")
+        for text in source.values():
+            # Messages show these settings, and other characters could control the terminal.
+            if text is not None and not text.isprintable():
+                raise ValueError("a path or a column is not printable")
+        val_fraction = float(values["val_fraction"])
+        test_fraction = float(values["test_fraction"])
+        for fraction in (val_fraction, test_fraction):
+            if not 0 <= fraction < 1:
+                raise ValueError("a held-out fraction is not between 0 and 1")
+        # Only sources with counts have the fingerprint `counts`.
         fingerprints = {key: str(values[key]) for key in FINGERPRINT_KEYS if key in values}
-        return cls(DataSource(**source), int(values["seed"]), *fractions, fingerprints)
+        return cls(
+            source=DataSource(**source),
+            seed=int(values["seed"]),
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            fingerprints=fingerprints,
+        )
 
 
 def fingerprint(names: NamesByCategory) -> str:
     """Return a SHA-256 hash of all categories and names, in their order."""
+    # The text that is hashed looks like a file: a line with each category, then its names.
     lines = []
     for category, category_names in names.items():
         lines.append(f"# {category}")
@@ -87,8 +105,12 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         UserError: if a category has no names to train on, or a split would have no names.
     """
     given = corpus.splits
-    names = given.get("") or given.get("train")
-    if not names:
+    if NO_SPLIT in given:
+        names = given[NO_SPLIT]
+    elif "train" in given:
+        names = given["train"]
+    else:
+        # With no names to train on in any category, `hold_out_distinct_names` raises an error.
         names = {category: [] for category in corpus.all_names}
     held_out = hold_out_distinct_names(
         names,
@@ -96,9 +118,10 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         test_fraction=0 if "test" in given else test_fraction,
         seed=seed,
     )
+    # Names that the source gives for a split are used as they are, whatever the seed.
     val = given.get("val", held_out.val)
     test = given.get("test", held_out.test)
-    return Split(held_out.train, unique_names(val), unique_names(test))
+    return Split(held_out.train, sorted_unique_names(val), sorted_unique_names(test))
 
 
 def hold_out_distinct_names(
@@ -122,7 +145,7 @@ def hold_out_distinct_names(
     """
     # Names are handled as integer ids in arrays: a corpus may have millions of them.
     name_ids, spellings = assign_name_ids(names)
-    hashes = hash_names(spellings, seed)
+    hashes = hash_names(spellings, seed)  # [N]
     splits = assign_splits(name_ids, hashes, val_fraction, test_fraction)  # [N]
 
     # All names of a category may have been held out by a rarer category that shares them.
@@ -131,6 +154,7 @@ def hold_out_distinct_names(
         if not lines:
             remedy = "add some, or lower val_fraction and test_fraction"
             raise UserError(f"{category}: no name is left to train on; {remedy}")
+    # If all categories have fewer than three names, a small fraction holds out none of them.
     for key, fraction, code in (
         ("val_fraction", val_fraction, VAL),
         ("test_fraction", test_fraction, TEST),
@@ -139,7 +163,7 @@ def hold_out_distinct_names(
             raise UserError(f"{key}={fraction}: too few names to hold any out; use {key}=0")
     val = select_lines(names, name_ids, splits == VAL)
     test = select_lines(names, name_ids, splits == TEST)
-    return Split(train, unique_names(val), unique_names(test))
+    return Split(train, sorted_unique_names(val), sorted_unique_names(test))
 
 
 def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[str]]:
@@ -160,6 +184,7 @@ def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[s
                 id_of_key[key] = len(spellings)
                 spellings.append(name)
             name_id = id_of_key[key]
+            # The first spelling in sorted order does not depend on the order of the lines.
             spellings[name_id] = min(name, spellings[name_id])
             line_ids.append(name_id)
         name_ids[category] = np.array(line_ids, int)
@@ -170,7 +195,7 @@ def hash_names(spellings: list[str], seed: int) -> NDArray[np.bytes_]:
     """Return the SHA-256 of the seed and each name [N]."""
     # A generator, because a list of digests would take more memory than the array.
     digests = (sha256(f"{seed} {name}".encode()).digest() for name in spellings)
-    return np.fromiter(digests, "S32", len(spellings))
+    return np.fromiter(digests, DIGEST_TYPE, len(spellings))
 
 
 def assign_splits(
@@ -187,6 +212,7 @@ def assign_splits(
         val_fraction: fraction of each category's names to hold out for validation.
         test_fraction: fraction of each category's names to hold out for the test.
     """
+    # One byte for each name is sufficient for the codes.
     splits = np.full(len(hashes), UNASSIGNED, np.int8)
     distinct = {category: np.unique(ids) for category, ids in name_ids.items()}
     # A name with several categories counts in the rarest of them, so the rarest category chooses
@@ -197,20 +223,29 @@ def assign_splits(
         unassigned = ids[splits[ids] == UNASSIGNED]  # the names that no rarer category has
         by_hash = unassigned[hashes[unassigned].argsort()]
         n_names = len(by_hash)
-        n_test = count_held_out(test_fraction, n_names, at_most=n_names - 1)
-        n_val = count_held_out(val_fraction, n_names, at_most=n_names - 1 - n_test)
+        n_available = n_names - 1  # one name remains for training; -1 if there are no names
+        n_test = count_held_out(test_fraction, n_names, n_available)
+        n_val = count_held_out(val_fraction, n_names, n_available - n_test)
+        n_held_out = n_test + n_val
         splits[by_hash[:n_test]] = TEST
-        splits[by_hash[n_test : n_test + n_val]] = VAL
-        splits[by_hash[n_test + n_val :]] = TRAIN
+        splits[by_hash[n_test:n_held_out]] = VAL
+        splits[by_hash[n_held_out:]] = TRAIN
     return splits
 
 
-def count_held_out(fraction: float, n_names: int, at_most: int) -> int:
-    """Return how many of a category's names to hold out for one split."""
+def count_held_out(fraction: float, n_names: int, n_available: int) -> int:
+    """Return how many of a category's names to hold out for one split.
+
+    Args:
+        fraction: fraction of the names to hold out.
+        n_names: number of names of the category.
+        n_available: maximum number of names to hold out.
+    """
+    n_held_out = round(fraction * n_names)
     # Even a small category should be validated and tested, unless it needs its names for training.
-    at_least = 1 if fraction and n_names >= 3 else 0
-    wanted = max(round(fraction * n_names), at_least)
-    return max(0, min(wanted, at_most))
+    if fraction > 0 and n_names >= 3:
+        n_held_out = max(n_held_out, 1)
+    return max(0, min(n_held_out, n_available))
 
 
 def select_lines(

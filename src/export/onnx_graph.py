@@ -201,7 +201,7 @@ def add_recurrent_network(graph: GraphBuilder, network: RecurrentNetwork) -> str
     """Add PyTorch's recurrent layers and the linear layer, and return the scores [B, C]."""
     rnn = network.rnn
     lengths = add_int32_lengths(graph)
-    states = add_letter_lookup(graph, network.input_vectors_with_dropout())  # [L, B, E]
+    states = add_letter_lookup(graph, network.sum_input_vectors())  # [L, B, E]
     last_layer = rnn.num_layers - 1
     for layer in range(last_layer):
         states = add_layer_with_all_states(graph, rnn, layer, states, lengths)  # [L, B, D · H]

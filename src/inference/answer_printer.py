@@ -40,6 +40,7 @@ class AnswerPrinter:
             for name in names:
                 self._classify_and_print_prefixes(name)
             return
+        # All names are classified together, which is much faster than one by one.
         probabilities = self.model.probabilities(names)  # [B, C]
         answers = self.model.top_k_or_reason(names, probabilities, self.top_k, self.threshold)
         if self.is_json:
@@ -59,8 +60,8 @@ class AnswerPrinter:
             print_json({"name": name, "prefixes": steps})
             return
         heading = replace_unprintable(name)
-        if not prefixes:
-            heading += f"  {self.model.reason(name)}"
+        if not prefixes:  # the name has no letters or is too long
+            heading += f"  {self.model.explain_rejection(name)}"
         print(heading)
         print_table([f"  {prefix}" for prefix in prefixes], answers)
 
@@ -72,7 +73,7 @@ class AnswerPrinter:
         if self.model.alphabet.kind != "tutorial" or self.has_warned_about_case:
             return
         for name in names:
-            has_case = name.lower() != name.upper()
+            has_case = name.lower() != name.upper()  # unlike Chinese, for example
             if has_case and name in (name.lower(), name.upper()):
                 reason = "is in one case, and letters=tutorial reads it so"
                 message = f"{replace_unprintable(name)} {reason}; most names it knows are in two"
@@ -93,6 +94,7 @@ def answer_to_dict(answer: "Answer") -> dict[str, Any]:
 
 def print_json(values: dict[str, Any]) -> None:
     """Print values as a line of JSON."""
+    # Letters of all scripts are printed as they are, and not as escape sequences.
     print(json.dumps(values, ensure_ascii=False))
 
 

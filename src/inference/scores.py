@@ -16,7 +16,7 @@ from src.data.corpus import NamesByCategory
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel
-from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, precision_curve
+from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, compute_precision_curve
 from src.models.scores import balanced_accuracy, macro_f1
 
 N_RESAMPLES = 1000
@@ -53,7 +53,7 @@ class EvaluatedNames:
         return self.probabilities.argmax(dim=1)
 
 
-def predict_corpus(model: TrainedModel, corpus: NamesByCategory) -> EvaluatedNames:
+def predict_distinct_pairs(model: TrainedModel, corpus: NamesByCategory) -> EvaluatedNames:
     """Predict each distinct pair of a name and a category in a corpus.
 
     Categories that the model does not know follow those that it knows. Their probability is 0.
@@ -77,7 +77,7 @@ def predict_corpus(model: TrainedModel, corpus: NamesByCategory) -> EvaluatedNam
     is_unclassified = probabilities[:, 0].isnan()
     if is_unclassified.any():
         name = names[int(is_unclassified.nonzero()[0])]
-        raise UserError(f"{name}: {model.reason(name)}")
+        raise UserError(f"{name}: {model.explain_rejection(name)}")
     return EvaluatedNames(names, torch.tensor(targets), probabilities.double(), categories)
 
 
@@ -148,16 +148,19 @@ def expected_calibration_error(confidence: Tensor, is_correct: Tensor, weights: 
     return (weights @ gaps).abs().sum(dim=1) / weights.sum(dim=1)
 
 
-def resample_scores(evaluated: EvaluatedNames) -> dict[str, list[float]]:
+def bootstrap_scores(evaluated: EvaluatedNames) -> dict[str, list[float]]:
     """Return each score of N_RESAMPLES bootstrap samples of the pairs, by name."""
     n_pairs = len(evaluated.names)
     rng = np.random.default_rng(0)
     resampled_scores: dict[str, list[float]] = defaultdict(list)
+    # All pairs are equally likely to be drawn.
+    pair_probabilities = np.full(n_pairs, 1 / n_pairs)
     # In batches, because the weights of all resamples would take too much memory.
     for _ in range(N_RESAMPLES // RESAMPLES_PER_BATCH):
         # How often drawing N pairs with replacement draws each pair [R, N].
-        counts = rng.multinomial(n_pairs, np.full(n_pairs, 1 / n_pairs), size=RESAMPLES_PER_BATCH)
-        for name, values in compute_scores(evaluated, torch.from_numpy(counts).double()).items():
+        counts = rng.multinomial(n_pairs, pair_probabilities, size=RESAMPLES_PER_BATCH)
+        weights = torch.from_numpy(counts).double()
+        for name, values in compute_scores(evaluated, weights).items():
             resampled_scores[name] += values.tolist()
     return resampled_scores
 
@@ -166,26 +169,27 @@ def build_report(evaluated: EvaluatedNames) -> dict[str, Any]:
     """Return the report of an evaluation as plain values."""
     n_pairs = len(evaluated.names)
     report: dict[str, Any] = {"pairs": n_pairs}
+    # A single sample that contains each pair once.
     scores = compute_scores(evaluated, torch.ones(1, n_pairs).double())
-    resampled_scores = resample_scores(evaluated)
+    resampled_scores = bootstrap_scores(evaluated)
     for name in SCORE_NAMES:
         low, high = np.quantile(resampled_scores[name], CONFIDENCE_QUANTILES).tolist()
         report[name] = {"value": scores[name].item(), "low": low, "high": high}
     # A model can predict only one of the categories of a name.
     report["ceiling"] = len(set(evaluated.names)) / n_pairs
-    rows = category_rows(evaluated)
+    rows = compute_category_rows(evaluated)
     report["categories"] = rows
     largest = max(rows, key=lambda row: row["support"])
     report["majority"] = {
         "category": largest["category"],
         "accuracy": largest["support"] / n_pairs,
     }
-    report["confused"] = confused_pair_rows(evaluated)
-    report["coverage"] = coverage_rows(evaluated)
+    report["confused"] = list_confused_pairs(evaluated)
+    report["coverage"] = compute_coverage_rows(evaluated)
     return report
 
 
-def category_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
+def compute_category_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
     """Return precision, recall, F1 and support of each category; None where they are undefined."""
     predictions = evaluated.predictions
     rows = []
@@ -211,7 +215,7 @@ def ratio_or_none(numerator: float, denominator: float) -> float | None:
     return numerator / denominator if denominator else None
 
 
-def confused_pair_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
+def list_confused_pairs(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
     """Return the most frequent mistakes, each with the examples of the highest confidence."""
     categories = evaluated.categories
     targets = evaluated.targets.tolist()
@@ -239,9 +243,9 @@ def confused_pair_rows(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
     return rows
 
 
-def coverage_rows(evaluated: EvaluatedNames) -> list[dict[str, float]]:
+def compute_coverage_rows(evaluated: EvaluatedNames) -> list[dict[str, float]]:
     """Return threshold, precision and coverage for each of MIN_COVERAGES."""
-    curve = precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
+    curve = compute_precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
     coverage = curve[:, 2].contiguous()
     # The coverage increases along the curve: find the first point that reaches each minimum.
     indices = torch.searchsorted(coverage, torch.tensor(MIN_COVERAGES).double())

@@ -29,7 +29,7 @@ FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """First characters of cells that a spreadsheet evaluates as formulas."""
 
 
-def predict_csv(
+def classify_csv_column(
     model: TrainedModel,
     source: Path,
     target: Path,
@@ -61,7 +61,7 @@ def predict_csv(
     """
     location = "standard input" if source == STANDARD_STREAM else str(source)
     with (
-        large_csv_cells(),
+        allow_large_csv_cells(),
         open_source(source, encoding) as text,
         open_target(target, encoding) as out,
         open_progress_bar(source, target) as progress_bar,
@@ -70,6 +70,7 @@ def predict_csv(
         lines = check_lines(text, location, ENCODING_REMEDY, MAX_LINE_LENGTH)
         reader = DelimitedReader(lines, location, delimiter, [column])
         records = iter(reader)
+        # An empty file has an empty header, in which no column is found.
         header = next(records, Record([], 0)).cells
         name_index = find_column(column, header, location, "--column")
         added_columns = list_answer_and_reason_columns(top_k)
@@ -78,6 +79,7 @@ def predict_csv(
         if duplicates:
             raise UserError(f"{location}: already has the column {min(duplicates)}")
 
+        # A spreadsheet that needs a byte-order mark or a line `sep=;` needs it in the copy, too.
         out.write(reader.preamble)
         writer = csv.writer(out, delimiter=reader.delimiter)
         writer.writerow(header + added_columns)
@@ -90,13 +92,13 @@ def predict_csv(
             names = [record.cells[name_index] for record in batch]
             answers = model.top_k_or_reason(names, model.probabilities(names), top_k, threshold)
             for record, answer in zip(batch, answers, strict=True):
-                writer.writerow(record.cells + answer_cells(answer, top_k))
+                writer.writerow(record.cells + format_answer_cells(answer, top_k))
             if text.buffer.seekable():  # a pipe has no position
                 progress_bar.update(text.buffer.tell() - progress_bar.n)
 
 
 @contextmanager
-def large_csv_cells() -> Iterator[None]:
+def allow_large_csv_cells() -> Iterator[None]:
     """Let the csv module read cells of any reasonable length in a `with` block."""
     previous_limit = csv.field_size_limit(MAX_LINE_LENGTH)
     try:
@@ -146,13 +148,13 @@ def list_answer_and_reason_columns(top_k: int) -> list[str]:
     return columns
 
 
-def answer_cells(answer: Answer, top_k: int) -> list[str]:
+def format_answer_cells(answer: Answer, top_k: int) -> list[str]:
     """Return the cells with an answer, in the order of `list_answer_and_reason_columns`."""
     cells = []
     for category, probability in answer.predictions:
         cells += [escape_formula(category), f"{probability:.6f}"]
     if not answer.predictions:
-        cells = [""] * (2 * top_k)
+        cells = [""] * (2 * top_k)  # a category and a probability for each rank
     cells.append(answer.reason)
     return cells
 

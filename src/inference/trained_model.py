@@ -76,23 +76,26 @@ class TrainedModel:
         """The prior for display: `as trained` if the network is not calibrated."""
         return self.prior if self.calibration else "as trained"
 
+    # Other programs, such as the web page of src.export, compute the probabilities as
+    # softmax(score_scale · scores + score_offsets[prior]) from the scores of the network.
+
     @property
     def score_scale(self) -> float:
-        """What another program has to multiply the network's scores by, under any prior."""
+        """The factor of the network's scores in the probabilities, under any prior."""
         return 1 / self.calibration.temperature if self.calibration else 1.0
 
     @property
     def score_offsets(self) -> dict[str, list[float]]:
-        """What it then has to add under each prior [C]. Softmax gives the probabilities."""
-        log_trained_prior = self.network.log_shares
-        if log_trained_prior is None:
-            log_trained_prior = torch.zeros(len(self.categories))
+        """The terms [C] that are added to the scaled scores, for each prior."""
+        log_train_prior = self.network.log_train_prior
+        if log_train_prior is None:
+            log_train_prior = torch.zeros(len(self.categories))
         if self.calibration is None:
-            return {self.prior_label: log_trained_prior.tolist()}
+            return {self.prior_label: log_train_prior.tolist()}
         offsets: dict[str, list[float]] = {}
         for prior in PRIORS:
             # The log-probabilities of a name for which the network's scores are 0.
-            log_probs = self.calibration.log_probabilities(log_trained_prior[None], prior)  # [1, C]
+            log_probs = self.calibration.log_probabilities(log_train_prior[None], prior)  # [1, C]
             offsets[prior] = log_probs[0].tolist()
         return offsets
 
@@ -110,20 +113,22 @@ class TrainedModel:
     def probabilities(self, names: Sequence[str]) -> Tensor:
         """Return the probability of each category for each name [B, C], float32.
 
-        A name that cannot be classified has a row of NaN; see `reason`.
+        A name that cannot be classified has a row of NaN; see `explain_rejection`.
         """
-        normalized = [self.alphabet.normalize(name) for name in names]
         # The network cannot read an empty name, and a very long one would take much memory.
-        valid = []
-        for index, name in enumerate(normalized):
-            if 0 < len(name) <= MAX_NAME_LENGTH:
-                valid.append(index)
+        valid_indices = []
+        valid_names = []
+        for index, name in enumerate(names):
+            normalized = self.alphabet.normalize(name)
+            if 0 < len(normalized) <= MAX_NAME_LENGTH:
+                valid_indices.append(index)
+                valid_names.append(normalized)
         probabilities = torch.full((len(names), len(self.categories)), torch.nan)
-        probabilities[valid] = self._predict([normalized[index] for index in valid])
+        probabilities[valid_indices] = self._predict(valid_names)
         return probabilities
 
-    def reason(self, name: str) -> str:
-        """Return why a name cannot be classified."""
+    def explain_rejection(self, name: str) -> str:
+        """Return why a name cannot be classified; only for names that have no probabilities."""
         normalized = self.alphabet.normalize(name)
         if len(normalized) > MAX_NAME_LENGTH:
             return f"longer than {MAX_NAME_LENGTH} letters"
@@ -140,9 +145,11 @@ class TrainedModel:
             the probabilities [L, C]. L is 0 if the name has no letters or is too long.
         """
         normalized = self.alphabet.normalize(name)
-        prefixes = []
+        prefixes: list[str] = []
+        # The prefixes of a very long name would take much memory.
         if len(normalized) <= MAX_NAME_LENGTH:
-            prefixes = [normalized[:end] for end in range(1, len(normalized) + 1)]
+            for end in range(1, len(normalized) + 1):
+                prefixes.append(normalized[:end])
         return prefixes, self._predict(prefixes)
 
     def _predict(self, names: Sequence[str]) -> Tensor:
@@ -210,15 +217,15 @@ class TrainedModel:
         answers = []
         for name, predictions in zip(names, self.top_k(probabilities, k), strict=True):
             if not predictions:  # the name cannot be classified
-                answer = Answer([], self.reason(name))
+                answer = Answer([], reason=self.explain_rejection(name))
             elif predictions[0].probability < threshold:
-                answer = Answer([], f"unknown: below {threshold:g}")
+                answer = Answer([], reason=f"unknown: below {threshold:g}")
             else:
-                answer = Answer(predictions, "")
+                answer = Answer(predictions, reason="")
             answers.append(answer)
         return answers
 
-    def threshold(self, precision: float) -> CurvePoint:
+    def find_threshold(self, precision: float) -> CurvePoint:
         """Return the lowest threshold that reached a precision on the run's validation names.
 
         Raises:
@@ -255,6 +262,7 @@ def load_model(
         OSError: if the file cannot be read.
     """
     checkpoint = load_checkpoint(path)
+    # Without a calibration, no prior has an effect, so it would mislead to accept another one.
     if prior != DEFAULT_PRIOR and checkpoint.calibration is None:
         raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
     model = TrainedModel(
@@ -293,12 +301,13 @@ def restrict_categories(model: TrainedModel, categories: list[str]) -> TrainedMo
         if category not in model.categories:
             # Suggest the most similar category, or all if none is similar.
             similar_keys = get_close_matches(category.casefold(), categories_by_key, n=1)
-            suggestions = [categories_by_key[key] for key in similar_keys or categories_by_key]
-            choices = quoted_list(suggestions)
+            suggested_keys = similar_keys or categories_by_key
+            choices = quoted_list([categories_by_key[key] for key in suggested_keys])
             raise UserError(f"--among: the model knows no category {category!r}; try {choices}")
         if categories.count(category) > 1:
             raise UserError(f"--among: {category} is named twice")
     if len(categories) < 2:
         raise UserError("--among: needs two categories; the answer among one is known")
+    # The network still predicts all categories; `_predict_batch` selects these.
     indices = [model.categories.index(category) for category in categories]
     return replace(model, categories=categories, category_indices=indices)

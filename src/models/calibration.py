@@ -1,15 +1,16 @@
 """Calibration of a network: temperature scaling, and priors other than that of its training.
 
-A network that was trained on categories with the prior π_trained predicts p(c | name). By Bayes'
-rule, this is proportional to p(name | c) π_trained(c). Divided by π_trained and multiplied by
-another prior, it is the prediction for names whose categories have that prior:
+A network that was trained on categories with the prior π_train predicts p(c | name). By Bayes'
+rule, this is proportional to p(name | c) π_train(c). Dividing it by π_train(c), and multiplying it
+by another prior, therefore gives the prediction for names whose categories have that prior:
 
-    (1)  logit_c = (log p(c | name) - log π_trained(c)) / T + s log π_corpus(c)
+    (1)  logit_c = (log p(c | name) - log π_train(c)) / T + s log π_corpus(c)
     (2)  log p'(c | name) = log_softmax(logit)_c
 
-The temperature T corrects over- or underconfidence. The strength s is 0 for the prior `uniform`
-(all categories are equally likely), 1 for `corpus` (as likely as in the corpus), and between 0 and
-1 for `tempered`. `fit_calibration` fits T and s to names that the network was not trained on.
+The temperature T corrects over- or underconfidence. It scales what the network has learned from the
+name, but not the new prior. The strength s is 0 for the prior `uniform` (all categories are equally
+likely), 1 for `corpus` (as likely as in the corpus), and between 0 and 1 for `tempered`.
+`fit_calibration` fits T and s to names that the network was not trained on.
 
 Shapes: N names, C categories, S strengths that are tried, M thresholds.
 """
@@ -29,21 +30,26 @@ from src.models.scores import macro_f1
 MIN_TEMPERATURE = 0.2
 MAX_TEMPERATURE = 5.0
 LOG_TEMPERATURE_TOLERANCE = 1e-4
+"""The search for log T ends when it is known this precisely."""
 PRIOR_STRENGTHS = [i / 20 for i in range(21)]
+"""The values of s that are tried, in increasing order."""
 MACRO_F1_TOLERANCE = 0.005
 """The lowest strength is chosen whose macro F1 is within this distance of the maximum."""
 MAX_CALIBRATION_NAMES = 200_000
+"""Maximum number of names that a calibration is fitted to; more would not change it."""
 MIN_SAMPLE_SIZE = 20
-"""Minimum number of names of which a precision or recall is reported as reliable."""
+"""Minimum number of names for a reliable precision or recall. A threshold with which fewer names
+are answered is not stored."""
 PRECISION_STEPS = 1000
 """Number of equal steps between a precision of 0 and 1. A stored curve has at most one point for
 each step."""
 
 
 class CurvePoint(NamedTuple):
-    """The result of classifying only names whose highest probability reaches the threshold."""
+    """The result of answering only if the highest probability of a name reaches a threshold."""
 
     threshold: float
+    """Minimum of the highest probability."""
     precision: float
     """Fraction of correct answers among the answered names."""
     coverage: float
@@ -54,11 +60,10 @@ class CurvePoint(NamedTuple):
 class Calibration:
     """Parameters that convert the log-probabilities of a network to those under each prior."""
 
-    trained_prior: list[float]
-    """Prior of each category in training [C]."""
+    train_prior: list[float]
+    """Prior of each category in training [C]; see `NamesDataModule`."""
     corpus_prior: list[float]
-    """Share of each category among the distinct (name, category) pairs of the training split
-    [C]."""
+    """Prior of each category in the corpus [C]; see `NamesDataModule`."""
     temperature: float = 1.0
     """T in formula (1)."""
     prior_strength: float = 0.5
@@ -75,9 +80,10 @@ class Calibration:
             prior: name of the prior.
         """
         strengths = {"uniform": 0.0, "corpus": 1.0, "tempered": self.prior_strength}
-        log_trained = log_probs.new_tensor(self.trained_prior).log()  # [C]
+        log_train = log_probs.new_tensor(self.train_prior).log()  # [C]
         log_corpus = log_probs.new_tensor(self.corpus_prior).log()  # [C]
-        offset = strengths[prior] * log_corpus - log_trained / self.temperature  # [C]
+        # The terms of (1) that do not depend on the name are added up first.
+        offset = strengths[prior] * log_corpus - log_train / self.temperature  # [C]
         return (log_probs / self.temperature + offset).log_softmax(dim=1)
 
     def to_checkpoint(self) -> dict[str, Any]:
@@ -86,7 +92,7 @@ class Calibration:
         for prior, points in self.precision_curves.items():
             curves[prior] = [list(point) for point in points]
         return {
-            "trained_prior": self.trained_prior,
+            "trained_prior": self.train_prior,
             "corpus_prior": self.corpus_prior,
             "temperature": self.temperature,
             "strength": self.prior_strength,
@@ -97,40 +103,52 @@ class Calibration:
     def from_checkpoint(cls, values: Any) -> "Calibration":
         """Return the calibration with the values that `to_checkpoint` returned.
 
-        Values from a damaged file can raise any error, or be out of range.
+        The numbers are not checked here; see `check_trial_predictions`.
+
+        Raises:
+            ValueError: if there are other keys. Values from a damaged file can raise any error.
         """
-        arguments = dict(values)
-        prior_strength = arguments.pop("strength")
         precision_curves = {}
-        for prior, rows in arguments.pop("curves").items():
+        for prior, rows in values["curves"].items():
             precision_curves[prior] = [parse_curve_point(row) for row in rows]
-        return cls(**arguments, prior_strength=prior_strength, precision_curves=precision_curves)
+        calibration = cls(
+            train_prior=values["trained_prior"],
+            corpus_prior=values["corpus_prior"],
+            temperature=values["temperature"],
+            prior_strength=values["strength"],
+            precision_curves=precision_curves,
+        )
+        if values.keys() != calibration.to_checkpoint().keys():
+            raise ValueError(f"not the fields of a calibration: {', '.join(map(str, values))}")
+        return calibration
 
 
 def parse_curve_point(row: Any) -> CurvePoint:
     """Return the point of a curve, which a checkpoint stores as a list of three numbers."""
+    # Unpacking raises an error if there are not exactly three.
     threshold, precision, coverage = row
     return CurvePoint(float(threshold), float(precision), float(coverage))
 
 
 @torch.no_grad()
 def fit_calibration(
-    log_probs: Tensor, targets: Tensor, trained_prior: list[float], corpus_prior: list[float]
+    log_probs: Tensor, targets: Tensor, train_prior: list[float], corpus_prior: list[float]
 ) -> Calibration:
     """Fit a calibration to names that the network was not trained on.
 
     Args:
         log_probs: log-probabilities of the network [N, C].
         targets: correct category of each name [N], int64.
-        trained_prior: prior of each category in training [C], all above 0.
+        train_prior: prior of each category in training [C], all above 0.
         corpus_prior: prior of each category in the corpus [C], all above 0.
     """
-    # If there are more names than necessary, use evenly spaced ones.
+    # If there are more names than necessary, use every second or third one, and so on.
     stride = 1 + len(targets) // MAX_CALIBRATION_NAMES
     log_probs = log_probs[::stride]
     targets = targets[::stride]
 
-    calibration = Calibration(trained_prior, corpus_prior)
+    # Each step uses the parameters that were fitted before it.
+    calibration = Calibration(train_prior, corpus_prior)
     temperature = fit_temperature(calibration, log_probs, targets)
     calibration = replace(calibration, temperature=temperature)
     prior_strength = fit_prior_strength(calibration, log_probs, targets)
@@ -139,7 +157,7 @@ def fit_calibration(
     curves = {}
     for prior in PRIORS:
         probabilities = calibration.log_probabilities(log_probs, prior).exp()  # [N, C]
-        curve = precision_curve(probabilities, targets)  # [M, 3]
+        curve = compute_precision_curve(probabilities, targets)  # [M, 3]
         curves[prior] = select_lowest_thresholds(curve, n_names=len(targets))
     return replace(calibration, precision_curves=curves)
 
@@ -154,13 +172,17 @@ def fit_temperature(calibration: Calibration, log_probs: Tensor, targets: Tensor
     """
     log_probs = log_probs.double()
 
-    def loss(log_temperature: float) -> float:
+    def compute_loss(log_temperature: float) -> float:
         candidate = replace(calibration, temperature=exp(log_temperature))
-        return F.nll_loss(candidate.log_probabilities(log_probs, "corpus"), targets).item()
+        corpus_log_probs = candidate.log_probabilities(log_probs, "corpus")  # [N, C]
+        return F.nll_loss(corpus_log_probs, targets).item()
 
     # The loss is convex in 1 / T. As a function of log T it therefore has a single minimum, too.
     log_temperature = golden_section_search(
-        loss, log(MIN_TEMPERATURE), log(MAX_TEMPERATURE), tolerance=LOG_TEMPERATURE_TOLERANCE
+        function=compute_loss,
+        low=log(MIN_TEMPERATURE),
+        high=log(MAX_TEMPERATURE),
+        tolerance=LOG_TEMPERATURE_TOLERANCE,
     )
     return exp(log_temperature)
 
@@ -168,10 +190,10 @@ def fit_temperature(calibration: Calibration, log_probs: Tensor, targets: Tensor
 def golden_section_search(
     function: Callable[[float], float], low: float, high: float, tolerance: float
 ) -> float:
-    """Return the minimum point of a function between two bounds.
+    """Return the point between two bounds at which a function has its minimum.
 
     Args:
-        function: first decreases, then increases.
+        function: decreases up to its minimum, and increases after it.
         low: lower bound.
         high: upper bound.
         tolerance: the search ends when the bounds are this close.
@@ -190,8 +212,8 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
     """Return the lowest strength of the prior `tempered` with nearly the highest macro F1.
 
     A few names that are classified differently change macro F1 by chance. It is therefore smoothed
-    over five neighboring strengths. Near its maximum it is flat, and a lower strength there has a
-    higher balanced accuracy.
+    over five neighboring strengths. The smoothed curve is flat near its maximum. Among the
+    strengths there, the lowest one has the highest balanced accuracy.
 
     Args:
         calibration: has the priors and the temperature.
@@ -204,20 +226,25 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
     for strength in PRIOR_STRENGTHS:
         candidate = replace(calibration, prior_strength=strength)
         predictions = candidate.log_probabilities(log_probs, "tempered").argmax(dim=1)  # [N]
-        correct = targets[predictions == targets].bincount(minlength=n_categories)  # [C]
-        predicted = predictions.bincount(minlength=n_categories)  # [C]
-        scores.append(macro_f1(correct, support, predicted))
+        correct_targets = targets[predictions == targets]
+        n_correct = correct_targets.bincount(minlength=n_categories)  # [C]
+        n_predicted = predictions.bincount(minlength=n_categories)  # [C]
+        scores.append(macro_f1(n_correct, support, n_predicted))
 
     # A moving average; the scores at both ends are repeated.
     macro_f1_scores = torch.stack(scores).double()  # [S]
     padded = F.pad(macro_f1_scores[None], (2, 2), mode="replicate")  # [1, S + 4]
     smoothed = F.avg_pool1d(padded, kernel_size=5, stride=1)[0]  # [S]
     is_nearly_highest = smoothed >= smoothed.max() - MACRO_F1_TOLERANCE
-    return PRIOR_STRENGTHS[int(is_nearly_highest.nonzero()[0])]
+    lowest_index = int(is_nearly_highest.nonzero()[0])
+    return PRIOR_STRENGTHS[lowest_index]
 
 
-def precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return precision and coverage for each threshold that separates names.
+def compute_precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
+    """Return precision and coverage for one threshold between each two different confidences.
+
+    The confidence of a name is the highest of its probabilities. All thresholds between the same
+    two confidences have the same result.
 
     Args:
         probabilities: probabilities of the categories of each name [N, C].
@@ -236,8 +263,9 @@ def precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
     precision = n_correct / n_answered
     coverage = n_answered / len(order)
 
-    # Halfway between two confidences, rounding does not change which names are answered. Names of
-    # equal confidence are answered together, so only the last of them has a threshold.
+    # A threshold is halfway between two confidences, so that rounding does not change which names
+    # are answered. Names of equal confidence are answered together, so only the last of them has a
+    # threshold.
     next_confidence = F.pad(confidence[1:], (0, 1))
     threshold = (confidence + next_confidence) / 2
     points = torch.stack((threshold, precision, coverage), dim=1)  # [N, 3]
@@ -245,12 +273,12 @@ def precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
 
 
 def select_lowest_thresholds(curve: Tensor, n_names: int) -> list[CurvePoint]:
-    """Return the lowest threshold that reaches each step of precision.
+    """For each step of precision, return the lowest threshold that reaches it.
 
     Thresholds at which fewer than MIN_SAMPLE_SIZE names are answered are left out.
 
     Args:
-        curve: the result of `precision_curve` [M, 3].
+        curve: the result of `compute_precision_curve` [M, 3].
         n_names: number of names, N.
     """
     n_answered = curve[:, 2] * n_names  # [M]
@@ -259,6 +287,7 @@ def select_lowest_thresholds(curve: Tensor, n_names: int) -> list[CurvePoint]:
 
     # Keep a point if it reaches a step of precision that no lower threshold reaches.
     steps = (PRECISION_STEPS * points[:, 1]).floor()
-    highest_step = steps.cummax(0).values
-    is_new_step = F.pad(highest_step, (1, 0), value=-1).diff() > 0
+    highest_step = steps.cummax(0).values  # up to and including each point
+    previous_highest_step = F.pad(highest_step[:-1], (1, 0), value=-1)
+    is_new_step = highest_step > previous_highest_step
     return [CurvePoint(*row) for row in points[is_new_step].tolist()]

@@ -12,11 +12,14 @@ from torch import Tensor
 from src.data.split import SplitRecord
 from src.errors import UserError
 from src.models.calibration import Calibration
-from src.models.network import Network
+from src.models.network import Network, build_network
 from src.models.registry import PRIORS, SCORE
+from src.stored_names import CALIBRATION_KEY
 
 VERSION = 4
 """Version of the content of checkpoints."""
+DATA_KEY = "NamesDataModule"
+"""Key of the state of the data module, which Lightning stores under the name of the class."""
 TRIAL_NAMES = ("Smith", "SMITH", "smith")
 """Names that are predicted when a checkpoint is loaded."""
 MAX_TRIAL_SYMBOLS = 1000
@@ -49,16 +52,19 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     try:
         network = network_from_checkpoint(checkpoint)
         calibration = None
-        if "decision" in checkpoint:  # the key is part of the checkpoint format
-            calibration = Calibration.from_checkpoint(checkpoint["decision"])
-        try_prediction(network, calibration)
-        scores = [values[SCORE] for _, values in checkpoint["history"] if SCORE in values]
+        if CALIBRATION_KEY in checkpoint:
+            calibration = Calibration.from_checkpoint(checkpoint[CALIBRATION_KEY])
+        check_trial_predictions(network, calibration)
+        score = None
+        for _, values in checkpoint["history"]:  # the last score remains
+            if SCORE in values:
+                score = float(values[SCORE])
         return LoadedCheckpoint(
             network=network,
             calibration=calibration,
-            split_record=SplitRecord.from_dict(checkpoint["NamesDataModule"]),
+            split_record=SplitRecord.from_dict(checkpoint[DATA_KEY]),
             iteration=int(checkpoint["iteration"]),
-            score=float(scores[-1]) if scores else None,
+            score=score,
         )
     except Exception as error:  # the values can be anything, and so can the errors that they cause
         # Messages of torch can extend over several lines, with a traceback in C++ at the end.
@@ -76,12 +82,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     content = path.read_bytes()
     try:
-        verify_archive(content)
+        check_archive(content)
         with warnings.catch_warnings():
             # torch warns about files that are not checkpoints, and suggests unsafe loading.
             warnings.simplefilter("ignore")
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-        is_of_this_program = "NamesDataModule" in checkpoint
+        is_of_this_program = DATA_KEY in checkpoint
         is_of_this_version = bool(checkpoint.get("version") == VERSION)
     except Exception:  # torch raises many kinds of errors for damaged files
         raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
@@ -92,17 +98,22 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def verify_archive(content: bytes) -> None:
-    """Verify the checksums of a checkpoint file, which `torch.load` ignores.
+def check_archive(content: bytes) -> None:
+    """Check that a checkpoint file is not compressed, and that its checksums are right.
+
+    `torch.load` checks neither.
 
     Raises:
-        ValueError: if they are wrong, or the file is compressed, so that it could be far larger in
-            memory.
+        ValueError: if the file is compressed, or a checksum is wrong.
     """
     with ZipFile(io.BytesIO(content)) as archive:
+        # A compressed file could fill all memory when it is decompressed.
         size_in_memory = sum(entry.file_size for entry in archive.infolist())
-        if size_in_memory > len(content) or archive.testzip():
-            raise ValueError
+        if size_in_memory > len(content):
+            raise ValueError("the file is compressed")
+        first_damaged_entry = archive.testzip()
+        if first_damaged_entry is not None:
+            raise ValueError(f"the checksum of {first_damaged_entry} is wrong")
 
 
 def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
@@ -116,7 +127,7 @@ def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
         check_is_contiguous(value)
         weights[name.removeprefix("network.")] = value
     with torch.device("meta"):  # allocates no memory, as the weights come from the checkpoint
-        network = Network(**checkpoint["hyper_parameters"]["network"])
+        network = build_network(checkpoint["hyper_parameters"]["network"])
     texts = [*network.alphabet.symbols, *network.categories]
     if not all(text.isprintable() for text in texts):  # they could control the terminal
         raise ValueError("a letter or a category is not printable")
@@ -142,13 +153,15 @@ def check_is_contiguous(value: Tensor | dict[str, Tensor]) -> None:
 
 
 @torch.inference_mode()
-def try_prediction(network: Network, calibration: Calibration | None) -> None:
-    """Predict some names, because weights of the right shape may have wrong values.
+def check_trial_predictions(network: Network, calibration: Calibration | None) -> None:
+    """Check the predictions for some names, as weights of the right shape may have wrong values.
 
     Raises:
-        ValueError: if a log-probability is not finite. Errors that torch raises are passed on.
+        ValueError: if the predictions have the wrong shape or are not finite. Errors that torch
+            raises are passed on.
     """
-    # Each symbol twice: the hidden state after the last letter of a name is not computed.
+    # Names of two equal letters use all weights for a letter. A name of one letter would not use
+    # the weights of the hidden state, because no state is computed after the last letter.
     names = [symbol * 2 for symbol in network.alphabet.symbols[:MAX_TRIAL_SYMBOLS]]
     for name in TRIAL_NAMES:
         normalized = network.alphabet.normalize(name)

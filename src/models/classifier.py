@@ -22,8 +22,9 @@ from src.data.sampler import RunLength
 from src.errors import UserError
 from src.models.calibration import Calibration
 from src.models.metrics import build_metrics
-from src.models.network import Network
-from src.models.registry import CELL_OPTIONS, CELLS, PRIORS
+from src.models.network import build_network
+from src.models.registry import PRIORS
+from src.stored_names import CALIBRATION_KEY, to_stored_arguments
 
 WARMUP_FRACTION = 0.05
 """Share of the iterations in which the learning rate of the cosine schedule rises."""
@@ -36,11 +37,11 @@ class DivergenceError(UserError):
 class NameClassifier(LightningModule):
     """Trains a network in batches: each iteration is one optimizer step on the mean loss.
 
-    All arguments are plain values, which checkpoints contain, so that a checkpoint can be used
-    without the corpus. `for_data` builds a model for a data module.
+    All arguments are plain values, so Lightning stores them in checkpoints, and a checkpoint can be
+    used without the corpus. `for_data` builds a model for a data module.
 
     Args:
-        network: the arguments of `Network`.
+        network: the arguments of `Network`, with their names in checkpoints; see `build_network`.
         lr: learning rate; the highest one if there is a schedule.
         iterations: number of iterations of the whole run.
         log_every: iterations between points of the loss curve.
@@ -76,52 +77,47 @@ class NameClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = Network(**network)
+        self.network = build_network(network)
         self.run_length = RunLength(iterations, log_every, val_every)
         self.iteration = 0
         self.history: list[tuple[int, dict[str, float]]] = []
         self.calibration: Calibration | None = None
-        self._losses_since_point: list[Tensor] = []  # since the last point of the loss curve
+        # The losses of all iterations since the last point of the loss curve, batch by batch.
+        self._losses_since_point: list[Tensor] = []
         # These are modules of torchmetrics, which Lightning moves to the device of the model.
         self.loss = MeanMetric()
         self.metrics = build_metrics(len(network["categories"]))
 
     @classmethod
     def for_data(
-        cls, data: NamesDataModule, cell: str = "tutorial", hidden: int = 128, **settings: Any
+        cls, data: NamesDataModule, *, network: dict[str, Any], training: dict[str, Any]
     ) -> "NameClassifier":
         """Build a model for the alphabet, the categories and the run length of a data module.
 
         Args:
             data: the data module.
-            cell: key of the recurrent network in `CELLS`.
-            hidden: size of the hidden state.
-            settings: other arguments of `Network` and of this class.
+            network: the settings of the network: `cell`, `hidden`, `ngrams` and the options of the
+                cell; see `Network`.
+            training: the settings of the training: `lr`, `seed` and other arguments of this class.
         """
-        network_keys = {"ngrams", *CELL_OPTIONS, *CELLS[cell].keys}
-        network_settings = {}
-        training_settings = {}
-        for key, value in settings.items():
-            if key in network_keys:
-                network_settings[key] = value
-            else:
-                training_settings[key] = value
-        # The keys `letters` and `shares` are part of the checkpoint format.
-        network = {
-            "letters": data.alphabet.to_dict(),
+        network_arguments = {
+            "alphabet": data.alphabet.to_dict(),
             "categories": data.categories,
-            "shares": data.train_prior if cls.uses_prior else None,
-            "cell": cell,
-            "hidden": hidden,
-            **network_settings,
+            "train_prior": data.train_prior if cls.uses_prior else None,
+            **network,
         }
         return cls(
-            network=network,
+            network=to_stored_arguments(network_arguments),
             iterations=data.run_length.iterations,
             log_every=data.run_length.log_every,
             val_every=data.run_length.val_every,
-            **training_settings,
+            **training,
         )
+
+    @property
+    def clip(self) -> float:
+        """Maximum norm of the gradient; 0 for no clipping."""
+        return self.trainer.gradient_clip_val or 0
 
     def forward(self, batch: Batch) -> Any:
         """Return the log-probabilities of the categories [B, C] for a batch of names."""
@@ -139,7 +135,7 @@ class NameClassifier(LightningModule):
         )
         if self.hparams["schedule"] == "constant":
             return optimizer
-        scheduler = LambdaLR(optimizer, cosine_schedule(self.run_length.iterations))
+        scheduler = LambdaLR(optimizer, warmup_cosine_schedule(self.run_length.iterations))
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     def on_train_start(self) -> None:
@@ -149,18 +145,19 @@ class NameClassifier(LightningModule):
                 logger.log_metrics(values, step=iteration)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the losses of the iterations of a batch, and predictions for its names.
+        """Return the loss of a batch, which is one iteration, and a prediction for its first name.
 
         Returns:
             `loss`, the mean loss of this process's names, weighted by their number, a scalar;
-            `losses`, the mean loss of all processes [1]; `guesses`, the prediction for the first
-            name [1], int64.
+            `losses`, the mean loss of the names of all processes [1]; `guesses`, the predicted
+            category of the first name [1], int64.
         """
         self._seed_dropout()
         n_names = len(batch.lengths)
         if n_names > 0:
             log_probs = self(batch)  # [B, C]
-            # The cross-entropy with a mixture of the target and the uniform distribution.
+            # Label smoothing: the target is mixed with the uniform distribution, and the
+            # cross-entropy with the latter is the negative mean of all log-probabilities.
             smoothing = self.hparams["label_smoothing"]
             nll = F.nll_loss(log_probs, batch.targets)
             loss = (1 - smoothing) * nll - smoothing * log_probs.mean()
@@ -174,18 +171,21 @@ class NameClassifier(LightningModule):
         # number of names, so that the result is the gradient of the mean loss of all names.
         loss_sum = n_names * loss.detach()
         sums = torch.stack((loss_sum, loss.new_tensor(n_names)))
-        mean_loss_sum, mean_n_names = self.trainer.strategy.reduce(sums)  # means over processes
+        mean_sums = self.trainer.strategy.reduce(sums)  # means over processes
+        mean_loss_sum, mean_n_names = mean_sums
+        loss_of_all_names = mean_loss_sum / mean_n_names  # the number of processes cancels out
         return {
             "loss": n_names / mean_n_names * loss,
-            "losses": (mean_loss_sum / mean_n_names).reshape(1),
+            "losses": loss_of_all_names.reshape(1),
             "guesses": guesses,
         }
 
     def _seed_dropout(self) -> None:
         """Seed dropout for the current iteration, so that a resumed run has the same dropout."""
-        # The seed is unique, because a run has fewer than 2^31 iterations. `torch.manual_seed`
-        # would seed all kinds of devices, which is slow.
+        # The seed is unique for each pair of a run's seed and an iteration, because a run has fewer
+        # than 2^31 iterations.
         seed = (self.hparams["seed"] << 31) + self.iteration
+        # `torch.manual_seed` would seed all kinds of devices, which is slow.
         torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             torch.get_device_module(self.device).manual_seed(seed)
@@ -204,17 +204,20 @@ class NameClassifier(LightningModule):
         self.iteration += len(losses)
         self._losses_since_point.append(losses)
         is_point = self.iteration % self.run_length.log_every == 0
-        if is_point or self.iteration >= self.run_length.iterations:
+        is_end = self.iteration >= self.run_length.iterations
+        if is_point or is_end:
             # The last step may have gone wrong after its loss was computed.
             if not all(weight.isfinite().all() for weight in self.network.parameters()):
                 raise self._divergence_error(self.iteration)
             mean_loss = torch.cat(self._losses_since_point).double().mean().item()
             self._record({"train/loss": mean_loss, **self.extra_scalars()})
+        # At an end between two points, the losses are kept: if the run is extended, the next point
+        # is the mean of all iterations since the last one.
         if is_point:
             self._losses_since_point.clear()
 
     def extra_scalars(self) -> dict[str, float]:
-        """Return what else is logged with a point of the loss curve: a changing learning rate."""
+        """Return values to log with a point of the loss curve: the learning rate, if it changes."""
         if self.hparams["schedule"] == "constant":
             return {}
         optimizer = self.trainer.optimizers[0]
@@ -227,11 +230,11 @@ class NameClassifier(LightningModule):
 
     def _divergence_error(self, iteration: int) -> DivergenceError:
         """Return the error for a loss that is not finite in an iteration."""
-        lr = self.hparams["lr"]
-        clip = self.hparams.get("clip", self.trainer.gradient_clip_val) or 0
-        suggestion = "clip" if clip else "clip=500"
+        settings = f"lr={self.hparams['lr']} clip={self.clip:g}"
+        # If clipping is on already, a lower norm may help.
+        suggestion = "clip" if self.clip else "clip=500"
         return DivergenceError(
-            f"lr={lr} clip={clip:g}: the loss is no longer finite at iteration {iteration:,}; "
+            f"{settings}: the loss is no longer finite at iteration {iteration:,}; "
             f"try a lower lr or {suggestion}"
         )
 
@@ -257,8 +260,9 @@ class NameClassifier(LightningModule):
         values = {f"{stage}/{name}": float(value) for name, value in metrics.items()}
         self.loss.reset()
         self.metrics.reset()
-        # Callbacks find these values in `trainer.callback_metrics`. During `fit`, Lightning would
-        # log them by batch, so `_record` logs them by iteration. After it, `step` is respected.
+        # `log_dict` puts the values into `trainer.callback_metrics`, where callbacks find them. It
+        # also passes them to the loggers, except during `fit`: there, Lightning ignores `step` and
+        # counts batches instead, so `_record` logs them with the iteration.
         is_fitting = self.trainer.state.fn == "fit"
         self.log_dict({**values, "step": float(self.iteration)}, logger=not is_fitting)
         if not self.trainer.sanity_checking:
@@ -293,7 +297,9 @@ class NameClassifier(LightningModule):
             results.append(self(batch_on_device).cpu())
         return torch.cat(results)
 
-    def score_priors(self, stage: str, log_probs: Tensor, targets: Tensor) -> dict[str, float]:
+    def score_under_each_prior(
+        self, stage: str, log_probs: Tensor, targets: Tensor
+    ) -> dict[str, float]:
         """Return the metrics of some names under each prior, as `<stage>/<prior>/<metric>`.
 
         Args:
@@ -308,35 +314,35 @@ class NameClassifier(LightningModule):
             metrics = self.metrics.clone(prefix=f"{stage}/{prior}/")
             values = metrics(self.calibration.log_probabilities(log_probs, prior), targets)
             for tag, value in values.items():
-                # A prior hardly changes which three categories are the most probable ones.
+                # The top-3 accuracy is left out, because it hardly depends on the prior.
                 if "top3" not in tag:
                     scores[tag] = float(value)
         return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the iteration, the history and the calibration to a checkpoint."""
-        # The data loader starts at `iteration`. With Lightning's own counters as well, a run that
-        # is resumed in the middle of an epoch would be validated once more.
+        # Lightning's own counters are not needed, because the data loader starts at `iteration`.
+        # With them, a run that is resumed in the middle of an epoch would be validated once more.
         del checkpoint["loops"]
         checkpoint["iteration"] = self.iteration
         checkpoint["history"] = self.history
         checkpoint["losses"] = self._losses_since_point
         if self.calibration is not None:
-            checkpoint["decision"] = self.calibration.to_checkpoint()
+            checkpoint[CALIBRATION_KEY] = self.calibration.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the iteration and the history from a checkpoint."""
         self.iteration = int(checkpoint["iteration"])
         self.history = []
         for iteration, values in checkpoint["history"]:
-            if self._is_point_of_whole_run(int(iteration), values):
+            if self._is_logged_by_uninterrupted_run(int(iteration), values):
                 self.history.append((int(iteration), dict(values)))
         self._losses_since_point = [losses.float() for losses in checkpoint["losses"]]
 
-    def _is_point_of_whole_run(self, iteration: int, values: dict[str, float]) -> bool:
+    def _is_logged_by_uninterrupted_run(self, iteration: int, values: dict[str, float]) -> bool:
         """Return whether a run that was never interrupted would also have logged these values.
 
-        A run that is extended has logged its last iteration, which is then no longer the last one.
+        A run logs its end even if no point is due. If it is extended, this extra point is dropped.
         """
         if "train/loss" in values:
             interval = self.run_length.log_every
@@ -347,16 +353,17 @@ class NameClassifier(LightningModule):
         return iteration % interval == 0 or iteration >= self.run_length.iterations
 
 
-def cosine_schedule(iterations: int) -> Callable[[int], float]:
+def warmup_cosine_schedule(iterations: int) -> Callable[[int], float]:
     """Return the function from an iteration to the factor of the learning rate.
 
     Args:
         iterations: number of iterations of the whole run.
     """
+    warmup_iterations = max(1, WARMUP_FRACTION * iterations)
 
-    def factor(iteration: int) -> float:
-        warmup = (iteration + 1) / max(1, WARMUP_FRACTION * iterations)
-        decay = (1 + math.cos(math.pi * iteration / iterations)) / 2
-        return min(1.0, warmup) * decay
+    def compute_factor(iteration: int) -> float:
+        warmup = min(1.0, (iteration + 1) / warmup_iterations)  # rises linearly to 1
+        decay = (1 + math.cos(math.pi * iteration / iterations)) / 2  # falls from 1 to 0
+        return warmup * decay
 
-    return factor
+    return compute_factor

@@ -10,12 +10,13 @@ from src.models.scores import balanced_accuracy, macro_f1
 class BalancedAccuracy(MulticlassRecall):
     """Recall averaged over the categories that have names.
 
-    The macro average of torchmetrics counts a category without names as a recall of 0 as soon as it
-    is predicted once.
+    In the macro average of torchmetrics, a category without names has a recall of 0 as soon as it
+    is predicted for one name. Here, such a category is left out.
     """
 
     def compute(self) -> Tensor:
         """Return the mean recall, a scalar."""
+        # The counts of each category [C], in the order TP, FP, TN, FN.
         true_positives, _, _, false_negatives = self._final_state()
         return balanced_accuracy(true_positives, true_positives + false_negatives)
 
@@ -25,6 +26,7 @@ class MacroF1(MulticlassF1Score):
 
     def compute(self) -> Tensor:
         """Return the mean F1 score, a scalar."""
+        # The counts of each category [C], in the order TP, FP, TN, FN.
         true_positives, false_positives, _, false_negatives = self._final_state()
         return macro_f1(
             correct=true_positives,
@@ -48,6 +50,7 @@ def build_metrics(n_categories: int) -> MetricCollection:
                 n_categories, average="micro", top_k=min(3, n_categories)
             ),
         },
-        # With compute groups, `BalancedAccuracy` could use the state of another metric.
+        # With compute groups, metrics share one state if their states are equal after the first
+        # batch, which can happen by chance.
         compute_groups=False,
     )

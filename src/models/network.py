@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from src.data.alphabet import Alphabet
 from src.models.registry import CELL_OPTIONS, CELLS
 from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
+from src.stored_names import from_stored_arguments, use_stored_names
 
 SHAPE_OPTIONS = ("layers", "bidirectional", "embedding", "pooling")
 """Options of recurrent networks that determine the shapes of their weights."""
@@ -23,13 +24,13 @@ class Network(nn.Module):
     training prior turns these scores into probabilities. The n-gram models are fitted before the
     recurrent network is trained. In training mode, only the recurrent network is used.
 
-    The names of the arguments are part of the checkpoint format.
+    All arguments are plain values, so that checkpoints can contain them; see `build_network`.
 
     Args:
-        letters: the alphabet, as `Alphabet.to_dict` returns it.
+        alphabet: the alphabet, as `Alphabet.to_dict` returns it.
         categories: names of the categories, in index order.
-        shares: prior of each category during training [C]. If None, the network returns its scores
-            without a prior, as in the tutorial.
+        train_prior: prior of each category during training [C]; see `NamesDataModule`. If None, the
+            network returns its scores without a prior, as in the tutorial.
         cell: key of the recurrent network in `CELLS`.
         hidden: size of the hidden state.
         ngrams: maximum number of context letters of the n-gram models; 0 for no such models.
@@ -40,6 +41,7 @@ class Network(nn.Module):
         alphabet: encodes names for `forward`.
         recurrent: the recurrent network.
         ngrams: the n-gram models, or None.
+        log_train_prior: logarithm of the training prior [C], or None.
         architecture: the arguments that determine the shapes of the weights.
 
     Raises:
@@ -48,25 +50,29 @@ class Network(nn.Module):
 
     def __init__(
         self,
-        letters: dict[str, Any],
+        alphabet: dict[str, Any],
         categories: list[str],
-        shares: list[float] | None,
-        cell: str,
-        hidden: int,
+        train_prior: list[float] | None,
+        cell: str = "tutorial",
+        hidden: int = 128,
         ngrams: int = 0,
         **options: Any,
     ) -> None:
         super().__init__()
-        self.alphabet = Alphabet.from_dict(letters)
+        self.alphabet = Alphabet.from_dict(alphabet)
         self.categories = list(categories)
         self.recurrent = self._build_recurrent(cell, hidden, options)
+        # Weights can be transferred only between networks of the same architecture.
         self.architecture = {"cell": cell, "hidden": hidden}
         for key in SHAPE_OPTIONS:
             self.architecture[key] = options.get(key, CELL_OPTIONS[key])
-        symbols = self.alphabet.symbols
-        self.ngrams = NgramEnsemble(symbols, len(categories), ngrams) if ngrams else None
-        # The logarithm of the training prior. Its name is part of the checkpoint format.
-        self.log_shares: Tensor | None = nn.Buffer(torch.tensor(shares).log()) if shares else None
+        self.ngrams: NgramEnsemble | None = None
+        if ngrams:
+            self.ngrams = NgramEnsemble(self.alphabet.symbols, len(categories), order=ngrams)
+        self.log_train_prior: Tensor | None
+        log_train_prior = torch.tensor(train_prior).log() if train_prior else None
+        self.register_buffer("log_train_prior", log_train_prior)
+        use_stored_names(self, ["log_train_prior"])
 
     def _build_recurrent(self, cell: str, hidden: int, options: dict[str, Any]) -> nn.Module:
         """Return the recurrent network that is registered for `cell`.
@@ -74,14 +80,17 @@ class Network(nn.Module):
         Raises:
             ValueError: if it does not take one of the options.
         """
+        # The registry is independent of torch; the class is imported only here.
         registered = CELLS[cell]
-        # The class takes some of the options. For the others, only values without an effect are
-        # valid; checkpoints contain these as well.
-        available = {"cell": cell, **options}
-        arguments = {key: available[key] for key in registered.keys if key in available}
-        for key in options.keys() - arguments.keys():
-            if options[key] != CELL_OPTIONS.get(key):
-                raise ValueError(f"cell={cell} does not take {key}={options[key]}")
+        arguments: dict[str, Any] = {}
+        if "cell" in registered.options:
+            arguments["cell"] = cell
+        for key, value in options.items():
+            if key in registered.options:
+                arguments[key] = value
+            # Checkpoints also contain the other options, with values that have no effect.
+            elif value != CELL_OPTIONS.get(key):
+                raise ValueError(f"cell={cell} does not take {key}={value}")
         network_class = registered.load_class()
         network: nn.Module = network_class(
             alphabet=self.alphabet,
@@ -94,7 +103,8 @@ class Network(nn.Module):
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of the categories [B, C].
 
-        Without a training prior and with n-gram models, the result is not normalized.
+        With n-gram models but without a training prior, they are log-scores that do not add up to a
+        probability of 1.
 
         Args:
             letters: letter indices of all names, end to end [sum of lengths].
@@ -102,8 +112,18 @@ class Network(nn.Module):
         """
         scores: Tensor = self.recurrent(letters, lengths)  # [B, C]
         if self.ngrams is not None and not self.training:
-            # A weighted mean of log-scores: each model can veto a category.
+            # In a weighted mean of log-scores, a category that one model finds impossible gets a
+            # low score. The scores of the n-gram models are weighted already.
             scores = MIXTURE_WEIGHTS.recurrent * scores + self.ngrams(letters, lengths)
-        if self.log_shares is None:
+        if self.log_train_prior is None:
             return scores
-        return (scores + self.log_shares).log_softmax(dim=1)
+        return (scores + self.log_train_prior).log_softmax(dim=1)
+
+
+def build_network(stored_arguments: dict[str, Any]) -> Network:
+    """Return a new network with the arguments of `Network` as checkpoints store them.
+
+    Raises:
+        ValueError: if an argument is invalid. Values from a damaged file can raise other errors.
+    """
+    return Network(**from_stored_arguments(stored_arguments))

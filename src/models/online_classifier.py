@@ -27,7 +27,7 @@ class OnlineClassifier(NameClassifier):
     categories are.
 
     Args:
-        backend: `autograd` runs the training step as the tutorial has it. `compiled` takes the
+        backend: `autograd` runs the training step that the tutorial shows. `compiled` takes the
             same steps many times as fast; see `OnlineSGD`.
         clip: maximum norm of the gradient of a name; 0 for no clipping.
         others: the arguments of `NameClassifier`.
@@ -36,8 +36,15 @@ class OnlineClassifier(NameClassifier):
     uses_prior = False
 
     def __init__(self, backend: str = "compiled", clip: float = 500.0, **others: Any) -> None:
+        # `save_hyperparameters`, which this calls, also stores `backend` and `clip`.
         super().__init__(**others)
-        self.automatic_optimization = False  # a step for each name of a batch
+        # Lightning would take one step for a batch; `training_step` takes one for each name.
+        self.automatic_optimization = False
+
+    @property
+    def clip(self) -> float:
+        """Maximum norm of the gradient of a name; 0 for no clipping."""
+        return float(self.hparams["clip"])
 
     @property
     def rnn(self) -> RNN:
@@ -47,16 +54,22 @@ class OnlineClassifier(NameClassifier):
     def configure_optimizers(self) -> SGD:
         """Return the optimizer."""
         if self.hparams["backend"] == "compiled":
-            return OnlineSGD(self.rnn, self.hparams["lr"], self.hparams["clip"])
+            return OnlineSGD(self.rnn, self.hparams["lr"], self.clip)
         return SGD(self.rnn.parameters(), self.hparams["lr"])
 
     @torch.no_grad()
     def extra_scalars(self) -> dict[str, float]:
-        """Return the norm of the hidden state after some letters: it grows before the loss does."""
+        """Return the norm of the hidden state after some letters.
+
+        If the hidden state explodes, it grows before the loss does.
+        """
         hidden = self.rnn.init_hidden()  # [1, H]
         n_symbols = self.rnn.i2h.in_features - self.rnn.hidden_size
-        for letter in torch.eye(HIDDEN_NORM_LETTERS, n_symbols):  # the first letters, one-hot [S]
-            hidden = self.rnn.i2h(torch.cat((letter.unsqueeze(0), hidden), dim=1))
+        # The first letters of the alphabet, one-hot, each as a batch of one.
+        letters = torch.eye(HIDDEN_NORM_LETTERS, n_symbols).unsqueeze(1)  # [20, 1, S]
+        for letter in letters:  # [1, S]
+            combined = torch.cat((letter, hidden), dim=1)  # [1, S + H]
+            hidden = self.rnn.i2h(combined)
         return {"train/hidden_norm": hidden.norm().item()}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -68,18 +81,19 @@ class OnlineClassifier(NameClassifier):
         """
         optimizer: Any = self.optimizers()
         if self.hparams["backend"] == "compiled":
-            losses, guesses = optimizer.step(batch=batch)
-            return {"losses": losses, "guesses": guesses}
+            # `OnlineSGD.step` does everything: the forward and backward passes and the updates.
+            results = optimizer.step(batch=batch)
+            return {"losses": results.losses, "guesses": results.guesses}
         criterion = nn.NLLLoss()
         losses = []
         guesses = []
-        for name, category in batch.examples(len(self.network.alphabet.symbols)):
-            output = read_name(self.rnn, name)  # name [L, 1, S] → [1, C]
-            loss = criterion(output, category)  # category [1]
+        for letters, target in batch.one_hot_examples(len(self.network.alphabet.symbols)):
+            output = read_name(self.rnn, letters)  # letters [L, 1, S] → [1, C]
+            loss = criterion(output, target)  # target [1]
             optimizer.zero_grad()
             self.manual_backward(loss)
-            if self.hparams["clip"] > 0:
-                nn.utils.clip_grad_norm_(self.rnn.parameters(), self.hparams["clip"])
+            if self.clip > 0:
+                nn.utils.clip_grad_norm_(self.rnn.parameters(), self.clip)
             optimizer.step()
             losses.append(loss.detach())
             guesses.append(output.argmax())

@@ -1,7 +1,8 @@
 """Recurrent networks that read a batch of names in parallel.
 
-Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, K groups of a
-symbol, E size of a letter vector, H hidden size, D directions, G gates of the cell, C categories.
+Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, K groups that
+each symbol belongs to (0 or 2; see `symbol_groups`), E size of an input vector, H hidden size,
+D directions, C categories.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from src.data.alphabet import MAX_UINT8_SYMBOLS, Alphabet
 from src.errors import UserError
 from src.models.rnn import RNN, read_names
+from src.stored_names import use_stored_names
 
 PyTorchCell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "all"]
@@ -66,8 +68,8 @@ class RecurrentNetwork(nn.Module):
         recurrent_dropout: dropout rate of the hidden-to-hidden weights.
 
     Attributes:
-        letters: the vectors of all letters, followed by those of the groups.
-        groups: indices of the groups of each letter in `letters` [S, K], int64.
+        input_vectors: the vectors of all letters, followed by those of all groups [rows, E].
+        groups: for each letter, the rows of its groups in `input_vectors` [S, K], int64.
 
     Raises:
         UserError: if the alphabet is too large for one-hot letters.
@@ -97,46 +99,51 @@ class RecurrentNetwork(nn.Module):
                 f"takes at most {MAX_UINT8_SYMBOLS} without learned vectors; use embedding=32"
             )
         self.pooling = pooling
-        self.embedding = embedding
+        self.has_learned_vectors = embedding > 0
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
-        self.letter_dropout = dropout / 5 if embedding else 0.0
-        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
-        # do not contain this buffer.
-        groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")
-        if embedding and alphabet.kind == "corpus":
+        self.input_dropout = dropout / 5 if self.has_learned_vectors else 0.0
+        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
+        # builds networks: checkpoints do not contain this buffer.
+        groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")  # no groups, K = 0
+        if self.has_learned_vectors and alphabet.kind == "corpus":
             groups = symbol_groups(alphabet.symbols)
         self.groups: Tensor = nn.Buffer(groups, persistent=False)
 
-        vectors = self._random_embeddings() if embedding else torch.eye(n_letters)
+        if self.has_learned_vectors:
+            vectors = random_vectors(groups, size=embedding)  # [rows, E]
+        else:
+            vectors = torch.eye(n_letters)  # [S, S]
         # One-hot vectors are constant.
-        self.letters = nn.Parameter(vectors, requires_grad=embedding > 0)  # [S + groups, E]
+        self.input_vectors = nn.Parameter(vectors, requires_grad=self.has_learned_vectors)
+        use_stored_names(self, ["input_vectors"])
 
         self.rnn = LAYERS[cell](
             input_size=vectors.shape[1],
             hidden_size=hidden,
             num_layers=layers,
-            dropout=dropout if layers > 1 else 0.0,
+            dropout=dropout if layers > 1 else 0.0,  # PyTorch warns about dropout in one layer
             bidirectional=bidirectional,
         )
-        n_directions = 2 if bidirectional else 1
-        n_features = n_directions * hidden * (2 if pooling == "all" else 1)
+        n_features = hidden
+        if bidirectional:
+            n_features *= 2
+        if pooling == "all":
+            n_features *= 2  # the maximum and the mean
         self.output = nn.Linear(n_features, n_categories)
 
-    def _random_embeddings(self) -> Tensor:
-        """Return random vectors of letters and groups; the sum for a letter has variance 1."""
-        n_letters, groups_per_letter = self.groups.shape
-        n_vectors = int(self.groups.max()) + 1 if groups_per_letter else n_letters
-        return torch.randn(n_vectors, self.embedding) / math.sqrt(1 + groups_per_letter)
+    def sum_input_vectors(self) -> Tensor:
+        """Return the input for each letter: its vector plus those of its groups [S, E].
 
-    def input_vectors_with_dropout(self) -> Tensor:
-        """Return the input vector of each symbol [S, E]."""
-        vectors = F.dropout(self.letters, self.letter_dropout, self.training)
-        if self.groups.shape[1]:
-            letter_vectors = vectors[: len(self.groups)]
-            group_vectors = vectors[self.groups]  # [S, K, E]
-            vectors = letter_vectors + group_vectors.sum(dim=1)
-        return vectors
+        In training mode, dropout is applied to the vectors.
+        """
+        vectors = F.dropout(self.input_vectors, self.input_dropout, self.training)
+        has_groups = self.groups.shape[1] > 0
+        if not has_groups:
+            return vectors  # letters only
+        letter_vectors = vectors[: len(self.groups)]  # [S, E]
+        group_vectors = vectors[self.groups]  # [S, K, E]
+        return letter_vectors + group_vectors.sum(dim=1)
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of the categories [B, C].
@@ -149,17 +156,18 @@ class RecurrentNetwork(nn.Module):
         starts = lengths.cumsum(0) - lengths
         # Beyond its end, a name is padded with the letters of the next one. Packing removes them.
         indices = (starts + steps).clamp(max=len(letters) - 1)  # [L, B]
-        padded = F.embedding(
-            letters[indices].long(), self.input_vectors_with_dropout()
-        )  # [L, B, E]
+        padded = F.embedding(letters[indices].long(), self.sum_input_vectors())  # [L, B, E]
         packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)
         states, last_states = self._run_layers(packed)
         if self.pooling == "all":
             features = pool_states(states, lengths)  # [B, 2 · D · H]
         else:
-            # An LSTM also returns its cell states.
-            hidden = last_states[0] if isinstance(last_states, tuple) else last_states
-            last_layer = hidden[-2:] if self.rnn.bidirectional else hidden[-1:]  # [D, B, H]
+            hidden = last_states  # [layers · D, B, H]
+            if isinstance(last_states, tuple):  # an LSTM also returns its cell states
+                hidden = last_states[0]
+            # The states of the last layer come last: one for each direction.
+            n_directions = 2 if self.rnn.bidirectional else 1
+            last_layer = hidden[-n_directions:]  # [D, B, H]
             features = torch.cat(list(last_layer), dim=1)  # [B, D · H]
         features = F.dropout(features, self.dropout, self.training)
         return F.log_softmax(self.output(features), dim=1)
@@ -190,43 +198,63 @@ def check_layers_and_dropout(layers: int, dropout: float, recurrent_dropout: flo
             raise ValueError(f"{name}={rate} is out of range: must be at least 0, below 1")
 
 
+def random_vectors(groups: Tensor, size: int) -> Tensor:
+    """Return random vectors of letters and of their groups, one after the other [rows, size].
+
+    The sum of a letter's vector and those of its groups has variance 1.
+
+    Args:
+        groups: for each letter, the rows of its groups [S, K].
+        size: number of elements of a vector.
+    """
+    n_letters, groups_per_letter = groups.shape
+    n_rows = n_letters
+    if groups_per_letter > 0:
+        n_rows = int(groups.max()) + 1  # the last row is that of the last group
+    return torch.randn(n_rows, size) / math.sqrt(1 + groups_per_letter)
+
+
 def pool_states(states: PackedSequence, lengths: Tensor) -> Tensor:
     """Return the maximum and the mean of the hidden states of each name.
 
     Args:
-        states: the states of the last layer, of size F = D · H.
+        states: the states of the last layer, of size D · H.
         lengths: number of letters in each name [B].
 
     Returns:
-        The maximum and the mean, concatenated [B, 2 · F].
+        The maximum and the mean, concatenated [B, 2 · D · H].
     """
-    padded, _ = pad_packed_sequence(states)  # [L, B, F], zeros beyond the end of a name
+    padded, _ = pad_packed_sequence(states)  # [L, B, D · H], zeros beyond the end of a name
     steps = torch.arange(len(padded), device=lengths.device).unsqueeze(1)  # [L, 1]
     is_padding = (steps >= lengths).unsqueeze(2)  # [L, B, 1]
-    maximum = padded.masked_fill(is_padding, -torch.inf).amax(dim=0)
-    mean = padded.sum(dim=0) / lengths.unsqueeze(1)
+    maximum = padded.masked_fill(is_padding, -torch.inf).amax(dim=0)  # [B, D · H]
+    mean = padded.sum(dim=0) / lengths.unsqueeze(1)  # [B, D · H]
     return torch.cat([maximum, mean], dim=1)
 
 
 def symbol_groups(symbols: str) -> Tensor:
-    """Return the indices of two groups for each symbol of an alphabet.
+    """Return the two groups that each symbol of an alphabet belongs to.
 
     One group is all symbols of the same case. The other is all forms of the same base letter, with
     and without accents, in both cases. Groups are numbered after the symbols: S and S + 1 are the
     cases, and the base letters follow.
 
     Returns:
-        The indices [S, 2], int64.
+        The numbers of the case group and the base group of each symbol [S, 2], int64.
     """
-    first_case = len(symbols)
-    first_base = first_case + 2
-    base_numbers: dict[str, int] = {}
+    lower_case = len(symbols)
+    upper_case = lower_case + 1
+    next_group = upper_case + 1
+    group_of_base: dict[str, int] = {}
     case_groups = []
     base_groups = []
     for symbol in symbols:
         is_upper = symbol != symbol.lower()
-        case_groups.append(first_case + 1 if is_upper else first_case)
+        case_groups.append(upper_case if is_upper else lower_case)
+        # The decomposed form of `É` starts with `E`.
         base = unicodedata.normalize("NFKD", symbol)[0].lower()
-        base_number = base_numbers.setdefault(base, len(base_numbers))
-        base_groups.append(first_base + base_number)
+        if base not in group_of_base:
+            group_of_base[base] = next_group
+            next_group += 1
+        base_groups.append(group_of_base[base])
     return torch.tensor([case_groups, base_groups], device="cpu").T

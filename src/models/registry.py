@@ -1,4 +1,4 @@
-"""The available cells and priors, and the score of a run. Does not import torch."""
+"""The choices that the configuration needs: cells, priors and the score. Does not import torch."""
 
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
@@ -17,9 +17,9 @@ class Cell(NamedTuple):
 
     class_path: str
     """Module and name of a network class. It is called with the arguments `alphabet`,
-    `n_categories`, `hidden` and the `keys` below, and maps names to log-probabilities."""
-    keys: tuple[str, ...] = ()
-    """Configuration keys that the class takes as further arguments."""
+    `n_categories`, `hidden` and the `options` below, and maps names to log-probabilities."""
+    options: tuple[str, ...] = ()
+    """Keys of the configuration that the class takes as further arguments."""
     is_compilable: bool = False
     """Whether `backend=compiled` can train the network."""
 
@@ -29,6 +29,8 @@ class Cell(NamedTuple):
         return getattr(import_module(module_name), class_name)
 
 
+# Every key is the name of an argument, too, so that a new option needs one line here and one in
+# the class that takes it.
 CELL_OPTIONS: dict[str, Any] = {
     "layers": 1,
     "bidirectional": False,
@@ -39,8 +41,9 @@ CELL_OPTIONS: dict[str, Any] = {
 }
 """Configuration keys that only some networks take, with the values that have no effect."""
 
-PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", keys=("cell", *CELL_OPTIONS))
+PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", options=("cell", *CELL_OPTIONS))
 
+# The classes are given as text, because their modules import torch.
 CELLS: dict[str, Cell] = {
     "tutorial": Cell("src.models.recurrent.TutorialNetwork", is_compilable=True),
     "rnn": PYTORCH_CELL,

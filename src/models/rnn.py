@@ -4,8 +4,6 @@ Shapes: B names in a batch, L letters of a name, I input size (57 letters), H hi
 C categories.
 """
 
-from itertools import pairwise
-
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +52,8 @@ def read_name(rnn: RNN, name: Tensor) -> Tensor:
         rnn: the cell.
         name: one-hot letters [L, 1, I].
     """
-    output = hidden = rnn.init_hidden()  # [1, H]
+    hidden = rnn.init_hidden()  # [1, H]
+    output = hidden  # replaced by the output after each letter; a name has at least one
     for letter in name:  # [1, I]
         output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
     return output
@@ -78,19 +77,24 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     sizes = [rnn.i2h.in_features - rnn.hidden_size, rnn.hidden_size]
     letter_to_hidden, hidden_to_hidden = torch.split(rnn.i2h.weight.T, sizes)  # [I, H], [H, H]
     letter_to_output, hidden_to_output = torch.split(rnn.i2o.weight.T, sizes)  # [I, C], [H, C]
+    # Adding the biases to the rows of all letters saves an addition for each letter of a name.
     letter_to_hidden = letter_to_hidden + rnn.i2h.bias
     letter_to_output = letter_to_output + rnn.i2o.bias
 
     # The longest names come first, so that the names with a t-th letter are always the first rows.
     order = lengths.argsort(descending=True, stable=True)  # [B]
     starts = (lengths.cumsum(0) - lengths)[order]  # index of the first letter of each name [B]
-    # The number of names that are longer than t letters, for t = 0 … L.
-    n_shorter_or_equal = lengths.bincount().cumsum(0)
-    n_longer = (len(lengths) - n_shorter_or_equal).tolist()
+    # n_longer[t] is the number of names that are longer than t letters, for t = 0 … L. As
+    # `bincount` counts the names of each length, its cumulative sum counts those up to t letters.
+    n_up_to = lengths.bincount().cumsum(0)  # [L + 1]
+    n_longer = (len(lengths) - n_up_to).tolist()
+    max_length = len(n_longer) - 1  # L
     hidden = rnn.init_hidden(len(lengths))  # [B, H]
     outputs = []
-    for t, (n, n_next) in enumerate(pairwise(n_longer)):
-        index = letters[starts[:n] + t].long()  # the t-th letter [n]
+    for t in range(max_length):  # letters are numbered from 0 here
+        n = n_longer[t]  # number of names with a letter t
+        n_next = n_longer[t + 1]  # number of names that go on after it
+        index = letters[starts[:n] + t].long()  # letter t of these names [n]
         # The names n_next … n - 1 end with this letter; those before them continue.
         ending = torch.addmm(
             letter_to_output[index[n_next:]], hidden[n_next:n], hidden_to_output
@@ -100,6 +104,7 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
             letter_to_hidden[index[:n_next]], hidden[:n_next], hidden_to_hidden
         )  # [n_next, H]
     # The shortest names were finished first.
-    in_sorted_order = torch.cat(outputs[::-1])  # [B, C]
+    outputs.reverse()
+    logits = torch.cat(outputs)  # in the order of decreasing length [B, C]
     original_order = order.argsort()  # the inverse permutation of `order`
-    return in_sorted_order[original_order].log_softmax(dim=1)
+    return logits[original_order].log_softmax(dim=1)

@@ -14,7 +14,8 @@ def balanced_accuracy(correct: Tensor, support: Tensor) -> Tensor:
         correct: number of correctly classified names of each category [..., C].
         support: number of names of each category [..., C].
     """
-    return (correct / support).nanmean(dim=-1)  # 0 / 0, for a category without names, is NaN
+    recall = correct / support  # 0 / 0 = NaN for a category without names
+    return recall.nanmean(dim=-1)
 
 
 def macro_f1(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:
@@ -25,5 +26,5 @@ def macro_f1(correct: Tensor, support: Tensor, predicted: Tensor) -> Tensor:
         support: number of names of each category [..., C].
         predicted: number of predictions of each category [..., C].
     """
-    f1 = 2 * correct / (support + predicted)
+    f1 = 2 * correct / (support + predicted)  # the harmonic mean of precision and recall
     return f1.where(support > 0, float("nan")).nanmean(dim=-1)

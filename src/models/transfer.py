@@ -1,7 +1,7 @@
 """Transfer learning: initial weights from a network with other letters and categories.
 
 Shapes: n shared items, which are letters or categories of both networks; S symbols in the alphabet
-of the source.
+of the source; K groups that each symbol belongs to (0 or 2); H hidden size, G gates of the cell.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,8 +22,8 @@ MAX_LISTED = 8
 
 
 @torch.no_grad()
-def transfer_weights(source: Network, target: Network, source_name: str) -> str:
-    """Initialize a network from a trained one, for the letters and categories that both have.
+def transfer_and_describe_weights(source: Network, target: Network, source_name: str) -> str:
+    """Copy the weights of a trained network for the letters and categories that both networks have.
 
     Other weights keep their initial values. The n-gram models are not transferred.
 
@@ -59,7 +59,7 @@ def transfer_weights(source: Network, target: Network, source_name: str) -> str:
 
 
 def check_architecture(source: Network, target: Network, source_name: str) -> None:
-    """Check that the weights of two networks differ in letters and categories only.
+    """Check that two networks have the same architecture, apart from letters and categories.
 
     Raises:
         UserError: if the architectures differ; the message says which settings would fit.
@@ -76,7 +76,10 @@ def check_architecture(source: Network, target: Network, source_name: str) -> No
 
 def as_overrides(network: Network, keys: Iterable[str]) -> str:
     """Return part of a network's architecture as one would type it on the command line."""
-    overrides = [f"{key}={network.architecture[key]}".lower() for key in keys]
+    overrides = []
+    for key in keys:
+        override = f"{key}={network.architecture[key]}"
+        overrides.append(override.lower())  # Hydra writes `true`, and not `True`
     return replace_unprintable(" ".join(overrides))
 
 
@@ -114,7 +117,7 @@ def match_items(
     shared = [item for item in target_items if item in source_index]
     new = target_index.keys() - source_index.keys()
     left_out = source_index.keys() - target_index.keys()
-    # All alphabets of corpora have the unknown symbol in common.
+    # All alphabets of corpora have the unknown symbol in common, but that is not enough.
     known_items = set(shared) - {UNKNOWN_SYMBOL}
     if not known_items:
         source_list = shortened_list(left_out)
@@ -176,10 +179,10 @@ def copy_recurrent_network(
     target.output.bias[categories.target_indices] = source.output.bias[categories.source_indices]
     for name, weight in target.rnn.named_parameters():
         # With one-hot letters, the columns of the first layer's input weights are letters.
-        if target.embedding or not is_first_input_weight(name):
+        if target.has_learned_vectors or not is_first_input_weight(name):
             weight.copy_(source.rnn.get_parameter(name))
-    if target.embedding:
-        copy_embeddings(source, target, letters)
+    if target.has_learned_vectors:
+        copy_input_vectors(source, target, letters)
     else:
         copy_letter_columns(source, target, letters)
 
@@ -189,20 +192,23 @@ def is_first_input_weight(name: str) -> bool:
     return name in ("weight_ih_l0", "weight_ih_l0_reverse")
 
 
-def copy_embeddings(
+def copy_input_vectors(
     source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
 ) -> None:
     """Copy the learned vectors of the shared letters and of their groups."""
+    source_vectors = source.input_vectors  # [rows, E]
+    target_vectors = target.input_vectors  # [rows, E]
     source_groups = source.groups[letters.source_indices]  # [n, K]
     target_groups = target.groups[letters.target_indices]  # [n, K]
+    # Only networks with `letters=corpus` have groups; for others, K is 0.
     if source_groups.shape == target_groups.shape:
-        target.letters[target_groups] = source.letters[source_groups]
-    # The input for a letter is its own vector plus those of its groups. The letter's vector makes
-    # up for groups that were not copied, so that the sum is the same as in the source.
-    source_sum = source.letters[source_groups].sum(dim=1)
-    target_sum = target.letters[target_groups].sum(dim=1)
-    letter_vectors = source.letters[letters.source_indices] + (source_sum - target_sum)
-    target.letters[letters.target_indices] = letter_vectors
+        target_vectors[target_groups] = source_vectors[source_groups]
+    # The input for a letter is its own vector plus those of its groups. If the groups could not be
+    # copied, their difference is added to the letter's own vector, so that the input is the same.
+    source_sum = source_vectors[source_groups].sum(dim=1)  # [n, E]
+    target_sum = target_vectors[target_groups].sum(dim=1)  # [n, E]
+    letter_vectors = source_vectors[letters.source_indices] + (source_sum - target_sum)
+    target_vectors[letters.target_indices] = letter_vectors
 
 
 def copy_letter_columns(

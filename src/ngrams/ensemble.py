@@ -15,6 +15,7 @@ from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches
 from src.ngrams.letter_ngrams import LetterNgrams
 from src.ngrams.tfidf import TfidfClassifier
+from src.stored_names import use_stored_names
 
 
 class MixtureWeights(NamedTuple):
@@ -31,7 +32,7 @@ class MixtureWeights(NamedTuple):
 MIXTURE_WEIGHTS = MixtureWeights(recurrent=0.2, ngrams=0.6, tfidf=0.2)
 """Fixed weights: fitting them to the validation names did not help."""
 
-MAX_CASE_SENSITIVE_TERM = 3
+MAX_CASE_SENSITIVE_TERM_LENGTH = 3
 """Maximum length of the case-sensitive grams whose tf-idf is used."""
 
 
@@ -47,53 +48,56 @@ class NgramEnsemble(nn.Module):
         order: maximum number of context letters.
 
     Attributes:
-        counted: the letter n-gram models.
-        weighed: the logistic regression.
+        letter_ngrams: the letter n-gram models.
+        tfidf: the logistic regression.
     """
 
     def __init__(self, alphabet: str, n_categories: int, order: int) -> None:
         super().__init__()
         models = [LetterNgrams(alphabet, n_categories, order, case_sensitive=False)]
-        max_lengths = [order + 1]
+        # For each model, the maximum length of the grams whose tf-idf is used.
+        max_term_lengths = [order + 1]
         has_case = alphabet.lower() != alphabet
         if has_case:
             models.append(LetterNgrams(alphabet, n_categories, order, case_sensitive=True))
-            max_lengths.append(min(order + 1, MAX_CASE_SENSITIVE_TERM))
-        # The names of these two attributes are part of the checkpoint format.
-        self.counted: Any = nn.ModuleList(models)
-        self.weighed = TfidfClassifier(n_categories, max_lengths)
+            max_term_lengths.append(min(order + 1, MAX_CASE_SENSITIVE_TERM_LENGTH))
+        self.letter_ngrams: Any = nn.ModuleList(models)
+        self.tfidf = TfidfClassifier(n_categories, max_term_lengths)
+        use_stored_names(self, ["letter_ngrams", "tfidf"])
 
     def fit(self, dataset: NamesDataset, prior: list[float], seed: int) -> None:
         """Fit all models to training names, in parallel threads.
 
         Args:
-            dataset: the training names, each once per category.
-            prior: prior of each category [C]. It should be close to the shares among these names.
+            dataset: the training names, each once per category, whatever their spelling:
+                `NamesDataModule.distinct_names`.
+            prior: prior of each category [C]: `NamesDataModule.corpus_prior`. It counts spellings,
+                so it is close to the shares among these names, but not equal.
             seed: seeds the order of the names and dropout.
         """
-        # The models of letter n-grams find only grams that they have counted, and the logistic
-        # regression uses the grams that they find. So everything is counted first.
-        letters, lengths, targets = dataset.all()
-        for model in self.counted:
+        # The logistic regression uses the grams that the letter n-gram models find, and these find
+        # only grams that they have counted. So everything is counted first.
+        letters, lengths, targets = dataset.as_one_batch()
+        for model in self.letter_ngrams:
             model.count(letters, lengths, targets)
 
         # The fits do not depend on each other. PyTorch releases Python's lock, so they run at once.
         stop = Event()
         with ThreadPoolExecutor() as pool:
-            fits = []
-            for model in self.counted:
-                fits.append(pool.submit(model.fit, dataset, prior, seed, stop))
-            fits.append(pool.submit(self._fit_tfidf, dataset, prior, seed, stop))
+            futures = []
+            for model in self.letter_ngrams:
+                futures.append(pool.submit(model.fit, dataset, prior, seed, stop))
+            futures.append(pool.submit(self._fit_tfidf, dataset, prior, seed, stop))
             try:
-                for fit in fits:
-                    fit.result()
+                for future in futures:
+                    future.result()  # waits until the fit has ended, and raises its error if any
             finally:
                 # After an error or Ctrl-C, the pool would otherwise wait until all fits have ended.
                 stop.set()
 
     def _fit_tfidf(self, dataset: NamesDataset, prior: list[float], seed: int, stop: Event) -> None:
         """Fit the logistic regression; see `fit`."""
-        self.weighed.fit(
+        self.tfidf.fit(
             self._match_batches(dataset),
             targets=dataset.targets,
             prior=torch.tensor(prior),
@@ -108,7 +112,7 @@ class NgramEnsemble(nn.Module):
 
     def _match_grams(self, letters: Tensor, lengths: Tensor) -> list[GramMatches]:
         """Return the grams of a batch of names that each n-gram model finds."""
-        return [model.match_grams(letters, lengths) for model in self.counted]
+        return [model.match_grams(letters, lengths) for model in self.letter_ngrams]
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the weighted log-scores of the n-gram models under a uniform prior [B, C].
@@ -117,11 +121,11 @@ class NgramEnsemble(nn.Module):
             letters: letter indices of all names, end to end [sum of lengths].
             lengths: number of letters in each name [B], all at least 1.
         """
-        # The models share the look-ups of the grams.
+        # The logistic regression uses the same look-ups of the grams as the other models.
         matches = self._match_grams(letters, lengths)
         logits = []
-        for model, model_matches in zip(self.counted, matches, strict=True):
+        for model, model_matches in zip(self.letter_ngrams, matches, strict=True):
             logits.append(model.compute_logits(model_matches))
         ngram_logits = torch.stack(logits).mean(dim=0)  # [B, C]
-        tfidf_logits: Tensor = self.weighed(matches)  # [B, C]
+        tfidf_logits: Tensor = self.tfidf(matches)  # [B, C]
         return MIXTURE_WEIGHTS.ngrams * ngram_logits + MIXTURE_WEIGHTS.tfidf * tfidf_logits

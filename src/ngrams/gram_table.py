@@ -8,8 +8,28 @@ Every gram except the empty one consists of a shorter gram, its prefix, and its 
 of a gram packs the row of its prefix and its last symbol into one integer. Keys therefore fit into
 64 bits, however long the grams are and however large the alphabet is.
 
+For example, let the symbols be e = 1, l = 2, ^ = 3 and $ = 4, so that n_symbols is 5, and let the
+longest grams have L = 2 symbols. After counting the single name `^lee$`, the table is
+
+    row     0      1      2      3      4      5      6      7      8      9
+    gram    empty  e      l      ^      $      ee     e$     le     ^l     all others
+    key     0      1      2      3      4      1·5+1  1·5+4  2·5+1  3·5+2  UNKNOWN_KEY
+    n(w)    4      2      1      1      1      1      1      1      1      0
+
+`match` returns `rows`. rows[k, p] is the row of the gram of k symbols that begins at symbol p:
+
+    p                 0      1      2      3      4
+    symbol            ^      l      e      e      $
+    rows[0, p]        9      0      0      0      0
+    rows[1, p]        3      2      1      1      4
+    rows[2, p]        8      7      5      6      9
+
+The empty gram stands before each symbol that can be predicted, so it has no occurrence at the start
+mark; and no gram of two symbols begins at the end mark. Both are in the row of all others.
+
 Shapes: B names in a batch, P symbols of these names including the marks, N grams in the table,
-C categories, L symbols in the longest gram.
+C categories, L symbols in the longest gram, M grams of one length, Q counts above 0 of these grams,
+R occurrences of grams of one length.
 """
 
 from typing import Any, NamedTuple
@@ -18,14 +38,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.batch import ragged_indices
+from src.data.batch import indices_of_slices
 from src.ngrams.buffers import replace_buffers
 
 MAX_COUNTS = 2**21
 """Maximum number of counts in a table. They and their grams take up to 48 MB of a checkpoint."""
-MAX_DENSE_COUNTS = 2**24
-"""Maximum number of cells, zeros included, of a table that is also kept as a dense matrix of up to
-64 MB."""
+MAX_DENSE_CELLS = 2**24
+"""A table with at most this many cells (rows times categories) is also kept as a dense matrix of up
+to 64 MB."""
 UNKNOWN_KEY = torch.iinfo(torch.int64).max
 """Key of the last row of a table, above the keys of all grams."""
 
@@ -40,7 +60,8 @@ class MarkedNames(NamedTuple):
     n_before: Tensor
     """Number of symbols before each symbol in its name [P], int64; 0 for the start mark."""
     n_remaining: Tensor
-    """Number of symbols from each symbol to the end of its name [P], int64; 1 for the end mark."""
+    """Number of symbols from each symbol, itself included, to the end of its name [P], int64; 1 for
+    the end mark."""
     is_letter: Tensor
     """Whether each symbol is a letter, not a mark [P]."""
     n_names: int
@@ -52,13 +73,13 @@ class GramMatches(NamedTuple):
 
     names: MarkedNames
     rows: Tensor
-    """Row of the gram of 0 … L symbols that begins at each symbol [L + 1, P], int64."""
+    """rows[k, p] is the row of the gram of k symbols that begins at symbol p [L + 1, P], int64."""
     unknown_row: int
     """Row of the grams that are not in the table, N."""
 
 
 class GramCounts(NamedTuple):
-    """Consecutive rows of a table: M grams, with Q counts above 0."""
+    """The rows of all grams of one length: M grams, with Q counts above 0."""
 
     keys: Tensor
     """Keys of the grams in ascending order [M], int64."""
@@ -71,7 +92,7 @@ class GramCounts(NamedTuple):
 
 
 def pack_pairs(first: Tensor, second: Tensor, n_second: int) -> Tensor:
-    """Pack pairs of integers into one integer each, which sort by the first, then the second.
+    """Pack each pair of integers into one, so that sorting sorts by the first, then the second.
 
     The second integer of a pair must be at least 0 and below `n_second`.
     """
@@ -137,11 +158,11 @@ class GramTable(nn.Module):
         """
         replace_buffers(self, tensors, names=("grams", "starts", "categories", "counts"))
         self._check_buffers()
-        self.dense = self.dense[:0]  # without rows, `lookup_counts` reads the sparse matrix
+        self.dense = self.dense[:0]  # no rows
         n_rows = len(self.grams)
-        if n_rows * self.n_categories <= MAX_DENSE_COUNTS:
+        if n_rows * self.n_categories <= MAX_DENSE_CELLS:
             all_rows = torch.arange(n_rows, device=self.starts.device)
-            self.dense = self.lookup_counts(all_rows)
+            self.dense = self._lookup_sparse_counts(all_rows)
 
     def _check_buffers(self) -> None:
         """Check that no look-up can go out of range or return more than C counts for a gram.
@@ -187,7 +208,10 @@ class GramTable(nn.Module):
         for k in range(max_length):
             # A gram of k + 1 symbols is a gram of k symbols and the symbol after it. The grams of
             # the same length are one level of the table.
-            has_gram = (rows >= 0) & (names.n_remaining > k)  # [P]
+            has_prefix = rows >= 0  # [P]
+            has_gram = has_prefix & (names.n_remaining > k)  # [P]
+            # `roll` by -k returns the symbol k places further on. At the end it wraps around, but
+            # there `has_gram` is False.
             last_symbols = names.symbols.roll(-k)  # [P]
             keys = pack_pairs(rows, last_symbols, self.n_symbols)  # [P]
             level, gram_rows = self._count_level(
@@ -196,7 +220,8 @@ class GramTable(nn.Module):
             levels.append(level)
             n_rows += len(level.keys)
             n_free -= len(level.counts)
-            rows = torch.full_like(rows, -1).masked_scatter(has_gram, gram_rows)
+            rows = torch.full_like(rows, -1)
+            rows[has_gram] = gram_rows
         self._load_levels(levels)
 
     def _count_empty_gram(self, names: MarkedNames, symbol_categories: Tensor) -> GramCounts:
@@ -222,34 +247,37 @@ class GramTable(nn.Module):
             max_counts: maximum number of counts in all rows.
 
         Returns:
-            The rows, and the row of each occurrence [R], int64; -1 if its gram has none.
+            The level of these grams, and the row of the gram of each occurrence [R], int64; -1 if
+            the gram is not in the table.
         """
-        # G different grams have Q counts above 0.
-        unique_keys, gram_index = torch.unique(keys, return_inverse=True)  # [G], [R]
-        occurrences = pack_pairs(gram_index, categories, self.n_categories)  # [R]
+        # There are G different grams, with Q counts above 0. `a_of_b[i]` is the a of the i-th b.
+        unique_keys, gram_of_occurrence = torch.unique(keys, return_inverse=True)  # [G], [R]
+        occurrences = pack_pairs(gram_of_occurrence, categories, self.n_categories)  # [R]
         pairs, counts = torch.unique(occurrences, return_counts=True)  # [Q], [Q]
-        count_gram, count_category = unpack_pairs(pairs, self.n_categories)  # [Q], [Q]
+        gram_of_count, category_of_count = unpack_pairs(pairs, self.n_categories)  # [Q], [Q]
         has_row = choose_most_frequent(
-            count_gram, counts, n_grams=len(unique_keys), max_counts=max_counts
+            gram_of_count, counts, n_grams=len(unique_keys), max_counts=max_counts
         )  # [G]
-        next_row = first_row + has_row.cumsum(0) - 1  # [G]
-        gram_row = torch.where(has_row, next_row, -1)  # [G]
+        # The chosen grams get consecutive rows, in the order of their keys.
+        row_if_chosen = first_row + has_row.cumsum(0) - 1  # [G]
+        row_of_gram = torch.where(has_row, row_if_chosen, -1)  # [G]
 
-        is_kept = has_row[count_gram]  # [Q]
+        is_kept = has_row[gram_of_count]  # [Q]
+        row_of_count = row_of_gram[gram_of_count]  # [Q]
         level = GramCounts(
             keys=unique_keys[has_row],
-            rows=gram_row[count_gram][is_kept],
-            categories=count_category[is_kept],
+            rows=row_of_count[is_kept],
+            categories=category_of_count[is_kept],
             counts=counts[is_kept],
         )
-        return level, gram_row[gram_index]
+        return level, row_of_gram[gram_of_occurrence]
 
     def _load_levels(self, levels: list[GramCounts]) -> None:
         """Replace the table by the rows of all grams, from short to long ones."""
         keys = torch.cat([level.keys for level in levels])  # [N]
         rows = torch.cat([level.rows for level in levels])  # [starts[-1]]
         row_lengths = rows.bincount(minlength=len(keys) + 1)  # [N + 1]
-        # With `F.pad`, the last key would be converted to a float and back, and become negative.
+        # Not with `F.pad`, which converts its value to a float, as which this key is not exact.
         last_key = keys.new_tensor([UNKNOWN_KEY])
         table = {
             # The keys are in ascending order: within each level, because `torch.unique` sorts them,
@@ -268,15 +296,16 @@ class GramTable(nn.Module):
             names: the names.
             max_length: number of symbols in the longest gram, L.
         """
-        # Row of the gram of k symbols that begins at each symbol. As in `count`, the empty gram has
-        # row 0, and none begins at a start mark.
+        # Row of the gram of k symbols that begins at each symbol. The empty gram, in row 0, is the
+        # prefix of a start mark as well, although it is not counted there.
         rows = torch.zeros_like(names.symbols)  # [P]
         has_empty_gram = names.n_before > 0
         rows_by_length = [torch.where(has_empty_gram, rows, self.unknown_row)]
         for k in range(max_length):
-            last_symbols = names.symbols.roll(-k)
-            # An unknown prefix has the last row, and no gram of the table has such a key.
-            keys = pack_pairs(rows, last_symbols, self.n_symbols)
+            last_symbols = names.symbols.roll(-k)  # wraps around where `is_in_name` is False
+            # If the prefix is unknown, its row is the last one, which is the prefix of no gram.
+            keys = pack_pairs(rows, last_symbols, self.n_symbols)  # [P]
+            # The place at which each key would be inserted: its row, if the table contains it.
             candidates = torch.searchsorted(self.grams, keys)
             is_in_table = self.grams[candidates] == keys
             is_in_name = names.n_remaining > k
@@ -288,25 +317,29 @@ class GramTable(nn.Module):
         """Return the counts of the grams with these rows [...] in all categories [..., C]."""
         if len(self.dense):
             return self.dense[rows]
-        # Write the counts of the sparse rows into dense ones.
-        flat_rows = rows.flatten()  # [R]
-        starts = self.starts[flat_rows]  # [R]
-        lengths = self.starts[flat_rows + 1] - starts  # [R]
-        index = ragged_indices(starts, lengths)  # [sum of lengths]
-        row_index = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths)
-        categories = self.categories[index].long()
-        dense_rows = self.dense.new_zeros(len(lengths), self.n_categories)  # [R, C]
-        dense_rows[row_index, categories] = self.counts[index].to(dense_rows.dtype)
+        dense_rows = self._lookup_sparse_counts(rows.flatten())
         return dense_rows.reshape(*rows.shape, self.n_categories)
+
+    def _lookup_sparse_counts(self, rows: Tensor) -> Tensor:
+        """Return some rows [n] of the sparse matrix as dense ones [n, C]."""
+        starts = self.starts[rows]  # [n]
+        lengths = self.starts[rows + 1] - starts  # [n]
+        count_indices = indices_of_slices(starts, lengths)  # [sum of lengths], as the next three
+        row_indices = torch.arange(len(lengths), device=rows.device).repeat_interleave(lengths)
+        categories = self.categories[count_indices].long()
+        counts = self.counts[count_indices]
+        dense_rows = self.dense.new_zeros(len(lengths), self.n_categories)
+        dense_rows[row_indices, categories] = counts.to(dense_rows.dtype)
+        return dense_rows
 
 
 def choose_most_frequent(
-    count_gram: Tensor, counts: Tensor, n_grams: int, max_counts: int
+    gram_of_count: Tensor, counts: Tensor, n_grams: int, max_counts: int
 ) -> Tensor:
     """Choose the most frequent grams, as many as have room in a table.
 
     Args:
-        count_gram: index of the gram of each count [Q], int64.
+        gram_of_count: index of the gram of each count [Q], int64.
         counts: number of occurrences of a gram in a category [Q], int64.
         n_grams: number of grams, G.
         max_counts: number of counts that the table has room for.
@@ -314,9 +347,10 @@ def choose_most_frequent(
     Returns:
         Whether each gram is chosen [G], bool.
     """
-    frequency = counts.new_zeros(n_grams).index_add(0, count_gram, counts)  # n(w), [G]
-    by_frequency = frequency.argsort(descending=True, stable=True)
-    counts_per_gram = count_gram.bincount()
-    has_room = counts_per_gram[by_frequency].cumsum(0) <= max_counts
+    frequency = counts.new_zeros(n_grams).index_add(0, gram_of_count, counts)  # n(w), [G]
+    by_frequency = frequency.argsort(descending=True, stable=True)  # indices of grams [G]
+    n_counts_of_gram = gram_of_count.bincount()  # the room that a gram takes [G]
+    room_up_to_gram = n_counts_of_gram[by_frequency].cumsum(0)  # in order of frequency [G]
+    chosen = by_frequency[room_up_to_gram <= max_counts]
     is_chosen = torch.zeros(n_grams, dtype=torch.bool)
-    return is_chosen.index_fill(0, by_frequency[has_room], True)
+    return is_chosen.index_fill(0, chosen, True)

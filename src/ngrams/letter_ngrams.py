@@ -4,21 +4,28 @@ A name is written between a start and an end mark, as in `^lee$`. Its symbols ar
 one in two readings: forward, each symbol from those before it, and backward, each symbol from those
 after it. Bayes' rule turns the predictions into logits of the categories.
 
-For a predicted symbol x, let h_k be its context, the k symbols read last, and h_k x the gram of
-k + 1 symbols made of both (in the backward reading, x comes first). n_c(w) is the number of
-occurrences of the gram w in the training names of the category c, and n(w) is the sum of n_c(w)
-over all categories. For each reading and for k = 0 … K:
+The context h_k of a predicted symbol x is the k symbols that were read last. Together with x, it is
+a gram of k + 1 symbols, which is written h_k x in both readings. For example, in `^lee$` and for
+k = 2, these are the contexts of the first `e`:
 
-    (1)  q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)       for all categories together
-    (2)  m_k(x) = μ_k p_{k-1}(x) + (1 - μ_k) q_k(x)                  prior mean of p_k
-    (3)  p_k(x) = (n_c(h_k x) + β_k m_k(x)) / (n_c(h_k) + β_k)       for the category c
-    (4)  logit_c = b_c + Σ_readings w_c Σ_x log p(x)
+    reading      x    h_2    gram h_2 x, as it is written in the name
+    forward      e    ^l     ^le
+    backward     e    e$     ee$
+
+n_c(w) is the number of occurrences of the gram w in the training names of the category c, and n(w)
+is the sum of n_c(w) over all categories. For each reading and for k = 0 … K, the predictions are
+q_k for all categories together, and p_k for each category c:
+
+    (1)  q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)
+    (2)  m_{c,k}(x) = μ_k p_{c,k-1}(x) + (1 - μ_k) q_k(x)                    prior mean of p_{c,k}
+    (3)  p_{c,k}(x) = (n_c(h_k x) + β_k m_{c,k}(x)) / (n_c(h_k) + β_k)
+    (4)  logit_c = b_c + Σ_readings w_c Σ_x log p_c(x)
 
 (1) and (3) are posterior means under Dirichlet priors: counts are combined with the estimate from a
 shorter context, which weighs as much as δ or β observations. Both recursions start with the uniform
-distribution, p_{-1} = q_{-1} = 1 / (number of symbols that can follow). In (4), p is p_k for the
-longest context that fits into the name. Every symbol is predicted except the mark with which the
-reading begins.
+distribution, p_{c,-1} = q_{-1} = 1 / (number of symbols that can follow). In (4), p_c is p_{c,k}
+for the longest context that fits into the name. Every symbol is predicted except the mark with
+which the reading begins.
 
 `LetterNgrams.count` counts n_c. `LetterNgrams.fit` then learns the other parameters by minimizing a
 leave-one-out cross-entropy: a training name is scored without its own grams in the counts. The
@@ -44,11 +51,15 @@ from torch import Tensor, nn
 from src.data.batch import MAX_BATCH_CELLS
 from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches, GramTable, MarkedNames, pack_pairs
-from src.ngrams.minimize import minimize
+from src.ngrams.minimize import minimize_with_adam
+from src.stored_names import use_stored_names
 
 MAX_LR = 0.1
 N_STEPS = 450
 MAX_BATCH_SIZE = 128
+COUNTS_PER_NAME_AND_CATEGORY = 64
+"""Typical number of counts that are looked up for a name in each category: its symbols times the
+lengths of grams."""
 
 
 class LetterNgrams(nn.Module):
@@ -64,8 +75,8 @@ class LetterNgrams(nn.Module):
         case_sensitive: whether an upper-case and a lower-case letter are different symbols.
 
     Attributes:
-        symbols: symbol of each letter of the alphabet, int64. Symbols are numbered from 1: first
-            the letters, then the start and the end mark.
+        symbol_of_letter: symbol of each letter of the alphabet, int64. Symbols are numbered from 1:
+            first the letters, then the start and the end mark.
         table: the counts n_c of all grams of up to K + 1 symbols.
     """
 
@@ -79,24 +90,27 @@ class LetterNgrams(nn.Module):
         n_letters = max(symbols)
         self._start_mark = n_letters + 1
         self._end_mark = n_letters + 2
+        n_symbols = self._end_mark + 1  # including 0, which is not used
         self._n_successors = n_letters + 1  # a letter, or the mark at the other end
-        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
-        # these buffers are not in their state dict.
+        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
+        # builds networks: the state dict does not contain these buffers.
         with torch.device("cpu"):
-            self.symbols: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
-            self.table = GramTable(n_letters + 3, n_categories)
+            self.symbol_of_letter: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
+            self.table = GramTable(n_symbols, n_categories)
         self._init_parameters()
 
     def _init_parameters(self) -> None:
-        """Create the parameters with their initial values. Checkpoints contain their names."""
-        shape = (2, self.order + 1, 1, self.n_categories)
+        """Create the parameters with their initial values."""
+        n_lengths = self.order + 1  # of contexts: 0 … K
+        shape = (2, n_lengths, 1, self.n_categories)
         beta = torch.full(shape, 8.0)
-        delta = torch.full((2, self.order + 1, 1, 1), 8.0)
-        self.log_strength = nn.Parameter(beta.log())
-        self.log_pooled_strength = nn.Parameter(delta.log())
-        self.own_share = nn.Parameter(torch.full(shape, 1.5))  # logit of μ
+        delta = torch.full((2, n_lengths, 1, 1), 8.0)
+        self.log_beta = nn.Parameter(beta.log())
+        self.log_delta = nn.Parameter(delta.log())
+        self.logit_mu = nn.Parameter(torch.full(shape, 1.5))
         self.weight = nn.Parameter(torch.full((2, 1, self.n_categories), 0.4))  # w
         self.bias = nn.Parameter(torch.zeros(self.n_categories))  # b
+        use_stored_names(self, ["log_beta", "log_delta", "logit_mu"])
         # Only `fit` trains the parameters; the optimizer of the network must not.
         self.requires_grad_(False)
 
@@ -130,21 +144,22 @@ class LetterNgrams(nn.Module):
             seed: seeds the order of the names.
             stop: set by another thread to end the training early.
         """
-        letters, lengths, targets = dataset.all()
-        name_categories = self.find_name_categories(letters, lengths, targets)
+        letters, lengths, targets = dataset.as_one_batch()
+        all_categories = self.find_all_categories_of_names(letters, lengths, targets)  # [N, C]
         log_prior = torch.tensor(prior).log()  # [C]
 
-        def loss(indices: Tensor) -> Tensor:
+        def compute_loss(indices: Tensor) -> Tensor:
             batch = dataset.batch(indices)
-            left_out = name_categories[indices]  # [B, C]
-            logits = self(batch.letters, batch.lengths, left_out_categories=left_out)
+            # Leave the name out of the counts of all categories that contain it.
+            logits = self(batch.letters, batch.lengths, counted_in=all_categories[indices])
             return F.cross_entropy(logits + log_prior, batch.targets)
 
         # The counts of a batch are [K + 2, P, C], so many categories require small batches.
-        batch_size = min(MAX_BATCH_SIZE, 1 + MAX_BATCH_CELLS // (64 * self.n_categories))
+        counts_per_name = COUNTS_PER_NAME_AND_CATEGORY * self.n_categories
+        batch_size = min(MAX_BATCH_SIZE, 1 + MAX_BATCH_CELLS // counts_per_name)
         self.requires_grad_(True)
-        minimize(
-            loss,
+        minimize_with_adam(
+            compute_loss,
             [{"params": list(self.parameters())}],
             max_lr=MAX_LR,
             n_steps=N_STEPS,
@@ -155,8 +170,10 @@ class LetterNgrams(nn.Module):
         )
         self.requires_grad_(False)
 
-    def find_name_categories(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> Tensor:
-        """Return all categories of each training name, for `left_out_categories` of `forward`.
+    def find_all_categories_of_names(
+        self, letters: Tensor, lengths: Tensor, categories: Tensor
+    ) -> Tensor:
+        """Return all categories in which each training name occurs, for `counted_in` of `forward`.
 
         Names that differ only in case are the same name, unless the model is case-sensitive.
 
@@ -168,31 +185,33 @@ class LetterNgrams(nn.Module):
         Returns:
             Whether each name occurs in each category [B, C], bool.
         """
-        symbols = self.symbols[letters.long()].numpy()
+        symbols = self.symbol_of_letter[letters.long()].numpy()
         ends = lengths.cumsum(0).numpy()
         index_of_name: dict[bytes, int] = {}
         name_indices = []
         for name in np.split(symbols, ends[:-1]):
-            name_indices.append(index_of_name.setdefault(name.tobytes(), len(index_of_name)))
+            key = name.tobytes()  # arrays cannot be keys of a dictionary
+            if key not in index_of_name:
+                index_of_name[key] = len(index_of_name)
+            name_indices.append(index_of_name[key])
         name_index = torch.tensor(name_indices)  # [B]
         occurs = torch.zeros(len(index_of_name), self.n_categories, dtype=torch.bool)
         occurs[name_index, categories] = True
         return occurs[name_index]
 
-    def forward(
-        self, letters: Tensor, lengths: Tensor, left_out_categories: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, letters: Tensor, lengths: Tensor, counted_in: Tensor | None = None) -> Tensor:
         """Return the logits of a batch of names under a uniform prior [B, C].
 
         Args:
             letters: letter indices of all names, end to end [sum of lengths].
             lengths: number of letters in each name [B], int64, all at least 1.
-            left_out_categories: for leave-one-out scores of training names, the categories whose
-                counts are reduced by the grams of the name itself [B, C], bool; see
-                `find_name_categories`. By default, no counts are reduced.
+            counted_in: for leave-one-out scores of training names: whether each name was counted in
+                each category [B, C], bool; see `find_all_categories_of_names`. The grams of the
+                name are subtracted from the counts of these categories. By default, nothing is
+                subtracted.
         """
         matches = self.match_grams(letters, lengths)
-        return self.compute_logits(matches, left_out_categories)
+        return self.compute_logits(matches, counted_in)
 
     def match_grams(self, letters: Tensor, lengths: Tensor) -> GramMatches:
         """Look up the table rows of all grams of a batch of names.
@@ -204,19 +223,17 @@ class LetterNgrams(nn.Module):
         names = self._add_marks(letters, lengths)
         return self.table.match(names, max_length=self.order + 1)
 
-    def compute_logits(
-        self, matches: GramMatches, left_out_categories: Tensor | None = None
-    ) -> Tensor:
+    def compute_logits(self, matches: GramMatches, counted_in: Tensor | None = None) -> Tensor:
         """Return the logits of a batch of names under a uniform prior [B, C], by formula (4).
 
         Args:
             matches: the table rows of the names' grams.
-            left_out_categories: see `forward`.
+            counted_in: see `forward`.
         """
         names = matches.names
         counts = self.table.lookup_counts(matches.rows)  # [K + 2, P, C]
-        if left_out_categories is not None:
-            counts = subtract_own_grams(counts, matches, left_out_categories)
+        if counted_in is not None:
+            counts = subtract_own_grams(counts, matches, counted_in)
         log_p = self._predict_symbols(counts, names)  # [2, P, C]
         evidence = (log_p * self.weight).sum(dim=0)  # [P, C]
         bias = self.bias.expand(names.n_names, -1)  # [B, C]
@@ -227,14 +244,15 @@ class LetterNgrams(nn.Module):
         marked_lengths = lengths + 2  # [B]
         ends = marked_lengths.cumsum(0)  # [B]
         starts = ends - marked_lengths  # [B]
-        n_symbols = len(letters) + 2 * len(lengths)
-        positions = torch.arange(n_symbols, device=lengths.device)  # [P], as all below
+        n_symbols = len(letters) + 2 * len(lengths)  # P
+        positions = torch.arange(n_symbols, device=lengths.device)  # [P], as all tensors below
         name_index = torch.searchsorted(ends, positions, right=True)
         n_before = positions - starts[name_index]
         n_remaining = ends[name_index] - positions
         is_letter = (n_before > 0) & (n_remaining > 1)
         marks = torch.where(n_before == 0, self._start_mark, self._end_mark)
-        symbols = marks.masked_scatter(is_letter, self.symbols[letters.long()])
+        # The letters of all names fill the places between the marks in order.
+        symbols = marks.masked_scatter(is_letter, self.symbol_of_letter[letters.long()])
         return MarkedNames(
             symbols=symbols,
             name_index=name_index,
@@ -255,10 +273,12 @@ class LetterNgrams(nn.Module):
         Returns:
             The log-probabilities [2, P, C]; 0 for the mark with which the reading begins.
         """
-        beta = self.log_strength.exp()  # [2, K + 1, 1, C]
-        mu = self.own_share.sigmoid()  # [2, K + 1, 1, C]
-        delta = self.log_pooled_strength.exp()  # [2, K + 1, 1, 1]
-        p = counts.new_tensor(1 / self._n_successors)  # the uniform distribution
+        beta = self.log_beta.exp()  # [2, K + 1, 1, C]
+        mu = self.logit_mu.sigmoid()  # [2, K + 1, 1, C]
+        delta = self.log_delta.exp()  # [2, K + 1, 1, 1]
+        # Both recursions start with the uniform distribution, a scalar that is broadcast. From
+        # the first step on, p is [2, P, C] and q is [2, P, 1].
+        p = counts.new_tensor(1 / self._n_successors)
         q = p
         for k in range(self.order + 1):
             n_h, n_hx = align_counts(counts, k)  # [2, P, C], [2, P, C]
@@ -266,7 +286,7 @@ class LetterNgrams(nn.Module):
             pooled_n_hx = n_hx.sum(dim=-1, keepdim=True)
 
             q_k = smooth(pooled_n_hx, pooled_n_h, delta[:, k], q)  # (1), [2, P, 1]
-            m_k = torch.lerp(q_k, p, mu[:, k])  # (2), [2, P, C]
+            m_k = torch.lerp(q_k, p, mu[:, k])  # (2), q_k + μ_k (p - q_k), [2, P, C]
             p_k = smooth(n_hx, n_h, beta[:, k], m_k)  # (3), [2, P, C]
 
             # Where the name has fewer than k symbols, keep the estimate from a shorter context.
@@ -282,11 +302,13 @@ def number_letters(alphabet: str, case_sensitive: bool) -> list[int]:
 
     Letters that differ only in case have the same symbol, unless `case_sensitive` is true.
     """
-    symbol_of_letter: dict[str, int] = {}
+    symbol_by_key: dict[str, int] = {}
     symbols = []
     for letter in alphabet:
         key = letter if case_sensitive else letter.lower()
-        symbols.append(symbol_of_letter.setdefault(key, 1 + len(symbol_of_letter)))
+        if key not in symbol_by_key:
+            symbol_by_key[key] = 1 + len(symbol_by_key)
+        symbols.append(symbol_by_key[key])
     return symbols
 
 
@@ -295,13 +317,23 @@ def has_context(names: MarkedNames, k: int) -> Tensor:
 
     The mark with which a reading begins is never predicted, not even from 0 symbols.
     """
-    forward = names.n_before >= max(k, 1)  # [P]
-    backward = names.n_remaining > max(k, 1)  # [P]
+    min_others = max(k, 1)  # with at least one other symbol before it, x is not the first mark
+    n_after = names.n_remaining - 1  # n_remaining includes the symbol itself
+    forward = names.n_before >= min_others  # [P]
+    backward = n_after >= min_others  # [P]
     return torch.stack((forward, backward)).unsqueeze(-1)
 
 
 def align_counts(counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the counts of h_k and h_k x for each predicted symbol x.
+
+    `counts[n]` belongs to the gram of n symbols that begins at each position, but h_k and h_k x do
+    not always begin at the position of x. For the first `e` of `^lee$`, which is at position 2, and
+    for k = 2:
+
+        reading     h_2 begins at    h_2 x begins at
+        forward     0 (`^l`)         0 (`^le`)
+        backward    3 (`e$`)         2 (`ee$`)
 
     Args:
         counts: counts n_c of the gram of 0 … K + 1 symbols that begins at each symbol
@@ -313,7 +345,8 @@ def align_counts(counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     n_context = counts[k]  # [P, C]
     n_gram = counts[k + 1]  # [P, C]
-    # In the forward reading, h_k and h_k x begin k symbols before x.
+    # In the forward reading, h_k and h_k x begin k symbols before x: at position i, `roll` by k
+    # returns the element i - k. At the ends it wraps around, but there x has no such context.
     n_h_forward = n_context.roll(k, 0)
     n_hx_forward = n_gram.roll(k, 0)
     # In the backward reading, h_k begins one symbol after x, and the gram of both begins at x.
@@ -329,19 +362,21 @@ def smooth(count: Tensor, total: Tensor, strength: Tensor, mean: Tensor) -> Tens
     return (count + strength * mean) / (total + strength)
 
 
-def subtract_own_grams(counts: Tensor, matches: GramMatches, left_out_categories: Tensor) -> Tensor:
+def subtract_own_grams(counts: Tensor, matches: GramMatches, counted_in: Tensor) -> Tensor:
     """Return the counts without the grams of each name itself, in some categories [K + 2, P, C].
 
     Args:
         counts: counts n_c of the grams of the names [K + 2, P, C].
         matches: the table rows of these grams.
-        left_out_categories: the categories whose counts are reduced for each name [B, C], bool.
+        counted_in: the categories from whose counts the grams of each name are subtracted [B, C],
+            bool.
     """
-    # Count how often each gram occurs in its name.
+    # Count how often each gram occurs in its name. All lengths are counted at once, because a row
+    # of the table belongs to one gram.
     name_index = matches.names.name_index  # [P]
     grams = pack_pairs(name_index, matches.rows, n_second=matches.unknown_row + 1)  # [K + 2, P]
     _, inverse, repeats = torch.unique(grams, return_inverse=True, return_counts=True)
     own_counts: Tensor = repeats[inverse].unsqueeze(-1)  # [K + 2, P, 1]
-    is_left_out = left_out_categories[name_index].to(counts.dtype)  # [P, C]
-    reduced_counts = counts - own_counts * is_left_out
+    is_counted = counted_in[name_index].to(counts.dtype)  # [P, C]
+    reduced_counts = counts - own_counts * is_counted
     return reduced_counts.clamp(min=0)  # negative if the name was not counted

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def minimize(
+def minimize_with_adam(
     loss: Callable[[Tensor], Tensor],
     param_groups: list[dict[str, Any]],
     *,
@@ -19,10 +19,10 @@ def minimize(
     generator: torch.Generator,
     stop: Event | None = None,
 ) -> None:
-    """Minimize a loss with Adam, in place.
+    """Minimize a loss over mini-batches with Adam. The parameters are changed in place.
 
-    The learning rate warms up linearly over the first 5 % of the steps while it decays linearly to
-    0 over all of them.
+    The learning rate is the product of `max_lr`, a warm-up factor, which rises linearly to 1 over
+    the first 5 % of the steps, and a decay factor, which falls linearly from 1 to 0 over all steps.
 
     Args:
         loss: maps the indices of the examples in a batch [B] to the mean loss of these examples, a

@@ -12,14 +12,17 @@ are scaled to unit length:
 (1) to (3) are those of scikit-learn's `TfidfVectorizer(sublinear_tf=True, min_df=2)`. W and b
 minimize the mean cross-entropy + |W|² / (2 · INVERSE_REGULARIZATION · N), with dropout on x.
 
-The id of a term packs the gram's row in the table of its n-gram model and the index of that model
-into one integer. The key of a term in a name also packs the index of the name, so that sorted keys
-list the terms of one name after those of another:
+A term is stored as an integer, its id, and a term of a certain name as another one, its key:
 
     bits    34 … 62          32 … 33           0 … 31
-    key     index of name    index of model    row of gram      (the id is bits 0 … 33)
+    id                       index of model    row of gram
+    key     index of name    index of model    row of gram
 
-Shapes: B names in a batch, C categories, T terms in the vocabulary, G terms in all names together.
+The model is the n-gram model that has found the gram, and the row is that in its table. Sorted keys
+list the terms of one name after those of another.
+
+Shapes: B names in a batch, C categories, T terms in the vocabulary, G pairs of a name and one of
+its terms, V of these pairs whose term is in the vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +33,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from src.data.batch import ragged_indices
+from src.data.batch import indices_of_slices
 from src.ngrams.buffers import replace_buffers
 from src.ngrams.gram_table import GramMatches
-from src.ngrams.minimize import minimize
+from src.ngrams.minimize import minimize_with_adam
 
 MAX_LR = 0.02
 N_EPOCHS = 12
@@ -91,9 +94,9 @@ class SparseRows(NamedTuple):
     """
 
     columns: Tensor
-    """Column of each value, row after row [number of values], int64."""
+    """Column of each value, row after row [V], int64."""
     values: Tensor
-    """Values, row after row [number of values]."""
+    """Values, row after row [V]."""
     row_starts: Tensor
     """Position of the first value of each row, and the number of values [B + 1], int64."""
 
@@ -101,7 +104,7 @@ class SparseRows(NamedTuple):
         """Return the matrix that consists of the rows with these indices."""
         starts = self.row_starts[rows]
         lengths = self.row_starts[rows + 1] - starts
-        index = ragged_indices(starts, lengths)  # [sum of lengths]
+        index = indices_of_slices(starts, lengths)  # [sum of lengths]
         return SparseRows(
             columns=self.columns[index],
             values=self.values[index],
@@ -111,6 +114,8 @@ class SparseRows(NamedTuple):
     def matmul(self, weight: Tensor) -> Tensor:
         """Return the product of this matrix and a dense one [number of columns, C]: [B, C]."""
         starts = self.row_starts[:-1]
+        # For each row, this adds up the rows of `weight` with the indices `columns`, each times
+        # its value.
         return F.embedding_bag(
             self.columns, weight, starts, mode="sum", per_sample_weights=self.values
         )
@@ -121,7 +126,8 @@ class TfidfClassifier(nn.Module):
 
     Args:
         n_categories: number of categories, C.
-        max_lengths: for each n-gram model, the number of symbols in the longest gram that is used.
+        max_term_lengths: for each n-gram model, the number of symbols in the longest gram that is a
+            term.
 
     Attributes:
         bias: b, without the prior of the training names [C].
@@ -131,12 +137,12 @@ class TfidfClassifier(nn.Module):
         weight: W [T + 1, C]. Half precision halves the size of checkpoints.
     """
 
-    def __init__(self, n_categories: int, max_lengths: Sequence[int]) -> None:
+    def __init__(self, n_categories: int, max_term_lengths: Sequence[int]) -> None:
         super().__init__()
-        self.max_lengths = max_lengths
+        self.max_term_lengths = max_term_lengths
         self.bias = nn.Parameter(torch.zeros(n_categories), requires_grad=False)
-        # Explicitly on the CPU, because checkpoints are loaded with the meta device as default and
-        # these buffers are not in their state dict.
+        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
+        # builds networks: these buffers are loaded as extra state.
         with torch.device("cpu"):
             empty = torch.zeros(1)
             weight = torch.zeros(1, n_categories)
@@ -156,7 +162,8 @@ class TfidfClassifier(nn.Module):
                 not a dictionary of tensors raises a LookupError, TypeError or AttributeError.
         """
         replace_buffers(self, state, names=("grams", "idf", "weight"))
-        if not 0 < len(self.grams) == len(self.idf) == len(self.weight):
+        n_rows = {len(self.grams), len(self.idf), len(self.weight)}
+        if len(n_rows) > 1 or 0 in n_rows:
             raise ValueError("grams, idf and weight: different lengths")
 
     def forward(self, matches: Sequence[GramMatches]) -> Tensor:
@@ -165,7 +172,7 @@ class TfidfClassifier(nn.Module):
         Args:
             matches: the grams that each n-gram model found in these names.
         """
-        terms = self._count_all_grams(matches)
+        terms = self._count_terms(matches)
         features = self._compute_features(terms, n_names=matches[0].names.n_names)  # [B, T + 1]
         weight = self.weight.to(self.bias.dtype)
         return features.matmul(weight) + self.bias
@@ -193,18 +200,19 @@ class TfidfClassifier(nn.Module):
         features = self._compute_features(terms, n_names)  # [N, T + 1]
         self._fit_weights(features, targets, prior, seed, stop)
 
-    def _count_all_grams(self, matches: Sequence[GramMatches]) -> TermCounts:
+    def _count_terms(self, matches: Sequence[GramMatches]) -> TermCounts:
         """Count the terms of each name.
 
-        The terms are all grams of 1 … max_length symbols, except for a mark alone, which every name
-        contains.
+        Here, the terms are all grams of 1 … max_length symbols, whether the vocabulary contains
+        them or not, except for a mark alone, which every name contains.
         """
         model_keys = []
-        for model_index, max_length in enumerate(self.max_lengths):
-            names, all_rows, unknown_row = matches[model_index]
-            rows = all_rows[1 : max_length + 1]  # [max_length, P]
-            is_term = rows < unknown_row
-            is_term[0] &= names.is_letter
+        for model_index, max_length in enumerate(self.max_term_lengths):
+            model_matches = matches[model_index]
+            names = model_matches.names
+            rows = model_matches.rows[1 : max_length + 1]  # [max_length, P]
+            is_term = rows < model_matches.unknown_row
+            is_term[0] &= names.is_letter  # the first row has the grams of one symbol
             keys = pack_term_keys(names.name_index, model_index, rows)
             model_keys.append(keys[is_term])
         unique_keys, counts = torch.unique(torch.cat(model_keys), return_counts=True)  # [G], [G]
@@ -216,7 +224,7 @@ class TfidfClassifier(nn.Module):
         counts = []
         n_names = 0
         for matches in batches:
-            terms = self._count_all_grams(matches)
+            terms = self._count_terms(matches)
             keys.append(shift_name_index(terms.keys, n_names))
             counts.append(terms.counts.short())  # for a million names, int64 would take gigabytes
             n_names += matches[0].names.n_names
@@ -241,13 +249,14 @@ class TfidfClassifier(nn.Module):
         last_row = len(self.grams) - 1
         candidates = torch.searchsorted(self.grams, ids).clamp(max=last_row)
         is_known = self.grams[candidates] == ids
-        columns = candidates[is_known]  # [number of values], as all tensors up to x
+        columns = candidates[is_known]  # [V], as all tensors up to x but the norms
         name_index = unpack_name_index(terms.keys[is_known])
         tf = terms.counts[is_known]
 
         v = (1 + tf.log()) * self.idf[columns]  # (2)
         squared_norms = v.new_zeros(n_names).index_add(0, name_index, v * v)  # |v|², [n_names]
-        x = v / squared_norms.sqrt()[name_index]  # (3)
+        norms = squared_norms.sqrt()
+        x = v / norms[name_index]  # (3)
 
         # The keys are sorted by name, so the features of a name are next to each other.
         all_names = torch.arange(n_names + 1, device=name_index.device)
@@ -268,21 +277,22 @@ class TfidfClassifier(nn.Module):
         weight = torch.zeros(len(self.grams), len(prior), requires_grad=True)  # W, [T + 1, C]
         bias = prior.log().requires_grad_()  # b plus the logarithm of the prior, [C]
 
-        def loss(indices: Tensor) -> Tensor:
+        def compute_loss(indices: Tensor) -> Tensor:
             batch = features.select(indices)  # [B, T + 1]
             x = drop_out(batch.values, generator)
-            logits = batch._replace(values=x).matmul(weight) + bias  # (4), [B, C]
+            batch = batch._replace(values=x)
+            logits = batch.matmul(weight) + bias  # (4), [B, C]
             return F.cross_entropy(logits, targets[indices])
 
         # Adam's weight decay λ adds λ |W|² / 2 to the loss.
         weight_decay = 1 / (INVERSE_REGULARIZATION * n_names)
-        n_steps = choose_n_steps(n_names)
-        minimize(
-            loss,
+        schedule = choose_schedule(n_names)
+        minimize_with_adam(
+            compute_loss,
             [{"params": weight, "weight_decay": weight_decay}, {"params": bias}],
             max_lr=MAX_LR,
-            n_steps=n_steps,
-            batch_size=choose_batch_size(n_names, n_steps),
+            n_steps=schedule.n_steps,
+            batch_size=schedule.batch_size,
             n_examples=n_names,
             generator=generator,
             stop=stop,
@@ -292,18 +302,32 @@ class TfidfClassifier(nn.Module):
 
 
 def drop_out(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Apply dropout to values. Unlike `F.dropout`, it draws from a generator of its own."""
+    """Apply dropout to values [V], with random numbers from a generator.
+
+    `F.dropout` would draw from the global generator, which other threads use as well.
+    """
     is_kept = torch.rand(len(values), generator=generator) >= DROPOUT
     return values * is_kept / (1 - DROPOUT)
 
 
-def choose_n_steps(n_names: int) -> int:
-    """Return the number of steps that make N_EPOCHS epochs of small batches, within limits."""
-    n_steps = N_EPOCHS * n_names // MIN_BATCH_SIZE
-    return min(max(n_steps, MIN_STEPS), MAX_STEPS)
+class Schedule(NamedTuple):
+    """The length of a training."""
+
+    n_steps: int
+    """Number of optimizer steps."""
+    batch_size: int
+    """Number of names in a step."""
 
 
-def choose_batch_size(n_names: int, n_steps: int) -> int:
-    """Return the batch size that makes N_EPOCHS epochs in a number of steps, within limits."""
-    batch_size = N_EPOCHS * n_names // n_steps
-    return min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+def choose_schedule(n_names: int) -> Schedule:
+    """Choose a number of steps and a batch size that make about N_EPOCHS epochs.
+
+    Few names take more epochs, because of MIN_STEPS. More names than fit into MAX_STEPS steps of
+    the smallest batch size get larger batches.
+    """
+    n_examples = N_EPOCHS * n_names
+    n_steps = n_examples // MIN_BATCH_SIZE
+    n_steps = min(max(n_steps, MIN_STEPS), MAX_STEPS)
+    batch_size = n_examples // n_steps
+    batch_size = min(max(batch_size, MIN_BATCH_SIZE), MAX_BATCH_SIZE)
+    return Schedule(n_steps, batch_size)

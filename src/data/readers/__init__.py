@@ -4,9 +4,9 @@ import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from src.data.readers.folder import find_name_files, folder_rows
+from src.data.readers.folder import find_name_files, read_folder_rows
 from src.data.readers.source import DataSource, Row
-from src.data.readers.table import table_rows
+from src.data.readers.table import read_table_rows
 from src.errors import UserError
 
 __all__ = ["DataSource", "Row", "list_files", "read_rows"]
@@ -38,11 +38,12 @@ def read_rows(source: DataSource, report: Callable[[str], None] = log.info) -> I
         UserError: if the names cannot be read; the message gives the file and the line.
         OSError: if a file cannot be opened.
     """
-    rows = table_rows if source.data_file else folder_rows
+    read = read_table_rows if source.data_file else read_folder_rows
     try:
-        yield from rows(source, report)
+        yield from read(source, report)
     except Exception as error:  # damaged files make libraries raise all kinds of errors
         # An OSError without a file name is gzip's way to report damaged files.
-        if isinstance(error, UserError) or (isinstance(error, OSError) and error.filename):
+        has_file_name = isinstance(error, OSError) and bool(error.filename)
+        if isinstance(error, UserError) or has_file_name:
             raise
         raise UserError(f"{source}: {error}; is it damaged, or still being written?") from None

@@ -32,16 +32,21 @@ def choose_columns(
         if column:
             chosen[key] = find_column(column, header, str(source), key)
     for key, usual_names in (("name_column", NAME_WORDS), ("label_column", LABEL_WORDS)):
+        if key in chosen:
+            continue
         # A column has one meaning only, and two columns with usual names would be ambiguous.
         candidates = []
         for index, cell in enumerate(header):
             if is_usual_name(cell, usual_names) and index not in chosen.values():
                 candidates.append(index)
-        if key not in chosen and len(candidates) == 1:
+        if len(candidates) == 1:
             chosen[key] = candidates[0]
     if len(header) == 2:
-        # The header is part of the sample, because the table may have none.
-        try_to_complete_pair(chosen, [header, *sample])
+        if "name_column" not in chosen and "label_column" not in chosen:
+            # The header is part of the sample, because the table may have none.
+            choose_column_with_fewer_values_as_label(chosen, [header, *sample])
+        choose_other_column_of_pair(chosen)
+    # Names and categories are necessary; counts and splits are read only if the user sets them.
     name_index = chosen.get("name_column")
     label_index = chosen.get("label_column")
     if name_index is None or label_index is None or name_index == label_index:
@@ -50,35 +55,42 @@ def choose_columns(
     return chosen
 
 
-def try_to_complete_pair(chosen: dict[str, int], rows: list[list[str]]) -> None:
-    """Add the missing columns of a table that has only two to `chosen`.
+def choose_column_with_fewer_values_as_label(chosen: dict[str, int], rows: list[list[str]]) -> None:
+    """Choose the label column of a table with two columns: the one with fewer different values.
 
-    If neither column is chosen yet, the one with fewer different values contains the categories.
-    If both have the same number, nothing is chosen.
+    If both have the same number of different values, nothing is chosen.
 
     Args:
-        chosen: the indices of the columns that are known, by key; changed in place.
+        chosen: the indices of the chosen columns by key; changed in place.
         rows: the cells of some rows.
     """
-    if "name_column" not in chosen and "label_column" not in chosen:
-        n_first_values = len({cells[0] for cells in rows})
-        n_second_values = len({cells[1] for cells in rows})
-        if n_first_values < n_second_values:
-            chosen["label_column"] = 0
-        elif n_second_values < n_first_values:
-            chosen["label_column"] = 1
-    # With two columns, one determines the other: their indices are 0 and 1.
-    if "label_column" in chosen:
-        chosen.setdefault("name_column", 1 - chosen["label_column"])
-    elif "name_column" in chosen:
-        chosen["label_column"] = 1 - chosen["name_column"]
+    n_first_values = len({cells[0] for cells in rows})
+    n_second_values = len({cells[1] for cells in rows})
+    if n_first_values < n_second_values:
+        chosen["label_column"] = 0
+    elif n_second_values < n_first_values:
+        chosen["label_column"] = 1
+
+
+def choose_other_column_of_pair(chosen: dict[str, int]) -> None:
+    """If one of a table's two columns has been chosen, choose the other one as well.
+
+    Args:
+        chosen: the indices of the chosen columns by key; changed in place.
+    """
+    other_index = {0: 1, 1: 0}
+    if "label_column" in chosen and "name_column" not in chosen:
+        chosen["name_column"] = other_index[chosen["label_column"]]
+    elif "name_column" in chosen and "label_column" not in chosen:
+        chosen["label_column"] = other_index[chosen["name_column"]]
 
 
 def find_column(column: str | None, header: list[str], location: str, key: str) -> int:
     """Return the index of a column.
 
     Args:
-        column: name or number of the column. If None, the table must have a single column.
+        column: name or number of the column. If None, the table must have a single column; with
+            this, `python -m src.predict` reads a CSV file that has only names.
         header: the names of all columns.
         location: the table, for error messages.
         key: the setting with the name or number, for error messages.
@@ -86,23 +98,30 @@ def find_column(column: str | None, header: list[str], location: str, key: str) 
     Raises:
         UserError: if not exactly one column matches; the message lists the valid values of `key`.
     """
-    indices = matching_columns(header, column)
+    indices = find_matching_columns(header, column)
     if len(indices) == 1:
         return indices[0]
-    number = f"{len(indices)} columns" if indices else "no column"
+    number = "no column"
+    if indices:
+        number = f"{len(indices)} columns"
     name = "" if column is None else f" {column!r}"
     choices = f"{key} must be the name or number of one of: {quoted_list(header)}"
     raise UserError(f"{location}: has {number}{name}; {choices}")
 
 
-def matching_columns(header: list[str], column: str | None) -> list[int]:
-    """Return the indices of the columns whose name equals `column`.
+def find_matching_columns(header: list[str], column: str | None) -> list[int]:
+    """Return the indices of the columns that a user can mean by a name or a number.
 
-    If there are none, case and surrounding blanks are ignored. If there are still none, `column`
-    can be the number of a column, from 1. None matches all columns.
+    These are the columns of exactly this name; if there are none, those whose name differs only in
+    case and surrounding blanks; if there are none, either, the column with this number, from 1.
+
+    Args:
+        header: the names of all columns.
+        column: the name or the number; None matches all columns.
     """
     if column is None:
         return list(range(len(header)))
+    # Each list has the indices of the columns that match in one of the three ways.
     equal_names = []
     similar_names = []
     equal_numbers = []
@@ -120,9 +139,12 @@ def matching_columns(header: list[str], column: str | None) -> list[int]:
 
 def is_usual_name(cell: str, usual_names: Collection[str]) -> bool:
     """Return whether a cell is one of these names, ignoring case, blanks and underscores."""
-    return re.sub(r"[\s_]", "", cell.casefold()) in usual_names
+    name = re.sub(r"[\s_]", "", cell.casefold())
+    return name in usual_names
 
 
 def quoted_list(items: Sequence[str]) -> str:
-    """Return the quoted items as text, truncated to 500 characters."""
-    return ", ".join(repr(item) for item in items)[:500] or "none"
+    """Return the quoted items as text, truncated to 500 characters, or `none` without items."""
+    text = ", ".join(repr(item) for item in items)
+    # `repr` also makes control characters visible, which could control the terminal.
+    return text[:500] or "none"

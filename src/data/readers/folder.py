@@ -19,7 +19,7 @@ class NameFile:
     """`train`, `val` or `test` if the folders give the split; else empty."""
 
 
-def folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
+def read_folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
     """Yield the names of a folder; see `read_rows`."""
     files = find_name_files(source)
     if files[0].split:
@@ -37,6 +37,7 @@ def folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[R
 
 def find_text_files(folder: Path) -> list[Path]:
     """Return the `.txt` files in a folder and up to two levels below, as sorted relative paths."""
+    # Two levels are a folder for each split, and in it one for each category.
     paths = []
     for pattern in ("*.[tT][xX][tT]", "*/*.[tT][xX][tT]", "*/*/*.[tT][xX][tT]"):
         for file in folder.glob(pattern):
@@ -58,25 +59,37 @@ def find_name_files(source: DataSource) -> list[NameFile]:
         UserError: if there are none.
     """
     paths = find_text_files(source.path)
-    # For a file in a folder, `parts` are the folders and the name of the file.
-    top_folders = {path.parts[0].casefold() for path in paths if len(path.parts) > 1}
-    split_names = {SPLIT_NAMES.get(folder) for folder in top_folders}
-    is_split = "train" in split_names and None not in split_names
-
+    is_split = are_top_folders_splits(paths)
     files = []
     for path in paths:
-        folders = list(path.parts[:-1])
+        folders = list(path.parts[:-1])  # the last part is the name of the file
         split = ""
         if is_split:
             if not folders:  # next to the folders of the splits
                 continue
-            split_folder, *folders = folders
+            split_folder = folders.pop(0)
             split = SPLIT_NAMES[split_folder.casefold()]
         label = normalize_label(folders[0] if folders else path.stem)
         files.append(NameFile(source.path / path, label, split))
     if not files:
         raise UserError(f"{source}: contains no <Category>.txt files")
     return files
+
+
+def are_top_folders_splits(paths: list[Path]) -> bool:
+    """Return whether the top folders are `train` and others with names of splits, but no more.
+
+    Args:
+        paths: the paths of all text files, relative to the folder of names.
+    """
+    split_names = set()
+    for path in paths:
+        if len(path.parts) > 1:  # the file is in a folder
+            top_folder = path.parts[0].casefold()
+            if top_folder not in SPLIT_NAMES:
+                return False
+            split_names.add(SPLIT_NAMES[top_folder])
+    return "train" in split_names
 
 
 def read_name_file(path: Path) -> dict[int, str]:
@@ -86,13 +99,16 @@ def read_name_file(path: Path) -> dict[int, str]:
         UserError: if there are none.
     """
     names = {}
+    # Blank lines have numbers, too, so that messages name the right line.
     for number, line in enumerate(read_plain_or_gzip_lines(path), start=1):
         if line.strip():
             names[number] = line.rstrip("\r\n")
     if not names:
         raise UserError(f"{path}: holds no names; delete the file or add one name a line")
-    # The tutorial strips the whole text, not each line: blanks at the ends of other lines stay.
-    first, last = min(names), max(names)
-    names[first] = names[first].lstrip()
-    names[last] = names[last].rstrip()
+    # Like the tutorial, strip the text as a whole: only blanks before the first and after the last
+    # name. With `letters=tutorial`, those around other names are kept.
+    first_number = min(names)
+    last_number = max(names)
+    names[first_number] = names[first_number].lstrip()
+    names[last_number] = names[last_number].rstrip()
     return names

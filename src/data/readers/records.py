@@ -9,13 +9,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from src.data.readers.columns import LABEL_WORDS, NAME_WORDS, is_usual_name, matching_columns
+from src.data.readers.columns import (
+    LABEL_WORDS,
+    NAME_WORDS,
+    find_matching_columns,
+    is_usual_name,
+)
 from src.data.readers.text import read_plain_or_gzip_lines
 from src.errors import UserError
 
 DELIMITERS = ",;\t|"
 SEPARATOR_LINE = re.compile(r'(?i)"?sep=([^"\r\n])"?\s*')
-"""The optional first line of an Excel file, which names the delimiter: `sep=;`."""
+"""The optional first line of a CSV file from Excel, which names the delimiter: `sep=;` or
+`"sep=;"`."""
 BYTE_ORDER_MARK = "\ufeff"
 """The first character of UTF-8 files of some programs, by which Excel recognizes the encoding."""
 PARQUET_BATCH_SIZE = 1000
@@ -34,18 +40,22 @@ class Record:
 def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], str]:
     """Return the non-blank records of a table, starting with the header, and its delimiter.
 
+    The delimiter is empty for JSON Lines and Parquet.
+
     Args:
-        path: the file; its name says which format it has.
+        path: the file; its suffix says which format it has.
         columns: names or numbers that the user has set; used to guess the delimiter.
     """
     file = str(path)
-    suffix = file.lower().removesuffix(".gz").rpartition(".")[2]
-    if suffix == "parquet":
-        return keyed_records(parquet_objects(file)), ""
-    if suffix == "jsonl":
-        return keyed_records(json_objects(read_plain_or_gzip_lines(path), file)), ""
-    delimiter = "\t" if suffix == "tsv" else None
-    reader = DelimitedReader(read_plain_or_gzip_lines(path), file, delimiter, columns)
+    uncompressed_name = file.lower().removesuffix(".gz")
+    if uncompressed_name.endswith(".parquet"):
+        return objects_to_records(read_parquet_objects(file)), ""
+    lines = read_plain_or_gzip_lines(path)
+    if uncompressed_name.endswith(".jsonl"):
+        return objects_to_records(parse_json_objects(lines, file)), ""
+    # The suffix says that a file is separated by tabs. For others, the header decides.
+    delimiter = "\t" if uncompressed_name.endswith(".tsv") else None
+    reader = DelimitedReader(lines, file, delimiter, columns)
     return iter(reader), reader.delimiter
 
 
@@ -79,26 +89,35 @@ class DelimitedReader:
         if self._header.startswith(BYTE_ORDER_MARK):
             self.preamble = BYTE_ORDER_MARK
             self._header = self._header.removeprefix(BYTE_ORDER_MARK)
-        if separator := SEPARATOR_LINE.fullmatch(self._header):
-            delimiter = delimiter or separator[1]
+        separator_line = SEPARATOR_LINE.fullmatch(self._header)
+        if separator_line is not None:
+            if delimiter is None:
+                delimiter = separator_line[1]
+            # The header is the line after it.
             self.preamble += self._header
             self._header = next(self._lines, "")
             self._header_number = 2
-        self.delimiter = delimiter or guess_delimiter(self._header, columns)
+        if delimiter is None:
+            delimiter = guess_delimiter(self._header, columns)
+        self.delimiter = delimiter
 
     def __iter__(self) -> Iterator[Record]:
         lines = chain([self._header], self._lines)
         reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         number = self._header_number
-        n_columns = 0
+        n_columns = 0  # until the header has been read
         try:
             for cells in reader:
-                n_columns = n_columns or len(cells)  # of the header
+                if n_columns == 0:
+                    n_columns = len(cells)
+                # A blank line has no cells, and is left out.
                 if cells and len(cells) != n_columns:
                     raise csv.Error(f"{len(cells)} fields; the header has {n_columns}")
                 if cells:
                     yield Record(cells, number)
-                # A quoted cell may extend over several lines.
+                # The line on which the next record starts. `line_num` is the number of lines read
+                # so far, which can be several for a record, because quoted cells may contain line
+                # ends.
                 number = self._header_number + reader.line_num
         except csv.Error as error:
             raise UserError(f"{self._location}:{number}: {error}") from None
@@ -112,22 +131,26 @@ def guess_delimiter(header: str, columns: Sequence[str | None]) -> str:
     """
 
     def rank(delimiter: str) -> tuple[int, int, int]:
-        cells = next(csv.reader([header], delimiter=delimiter), [])
-        n_requested = sum(bool(matching_columns(cells, column)) for column in columns)
+        reader = csv.reader([header], delimiter=delimiter)
+        cells = next(reader, [])  # an empty header has no cells
+        n_requested = 0
+        for column in columns:
+            if find_matching_columns(cells, column):
+                n_requested += 1
         n_usual = sum(is_usual_name(cell, NAME_WORDS + LABEL_WORDS) for cell in cells)
         return n_requested, n_usual, len(cells)
 
     return max(DELIMITERS, key=rank)
 
 
-def keyed_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Record]:
+def objects_to_records(objects: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[Record]:
     """Yield a header with the keys of the first object, then a record per object with its values.
 
     Args:
         objects: pairs of the number of an object in the file, and the object.
     """
     header: list[str] = []
-    # Keys that only later objects have are ignored.
+    # The keys of the first object are the columns. Other keys of later objects are ignored.
     for number, values in objects:
         if not header:
             header = list(values)
@@ -143,7 +166,7 @@ def as_cell(value: Any) -> str:
     return str(value) if is_number else ""
 
 
-def json_objects(lines: Iterable[str], file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def parse_json_objects(lines: Iterable[str], file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the objects of a JSON Lines file with their line numbers.
 
     Raises:
@@ -162,7 +185,7 @@ def json_objects(lines: Iterable[str], file: str) -> Iterator[tuple[int, dict[st
         yield number, values
 
 
-def parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the rows of a Parquet file with their numbers.
 
     Raises:
@@ -172,6 +195,7 @@ def parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
         from pyarrow.parquet import ParquetFile  # an optional dependency
     except ImportError:
         raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
+    # The rows are read in batches, because a file may not fit into memory.
     with ParquetFile(file) as table:
         batches = table.iter_batches(PARQUET_BATCH_SIZE)
         rows = chain.from_iterable(batch.to_pylist() for batch in batches)

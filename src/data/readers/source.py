@@ -37,6 +37,7 @@ class DataSource(NamedTuple):
     @property
     def path(self) -> Path:
         """The folder or the table."""
+        # An empty string counts as not set.
         return Path(self.data_file or self.data_dir or INCLUDED_CORPUS)
 
     @property
@@ -50,12 +51,13 @@ class DataSource(NamedTuple):
         return f"{key}={self.path}"
 
     def check_settings(self) -> None:
-        """Refuse a source that cannot be read, without looking at any file.
+        """Check the settings against each other. No file is read.
 
         Raises:
             UserError: if there is both a folder and a table, a table in an unsupported format, or
                 a column without a table.
         """
+        # Each message starts with the setting that it is about.
         if self.data_dir and self.data_file:
             raise UserError(f"{self} data_dir={self.data_dir}: set only one of the two")
         if self.data_file and not TABLE_FILE.search(self.data_file):
@@ -70,7 +72,7 @@ class Row:
     """A name and its category."""
 
     name: str
-    """As it stands in the file."""
+    """The name as it is written in the file."""
     category: str
     """The category; see `normalize_label`."""
     count: int
@@ -83,4 +85,5 @@ class Row:
 
 def normalize_label(text: str) -> str:
     """Return a category in Unicode form NFC, without blanks around it."""
+    # Macs write `é` in file names as `e` and an accent, which would be another category.
     return unicodedata.normalize("NFC", text).strip()

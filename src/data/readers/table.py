@@ -9,10 +9,10 @@ from src.data.readers.source import SPLIT_NAMES, DataSource, Row, normalize_labe
 from src.errors import UserError
 
 MAX_SAMPLE_ROWS = 1000
-"""Number of rows from which the columns and the header are guessed."""
+"""Maximum number of rows from which the columns are guessed, and whether there is a header."""
 
 
-def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
+def read_table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
     """Yield the names of a table; see `read_rows`."""
     requested = [column for column in source.columns.values() if column]
     records, delimiter = read_records(source.path, requested)
@@ -22,11 +22,12 @@ def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Ro
     columns = choose_columns(source, header.cells, [record.cells for record in sample])
 
     findings = []
-    label = columns["label_column"]
     if delimiter:  # tables in other formats always have a header
         findings.append(f"delimiter {delimiter!r}")
         # A first row whose category occurs again is not a header.
-        if header.cells[label] in {record.cells[label] for record in sample}:
+        label_index = columns["label_column"]
+        labels = {record.cells[label_index] for record in sample}
+        if header.cells[label_index] in labels:
             findings.append("no header")
             sample.insert(0, header)
     for key in source.columns:
@@ -36,6 +37,7 @@ def table_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Ro
     findings.append(f"{len(header.cells)} columns")
     report(f"{source}: {', '.join(findings)}")
 
+    # The rows of the sample have been read already; the others follow one by one.
     file = str(source.path)  # a new Path for each row would take most of the time
     for record in chain(sample, records):
         row = parse_row(record.cells, columns, f"{file}:{record.number}")
@@ -54,21 +56,27 @@ def parse_row(cells: list[str], columns: dict[str, int], location: str) -> Row:
     Raises:
         UserError: if its count or its split is invalid.
     """
-    count = "1"
+    count = 1
     split = ""
     if "count_column" in columns:
-        count = cells[columns["count_column"]].strip()
+        digits = cells[columns["count_column"]].strip()
         # The length is checked first, because converting thousands of digits is slow.
-        if not (count.isdecimal() and len(count) < 10):
+        if not (digits.isdecimal() and len(digits) < 10):
             raise UserError(
-                f"{location}: count_column: {count[:40]!r} is not a whole number below 10^9"
+                f"{location}: count_column: {digits[:40]!r} is not a whole number below 10^9"
             )
+        count = int(digits)
     if "split_column" in columns:
+        # A row without a split would be used in none, so that is an error, too.
         word = cells[columns["split_column"]]
         split = SPLIT_NAMES.get(word.strip().casefold(), "")
         if not split:
             choices = ", ".join(SPLIT_NAMES)
             raise UserError(f"{location}: split_column: {word[:40]!r} is none of {choices}")
-    name = cells[columns["name_column"]]
-    label = normalize_label(cells[columns["label_column"]])
-    return Row(name, label, int(count), split, location)
+    return Row(
+        name=cells[columns["name_column"]],
+        category=normalize_label(cells[columns["label_column"]]),
+        count=count,
+        split=split,
+        location=location,
+    )

@@ -15,7 +15,7 @@ MAX_LINE_LENGTH = 10**6
 def read_plain_or_gzip_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file, gzipped or not, without the byte-order mark."""
     open_text: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    # Bytes that are not UTF-8 are marked, so that `check_lines` can report their line.
+    # Bytes that are not UTF-8 become surrogates, by which `check_lines` finds their line.
     with open_text(path, "rt", encoding="UTF-8", errors="surrogateescape", newline="") as file:
         lines = check_lines(file, str(path))
         yield next(lines, "").removeprefix("\ufeff")
@@ -41,7 +41,7 @@ def check_lines(
     """
     number = 0
     try:
-        # Reading the next line without a limit could fill all memory.
+        # The limit keeps a file without line ends from filling all memory.
         while line := file.readline(max_length):
             number += 1
             if len(line) == max_length:
@@ -58,5 +58,6 @@ def check_decoded(line: str, location: str, encoding: str, remedy: str) -> None:
     Raises:
         UserError: if it has such bytes.
     """
+    # The first test is much faster, and most lines are in ASCII.
     if not line.isascii() and re.search("[\udc80-\udcff]", line):
         raise UserError(f"{location}: not {encoding}; {remedy}")
