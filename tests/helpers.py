@@ -29,7 +29,7 @@ from src.data.readers import DataSource
 from src.launch import train_all_seeds_unless_finished
 from src.models.checkpoint import VERSION
 from src.models.classifier import NameClassifier
-from src.models.network import build_network
+from src.models.network import Network
 from src.models.registry import SCORE
 from src.run.compose import build_config
 from src.run.run_folder import read_result_or_empty
@@ -108,9 +108,9 @@ PRECISION_CURVE = [[0.25, 0.8, 1.0], [0.5, 0.9, 0.75], [0.75, 0.9375, 0.5]]
 """Points of threshold, precision and coverage, as a checkpoint stores them."""
 
 NETWORK: dict[str, Any] = {
-    "letters": ASCII_ALPHABET.to_dict(),
+    "alphabet": ASCII_ALPHABET.to_dict(),
     "categories": ["A", "B", "C"],
-    "shares": None,
+    "train_prior": None,
     "cell": "tutorial",
     "hidden": 16,
     "ngrams": 0,
@@ -118,7 +118,7 @@ NETWORK: dict[str, Any] = {
 """The hyperparameters of a network with the tutorial's cell, as a checkpoint stores them."""
 
 GRU_NETWORK: dict[str, Any] = NETWORK | {
-    "shares": [1 / 3] * 3,
+    "train_prior": [1 / 3] * 3,
     "cell": "gru",
     "hidden": 8,
     "layers": 1,
@@ -139,7 +139,7 @@ CHECKPOINT_SUMMARY = (
 def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
     """Return the content of a checkpoint of an untrained network."""
     torch.manual_seed(0)
-    weights = build_network(network).state_dict()
+    weights = Network(**network).state_dict()
     return {
         "version": VERSION,
         "hyper_parameters": {"network": network, "lr": 0.005},
@@ -164,6 +164,36 @@ def write_checkpoint(path: Path, **changes: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save(make_checkpoint() | changes, path)
     return path
+
+
+OLD_WEIGHT_NAMES = {
+    "log_train_prior": "log_shares",
+    "input_vectors": "letters",
+    "letter_ngrams": "counted",
+    "tfidf": "weighed",
+    "log_beta": "log_strength",
+    "log_delta": "log_pooled_strength",
+    "logit_mu": "own_share",
+}
+"""Names in state dicts, and the names that older versions of the program had for them."""
+
+
+def with_old_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of a checkpoint with the names that an older version gave it.
+
+    Args:
+        checkpoint: the content of a checkpoint with a calibration; it is not changed.
+    """
+    older = deepcopy(checkpoint)
+    older["decision"] = older.pop("calibration")
+    network = older["hyper_parameters"]["network"]
+    network["letters"] = network.pop("alphabet")
+    network["shares"] = network.pop("train_prior")
+    older["state_dict"] = {}
+    for key, weight in checkpoint["state_dict"].items():
+        names = [OLD_WEIGHT_NAMES.get(name, name) for name in key.split(".")]
+        older["state_dict"][".".join(names)] = weight
+    return older
 
 
 NETWORK_PATH = "hyper_parameters network"

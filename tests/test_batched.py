@@ -26,9 +26,9 @@ pytestmark = pytest.mark.filterwarnings(
 def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
     torch.manual_seed(0)
     names = {
-        "letters": ASCII_ALPHABET.to_dict(),
+        "alphabet": ASCII_ALPHABET.to_dict(),
         "categories": ["A", "B", "C"],
-        "shares": [0.5, 0.3, 0.2],
+        "train_prior": [0.5, 0.3, 0.2],
     }
     arguments: dict[str, Any] = {"iterations": 100, "log_every": 1, "lr": 0.1}
     return NameClassifier(
@@ -183,7 +183,9 @@ def test_non_finite_loss_stops_training(corpus_dir: Path) -> None:
 def test_batched_training_of_the_tutorial_cell_equals_a_plain_loop(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
-    model = make({"cell": "tutorial", "hidden": 8, "shares": data.train_prior}, lr=0.05, **sizes)
+    model = make(
+        {"cell": "tutorial", "hidden": 8, "train_prior": data.train_prior}, lr=0.05, **sizes
+    )
     fit(model, data)
 
     torch.manual_seed(0)
@@ -213,7 +215,7 @@ def test_names_of_equal_length_and_batches_of_one_name(tmp_path: Path) -> None:
     batches = list(data.train_dataloader())
     assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
     shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
-    names_of = {"categories": data.categories, "shares": data.train_prior}
+    names_of = {"categories": data.categories, "train_prior": data.train_prior}
     model = make({**names_of, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes)
     trainer = fit(model, data)
     trainer.test(model, data, verbose=False)

@@ -18,14 +18,15 @@ from src import evaluate, predict
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS
 from src.inference.trained_model import load_model
-from src.models.checkpoint import VERSION
-from src.models.registry import SCORE
+from src.models.checkpoint import VERSION, rename_keys_of_older_version
+from src.models.registry import PRIORS, SCORE
 from tests.helpers import (
     CALIBRATION,
     GRU_NETWORK,
     NETWORK_PATH,
     make_checkpoint,
     replace_value,
+    with_old_names,
     write_checkpoint,
 )
 
@@ -183,6 +184,32 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path, capsys: Cap
         assert message == "is of an older version of this program; train anew"
 
 
+def test_a_checkpoint_with_the_names_of_an_older_version_gives_the_same_predictions(
+    tmp_path: Path,
+) -> None:
+    checkpoint = make_checkpoint(GRU_NETWORK | {"ngrams": 2}) | {"calibration": CALIBRATION}
+    older = with_old_names(checkpoint)
+    old_keys = {"network.log_shares", "network.recurrent.letters", "network.ngrams.weighed.bias"}
+    old_keys.add("network.ngrams.counted.1.own_share")
+    assert old_keys <= older["state_dict"].keys()
+    torch.save(checkpoint, tmp_path / "new.ckpt")
+    torch.save(older, tmp_path / "old.ckpt")
+    for prior in PRIORS:
+        expected = load_model(tmp_path / "new.ckpt", prior)
+        actual = load_model(tmp_path / "old.ckpt", prior)
+        assert actual.calibration == expected.calibration
+        names = ["Jones", "O'Neill", "Lee"]
+        assert torch.equal(actual.probabilities(names), expected.probabilities(names))
+
+
+def test_a_recent_network_may_use_the_weight_names_of_an_older_version() -> None:
+    checkpoint = make_checkpoint()
+    checkpoint["state_dict"]["network.recurrent.letters"] = torch.zeros(3)
+    keys = list(checkpoint["state_dict"])
+    rename_keys_of_older_version(checkpoint)
+    assert list(checkpoint["state_dict"]) == keys
+
+
 def with_values(place: str, *values: object) -> list[tuple[str, object]]:
     """Return a pair of the same place, or key, and each of the values."""
     return [(place, value) for value in values]
@@ -202,16 +229,16 @@ MALFORMED_PRIORS: list[Any] = [
         *with_values("state_dict", {}, None, [], {5: torch.zeros(3)}),
         *with_values("NamesDataModule", {}, None, [], "seed"),
         *with_values(f"{NETWORK_PATH} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
-        *with_values(f"{NETWORK_PATH} letters", None, 57, [], {"symbols": None}, {"more": 1}),
-        *with_values(f"{NETWORK_PATH} letters symbols", "", None, 57, ["a"]),
-        *with_values(f"{NETWORK_PATH} letters style", "bold"),
+        *with_values(f"{NETWORK_PATH} alphabet", None, 57, [], {"symbols": None}, {"more": 1}),
+        *with_values(f"{NETWORK_PATH} alphabet symbols", "", None, 57, ["a"]),
+        *with_values(f"{NETWORK_PATH} alphabet style", "bold"),
         *with_values(
-            f"{NETWORK_PATH} letters",
+            f"{NETWORK_PATH} alphabet",
             Alphabet("corpus", "\x1b" + ASCII_SYMBOLS[:55] + UNKNOWN_SYMBOL).to_dict(),
         ),
         *with_values(f"{NETWORK_PATH} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
         *with_values(f"{NETWORK_PATH} cell", "mlp", "gru", None, []),
-        *with_values(f"{NETWORK_PATH} shares", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),
+        *with_values(f"{NETWORK_PATH} train_prior", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),
         *with_values(f"{NETWORK_PATH} ngrams", 4, -1, 7, 10**9, 10**30, 0.5, "4", [4]),
         *with_values(BIAS, None, 5, [0.0] * 16, torch.zeros(3), torch.zeros(())),
         *with_values(BIAS, torch.full((16,), torch.nan), torch.full((16,), torch.inf)),
@@ -222,22 +249,22 @@ MALFORMED_PRIORS: list[Any] = [
         *with_values("state_dict more_extra_state", {}),
         *with_values("NamesDataModule val_fraction", "all", None, [], 1.5),
         *with_values("NamesDataModule data_dir", 5),
-        *with_values("decision", {}, [], CALIBRATION | {"more": 1}),
-        *with_values("decision trained_prior", *MALFORMED_PRIORS),
-        *with_values("decision corpus_prior", *MALFORMED_PRIORS),
+        *with_values("calibration", {}, [], CALIBRATION | {"more": 1}),
+        *with_values("calibration trained_prior", *MALFORMED_PRIORS),
+        *with_values("calibration corpus_prior", *MALFORMED_PRIORS),
         *with_values("iteration", None, "many", [], torch.zeros(3)),
         *with_values(
             "history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]
         ),
-        *with_values("decision curves", None, [], {"tempered": [[0.5, 0.5]]}),
-        *with_values("decision temperature", 0.0, torch.nan, 10**400, "1", None, []),
-        *with_values("decision strength", torch.nan, torch.inf, 10**400, "1", None, []),
+        *with_values("calibration curves", None, [], {"tempered": [[0.5, 0.5]]}),
+        *with_values("calibration temperature", 0.0, torch.nan, 10**400, "1", None, []),
+        *with_values("calibration strength", torch.nan, torch.inf, 10**400, "1", None, []),
     ],
 )
 def test_an_invalid_value_is_refused(
     tmp_path: Path, capsys: Captured, place: str, value: object
 ) -> None:
-    checkpoint = make_checkpoint() | {"decision": CALIBRATION}
+    checkpoint = make_checkpoint() | {"calibration": CALIBRATION}
     torch.save(replace_value(checkpoint, place, value), tmp_path / "bad.ckpt")
     assert "not a checkpoint of this program" in read_refusal(capsys, tmp_path / "bad.ckpt")
 
@@ -254,7 +281,7 @@ def test_an_invalid_value_is_refused(
         *with_values("pooling", "all"),
         *with_values("ngrams", 3, 7, 10**6, 10**9, 10**30),
         *with_values("bidirectional", False, 7, "yes"),
-        *with_values("shares", [1.0], None),
+        *with_values("train_prior", [1.0], None),
         *with_values("categories", [str(number) for number in range(10_000)]),
         *with_values("more", 1),
     ],
@@ -274,10 +301,10 @@ def test_an_impossible_network_is_refused(
 
 def test_complex_weights_are_refused(tmp_path: Path, capsys: Captured) -> None:
     """Such a network can be loaded, but its predictions fail."""
-    for name in ("ngrams.counted.0.weight", "recurrent.letters", "log_shares"):
+    for name in ("ngrams.letter_ngrams.0.weight", "recurrent.input_vectors", "log_train_prior"):
         checkpoint = make_checkpoint(GRU_NETWORK | {"embedding": 0, "ngrams": 2})
         weight = checkpoint["state_dict"][f"network.{name}"]
-        assert not weight.requires_grad or name == "ngrams.counted.0.weight"
+        assert not weight.requires_grad or name == "ngrams.letter_ngrams.0.weight"
         checkpoint["state_dict"][f"network.{name}"] = weight.to(torch.complex64)
         torch.save(checkpoint, tmp_path / "bad.ckpt")
         assert "not a checkpoint of this program" in read_refusal(capsys, tmp_path / "bad.ckpt")

@@ -25,7 +25,7 @@ SCORES = {"loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"}
 
 def make_model(categories: list[str], lr: float = 0.05, **changes: Any) -> OnlineClassifier:
     torch.manual_seed(0)
-    network = {"letters": ASCII_ALPHABET.to_dict(), "categories": categories, "shares": None}
+    network = {"alphabet": ASCII_ALPHABET.to_dict(), "categories": categories, "train_prior": None}
     arguments: dict[str, Any] = {"iterations": 300, "log_every": 50, "val_every": 100, **changes}
     return OnlineClassifier(
         network={**network, "cell": "tutorial", "hidden": 16}, lr=lr, **arguments
@@ -198,9 +198,9 @@ def make_model_and_data(regime: str, corpus_dir: Path) -> tuple[NameClassifier, 
         return make_model(data.categories, **run_length), data
     data = NamesDataModule(corpus_dir, 0.2, 0.2, **run_length, batch_size=7, sampling="natural")
     names = {
-        "letters": ASCII_ALPHABET.to_dict(),
+        "alphabet": ASCII_ALPHABET.to_dict(),
         "categories": data.categories,
-        "shares": data.train_prior,
+        "train_prior": data.train_prior,
     }
     torch.manual_seed(0)
     return NameClassifier({**names, "cell": "gru", "hidden": 8}, lr=0.5, **run_length), data

@@ -195,7 +195,7 @@ def test_scores_equal_the_metrics_of_the_run(
 def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -> None:
     """Under a prior that favors A, all names are classified as A."""
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
-    checkpoint["decision"] = {
+    checkpoint["calibration"] = {
         **{"trained_prior": [1 / 3] * 3, "corpus_prior": [1 - 2e-6, 1e-6, 1e-6]},
         **{"temperature": 20.0, "strength": 0.0, "curves": {}},
     }
@@ -212,7 +212,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     assert [row["recall"] for row in reports["corpus"]["categories"]] == [1, 0, 0]
 
     # With this strength and equal trained priors, the predictions are those of the network.
-    del checkpoint["decision"]
+    del checkpoint["calibration"]
     torch.save(checkpoint, tmp_path / "b.ckpt")
     evaluate.main(
         [f"--checkpoint={tmp_path}/b.ckpt", "--split=all", f"--out={tmp_path}/trained.json"]

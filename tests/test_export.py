@@ -78,7 +78,7 @@ def embedded_values(page: str) -> dict[str, Any]:
 
 
 def test_page_contains_the_exact_weights(tmp_path: Path, capsys: Captured) -> None:
-    file = write_model(tmp_path / "a.ckpt", NETWORK, decision=CALIBRATION)
+    file = write_model(tmp_path / "a.ckpt", NETWORK, calibration=CALIBRATION)
     page = tmp_path / "see.html"
     assert run_export(str(file), f"--html={page}", "--prior=uniform") == 0
     assert capsys.readouterr().out == f"{page}: {load_model(file).description}\n"
@@ -162,8 +162,8 @@ CORPUS_ALPHABET = Alphabet(
 LARGE_ALPHABET = Alphabet(
     "corpus", "".join(sorted([*ASCII_SYMBOLS, *map(chr, range(0x4E00, 0x4F00))])) + UNKNOWN_SYMBOL
 )
-WITH_CORPUS_ALPHABET = {"letters": CORPUS_ALPHABET.to_dict()}
-WITH_LARGE_ALPHABET = {"letters": LARGE_ALPHABET.to_dict()}
+WITH_CORPUS_ALPHABET = {"alphabet": CORPUS_ALPHABET.to_dict()}
+WITH_LARGE_ALPHABET = {"alphabet": LARGE_ALPHABET.to_dict()}
 DEEP: dict[str, Any] = {"bidirectional": True, "layers": 2}
 ONE_HOT: dict[str, Any] = {"bidirectional": False, "embedding": 0}
 
@@ -202,18 +202,18 @@ def run_graph(
     "network",
     [
         NETWORK,
-        NETWORK | WITH_CORPUS_ALPHABET | {"shares": [0.2, 0.3, 0.5]},
+        NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
         *(GRU_NETWORK | {"cell": cell} | ONE_HOT for cell in LAYERS),
         *(GRU_NETWORK | {"cell": cell} | DEEP for cell in LAYERS),
         *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in LAYERS),
-        GRU_NETWORK | WITH_CORPUS_ALPHABET | {"shares": [0.2, 0.3, 0.5]},
+        GRU_NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
         GRU_NETWORK | WITH_LARGE_ALPHABET | {"layers": 2, "pooling": "all"},
     ],
 )
 def test_onnx_graph_gives_the_same_probabilities_as_predict(
     network: dict[str, Any], tmp_path: Path
 ) -> None:
-    file = write_model(tmp_path / "a.ckpt", network, decision=CALIBRATION)
+    file = write_model(tmp_path / "a.ckpt", network, calibration=CALIBRATION)
     model = load_model(file, "corpus")
     session = export_session(file, "corpus")
     included_names = [name for names in read_corpus(ROOT / "data/names").values() for name in names]
@@ -231,8 +231,8 @@ def test_onnx_graph_gives_the_same_probabilities_as_predict(
 
 
 def test_onnx_metadata(tmp_path: Path) -> None:
-    network = NETWORK | {"letters": CORPUS_ALPHABET.to_dict(), "shares": [0.2, 0.3, 0.5]}
-    file = write_model(tmp_path / "a.ckpt", network, decision=CALIBRATION)
+    network = NETWORK | {"alphabet": CORPUS_ALPHABET.to_dict(), "train_prior": [0.2, 0.3, 0.5]}
+    file = write_model(tmp_path / "a.ckpt", network, calibration=CALIBRATION)
     session = export_session(file, "uniform")
     metadata = read_metadata(session)
     assert Alphabet.from_dict(metadata["letters"]) == CORPUS_ALPHABET
@@ -288,8 +288,8 @@ def browser_results(
         pytest.skip("there is no chromium")
     folder = tmp_path_factory.mktemp("pages")
     networks: list[dict[str, Any]] = [
-        NETWORK | {"letters": Alphabet(case_style="capitalised").to_dict()},
-        NETWORK | {"letters": Alphabet("tutorial").to_dict(), "shares": [0.2, 0.3, 0.5]},
+        NETWORK | {"alphabet": Alphabet(case_style="capitalised").to_dict()},
+        NETWORK | {"alphabet": Alphabet("tutorial").to_dict(), "train_prior": [0.2, 0.3, 0.5]},
         NETWORK | WITH_CORPUS_ALPHABET,
     ]
     calibrations = [CALIBRATION, None, CALIBRATION]
@@ -297,7 +297,7 @@ def browser_results(
     code = code.replace("ALL_NAMES", json.dumps(NAMES))
     files, frames = [], ""
     for i, (network, calibration) in enumerate(zip(networks, calibrations, strict=True)):
-        entries = {} if calibration is None else {"decision": calibration}
+        entries = {} if calibration is None else {"calibration": calibration}
         files.append(write_model(folder / f"{i}.ckpt", network, **entries))
         assert run_export(str(files[i]), f"--html={folder / 'see.html'}", "--force") == 0
         page = (folder / "see.html").read_text(encoding="utf-8").replace("</html>", code)

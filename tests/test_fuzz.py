@@ -43,7 +43,7 @@ from src.data.split import SplitRecord, fingerprint, hold_out_distinct_names
 from src.errors import UserError
 from src.inference.tables import classify_csv_column
 from src.inference.trained_model import TrainedModel, load_model
-from src.models.network import build_network
+from src.models.network import Network
 from src.run.messages import format_folder_override
 from tests.conftest import N_TRIED_INPUTS
 from tests.helpers import GRU_NETWORK, NETWORK, make_checkpoint, read_corpus, settings
@@ -508,7 +508,7 @@ ADDED_COLUMNS = ["category_1", "probability_1", "category_2", "probability_2", "
 def small_model() -> TrainedModel:
     """Return an untrained model."""
     torch.manual_seed(0)
-    network = build_network(NETWORK | {"categories": CATEGORIES, "hidden": 4})
+    network = Network(**NETWORK | {"categories": CATEGORIES, "hidden": 4})
     split_record = SplitRecord(DataSource(), 0, 0, 0, {})
     return TrainedModel(Path("a.ckpt"), network.eval(), CATEGORIES, split_record)
 

@@ -117,7 +117,7 @@ def test_groups_of_letters_share_a_part_of_their_vectors() -> None:
     own = recurrent.input_vectors.detach()
     assert own.shape == (13, 3)
     sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(symbol_groups(symbols))]
-    plain.load_state_dict({**recurrent.state_dict(), "letters": torch.stack(sums)})
+    plain.load_state_dict({**recurrent.state_dict(), "input_vectors": torch.stack(sums)})
     batch = letters.encode(["Aáб", "ŐaÄ", "a" + UNKNOWN_SYMBOL])
     torch.testing.assert_close(network(*batch), plain(*batch))
     one_hot: Any = Network(letters.to_dict(), ["A", "B"], None, "gru", 4).recurrent
@@ -220,19 +220,23 @@ def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
     state = network.state_dict()
     loaded.load_state_dict(state)
     assert torch.equal(loaded(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
-    counts = state["ngrams.counted.1._extra_state"]
-    malformed = {**state, "ngrams.counted.1._extra_state": {**counts, "counts": -counts["counts"]}}
+    counts = state["ngrams.letter_ngrams.1._extra_state"]
+    malformed = {
+        **state,
+        "ngrams.letter_ngrams.1._extra_state": {**counts, "counts": -counts["counts"]},
+    }
     with pytest.raises(ValueError, match="letter counts: out of range"):
         loaded.load_state_dict(malformed)
 
 
-def test_the_state_dict_has_the_names_of_older_checkpoints() -> None:
+def test_the_keys_of_the_state_dict() -> None:
+    """They are the names in checkpoints: if one is renamed, older checkpoints need a conversion."""
     network = make_network_with_ngrams()
     names = {name for name in network.state_dict() if "rnn." not in name and "output." not in name}
-    expected = {"log_shares", "recurrent.letters", "ngrams.weighed.bias"}
-    expected.add("ngrams.weighed._extra_state")
-    for model in ("ngrams.counted.0", "ngrams.counted.1"):
-        for name in ("log_strength", "log_pooled_strength", "own_share", "weight", "bias"):
+    expected = {"log_train_prior", "recurrent.input_vectors", "ngrams.tfidf.bias"}
+    expected.add("ngrams.tfidf._extra_state")
+    for model in ("ngrams.letter_ngrams.0", "ngrams.letter_ngrams.1"):
+        for name in ("log_beta", "log_delta", "logit_mu", "weight", "bias"):
             expected.add(f"{model}.{name}")
         expected.add(f"{model}._extra_state")
     assert names == expected

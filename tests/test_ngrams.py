@@ -232,10 +232,10 @@ def test_a_loaded_model_is_equal_bit_for_bit(on_meta: bool) -> None:
 
 
 def test_the_keys_of_the_state_dict() -> None:
-    """Checkpoints of earlier versions have these keys."""
+    """They are the names in checkpoints: if one is renamed, older checkpoints need a conversion."""
     state = make_ngrams(random_examples(seed=7)).state_dict()
     assert list(state) == [
-        *("log_strength", "log_pooled_strength", "own_share", "weight", "bias", "_extra_state"),
+        *("log_beta", "log_delta", "logit_mu", "weight", "bias", "_extra_state"),
     ]
     assert list(state["_extra_state"]) == ["grams", "starts", "categories", "counts"]
 

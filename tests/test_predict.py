@@ -78,7 +78,7 @@ def test_a_name_in_a_single_case_causes_one_warning_with_the_tutorial_alphabet(
     here: Path, capsys: Captured
 ) -> None:
     alphabet = Alphabet("tutorial").to_dict()
-    torch.save(make_checkpoint(NETWORK | {"letters": alphabet}), here / "a.ckpt")
+    torch.save(make_checkpoint(NETWORK | {"alphabet": alphabet}), here / "a.ckpt")
     assert run_predict("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
     warnings = capsys.readouterr().err.splitlines()[1:]
     assert len(warnings) == 1
@@ -198,7 +198,7 @@ def test_a_prior_applies_to_all_kinds_of_output(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The share of A in the corpus is 0.9: A is more likely, the stronger this prior is."""
-    write_checkpoint(here / "a.ckpt", decision=CALIBRATION)
+    write_checkpoint(here / "a.ckpt", calibration=CALIBRATION)
     (here / "in.csv").write_text("surname\nJones\n")
     probability_of_a: dict[str, float] = {}
     for prior in PRIORS:
@@ -284,7 +284,7 @@ def test_among_applies_to_all_kinds_of_output(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     network = NETWORK | {"categories": ["A", "B", "Congo, DR"]}
-    torch.save(make_checkpoint(network) | {"decision": CALIBRATION}, here / "a.ckpt")
+    torch.save(make_checkpoint(network) | {"calibration": CALIBRATION}, here / "a.ckpt")
     p = load_model(here / "a.ckpt").probabilities(["Jones"])[0]
     expected = {c: f"{p[i] / (p[0] + p[2]):.3f}" for i, c in ((0, "A"), (2, "Congo, DR"))}
     among = '--among="Congo, DR", A'
@@ -319,7 +319,7 @@ def test_a_threshold_applies_to_all_kinds_of_output(
     here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_checkpoint(
-        here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
+        here / "a.ckpt", calibration=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
     highest = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
     assert 0.5 < highest < 0.75
@@ -352,7 +352,7 @@ def test_an_invalid_threshold_or_precision(
     here: Path, capsys: Captured, arguments: list[str], message: str
 ) -> None:
     write_checkpoint(
-        here / "a.ckpt", decision=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
+        here / "a.ckpt", calibration=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
     assert message in read_error(capsys, *arguments, "Jones")
 

@@ -25,6 +25,7 @@ from tests.helpers import (
     read_curves,
     settings,
     timeless_metrics,
+    with_old_names,
 )
 from tests.processes import Programs
 
@@ -120,6 +121,23 @@ def test_resumed_run_equals_an_uninterrupted_run(
     train(settings(*overrides), tmp_path / "parts")
     assert_equal_runs(uninterrupted, tmp_path / "parts")
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.usefixtures("few_ngram_steps")
+def test_run_of_an_older_version_is_resumed(corpus_dir: Path, tmp_path: Path) -> None:
+    """Its checkpoints have other names for the same values."""
+    overrides = [*QUICK_RUN, *BATCHED_RUN, "schedule=constant", f"data_dir={corpus_dir}"]
+    train(settings(*overrides, "iterations=40"), tmp_path / "new")
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    for file in (tmp_path / "old/checkpoints").iterdir():
+        checkpoint = torch.load(file, weights_only=True)
+        # The best checkpoint is written before the calibration is fitted.
+        if "calibration" in checkpoint:
+            torch.save(with_old_names(checkpoint), file)
+    assert "decision" in load_checkpoint(tmp_path / "old")
+    for name in ("new", "old"):
+        train(settings(*overrides), tmp_path / name)
+    assert_equal_runs(tmp_path / "old", tmp_path / "new")
 
 
 def test_killed_run_is_resumed_from_its_last_validation(

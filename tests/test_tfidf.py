@@ -201,7 +201,7 @@ def test_a_malformed_state_is_refused(key: str, value: torch.Tensor, message: st
 
 
 def test_the_keys_of_the_state_dict() -> None:
-    """Checkpoints of earlier versions have these keys."""
+    """They are the names in checkpoints: if one is renamed, older checkpoints need a conversion."""
     state = TfidfClassifier(3, MAX_LENGTHS).state_dict()
     assert list(state) == ["bias", "_extra_state"]
     assert list(state["_extra_state"]) == ["grams", "idf", "weight"]

@@ -169,7 +169,7 @@ def test_checkpoint_is_plain_values_and_predicts_without_the_corpus(
     checkpoint = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["iteration"] == 250
     network = checkpoint["hyper_parameters"]["network"]
-    assert network["letters"] == Alphabet(case_style="capitalised").to_dict()
+    assert network["alphabet"] == Alphabet(case_style="capitalised").to_dict()
     assert network["categories"][:2] == ["Arabic", "Chinese"]
     assert len(network["categories"]) == 18
     assert load_model(finished_run[0] / "checkpoints/last.ckpt").probabilities(["Ng"]).shape == (

@@ -84,7 +84,7 @@ def test_top_k(model: TrainedModel) -> None:
 
 def test_among_some_categories_by_hand(tmp_path: Path) -> None:
     """By Bayes' rule, the probabilities under a prior are divided by their sum."""
-    path = write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION)
+    path = write_checkpoint(tmp_path / "a.ckpt", calibration=CALIBRATION)
     names = ["Jones", "123", "O'Neill"]
     for prior in PRIORS:
         probabilities = load_model(path, prior).probabilities(names)[:, [2, 0]]
@@ -116,7 +116,7 @@ def test_top_k_or_reason(model: TrainedModel) -> None:
 
 def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     calibration = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
-    path = write_checkpoint(tmp_path / "a.ckpt", decision=calibration)
+    path = write_checkpoint(tmp_path / "a.ckpt", calibration=calibration)
     model = load_model(path)
     points = [model.find_threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
     assert [list(point) for point in points] == [
@@ -151,7 +151,7 @@ def test_prefix_probabilities_equal_those_of_the_prefixes(model: TrainedModel) -
 
 @pytest.mark.parametrize(("prior", "strength"), [("uniform", 0), ("corpus", 1), ("tempered", 0.4)])
 def test_probabilities_under_a_prior(tmp_path: Path, prior: PriorName, strength: float) -> None:
-    model = load_model(write_checkpoint(tmp_path / "a.ckpt", decision=CALIBRATION), prior)
+    model = load_model(write_checkpoint(tmp_path / "a.ckpt", calibration=CALIBRATION), prior)
     assert model.prior_label == prior
     trained_prior = np.array([0.2, 0.3, 0.5])
     corpus_prior = np.array([0.9, 0.06, 0.04])

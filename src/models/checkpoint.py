@@ -12,14 +12,23 @@ from torch import Tensor
 from src.data.split import SplitRecord
 from src.errors import UserError
 from src.models.calibration import Calibration
-from src.models.network import Network, build_network
+from src.models.network import Network
 from src.models.registry import PRIORS, SCORE
-from src.stored_names import CALIBRATION_KEY
 
 VERSION = 4
 """Version of the content of checkpoints."""
 DATA_KEY = "NamesDataModule"
 """Key of the state of the data module, which Lightning stores under the name of the class."""
+NEW_WEIGHT_NAMES = {
+    "log_shares": "log_train_prior",
+    "letters": "input_vectors",
+    "counted": "letter_ngrams",
+    "weighed": "tfidf",
+    "log_strength": "log_beta",
+    "log_pooled_strength": "log_delta",
+    "own_share": "logit_mu",
+}
+"""Parameters, buffers and submodules whose names in older checkpoints were different."""
 TRIAL_NAMES = ("Smith", "SMITH", "smith")
 """Names that are predicted when a checkpoint is loaded."""
 MAX_TRIAL_SYMBOLS = 1000
@@ -50,10 +59,11 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     """
     checkpoint = read_checkpoint(path)
     try:
+        rename_keys_of_older_version(checkpoint)
         network = network_from_checkpoint(checkpoint)
         calibration = None
-        if CALIBRATION_KEY in checkpoint:
-            calibration = Calibration.from_checkpoint(checkpoint[CALIBRATION_KEY])
+        if "calibration" in checkpoint:
+            calibration = Calibration.from_checkpoint(checkpoint["calibration"])
         check_trial_predictions(network, calibration)
         score = None
         for _, values in checkpoint["history"]:  # the last score remains
@@ -116,6 +126,30 @@ def check_archive(content: bytes) -> None:
             raise ValueError(f"the checksum of {first_damaged_entry} is wrong")
 
 
+def rename_keys_of_older_version(checkpoint: dict[str, Any]) -> None:
+    """Give the entries of an older checkpoint the names that they have now, in place.
+
+    Args:
+        checkpoint: the content of a checkpoint. A recent one is not changed.
+    """
+    network = checkpoint["hyper_parameters"]["network"]
+    # The weights cannot tell the versions apart: a recent network may use an old name for another
+    # weight.
+    is_of_older_version = "letters" in network
+    if not is_of_older_version:
+        return
+    network["alphabet"] = network.pop("letters")
+    network["train_prior"] = network.pop("shares")
+    if "decision" in checkpoint:
+        checkpoint["calibration"] = checkpoint.pop("decision")
+    weights = checkpoint["state_dict"]
+    for key in list(weights):
+        # A key is a path of names, such as `network.ngrams.counted.0.own_share`.
+        names = [NEW_WEIGHT_NAMES.get(name, name) for name in key.split(".")]
+        # Keys that stay the same are inserted again as well, which keeps the order of all keys.
+        weights[".".join(names)] = weights.pop(key)
+
+
 def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
     """Return the network of a checkpoint, in evaluation mode.
 
@@ -127,7 +161,7 @@ def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
         check_is_contiguous(value)
         weights[name.removeprefix("network.")] = value
     with torch.device("meta"):  # allocates no memory, as the weights come from the checkpoint
-        network = build_network(checkpoint["hyper_parameters"]["network"])
+        network = Network(**checkpoint["hyper_parameters"]["network"])
     texts = [*network.alphabet.symbols, *network.categories]
     if not all(text.isprintable() for text in texts):  # they could control the terminal
         raise ValueError("a letter or a category is not printable")

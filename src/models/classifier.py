@@ -21,10 +21,10 @@ from src.data.datamodule import NamesDataModule
 from src.data.sampler import RunLength
 from src.errors import UserError
 from src.models.calibration import Calibration
+from src.models.checkpoint import rename_keys_of_older_version
 from src.models.metrics import build_metrics
-from src.models.network import build_network
+from src.models.network import Network
 from src.models.registry import PRIORS
-from src.stored_names import CALIBRATION_KEY, to_stored_arguments
 
 WARMUP_FRACTION = 0.05
 """Share of the iterations in which the learning rate of the cosine schedule rises."""
@@ -41,7 +41,7 @@ class NameClassifier(LightningModule):
     used without the corpus. `for_data` builds a model for a data module.
 
     Args:
-        network: the arguments of `Network`, with their names in checkpoints; see `build_network`.
+        network: the arguments of `Network`.
         lr: learning rate; the highest one if there is a schedule.
         iterations: number of iterations of the whole run.
         log_every: iterations between points of the loss curve.
@@ -77,7 +77,7 @@ class NameClassifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = build_network(network)
+        self.network = Network(**network)
         self.run_length = RunLength(iterations, log_every, val_every)
         self.iteration = 0
         self.history: list[tuple[int, dict[str, float]]] = []
@@ -107,7 +107,7 @@ class NameClassifier(LightningModule):
             **network,
         }
         return cls(
-            network=to_stored_arguments(network_arguments),
+            network=network_arguments,
             iterations=data.run_length.iterations,
             log_every=data.run_length.log_every,
             val_every=data.run_length.val_every,
@@ -328,10 +328,12 @@ class NameClassifier(LightningModule):
         checkpoint["history"] = self.history
         checkpoint["losses"] = self._losses_since_point
         if self.calibration is not None:
-            checkpoint[CALIBRATION_KEY] = self.calibration.to_checkpoint()
+            checkpoint["calibration"] = self.calibration.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the iteration and the history from a checkpoint."""
+        # Lightning calls this method before it loads the weights.
+        rename_keys_of_older_version(checkpoint)
         self.iteration = int(checkpoint["iteration"])
         self.history = []
         for iteration, values in checkpoint["history"]:

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from src.data.alphabet import Alphabet
 from src.models.registry import CELL_OPTIONS, CELLS
 from src.ngrams.ensemble import MIXTURE_WEIGHTS, NgramEnsemble
-from src.stored_names import from_stored_arguments, use_stored_names
 
 SHAPE_OPTIONS = ("layers", "bidirectional", "embedding", "pooling")
 """Options of recurrent networks that determine the shapes of their weights."""
@@ -24,7 +23,7 @@ class Network(nn.Module):
     training prior turns these scores into probabilities. The n-gram models are fitted before the
     recurrent network is trained. In training mode, only the recurrent network is used.
 
-    All arguments are plain values, so that checkpoints can contain them; see `build_network`.
+    All arguments are plain values, so that checkpoints can contain them.
 
     Args:
         alphabet: the alphabet, as `Alphabet.to_dict` returns it.
@@ -72,7 +71,6 @@ class Network(nn.Module):
         self.log_train_prior: Tensor | None
         log_train_prior = torch.tensor(train_prior).log() if train_prior else None
         self.register_buffer("log_train_prior", log_train_prior)
-        use_stored_names(self, ["log_train_prior"])
 
     def _build_recurrent(self, cell: str, hidden: int, options: dict[str, Any]) -> nn.Module:
         """Return the recurrent network that is registered for `cell`.
@@ -118,12 +116,3 @@ class Network(nn.Module):
         if self.log_train_prior is None:
             return scores
         return (scores + self.log_train_prior).log_softmax(dim=1)
-
-
-def build_network(stored_arguments: dict[str, Any]) -> Network:
-    """Return a new network with the arguments of `Network` as checkpoints store them.
-
-    Raises:
-        ValueError: if an argument is invalid. Values from a damaged file can raise other errors.
-    """
-    return Network(**from_stored_arguments(stored_arguments))

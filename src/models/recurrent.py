@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from src.data.alphabet import MAX_UINT8_SYMBOLS, Alphabet
 from src.errors import UserError
 from src.models.rnn import RNN, read_names
-from src.stored_names import use_stored_names
 
 PyTorchCell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "all"]
@@ -116,7 +115,6 @@ class RecurrentNetwork(nn.Module):
             vectors = torch.eye(n_letters)  # [S, S]
         # One-hot vectors are constant.
         self.input_vectors = nn.Parameter(vectors, requires_grad=self.has_learned_vectors)
-        use_stored_names(self, ["input_vectors"])
 
         self.rnn = LAYERS[cell](
             input_size=vectors.shape[1],

@@ -15,7 +15,6 @@ from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches
 from src.ngrams.letter_ngrams import LetterNgrams
 from src.ngrams.tfidf import TfidfClassifier
-from src.stored_names import use_stored_names
 
 
 class MixtureWeights(NamedTuple):
@@ -63,7 +62,6 @@ class NgramEnsemble(nn.Module):
             max_term_lengths.append(min(order + 1, MAX_CASE_SENSITIVE_TERM_LENGTH))
         self.letter_ngrams: Any = nn.ModuleList(models)
         self.tfidf = TfidfClassifier(n_categories, max_term_lengths)
-        use_stored_names(self, ["letter_ngrams", "tfidf"])
 
     def fit(self, dataset: NamesDataset, prior: list[float], seed: int) -> None:
         """Fit all models to training names, in parallel threads.

@@ -52,7 +52,6 @@ from src.data.batch import MAX_BATCH_CELLS
 from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches, GramTable, MarkedNames, pack_pairs
 from src.ngrams.minimize import minimize_with_adam
-from src.stored_names import use_stored_names
 
 MAX_LR = 0.1
 N_STEPS = 450
@@ -110,7 +109,6 @@ class LetterNgrams(nn.Module):
         self.logit_mu = nn.Parameter(torch.full(shape, 1.5))
         self.weight = nn.Parameter(torch.full((2, 1, self.n_categories), 0.4))  # w
         self.bias = nn.Parameter(torch.zeros(self.n_categories))  # b
-        use_stored_names(self, ["log_beta", "log_delta", "logit_mu"])
         # Only `fit` trains the parameters; the optimizer of the network must not.
         self.requires_grad_(False)
 
