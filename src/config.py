@@ -456,7 +456,5 @@ DATA_KEYS = [
     "sampling",
 ]
 """The arguments of `NamesDataModule`: keys of train.yaml, and the property `chunk_size`."""
-NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
-"""The arguments of `Network` that are settings."""
 TRAINING_KEYS = ["lr", "seed", "optimizer", "schedule", "weight_decay", "label_smoothing"]
 """The arguments of `NameClassifier`, except for the network and the run length."""

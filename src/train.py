@@ -17,8 +17,8 @@ import hydra
 from omegaconf import DictConfig
 
 from src import launch
-from src.config import CONFIG_FOLDER, DATA_KEYS, NETWORK_KEYS, TRAINING_KEYS, Config
-from src.models.registry import SCORE
+from src.config import CONFIG_FOLDER, DATA_KEYS, TRAINING_KEYS, Config
+from src.models.registry import NETWORK_KEYS, SCORE
 from src.run.environment import training_environment
 from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
@@ -112,13 +112,10 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     from src.models.classifier import NameClassifier
     from src.models.online_classifier import OnlineClassifier
 
-    network = config.subset(NETWORK_KEYS)
-    training = config.subset(TRAINING_KEYS)
+    settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
     if config.is_online:
-        training["backend"] = config.backend
-        training["clip"] = config.clip
-        return OnlineClassifier.for_data(data, network=network, training=training)
-    return NameClassifier.for_data(data, network=network, training=training)
+        return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
+    return NameClassifier.for_data(data, **settings)
 
 
 def initialize_weights_from_run(path: Path, model: "NameClassifier") -> str:

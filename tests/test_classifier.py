@@ -36,6 +36,27 @@ def make_data(corpus_dir: Path, iterations: int = 300) -> NamesDataModule:
     return NamesDataModule(corpus_dir, 0.2, 0.2, 0, iterations, 50, 100, chunk_size=1000)
 
 
+@pytest.mark.parametrize("model_class", [NameClassifier, OnlineClassifier])
+def test_settings_of_a_model_for_data_go_to_the_network_or_to_the_training(
+    corpus_dir: Path, model_class: type[NameClassifier]
+) -> None:
+    data = make_data(corpus_dir)
+    model = model_class.for_data(data, hidden=16, layers=1, lr=0.02, seed=3)
+    network = model.hparams["network"]
+    prior = data.train_prior if model_class is NameClassifier else None
+    assert network == {
+        "alphabet": data.alphabet.to_dict(),
+        "categories": data.categories,
+        "train_prior": prior,
+        "hidden": 16,
+        "layers": 1,
+    }
+    assert (model.hparams["lr"], model.hparams["seed"]) == (0.02, 3)
+    assert model.run_length == data.run_length
+    with pytest.raises(TypeError, match="hiden"):
+        model_class.for_data(data, hiden=16)
+
+
 def tutorial_losses(rnn: RNN, batch: Batch, lr: float, clip: float = torch.inf) -> list[float]:
     """Train on each name as the tutorial does, and return the losses before the steps."""
     losses = []

@@ -162,7 +162,7 @@ def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
         weights[name.removeprefix("network.")] = value
     with torch.device("meta"):  # allocates no memory, as the weights come from the checkpoint
         network = Network(**checkpoint["hyper_parameters"]["network"])
-    texts = [*network.alphabet.symbols, *network.categories]
+    texts = list(network.alphabet.symbols) + network.categories
     if not all(text.isprintable() for text in texts):  # they could control the terminal
         raise ValueError("a letter or a category is not printable")
     network.load_state_dict(weights, assign=True)

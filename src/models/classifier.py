@@ -24,7 +24,7 @@ from src.models.calibration import Calibration
 from src.models.checkpoint import rename_keys_of_older_version
 from src.models.metrics import build_metrics
 from src.models.network import Network
-from src.models.registry import PRIORS
+from src.models.registry import NETWORK_KEYS, PRIORS
 
 WARMUP_FRACTION = 0.05
 """Share of the iterations in which the learning rate of the cosine schedule rises."""
@@ -89,25 +89,27 @@ class NameClassifier(LightningModule):
         self.metrics = build_metrics(len(network["categories"]))
 
     @classmethod
-    def for_data(
-        cls, data: NamesDataModule, *, network: dict[str, Any], training: dict[str, Any]
-    ) -> "NameClassifier":
+    def for_data(cls, data: NamesDataModule, **settings: Any) -> "NameClassifier":
         """Build a model for the alphabet, the categories and the run length of a data module.
 
         Args:
             data: the data module.
-            network: the settings of the network: `cell`, `hidden`, `ngrams` and the options of the
-                cell; see `Network`.
-            training: the settings of the training: `lr`, `seed` and other arguments of this class.
+            settings: arguments of the network (`cell`, `hidden` and the other `NETWORK_KEYS`; see
+                `Network`) and of this class (`lr`, `seed` and others). All have defaults.
         """
-        network_arguments = {
+        network = {
             "alphabet": data.alphabet.to_dict(),
             "categories": data.categories,
             "train_prior": data.train_prior if cls.uses_prior else None,
-            **network,
         }
+        training = {}
+        for key, value in settings.items():
+            if key in NETWORK_KEYS:
+                network[key] = value
+            else:
+                training[key] = value  # the constructor refuses unknown keys
         return cls(
-            network=network_arguments,
+            network=network,
             iterations=data.run_length.iterations,
             log_every=data.run_length.log_every,
             val_every=data.run_length.val_every,

@@ -68,6 +68,7 @@ class Network(nn.Module):
         self.ngrams: NgramEnsemble | None = None
         if ngrams:
             self.ngrams = NgramEnsemble(self.alphabet.symbols, len(categories), order=ngrams)
+        # A buffer is saved with the weights but not trained.
         self.log_train_prior: Tensor | None
         log_train_prior = torch.tensor(train_prior).log() if train_prior else None
         self.register_buffer("log_train_prior", log_train_prior)

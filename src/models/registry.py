@@ -41,6 +41,9 @@ CELL_OPTIONS: dict[str, Any] = {
 }
 """Configuration keys that only some networks take, with the values that have no effect."""
 
+NETWORK_KEYS = ("cell", "hidden", "ngrams", *CELL_OPTIONS)
+"""Configuration keys that are arguments of `Network`."""
+
 PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", options=("cell", *CELL_OPTIONS))
 
 # The classes are given as text, because their modules import torch.
