@@ -112,7 +112,7 @@ def test_nothing_held_out(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0, 3)
     assert data.val_dataloader() == []
     assert data.test_dataloader() == []
-    assert data.choose_report_split() == ("training", data.train_dataset)
+    assert data.choose_report_split() == ("train", data.train_dataset)
     assert len(data.train_dataset) == 20 + 13 + 6
 
 
@@ -120,7 +120,7 @@ def test_the_report_split_is_the_first_with_names(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0.2, 0.2)
     assert data.choose_report_split() == ("test", data.test_dataset)
     data = NamesDataModule(corpus_dir, 0.2, 0)
-    assert data.choose_report_split() == ("validation", data.val_dataset)
+    assert data.choose_report_split() == ("val", data.val_dataset)
 
 
 def test_category_of_one_name_is_in_the_training_split(own_corpus_dir: Path) -> None:

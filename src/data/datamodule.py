@@ -243,15 +243,15 @@ class NamesDataModule(LightningDataModule):
     def choose_report_split(self) -> tuple[str, NamesDataset]:
         """Return the name and the dataset of the split that the report of a run shows.
 
-        It is `test`, or `validation` if there are no test names, or `training` if there are no
-        validation names, either.
+        It is `test`, or `val` if there are no test names, or `train` if there are no validation
+        names, either.
         """
         # Training names come last, because the scores for them say little about other names.
         if len(self.test_dataset):
             return "test", self.test_dataset
         if len(self.val_dataset):
-            return "validation", self.val_dataset
-        return "training", self.train_dataset
+            return "val", self.val_dataset
+        return "train", self.train_dataset
 
     def summary(self) -> str:
         """Return a line with the number of categories and of names in each split."""

@@ -35,6 +35,9 @@ from src.run.run_folder import (
     write_result,
 )
 
+SPLIT_LABELS = {"train": "training", "val": "validation", "test": "test"}
+"""The names of the splits, and how figures show them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -112,7 +115,7 @@ class Report:
         Args:
             log_probs: log-probabilities of the names in the confusion matrix [N, C].
             targets: indices of their true categories [N].
-            split: name of the split that these names belong to.
+            split: the split that these names belong to; a key of `SPLIT_LABELS`.
             prior_scores: scores of the test names under each prior.
         """
         # Stored first, so that `__exit__` writes them to metrics.json even if a signal comes below.
@@ -125,7 +128,7 @@ class Report:
             targets=targets.numpy(),
             predictions=log_probs.argmax(dim=1).numpy(),
             categories=self.model.network.categories,
-            names_description=f"the {split} names",
+            names_description=f"the {SPLIT_LABELS[split]} names",
         )
         confusion_matrix = figures.render_png(figure)
         write_bytes_atomically(self.folder / "confusion_matrix.png", confusion_matrix)
