@@ -112,7 +112,7 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
     from src.models.classifier import NameClassifier
     from src.models.online_classifier import OnlineClassifier
 
-    settings = config.subset([*NETWORK_KEYS, *TRAINING_KEYS])
+    settings = config.subset(NETWORK_KEYS + TRAINING_KEYS)
     if config.is_online:
         return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
     return NameClassifier.for_data(data, **settings)

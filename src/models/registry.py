@@ -41,7 +41,7 @@ CELL_OPTIONS: dict[str, Any] = {
 }
 """Configuration keys that only some networks take, with the values that have no effect."""
 
-NETWORK_KEYS = ("cell", "hidden", "ngrams", *CELL_OPTIONS)
+NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
 """Configuration keys that are arguments of `Network`."""
 
 PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", options=("cell", *CELL_OPTIONS))
