@@ -251,7 +251,7 @@ def project_model(*overrides: str, priors: tuple[PriorName, ...] = ()) -> TrainA
             models[UNCALIBRATED] = replace(model, calibration=None)
         log_probs = {}
         for label, variant in models.items():
-            log_probs[label] = variant.probabilities(names).double().log().numpy()
+            log_probs[label] = variant.predict_probabilities(names).double().log().numpy()
         return ModelResult(log_probs, seconds)
 
     return train_and_predict
@@ -301,7 +301,7 @@ def accuracy_for_writing(overrides: Overrides, write: Callable[[str], str], seed
     test_dataset = load_data(seed).test_dataset
     names = [write(name) for name in original_spellings(test_dataset, seed)]
     model, _ = train_model(overrides, seed)
-    predictions = model.probabilities(names).argmax(dim=1)  # [N]
+    predictions = model.predict_probabilities(names).argmax(dim=1)  # [N]
     return float((predictions == test_dataset.targets).float().mean())
 
 

@@ -14,7 +14,6 @@ from torch import Tensor
 from src.data.alphabet import name_to_tensor
 from src.inference.trained_model import TrainedModel, load_model
 from src.models.rnn import RNN
-from src.run.run_folder import find_checkpoint
 
 DEFAULT_NAME = "Kovalenko"
 PICTURE = Path(__file__).parent / "pictures/flow.svg"
@@ -52,11 +51,13 @@ def draw(model: TrainedModel, name: str) -> str:
     assert isinstance(rnn, RNN)
     hidden = rnn.init_hidden()  # [1, H]
     normalized = model.alphabet.normalize(name)
+    # The same probabilities as those of `python -m src.predict --explain`.
+    _, all_probabilities = model.prefix_probabilities(name)  # [L, C]
     elements = []
     with torch.no_grad():
         for step, one_hot in enumerate(name_to_tensor(normalized, model.alphabet)):
-            output, hidden = rnn(one_hot, hidden)  # [1, C], [1, H]
-            probabilities: list[float] = output[0].exp().tolist()
+            _, hidden = rnn(one_hot, hidden)  # [1, H]
+            probabilities: list[float] = all_probabilities[step].tolist()
             x = FIRST_X + COLUMN_STEP * step
             elements += draw_input(normalized[step], letter_index=int(one_hot.argmax()), x=x)
             elements += draw_hidden_state(hidden[0], x, is_last=step + 1 == len(normalized))
@@ -130,12 +131,18 @@ def draw_categories(categories: list[str], probabilities: list[float], x: int) -
 
 
 def draw_row_descriptions() -> list[str]:
-    """Return what the rows of the picture show."""
+    """Return the descriptions of the rows of the picture."""
     descriptions = {
-        LETTERS_Y - 8: ["a letter"],
-        ONE_HOT_Y + 50: ["its one-hot row,", "57 numbers"],
-        HIDDEN_Y + 18: ["the cell, and its", "hidden state,", "128 numbers"],
-        PROBABILITIES_Y + 110: ["18 languages,", "how likely after", "each letter"],
+        LETTERS_Y - 8: ["letter"],
+        ONE_HOT_Y + 50: ["one-hot vector,", "57 numbers"],
+        HIDDEN_Y + 4: [
+            "cell with its",
+            "hidden state,",
+            "128 numbers",
+            "(blue: positive,",
+            "orange: negative)",
+        ],
+        PROBABILITIES_Y + 110: ["probabilities of", "18 languages", "after each letter"],
     }
     elements = []
     for y, lines in descriptions.items():
@@ -173,7 +180,7 @@ def main() -> None:
     """Draw the picture."""
     checkpoint = Path(sys.argv[1]) if len(sys.argv) > 1 and sys.argv[1] else None
     name = sys.argv[2] if len(sys.argv) > 2 else DEFAULT_NAME
-    model = load_model(find_checkpoint(checkpoint))
+    model = load_model(checkpoint)
     PICTURE.write_text(draw(model, name), encoding="utf-8")
 
 

@@ -30,7 +30,7 @@ from src.audit.corpus import AuditSettings
 from src.data.corpus import read_corpus
 from src.data.datamodule import NamesDataModule
 from src.data.readers import DataSource
-from src.run.environment import exclude_existing_objects_from_garbage_collection
+from src.run.environment import freeze_objects_and_enable_gc_once
 
 N_CATEGORIES = 100
 N_AUDITED_NAMES = 50_000
@@ -149,7 +149,13 @@ def measure_growing_lists(folder: Path, sizes: list[int]) -> None:
         ),
     ]
     print_row(
-        "what", "rows", "seconds of work", "µs a name", "beside the first", "peak memory", "target"
+        "what",
+        "rows",
+        "seconds of work",
+        "µs a name",
+        "relative to the first",
+        "peak memory",
+        "target",
     )
     print("|---|---|---|---|---|---|---|")
     start_up_table = write_table(folder / "small.csv", N_START_UP_NAMES)
@@ -228,7 +234,7 @@ def main() -> None:
     parser.add_argument("--read", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.read:
-        exclude_existing_objects_from_garbage_collection()  # as the programs do
+        freeze_objects_and_enable_gc_once()  # as the programs do
         NamesDataModule(data_file=options.read)
         return
     with tempfile.TemporaryDirectory() as temporary:

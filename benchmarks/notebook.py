@@ -11,6 +11,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from src.run.figures import render_png
+
 NOTEBOOK = Path(__file__).parents[1] / "docs/walkthrough.ipynb"
 
 
@@ -64,9 +68,9 @@ def _run_cell(source: str, namespace: dict[str, Any], number: int) -> list[Any]:
 
 
 def _format_value(value: Any) -> dict[str, Any]:
-    """Return a value by MIME type: as a picture if it is one, otherwise as text."""
-    if hasattr(value, "_repr_png_"):
-        return {"image/png": base64.b64encode(value._repr_png_()).decode()}
+    """Return a value by MIME type: as a picture if it is a figure, otherwise as text."""
+    if isinstance(value, Figure):
+        return {"image/png": base64.b64encode(render_png(value)).decode()}
     return {"text/plain": repr(value).splitlines(keepends=True)}
 
 

@@ -105,7 +105,7 @@ def predict_in_batches(model: TrainedModel, names: list[str]) -> Tensor:
     """Return the probabilities [N, C]."""
     results = []
     for start in range(0, len(names), NAMES_PER_CALL):
-        results.append(model.probabilities(names[start : start + NAMES_PER_CALL]))
+        results.append(model.predict_probabilities(names[start : start + NAMES_PER_CALL]))
     return torch.cat(results)
 
 

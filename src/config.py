@@ -4,6 +4,7 @@ Imports neither torch nor Hydra, so that an invalid value produces an error at o
 holds the values, and `src/run/compose.py` builds a `Config` from them.
 """
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from math import inf
@@ -12,14 +13,15 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from src.data.normalize import ASCII_SYMBOLS
 from src.data.readers import DataSource
 from src.errors import UserError
 from src.models.registry import CELL_OPTIONS, CELLS
 
 CONFIG_FOLDER = Path(__file__).parents[1] / "configs"
 
-# Online training takes one SGD step per name. To keep the overhead small, it takes the steps of a
-# whole chunk of names at once.
+# Online training takes one SGD step per name. To reduce the overhead, a batch of the data loader is
+# a chunk of many names, which are still processed one by one.
 MAX_CHUNK_ITERATIONS = {"compiled": 10_000, "autograd": 250}
 """Maximum number of names in a chunk of online training, for each backend."""
 MAX_CHUNK_WORK = 2 * 10**8
@@ -63,14 +65,15 @@ USE_INSTEAD = {
     "gradient_clip_val": "clip",
     "gradient_clip_algorithm": "clip",
     "accumulate_grad_batches": "batch_size",
-    "overfit_batches": "data_dir",  # a folder with only a few names
-    "logger": "logger",
+    "overfit_batches": "data_dir",  # to overfit, train on a folder with only a few names
     "barebones": "logger",  # logger=[] for no logger; the other features are off by default
     # The Trainer writes to the folder of the run.
     "default_root_dir": "hydra.run.dir",
+    # The keys of train.yaml have the same names: `logger=` instead of `trainer.logger=`.
+    "logger": "logger",
     "callbacks": "callbacks",
 }
-"""For each argument of `lightning.Trainer` that one of our keys replaces, this key."""
+"""Arguments of `lightning.Trainer` that a key of train.yaml replaces, and this key for each."""
 
 SET_BY_PROGRAM = (
     "plugins",
@@ -83,7 +86,6 @@ SET_BY_PROGRAM = (
 """Arguments of `lightning.Trainer` that cannot be set, because the program depends on their
 values."""
 
-# Refused arguments are fields as well, so that an error can say what to use instead.
 ALL_TRAINER_ARGUMENTS = (*TRAINER_ARGUMENTS, *USE_INSTEAD, *SET_BY_PROGRAM)
 """All arguments of `lightning.Trainer`, including those that are refused."""
 
@@ -91,7 +93,8 @@ TrainerArguments: Any = make_dataclass(
     "TrainerArguments",
     [(name, Any, None) for name in ALL_TRAINER_ARGUMENTS],  # name, type and default of each field
 )
-"""The arguments of `lightning.Trainer`. None means that the argument is not passed."""
+"""The arguments of `lightning.Trainer`. None means that the argument is not passed. The class also
+has a field for each refused argument, so that an error can say what to use instead."""
 
 ONLINE_SETTINGS = {
     "batch_size": 1,
@@ -119,12 +122,13 @@ def key_field(allowed: str, is_valid: Callable[[Any], bool]) -> Any:
 
 def integer_field(minimum: int, maximum: int) -> Any:
     """Return the field of a key whose value is an integer from `minimum` to `maximum`."""
-    return key_field(f"{minimum} to {maximum:,}", lambda value: minimum <= value <= maximum)
+    allowed = f"an integer from {minimum} to {maximum:,}"
+    return key_field(allowed, lambda value: minimum <= value <= maximum)
 
 
 def fraction_field() -> Any:
     """Return the field of a key whose value is at least 0 and below 1."""
-    return key_field("at least 0, below 1", lambda value: 0 <= value < 1)
+    return key_field("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 def bool_field() -> Any:
@@ -143,8 +147,8 @@ def path_field(allowed: str, is_valid_path: Callable[[Path], bool]) -> Any:
 
     Args:
         allowed: description of the allowed values, for `--help` and error messages.
-        is_valid_path: returns whether a path is allowed. It is not called for null and for an empty
-            path, which is never allowed.
+        is_valid_path: returns whether a path is allowed. It is called neither for null, which is
+            always allowed, nor for an empty path, which is never allowed.
     """
 
     def is_valid(path: str | None) -> bool:
@@ -161,12 +165,15 @@ def column_field(default: str) -> Any:
     Args:
         default: description of what null means, for `--help` and error messages.
     """
-    allowed = f"a column's name or number; null: {default}"
+    allowed = f"the name or number of a column; null: {default}"
+    # Control characters would garble error messages.
     return key_field(allowed, lambda column: column is None or column.isprintable())
 
 
 def join_with_or(words: Sequence[str]) -> str:
-    """Return two or more words as an enumeration: `a, b or c`."""
+    """Return one or more words as an enumeration: `a, b or c`."""
+    if len(words) == 1:
+        return words[0]
     return f"{', '.join(words[:-1])} or {words[-1]}"
 
 
@@ -179,89 +186,104 @@ class Config:
     Attributes:
         overrides: the overrides of the command line, `key=value`.
         is_seed_run: whether the run is one of several that differ in their seeds only.
+        start_time: start time of the run, as returned by `time.perf_counter`.
 
     Raises:
-        UserError: if a value is out of its range, or two values do not go together.
+        UserError: if a value is out of its range, or two values are incompatible.
     """
 
-    lr: float = key_field("above 0, at most 1,000", lambda lr: 0 < lr <= 1000)
-    """learning rate"""
-    hidden: int = integer_field(1, 4096)
-    """size of the hidden state"""
-    iterations: int = integer_field(1, 10**9)
-    """number of training steps with batch_size names each"""
-    passes: float | None = key_field("above 0, or null", lambda n: n is None or 0 < n < 10**6)
-    """length of the run in passes over the training names, instead of iterations"""
-    batch_size: int = integer_field(1, 100_000)
-    """names per training step"""
-    seed: int = integer_field(0, 2**32 - 1)
-    """seeds the initial weights, the random examples and the split"""
-    seeds: int = integer_field(1, 10_000)
-    """number of repetitions with consecutive seeds; the score is their mean"""
-    log_every: int = integer_field(0, 10**6)
-    """iterations per point of the loss curve; 0: 50 points per run"""
-    print_every: int = integer_field(0, 10**9)
-    """iterations between printed examples; 0: 10 examples per run"""
-    val_every: int = integer_field(0, 10**9)
-    """iterations between validations and checkpoints, rounded up to a multiple of log_every;
-    0: 10 validations per run"""
-    val_fraction: float = fraction_field()
-    """share of the names held out for validation"""
-    test_fraction: float = fraction_field()
-    """share of the names held out for the test"""
-    data_dir: str | None = path_field("a folder, or null; a file is data_file's", Path.is_dir)
-    """folder of <Category>.txt files with one name per line; null: the included names"""
-    data_file: str | None = path_field("a file, or null; a folder is data_dir's", Path.is_file)
-    """table of names and categories: .csv .tsv .jsonl (.gz) .parquet"""
-    name_column: str | None = column_field("detected by its name or content")
+    # Data.
+    data_dir: str | None = path_field("an existing folder, or null", Path.is_dir)
+    """folder with a file <Category>.txt for each category, one name per line; null: the included
+    names"""
+    data_file: str | None = path_field("an existing file, or null", Path.is_file)
+    """table of names and categories, instead of data_dir: .csv, .tsv, .jsonl or .parquet"""
+    name_column: str | None = column_field("the column is detected")
     """column of data_file with the names"""
-    label_column: str | None = column_field("detected by its name or content")
+    label_column: str | None = column_field("the column is detected")
     """column of data_file with the categories"""
     count_column: str | None = column_field("each row counts once")
-    """column of data_file with the number of lines that a row stands for"""
-    split_column: str | None = column_field("names are held out by the fractions")
-    """column of data_file with the split of a row: train, val or test"""
+    """column of data_file with the count of each row: how many equal rows it stands for"""
+    split_column: str | None = column_field("the split is random")
+    """column of data_file with the split of each row: train, val or test"""
     letters: str = choice_field("ascii", "tutorial", "corpus")
     """alphabet. ascii: 57 symbols, to which all names are transliterated; tutorial: the same
-    symbols, normalized as in the tutorial; corpus: the symbols of the training names"""
-    # Whether the path exists is checked later, because it may be gone when the run is resumed.
-    init_from: str | None = path_field(
-        "a run's or sweep's folder, a .ckpt, or null", lambda _: True
-    )
-    """model whose weights are copied at the start, for the letters and categories in common"""
-    resume: str | None = path_field("a run's folder, or null", Path.is_dir)
-    """run to resume, with its settings"""
+    symbols, normalized exactly as in the tutorial; corpus: the symbols of the training names"""
+    val_fraction: float = fraction_field()
+    """fraction of the distinct names that is held out for validation"""
+    test_fraction: float = fraction_field()
+    """fraction of the distinct names that is held out for testing"""
+
+    # Model.
     cell: str = choice_field(*CELLS)
     """recurrent cell: the tutorial's, written by hand, or one of PyTorch's"""
+    hidden: int = integer_field(1, 4096)
+    """size of the hidden state"""
     layers: int = integer_field(1, 16)
     """number of stacked recurrent layers"""
     bidirectional: bool = bool_field()
-    """whether the layers also read names backwards"""
+    """whether the names are also read backwards"""
     embedding: int = integer_field(0, 4096)
-    """size of learned letter vectors; 0: one-hot letters"""
+    """size of the letter embeddings; 0: one-hot letters"""
     pooling: str = choice_field("last", "all")
-    """how hidden states are pooled: the last state, or max and mean over all states"""
+    """how hidden states are pooled. last: the last state; all: max and mean over all states"""
     dropout: float = fraction_field()
-    """dropout on the pooled state; letter vectors get a fifth of it"""
+    """dropout on the pooled state; letter embeddings get a fifth of it"""
     recurrent_dropout: float = fraction_field()
     """dropout on the hidden-to-hidden weights"""
     ngrams: int = integer_field(0, 6)
-    """letters of context of the n-gram models that complement the network; 0: no such models"""
+    """context length of the n-gram models that are combined with the network; 0: no n-gram
+    models"""
+
+    # Optimization.
+    lr: float = key_field("above 0 and at most 1,000", lambda lr: 0 < lr <= 1000)
+    """learning rate"""
+    iterations: int = integer_field(1, 10**9)
+    """number of optimizer steps"""
+    passes: float | None = key_field("above 0, or null", lambda n: n is None or 0 < n < 10**6)
+    """number of passes over the training names, instead of iterations"""
+    batch_size: int = integer_field(1, 100_000)
+    """number of names per optimizer step"""
     sampling: str = choice_field("balanced", "natural")
-    """how names are sampled. balanced: first a category, then one of its lines; natural: passes
-    over the distinct names"""
+    """how training names are sampled. balanced: a random category, then one of its names; natural:
+    passes over the distinct names"""
     optimizer: str = choice_field("sgd", "adamw")
     """optimizer"""
     schedule: str = choice_field("constant", "cosine")
     """learning-rate schedule; cosine warms up over 5 % of the steps, then decays to 0"""
     weight_decay: float = fraction_field()
     """weight decay of the optimizer"""
-    clip: float = key_field("at least 0", lambda norm: 0 <= norm < inf)
-    """maximum norm of a gradient; 0: no clipping"""
+    clip: float = key_field("finite and at least 0", lambda norm: 0 <= norm < inf)
+    """maximum gradient norm; 0: no clipping"""
     label_smoothing: float = fraction_field()
-    """share of each label that is spread over all categories"""
+    """share of each label's probability that is spread over all categories"""
     backend: str = choice_field("compiled", "autograd")
-    """compiled: fast, but only for the tutorial's training; autograd: for all settings"""
+    """how the steps are computed. compiled: fast, but only for the tutorial's cell and settings;
+    autograd: for all settings"""
+    seed: int = integer_field(0, 2**32 - 1)
+    """seed of the initial weights, the sampling and the split"""
+    seeds: int = integer_field(1, 10_000)
+    """number of runs with consecutive seeds; the score is their mean"""
+
+    # Logging.
+    log_every: int = integer_field(0, 10**6)
+    """number of iterations per point of the loss curve; 0: a fiftieth of the run"""
+    print_every: int = integer_field(0, 10**9)
+    """number of iterations between printed examples; 0: a tenth of the run"""
+    val_every: int = integer_field(0, 10**9)
+    """number of iterations between validations, each with a checkpoint, rounded up to a multiple of
+    log_every; 0: a tenth of the run"""
+
+    # Resuming and fine-tuning.
+    resume: str | None = path_field("the folder of a run, or null", Path.is_dir)
+    """run to resume, with its settings"""
+    # Whether the path exists is checked later, because it may be gone when the run is resumed.
+    init_from: str | None = path_field(
+        "a .ckpt file, the folder of a run or sweep, or null", lambda _: True
+    )
+    """trained model to start from; its weights are copied for all letters and categories that both
+    models have"""
+
     trainer: Any = field(default_factory=TrainerArguments)
     logger: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
@@ -270,7 +292,8 @@ class Config:
         # These are not fields, because fields are keys of train.yaml.
         self.overrides: tuple[str, ...] = ()
         self.is_seed_run = False
-        # The checks of two settings rely on each of them being valid on its own.
+        self.start_time = time.perf_counter()
+        # The checks that compare several settings rely on each value being valid.
         self._check_each_value()
         self._check_cell_options()
         self._check_compiled_backend()
@@ -289,14 +312,14 @@ class Config:
                 raise UserError(f"{config_field.name}={value}: must be {allowed}")
 
     def _check_cell_options(self) -> None:
-        """Check that options which the chosen cell does not have are left at their defaults."""
+        """Check that options which the chosen cell does not have are left at neutral values."""
         for option, neutral_value in CELL_OPTIONS.items():
             value = getattr(self, option)
-            # A neutral value has no effect, so it is allowed with every cell.
+            # The neutral value of an option has no effect, so it is allowed with every cell.
             if option not in CELLS[self.cell].options and value != neutral_value:
                 cells = [name for name, cell in CELLS.items() if option in cell.options]
-                suggestion = f"cell={join_with_or(cells)}"
-                raise UserError(f"{option}={value}: must be {neutral_value} unless {suggestion}")
+                condition = f"cell={join_with_or(cells)}"
+                raise UserError(f"{option}={value}: must be {neutral_value} unless {condition}")
 
     def _check_compiled_backend(self) -> None:
         """If the backend is the compiled one, check that it can train with these settings."""
@@ -304,7 +327,7 @@ class Config:
             return
         if not CELLS[self.cell].is_compilable:
             cells = [name for name, cell in CELLS.items() if cell.is_compilable]
-            allowed = " or ".join(cells)
+            allowed = join_with_or(cells)
             # The autograd backend can train every cell.
             raise UserError(f"cell={self.cell}: must be {allowed} unless backend=autograd")
         for name, required in ONLINE_SETTINGS.items():
@@ -328,61 +351,58 @@ class Config:
             raise UserError(f"val_fraction + test_fraction = {held_out:g}: must be below 1")
 
     def _check_no_trainer_argument_is_refused(self) -> None:
-        """Check that no argument of the Trainer is set that has its own key or is fixed."""
+        """Check that no argument is set that another key replaces or the program fixes."""
         for name in self.non_null_trainer_arguments:
             if name in USE_INSTEAD:
-                raise UserError(f"trainer.{name}: use {USE_INSTEAD[name]}")
+                raise UserError(f"trainer.{name}: cannot be set; use {USE_INSTEAD[name]} instead")
             if name in SET_BY_PROGRAM:
-                raise UserError(f"trainer.{name}: is set by the program")
+                raise UserError(f"trainer.{name}: cannot be set, because the program sets it")
 
     def _check_trainer_arguments_fit_other_settings(self) -> None:
-        """Check the arguments of the Trainer that the backend and the number of processes limit."""
+        """Check the Trainer's arguments that are restricted by the backend or by `seeds`."""
         if self.is_online or self.seeds > 1:
             # Online training takes one name after the other, and seeds one run after the other, so
             # neither can use several processes.
-            reason = f"with backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
+            settings = f"backend={self.backend} batch_size={self.batch_size} seeds={self.seeds}"
             self._check_trainer_argument(
-                "strategy", allowed=(None, "auto"), suggestion="auto", reason=reason
+                "strategy", allowed=(None, "auto"), requirement=f"auto with {settings}"
             )
-            # Null is not allowed: Lightning would use all devices.
-            self._check_trainer_argument("devices", allowed=(1,), suggestion="1", reason=reason)
+            # Null is not allowed, because Lightning would use all devices.
+            self._check_trainer_argument("devices", allowed=(1,), requirement=f"1 with {settings}")
             self._check_trainer_argument(
-                "num_nodes", allowed=(None, 1), suggestion="1", reason=reason
+                "num_nodes", allowed=(None, 1), requirement=f"1 with {settings}"
             )
         else:
             self._check_trainer_argument(
                 "strategy",
                 allowed=(None, "auto", "ddp"),
-                suggestion="ddp or auto,",
-                reason="because other strategies write other checkpoints",
+                requirement="ddp or auto, because other strategies write other checkpoints",
             )
         if self.backend == "compiled":
             # The kernel computes in float32 on the CPU.
-            reason = "with backend=compiled"
             self._check_trainer_argument(
-                "accelerator", allowed=("cpu",), suggestion="cpu", reason=reason
+                "accelerator", allowed=("cpu",), requirement="cpu with backend=compiled"
             )
             self._check_trainer_argument(
                 "precision",
                 allowed=(None, 32, "32", "32-true"),
-                suggestion="32-true",
-                reason=reason,
+                requirement="32-true with backend=compiled",
             )
 
     def _check_trainer_argument(
-        self, name: str, *, allowed: tuple[Any, ...], suggestion: str, reason: str
+        self, name: str, *, allowed: tuple[Any, ...], requirement: str
     ) -> None:
         """Check that an argument of the Trainer has one of the allowed values.
 
         Args:
             name: the name of the argument.
             allowed: the allowed values; None if the argument may be left out.
-            suggestion: the value that the error message suggests.
-            reason: why other values are not allowed, for the error message.
+            requirement: for the error message, the values to use, and under which condition or for
+                what reason: `cpu with backend=compiled`.
         """
         value = getattr(self.trainer, name)
         if value not in allowed:
-            raise UserError(f"trainer.{name}={value}: must be {suggestion} {reason}")
+            raise UserError(f"trainer.{name}={value}: must be {requirement}")
 
     @property
     def non_null_trainer_arguments(self) -> dict[str, Any]:
@@ -392,6 +412,7 @@ class Config:
     @property
     def data_source(self) -> DataSource:
         """The folder or table of names."""
+        # The fields of a `DataSource` have the names of the keys.
         return DataSource(**self.subset(DataSource._fields))
 
     @property
@@ -405,14 +426,28 @@ class Config:
 
     @property
     def chunk_size(self) -> int:
-        """Maximum number of iterations that the data loader delivers as one batch."""
+        """Maximum number of iterations in a batch of the data loader; 1 unless training is online.
+
+        In batch training, a batch of `batch_size` names is one iteration.
+        """
         if not self.is_online:
             return 1
         # This is an estimate for the default alphabet. The names have not been read yet.
-        n_weights = self.hidden * (57 + self.hidden)
+        n_weights = self.hidden * (len(ASCII_SYMBOLS) + self.hidden)
         max_names = min(MAX_CHUNK_ITERATIONS[self.backend], MAX_CHUNK_WORK // n_weights)
         # A chunk has at least one name, even if that is more work than the maximum.
         return max(1, max_names)
+
+    @property
+    def overridden_keys(self) -> list[str]:
+        """The keys that the command line sets, among those that can change the result of a run."""
+        keys = []
+        for override in self.overrides:
+            # Hydra accepts `+key=value` and `++key=value` as well.
+            name = override.lstrip("+").partition("=")[0]
+            if name in RESULT_KEYS:
+                keys.append(name)
+        return keys
 
     @property
     def displayed_settings(self) -> dict[str, Any]:
@@ -434,7 +469,7 @@ class Config:
 
 KEYS = [config_field.name for config_field in fields(Config)]
 """All keys of train.yaml."""
-# A run can be resumed on another machine and with other loggers, so these do not define it.
+# The excluded keys may differ when a run is resumed, for example on another machine.
 RUN_KEYS = [key for key in KEYS if key not in ("resume", "trainer", "logger", "callbacks")]
 """The keys that define a run; a run writes them to its config.yaml."""
 # The keys that end with `_every` only change what is logged, printed and saved.
@@ -445,7 +480,7 @@ ALWAYS_DISPLAYED = ("lr", "hidden", "seed", "iterations")
 # `seed` is one of them, because it chooses the held-out names.
 CORPUS_KEYS = [*DataSource._fields, "letters", "val_fraction", "test_fraction", "seed"]
 """The keys that determine the names and their split."""
-DATA_KEYS = [
+DATA_MODULE_ARGUMENTS = [
     *CORPUS_KEYS,
     "iterations",
     "passes",

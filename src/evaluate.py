@@ -3,7 +3,8 @@
 import signal
 
 if __name__ == "__main__":
-    # Until a handler is installed, Ctrl-C ends the program without a traceback.
+    # While the modules below are imported, Ctrl-C ends the program without a traceback. Later,
+    # `cli.signals_raise_exceptions` installs a handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -15,65 +16,81 @@ from src.data.corpus import NamesByCategory, read_corpus
 from src.data.readers import DataSource
 from src.data.readers.columns import quoted_list
 from src.errors import UserError
-from src.files import check_output_files, write_bytes_atomically
+from src.files import check_output_files, relative_to_current_folder, write_bytes_atomically
 from src.inference import cli
-from src.run.run_folder import find_checkpoint
 
 if TYPE_CHECKING:  # torch takes a second to import
     from src.inference.scores import EvaluatedNames
     from src.inference.trained_model import TrainedModel
 
 SPLIT_DESCRIPTIONS = {
-    "test": "names the run never saw",
-    "val": "names held out for validation",
-    "train": "names the run trained on",
-    "all": "all names, trained on or not",
+    "test": "test set",
+    "val": "validation set",
+    "train": "training set",
+    "all": "all names",
 }
 """The choices of `--split`."""
-UNKNOWN_DESCRIPTIONS = {"skip": "left out", "wrong": "counted as guessed wrong"}
+COLUMNS = {
+    "name": "the names",
+    "label": "the categories",
+    "count": "the counts",
+    "split": "the splits",
+}
+"""The columns of a table that can be set by an option, and their contents."""
+UNKNOWN_DESCRIPTIONS = {"skip": "left out", "wrong": "counted as wrong predictions"}
 """The choices of `--unknown`, and what happens to names of categories that the model lacks."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; `cli.run_cli` says how it ends."""
-    cli.run_cli(make_parser(), evaluate, arguments, check=check_options)
+    """Run the program; see `cli.run_cli` for the exit status."""
+    cli.run_cli(make_parser(), evaluate, arguments, check=check_output_can_be_written)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    description = "Evaluate a model, on its run's names or others."
+    description = "Evaluate a trained model on the names of its run, or on other names."
     parser = cli.make_model_parser("src.evaluate", description)
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        "--data-dir", metavar="DIR", help="folder of <Category>.txt files (the run's)"
+        "--data-dir",
+        metavar="DIR",
+        help="folder with a file <Category>.txt for each category (default: the names of the run)",
     )
-    source.add_argument("--data-file", metavar="FILE", help="or table of names and categories")
-    for column in ("name", "label", "count", "split"):
+    source.add_argument(
+        "--data-file",
+        metavar="FILE",
+        help="table of names and categories, instead of --data-dir",
+    )
+    for column, contents in COLUMNS.items():
         parser.add_argument(
             f"--{column}-column",
             metavar="COLUMN",
-            help="of the table: name or number (the run's)",
+            help=f"name or number of the column with {contents} (default: as in the run)",
         )
     parser.add_argument(
-        "--split", choices=SPLIT_DESCRIPTIONS, default="test", help="which names (test)"
+        "--split",
+        choices=SPLIT_DESCRIPTIONS,
+        default="test",
+        help="the names to evaluate (default: test)",
     )
     parser.add_argument(
         "--among",
         type=cli.parse_categories,
         metavar="A,B,…",
-        help="ask among these categories only",
+        help="restrict the predictions to these categories; all others are unknown, see --unknown",
     )
     parser.add_argument(
         "--unknown",
         choices=UNKNOWN_DESCRIPTIONS,
-        help="leave out or count as wrong other categories (refuse)",
+        help="what to do with names of categories that the model does not know: leave them out, or "
+        "count them as wrong (default: they are an error)",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the same as JSON")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the report as JSON")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     return parser
 
 
-def check_options(options: argparse.Namespace) -> None:
+def check_output_can_be_written(options: argparse.Namespace) -> None:
     """Check that the files can be written.
 
     Raises:
@@ -93,29 +110,30 @@ def evaluate(options: argparse.Namespace) -> None:
     from src.inference.trained_model import load_model
 
     # Without --checkpoint, the newest run is evaluated.
-    model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
+    model = load_model(options.checkpoint, options.prior, options.among)
     source = select_source(model, options)
     # A copy, because categories may be removed below.
-    corpus = dict(read_verified_split(model, source, options.split))
-    # With --among, the model does not know the other categories.
-    unknown_categories = [category for category in corpus if category not in model.categories]
-    unknown_summary = f"{len(unknown_categories)} of {len(corpus)} categories, "
-    unknown_summary += quoted_list(unknown_categories)
+    names = dict(read_verified_split(model, source, options.split))
+    # With --among, the categories that are not in the list count as unknown, too.
+    unknown_categories = [category for category in names if category not in model.categories]
+    unknown_summary = summarize_categories(unknown_categories, n_all=len(names))
     if unknown_categories and options.unknown is None:
-        remedy = "--unknown skip leaves their names out, --unknown wrong counts them as wrong"
-        raise UserError(f"{source.path}: the model never answers {unknown_summary}; {remedy}")
+        remedy = "use --unknown skip to leave them out, or --unknown wrong to count them as wrong"
+        raise UserError(f"{source.path}: the model does not know {unknown_summary}; {remedy}")
     if options.unknown == "skip":
         for category in unknown_categories:
-            del corpus[category]
+            del names[category]
 
-    # Names of unknown categories that are not left out have a probability of 0, so they are wrong.
-    evaluated = predict_distinct_pairs(model, corpus)
+    # The model gives unknown categories a probability of 0, so their names count as wrong
+    # predictions unless they have been left out.
+    evaluated = predict_distinct_pairs(model, names)
     report = build_report(evaluated)
-    print(f"model: {model.description}")
-    print(f"names: {source.path}, {options.split}: {SPLIT_DESCRIPTIONS[options.split]}")
+    path = relative_to_current_folder(Path(source.path))
+    print(f"Model: {model.title}")
+    print(f"Names: {path}, {SPLIT_DESCRIPTIONS[options.split]}")
     if unknown_categories:
-        print(f"unknown: {unknown_summary}: {UNKNOWN_DESCRIPTIONS[options.unknown]}")
-    print(f"prior: {model.prior_label}\n\n{format_report(report)}")
+        print(f"Unknown: {unknown_summary}, {UNKNOWN_DESCRIPTIONS[options.unknown]}")
+    print(f"Class prior: {model.prior_label}\n\n{format_report(report)}")
     if options.out:
         # The settings on which the scores depend, so that the file can be understood by itself.
         settings = {
@@ -128,13 +146,23 @@ def evaluate(options: argparse.Namespace) -> None:
         }
         write_bytes_atomically(options.out, json.dumps({**settings, **report}, indent=2).encode())
     if options.plot:
-        plot_confusion(evaluated, SPLIT_DESCRIPTIONS[options.split], options.plot)
+        plot_confusion(
+            evaluated,
+            names_description=SPLIT_DESCRIPTIONS[options.split],
+            prior=model.prior_label,
+            file=options.plot,
+        )
+
+
+def summarize_categories(categories: list[str], n_all: int) -> str:
+    """Return the number and the names of some of `n_all` categories, for messages."""
+    return f"{len(categories)} of {n_all} categories ({quoted_list(categories)})"
 
 
 def select_source(model: "TrainedModel", options: argparse.Namespace) -> DataSource:
-    """Return where the names are: the run's own source, changed as the options say."""
+    """Return the source of the names: that of the run, with the given options replaced."""
     given: dict[str, Any] = {}
-    # The options have the names of these fields, such as `--data-dir`.
+    # The option `--data-dir` sets the field `data_dir`, and so on.
     for key in DataSource._fields:
         value = getattr(options, key)
         if value:
@@ -159,29 +187,33 @@ def read_verified_split(model: "TrainedModel", source: DataSource, split: str) -
     Raises:
         UserError: if the names differ, or there are none.
     """
-    from src.data.split import fingerprint, split_corpus
+    from src.data.split import fingerprint, split_corpus  # imports NumPy, which is slow
 
     record = model.split_record
-    # Unlike training, an evaluation can do with a single category.
-    corpus = read_corpus(source, model.alphabet.kind, min_categories=1)
+    # Unlike training, an evaluation needs only one category.
+    corpus = read_corpus(source, model.alphabet.kind, allow_single_category=True)
     if split == "all":
         return corpus.all_names
     # Scores of test names would be too high if names had moved between the splits.
     if fingerprint(corpus.all_names) != record.fingerprints["all"]:
         raise UserError(
-            f"{source.path}: not the corpus of the run, or changed since; use --split all"
+            f"{source.path}: not the names of the run, or they have "
+            "changed since training; use --split all"
         )
     # The same names are split in the same way, unless the program has changed since.
     splits = split_corpus(corpus, record.val_fraction, record.test_fraction, record.seed)
     names: NamesByCategory = getattr(splits, split)  # the fields have the names of the splits
     if fingerprint(names) != record.fingerprints[split]:
-        raise UserError(f"{model.path}: its run split the corpus in another way; use --split all")
+        raise UserError(f"{model.path}: the split differs from that of the run; use --split all")
     if not any(names.values()):
-        raise UserError(f"--split {split}: the run held no names out for that")
+        description = SPLIT_DESCRIPTIONS[split]
+        raise UserError(f"--split {split}: the run has no {description}; use --split all")
     return names
 
 
-def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Path) -> None:
+def plot_confusion(
+    evaluated: "EvaluatedNames", names_description: str, prior: str, file: Path
+) -> None:
     """Draw the confusion matrix to a file."""
     from src.run.figures import (  # matplotlib takes a second to import
         draw_clustered_confusion_matrix,
@@ -193,6 +225,7 @@ def plot_confusion(evaluated: "EvaluatedNames", names_description: str, file: Pa
         predictions=evaluated.predictions.numpy(),
         categories=evaluated.categories,
         names_description=names_description,
+        prior=prior,
     )
     write_bytes_atomically(file, render_png(figure))
 

@@ -41,10 +41,12 @@ def atomic_open(file: Path, mode: str, **open_arguments: Any) -> Iterator[IO[Any
         temporary.replace(file)
     except UnicodeEncodeError as error:
         character = error.object[error.start]
-        raise UserError(f"{file}: {character!r} does not exist in {error.encoding}") from None
+        message = f"{file}: {character!r} cannot be encoded in {error.encoding}"
+        raise UserError(f"{message}; use another encoding, such as utf-8") from None
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from None
     finally:
+        # This has no effect after a successful `replace`.
         temporary.unlink(missing_ok=True)
 
 
@@ -55,7 +57,10 @@ def write_bytes_atomically(file: Path, content: bytes) -> None:
 
 
 def remove_temp_files(folder: Path) -> None:
-    """Delete temporary files that killed programs have left in a folder and its subfolders."""
+    """Delete temporary files that killed programs have left in a folder and its subfolders.
+
+    No other process may be writing to the folder, so the caller must hold its lock.
+    """
     for path in folder.glob(f"**/.*{TEMP_SUFFIX}"):
         path.unlink()
 
@@ -74,6 +79,13 @@ def check_output_files(*files: Path | None, force: bool) -> None:
         if file is None or not file.exists():
             continue
         if not file.is_file():
-            raise UserError(f"{file}: is no plain file")
+            raise UserError(f"{file}: not a regular file")
         if not force:
-            raise UserError(f"{file}: exists; --force replaces it")
+            raise UserError(f"{file}: the file already exists; use --force to replace it")
+
+
+def relative_to_current_folder(path: Path) -> Path:
+    """Return a path relative to the current folder, which is shorter, if it is in this folder."""
+    if Path.cwd() in path.parents:
+        return path.relative_to(Path.cwd())
+    return path

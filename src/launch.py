@@ -19,7 +19,7 @@ What happens after Ctrl-C (SIGINT), SIGTERM or SIGUSR1 depends on what the progr
 - At any other time, and if it is the second signal, the handler raises KeyboardInterrupt at once.
 
 KeyboardInterrupt passes through `Report`, which writes the result of the run, and ends in
-`call_main_and_print_errors`, which turns it into the exit status 130 or 143.
+`call_main_and_print_command_line_errors`, which turns it into the exit status 130 or 143.
 """
 
 import gc
@@ -27,11 +27,12 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -39,12 +40,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.config import Config
+from src.console import announce_if_slow
+from src.data.corpus import read_corpus
+from src.data.normalize import AlphabetKind
 from src.errors import UserError
 from src.models.registry import SCORE
 from src.run.compose import build_config
 from src.run.messages import error_message
 from src.run.run_folder import Status, read_result_or_empty
-from src.run.signals import STOP_HANDLER
+from src.run.signals import STOP_HANDLER, is_sweep_worker
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 from src.sweep.finish import ExitStatus, write_and_print_leaderboard
 from src.sweep.runs import TrainFunction, train_run_of_sweep_unless_finished
@@ -79,7 +83,8 @@ def run_hydra_job(train: TrainFunction, cfg: DictConfig) -> float | None:
             return run_single_job(train, cfg, folder, overrides)
         return train_run_of_sweep_unless_finished(
             train=partial(train_all_seeds_unless_finished, train),
-            # The settings are read within the run, so that invalid ones are recorded as well.
+            # The settings are read within the run, so that an invalid setting counts as a failure
+            # of this run.
             read_config=partial(build_config, cfg, overrides),
             folder=folder,
             number=hydra_config.job.num,
@@ -110,31 +115,50 @@ def train_all_seeds_unless_finished(
 ) -> float | None:
     """Return the score of the finished run in a folder; if there is none, train first.
 
-    With `seeds=` above 1, the run consists of one training per seed, and its score is their mean.
+    If `seeds` is greater than 1, the run consists of one training per seed, and its score is the
+    mean of their scores.
     """
     if has_finished_run(config, folder):
-        log.info(f"{folder}: already finished; set a larger iterations= to train further")
+        message = f"{folder}: the run has already finished"
+        if is_extendable(config):
+            message += "; increase iterations to continue it"
+        log.info(message)
         return read_result_or_empty(folder).metrics.get(SCORE)
+    # The names are read before the slow import of Lightning, so that an unreadable list is reported
+    # at once. The result is cached for the data module.
+    with announce_if_slow("Reading the names …"):
+        read_corpus(config.data_source, cast(AlphabetKind, config.letters))
     import_lightning_without_stop_handler()
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        # The duration excludes the import of Lightning, which only the first run of a process pays
+        # for, so that the durations of the runs of a sweep are comparable.
+        config.start_time = time.perf_counter()
     if config.seeds == 1:
         return train(config, folder)
 
     def train_one_seed(seed_config: Config, seed_folder: Path) -> float | None:
-        # Each seed is a run with seeds=1, which may be finished already.
+        # The run of one seed may be finished already. It has seeds=1, so the recursion ends there.
         return train_all_seeds_unless_finished(train, seed_config, seed_folder)
 
     return train_each_seed_and_average(train_one_seed, config, folder)
 
 
 def has_finished_run(config: Config, folder: Path) -> bool:
-    """Return whether a folder contains a finished run that has all iterations of the settings."""
+    """Return whether a folder contains a finished run with all iterations that are required.
+
+    A run that cannot be extended has all of its iterations as soon as it is finished.
+    """
     result = read_result_or_empty(folder)
     if result.status != Status.FINISHED:
         return False
-    # The length of a run with `passes` is fixed. Other runs can be resumed with more iterations.
-    can_be_extended = config.passes is None
     has_all_iterations = result.metrics.get("iterations", 0) >= config.iterations
-    return has_all_iterations or not can_be_extended
+    return has_all_iterations or not is_extendable(config)
+
+
+def is_extendable(config: Config) -> bool:
+    """Return whether a run with these settings can be resumed with more iterations."""
+    # The number of passes determines the length of a run, and the cosine schedule depends on it.
+    return config.passes is None and config.schedule == "constant"
 
 
 def import_lightning_without_stop_handler() -> None:
@@ -143,6 +167,10 @@ def import_lightning_without_stop_handler() -> None:
     If a signal handler raises an exception within this import, the program can crash or the
     exception can be ignored. Nothing can be lost yet, so ending the program is safe.
     """
+    # In a terminal, the program should not seem to hang.
+    should_announce = sys.stderr.isatty() and not is_sweep_worker()
+    if should_announce and "lightning.pytorch" not in sys.modules:
+        print("Loading PyTorch Lightning …", file=sys.stderr, flush=True)
     with STOP_HANDLER.suspended():
         import lightning.pytorch  # noqa: F401
 
@@ -175,9 +203,9 @@ def run_cli(main: Callable[[], object]) -> ExitStatus:
     # Jobs install the handler as well. This one covers the time before, between and after them.
     with STOP_HANDLER.installed(), cleared_hydra_config():
         try:
-            exit_status = call_main_and_print_errors(main)
+            exit_status = call_main_and_print_command_line_errors(main)
         except Exception:
-            # The runs that ended before the error are not lost.
+            # The leaderboard ranks the runs that ended before the error.
             write_and_print_leaderboard_if_sweep(exit_status=1)
             raise
         return write_and_print_leaderboard_if_sweep(exit_status)
@@ -196,7 +224,7 @@ def cleared_hydra_config() -> Iterator[None]:
         HydraConfig.instance().cfg = None
 
 
-def call_main_and_print_errors(main: Callable[[], object]) -> ExitStatus:
+def call_main_and_print_command_line_errors(main: Callable[[], object]) -> ExitStatus:
     """Call the main function, print errors of the command line, and return the exit status.
 
     Errors within a single run arrive as SystemExit; see `run_single_job`.
@@ -208,8 +236,10 @@ def call_main_and_print_errors(main: Callable[[], object]) -> ExitStatus:
     try:
         main()
     except KeyboardInterrupt:
-        # By convention, the exit status of a program that a signal ended is 128 + the signal.
-        return 128 + (STOP_HANDLER.signum or signal.SIGINT)
+        # No signal is recorded if Ctrl-C arrived while the handler was not installed.
+        signum = STOP_HANDLER.signum or signal.SIGINT
+        # By convention, the exit status of a program ended by a signal is 128 + the signal.
+        return 128 + signum
     except BrokenPipeError:
         # The reader of the output has gone: `python -m src.train --help | head`.
         redirect_stdout_to_devnull()
@@ -221,7 +251,8 @@ def call_main_and_print_errors(main: Callable[[], object]) -> ExitStatus:
     except Exception as error:
         # Before Hydra has started, any error is a mistake in the command line.
         is_user_error = isinstance(error, HydraException | UserError | OSError)
-        if SHOW_TRACEBACKS or (HydraConfig.initialized() and not is_user_error):
+        is_bug = HydraConfig.initialized() and not is_user_error
+        if SHOW_TRACEBACKS or is_bug:
             raise
         print(error_message(error), file=sys.stderr)
         return 1
@@ -235,8 +266,8 @@ def write_and_print_leaderboard_if_sweep(exit_status: ExitStatus) -> ExitStatus:
         exit_status: the exit status of the command so far.
 
     Returns:
-        The exit status of the command: `exit_status`, or 1 if it is 0 and a run of the sweep or
-        writing the leaderboard failed.
+        The exit status of the command: `exit_status` if that is not 0; otherwise 1 if a run failed
+        or the leaderboard could not be written.
     """
     is_sweep = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
     if not is_sweep:

@@ -6,7 +6,8 @@ The names come from the command line, from a CSV file, from a pipe, one per line
 import signal
 
 if __name__ == "__main__":
-    # Until a handler is installed, Ctrl-C ends the program without a traceback.
+    # While the modules below are imported, Ctrl-C ends the program without a traceback. Later,
+    # `cli.signals_raise_exceptions` installs a handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import argparse
@@ -21,50 +22,68 @@ from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
 from src.inference.answer_printer import AnswerPrinter
 from src.inference.standard_input import read_piped_names, read_typed_names_until_quit
-from src.run.run_folder import find_checkpoint
 
 if TYPE_CHECKING:  # torch takes a second to import
     from src.inference.trained_model import TrainedModel
 
 DELIMITER_NAMES = {"tab": "\t", "\\t": "\t"}
-"""Delimiters that are difficult to type, by what may be typed instead."""
+"""Alternative spellings of delimiters that are difficult to type."""
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program; `cli.run_cli` says how it ends."""
+    """Run the program; see `cli.run_cli` for the exit status."""
     cli.run_cli(make_parser(), predict, arguments, check=check_options)
 
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    description = (
-        "Say which language surnames come from; without NAME, those of a pipe or a prompt."
+    parser = cli.make_model_parser("src.predict", "Predict which language surnames come from.")
+    parser.epilog = (
+        "Options have the form --option VALUE; only src.train and src.audit use key=value. Before "
+        "you use predictions about real people, read docs/limitations.md."
     )
-    parser = cli.make_model_parser("src.predict", description)
-    parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument(
-        "--top-k", type=int, default=3, metavar="K", help="categories shown of each name (3)"
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help="names to classify (default: the lines of standard input, or a prompt)",
+    )
+    parser.add_argument(
+        "--top-k",
+        type=int,
+        default=3,
+        metavar="K",
+        help="number of predictions for each name (default: 3)",
     )
     parser.add_argument(
         "--among",
         type=cli.parse_categories,
         metavar="A,B,…",
-        help="answer among these categories only",
+        help="restrict the predictions to these categories",
     )
-    threshold = parser.add_mutually_exclusive_group()
-    threshold.add_argument(
-        "--threshold", type=float, default=0.0, metavar="P", help="unknown below probability P"
+    threshold_group = parser.add_mutually_exclusive_group()
+    threshold_group.add_argument(
+        "--threshold",
+        type=float,
+        default=0.0,
+        metavar="P",
+        help="answer `unknown` if the highest probability is below P (default: 0)",
     )
-    threshold.add_argument(
+    threshold_group.add_argument(
         "--precision",
         type=float,
         metavar="P",
-        help="threshold of this precision in validation",
+        help="choose the threshold that reached this precision on the validation names",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON Lines, for programs")
-    parser.add_argument("--explain", action="store_true", help="show the belief letter by letter")
+    parser.add_argument("--json", action="store_true", help="print JSON Lines")
     parser.add_argument(
-        "--plot", type=Path, metavar="FILE.png", help="with --explain: draw it, for one NAME"
+        "--explain", action="store_true", help="show the prediction after each letter"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="with --explain and a single NAME: also draw the predictions",
     )
     add_file_options(parser)
     return parser
@@ -77,20 +96,25 @@ def add_file_options(parser: argparse.ArgumentParser) -> None:
         "--csv",
         type=Path,
         metavar="IN.csv",
-        help="answer a column of a CSV file; -: of a pipe",
+        help="classify a column of a CSV file, and write it to --out; - for standard input",
     )
     files.add_argument(
-        "--column", help="that holds the names: as in the header, or its number from 1 (the only)"
+        "--column",
+        help="column with the names: its name in the header, or its number (default: the only "
+        "column)",
     )
     files.add_argument(
         "--delimiter",
         type=lambda text: DELIMITER_NAMES.get(text, text),
-        help="between cells; tab: a tab (comma, semicolon, tab or |, whichever the header has)",
+        help="delimiter of the file, or `tab` (default: detected "
+        "among comma, semicolon, tab and |)",
     )
     files.add_argument(
-        "--out", type=Path, metavar="OUT.csv", help="the file to write; -: the standard output"
+        "--out", type=Path, metavar="OUT.csv", help="file to write; - for standard output"
     )
-    files.add_argument("--encoding", default="utf-8", help="of IN.csv, OUT.csv and pipes (utf-8)")
+    files.add_argument(
+        "--encoding", default="utf-8", help="encoding of all input and output (default: utf-8)"
+    )
 
 
 def check_options(options: argparse.Namespace) -> None:
@@ -99,31 +123,46 @@ def check_options(options: argparse.Namespace) -> None:
     Raises:
         UserError: if an option is invalid, or a file cannot be written.
     """
-    # The options about files make no sense without a file.
-    file_options = [options.csv, options.out, options.column, options.delimiter]
-    has_file_option = any(option is not None for option in file_options)
-    has_both_files = options.csv is not None and options.out is not None
-    # These read names from elsewhere, or print answers in another format.
-    has_other_mode = options.names or options.json or options.explain
-    if has_file_option and (has_other_mode or not has_both_files):
-        raise UserError("--csv and --out go together, without names, --json or --explain")
+    if any(not name.strip() for name in options.names):
+        raise UserError("a NAME is empty")
+    check_file_options(options)
     if options.delimiter is not None and not re.fullmatch(r'[^"\r\n]', options.delimiter):
-        raise UserError(f"--delimiter: {options.delimiter!r} is not one character, or tab")
+        raise UserError(f"--delimiter: {options.delimiter!r} must be a single character, or tab")
     # A picture shows the prefixes of a single name.
     if options.plot and not (options.explain and len(options.names) == 1):
-        raise UserError("--plot goes with --explain and one NAME")
+        raise UserError("--plot requires --explain and exactly one NAME")
     for key in ("threshold", "precision"):
         value = getattr(options, key)
-        if value and not 0 < value < 1:  # true for NaN as well
-            raise UserError(f"--{key} {value:g}: is not between 0 and 1")
+        if not value:  # 0 or None, which mean that the option has no effect
+            continue
+        if not 0 < value < 1:  # the comparison is also false for NaN
+            raise UserError(f"--{key} {value:g}: must be between 0 and 1")
     if options.top_k < 1:
-        raise UserError(f"--top-k: '{options.top_k}' is no whole number above 0")
+        raise UserError(f"--top-k {options.top_k}: must be at least 1")
     # An unknown encoding should be reported before anything is read.
     try:
         "".encode(options.encoding)  # also fails for codecs that are not text encodings
     except LookupError as error:
         raise UserError(f"--encoding: {error}") from None
     check_output_files(options.out, options.plot, force=options.force)
+
+
+def check_file_options(options: argparse.Namespace) -> None:
+    """Check the combination of the options about files.
+
+    Raises:
+        UserError: if an option is missing, or cannot be combined with the others.
+    """
+    file_options = [options.csv, options.out, options.column, options.delimiter]
+    if all(option is None for option in file_options):
+        return
+    if options.csv is None or options.out is None:
+        raise UserError(
+            "--csv and --out must be given together; --column and --delimiter require them"
+        )
+    # These read names from elsewhere, or print answers in another format.
+    if options.names or options.json or options.explain:
+        raise UserError("--csv cannot be combined with names, --json or --explain")
 
 
 def predict(options: argparse.Namespace) -> None:
@@ -136,8 +175,8 @@ def predict(options: argparse.Namespace) -> None:
     from src.inference.tables import classify_csv_column
     from src.inference.trained_model import load_model
 
-    model = load_model(find_checkpoint(options.checkpoint), options.prior, options.among)
-    print(f"model: {model.description}", file=sys.stderr)
+    model = load_model(options.checkpoint, options.prior, options.among)
+    print(f"Model: {model.title}", file=sys.stderr)
     threshold = choose_and_report_threshold(model, options)
     # A model can have fewer categories than are shown by default.
     top_k = min(options.top_k, len(model.categories))
@@ -154,7 +193,8 @@ def predict(options: argparse.Namespace) -> None:
         )
         return
 
-    if options.json:  # JSON is UTF-8; a lone surrogate is written as \udcff, which is valid JSON
+    if options.json:
+        # JSON is UTF-8. Bytes that could not be decoded are written as JSON escapes.
         sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")  # type: ignore[union-attr] # a file
     # The names of the command line are one batch; others are answered as they arrive.
     if options.names:
@@ -169,7 +209,7 @@ def predict(options: argparse.Namespace) -> None:
         top_k=top_k,
         threshold=threshold,
         is_json=options.json,
-        is_explained=options.explain,
+        should_show_prefixes=options.explain,
     )
     for names in batches:
         printer.classify_and_print(names)
@@ -179,7 +219,7 @@ def predict(options: argparse.Namespace) -> None:
 
 
 def choose_and_report_threshold(model: "TrainedModel", options: argparse.Namespace) -> float:
-    """Return the threshold that the options ask for, and print the one for `--precision`.
+    """Return the threshold. With `--precision`, look it up in the checkpoint and print it.
 
     Raises:
         UserError: if no threshold reached the precision.
@@ -188,9 +228,9 @@ def choose_and_report_threshold(model: "TrainedModel", options: argparse.Namespa
     if not options.precision:
         return float(options.threshold)
     point = model.find_threshold(options.precision)
-    summary = f"answered {point.coverage:.1%} of the validation names"
-    summary += f", {point.precision:.1%} of them right"
-    print(f"threshold: {point.threshold:.6g}, {summary}", file=sys.stderr)
+    summary = f"coverage {point.coverage:.1%} and precision {point.precision:.1%}"
+    message = f"Threshold: {point.threshold:.6g} ({summary} on the validation names)"
+    print(message, file=sys.stderr)
     return point.threshold
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 
 def replace_closed_streams() -> None:
-    """Replace standard streams that were closed when the program started with the null device.
+    """Open the null device in place of standard streams that were closed when the program started.
 
-    A job scheduler can start programs without them. Python then sets `sys.stdout` to None, and the
-    next file that the program opens would get the stream's file descriptor.
+    A job scheduler can start programs without these streams. Python then sets `sys.stdout` to None,
+    and the next file that the program opens would get the stream's file descriptor.
     """
     for name in ("stdin", "stdout", "stderr"):
         if getattr(sys, name) is None:

@@ -17,9 +17,10 @@ import hydra
 from omegaconf import DictConfig
 
 from src import launch
-from src.config import CONFIG_FOLDER, DATA_KEYS, TRAINING_KEYS, Config
+from src.config import CONFIG_FOLDER, DATA_MODULE_ARGUMENTS, TRAINING_KEYS, Config
+from src.console import announce_if_slow
 from src.models.registry import NETWORK_KEYS, SCORE
-from src.run.environment import training_environment
+from src.run.environment import should_show_progress, training_environment
 from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import
@@ -55,7 +56,7 @@ def train(config: Config, folder: Path) -> float | None:
     # Imported late: loading torch takes seconds, and a mistyped key should be reported at once.
     import torch
 
-    from src.audit.audit import warn_about_own_names
+    from src.audit.audit import warn_about_user_names
     from src.data.datamodule import NamesDataModule
     from src.run.report import Report
     from src.run.trainer import build_trainer_and_progress
@@ -66,27 +67,37 @@ def train(config: Config, folder: Path) -> float | None:
     with training_environment():
         # A resumed run has already been warned about these names.
         if not is_resumed:
-            warn_about_own_names(config)
-        data = NamesDataModule(**config.subset(DATA_KEYS))
+            with announce_if_slow("Checking the names for problems …"):
+                warn_about_user_names(config)
+        with announce_if_slow("Splitting and encoding the names …"):
+            data = NamesDataModule(**config.subset(DATA_MODULE_ARGUMENTS))
         # This seeds the initial weights. The sampling of names has a random generator of its own.
         torch.manual_seed(config.seed)
         model = build_model(config, data)
-        summary = [data.summary()]
+        log.info(data.summary())
         # A resumed run reads all weights from its checkpoint, so it skips the next two steps.
         if config.init_from and not is_resumed:
-            summary.append(initialize_weights_from_run(Path(config.init_from), model))
+            message = initialize_weights_from_run(Path(config.init_from), model)
+            log.info(message)
         if model.network.ngrams is not None and not is_resumed:
             # The n-gram models are fitted before the trainer trains the recurrent network. They see
-            # each distinct name once, so their prior is that of the corpus, not of the sampling.
-            model.network.ngrams.fit(data.distinct_names, data.corpus_prior, config.seed)
+            # each distinct name once, so they get the prior of the distinct names (`corpus_prior`)
+            # and not the prior of the sampler (`train_prior`).
+            log.info("Fitting the n-gram models …")
+            model.network.ngrams.fit(
+                data.distinct_names,
+                data.corpus_prior,
+                config.seed,
+                show_progress=should_show_progress(),
+            )
         trainer, progress = build_trainer_and_progress(config, folder, data)
 
         with Report(config, folder, model, trainer, progress, is_resumed) as report:
-            log.info("\n".join(summary))
             resume_from = checkpoint if is_resumed else None
-            # In spite of its name, `weights_only` loads the whole state: torch only refuses to
-            # unpickle other objects than tensors and plain values, which could execute code.
+            # Despite its name, `weights_only=True` restores the whole state. It only makes torch
+            # refuse to unpickle anything but tensors and plain values, which cannot execute code.
             trainer.fit(model, data, ckpt_path=resume_from, weights_only=True)
+            # `log_probabilities` below runs outside of the Trainer, which would set the mode.
             model.eval()
             if len(data.val_dataset):
                 model.calibration = fit_validation_calibration(model, data)
@@ -100,7 +111,8 @@ def train(config: Config, folder: Path) -> float | None:
             split, dataset = data.choose_report_split()  # the test names, if there are any
             log_probs = model.log_probabilities(dataset.loader())
             prior_scores = {}
-            # The calibration was fitted to the validation names, so their scores would be too high.
+            # Only the test names are scored under each prior. The calibration was fitted to the
+            # validation names, so scores on these would be too high.
             if split == "test" and model.calibration:
                 prior_scores = model.score_under_each_prior("test", log_probs, dataset.targets)
             metrics = report.report_result(log_probs, dataset.targets, split, prior_scores)
@@ -114,6 +126,7 @@ def build_model(config: Config, data: "NamesDataModule") -> "NameClassifier":
 
     settings = config.subset(NETWORK_KEYS + TRAINING_KEYS)
     if config.is_online:
+        # `OnlineClassifier` clips the gradients itself. For `NameClassifier`, the Trainer does.
         return OnlineClassifier.for_data(data, backend=config.backend, clip=config.clip, **settings)
     return NameClassifier.for_data(data, **settings)
 

@@ -149,6 +149,7 @@ def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
             "seed": 0,
             "val_fraction": 0.1,
             "test_fraction": 0.1,
+            "longest_train_name": 8,
             "all": "",
             "train": "",
             "val": "",
@@ -175,11 +176,11 @@ OLD_WEIGHT_NAMES = {
     "log_delta": "log_pooled_strength",
     "logit_mu": "own_share",
 }
-"""Names in state dicts, and the names that older versions of the program had for them."""
+"""Names in state dicts, and their names in early checkpoints of version 4."""
 
 
 def with_old_names(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """Return the content of a checkpoint with the names that an older version gave it.
+    """Return the content of a checkpoint with the names of early checkpoints of version 4.
 
     Args:
         checkpoint: the content of a checkpoint with a calibration; it is not changed.

@@ -12,7 +12,7 @@ import torch
 from src.audit import __main__ as command
 from src.audit import audit as audit_module
 from src.audit import labels as labels_module
-from src.audit.audit import audit, audit_and_log_worst_findings, warn_about_own_names
+from src.audit.audit import audit, audit_and_log_worst_findings, warn_about_user_names
 from src.audit.corpus import AuditSettings, read_audited_corpus
 from src.audit.labels import build_ngram_models, find_improbable_labels
 from src.audit.report import AuditReport, CategorySummary, Finding
@@ -79,8 +79,8 @@ def test_report_without_findings(tmp_path: Path) -> None:
 def test_all_rejected_lines_are_counted(tmp_path: Path) -> None:
     rejected = [f"{i}" for i in range(23)] + ["a\tb", "x" * 201]
     report = audit(write_names(tmp_path, Alpha=["Ali", *rejected], Beta=["Bob"]))
-    finding = find_finding(report, "lines that are not names")
-    assert (finding.severity, finding.count, len(finding.examples)) == ("refused", 25, 20)
+    finding = find_finding(report, "25 lines without a valid name: a name must have ")
+    assert (finding.severity, finding.count, len(finding.examples)) == ("error", 25, 20)
     assert finding.examples[0] == f"{tmp_path}/Alpha.txt:2: '0'"
     assert report.lines == 2
     assert report.findings[0].count == 25  # the most serious finding is the first
@@ -91,19 +91,20 @@ def test_missing_names_unusual_categories_and_ignored_files(tmp_path: Path) -> N
     (tmp_path / ".hidden.txt").touch()
     names = ["Ali", "N/A", "none", "Surname", "Nan"]
     report = audit(write_names(tmp_path, README=names, TRAIN=["Bob"], **{"New York": ["Cy"]}))
-    finding = find_finding(report, "stand for a missing one")
-    assert (finding.severity, finding.count) == ("wrong", 4)
+    finding = find_finding(report, "4 names look like placeholders or headers")
+    assert (finding.severity, finding.count) == ("warning", 4)
     assert finding.examples[0] == f"{tmp_path}/README.txt:2: N/A"
-    check_finding(report, "look like none", "wrong", 2, ["README", "TRAIN"])
-    text = "files that are passed over; data_file= reads a table"
-    check_finding(report, text, "note", 2, [".hidden.txt", "people.csv"])
+    text = "2 categories look like file or column names"
+    check_finding(report, text, "warning", 2, ["README", "TRAIN"])
+    text = "2 files are ignored (to read a table, use data_file=)"
+    check_finding(report, text, "info", 2, [".hidden.txt", "people.csv"])
 
 
 def test_categories_with_several_spellings(tmp_path: Path) -> None:
     files = {"Male": ["Ali"], "male": ["Bob"], "New York": ["Cy"], "newyork": ["Di"], "x": ["E"]}
     report = audit(write_names(tmp_path, **files))
     examples = ["'Male' = 'male'", "'New York' = 'newyork'"]
-    check_finding(report, "categories written", "wrong", 2, examples)
+    check_finding(report, "2 categories are written in several ways", "warning", 2, examples)
 
 
 def test_names_that_normalization_changes_or_merges(tmp_path: Path) -> None:
@@ -111,13 +112,16 @@ def test_names_that_normalization_changes_or_merges(tmp_path: Path) -> None:
     report = audit(names)
     # These are a third of the lines. Changes of case and of hyphens do not count.
     examples = ["Müller → Muller", "Иван → Ivan"]
-    check_finding(report, "that letters=ascii changes; letters=corpus", "doubtful", 2, examples)
+    text = "2 names are changed by letters=ascii (letters=corpus keeps all writing systems)"
+    check_finding(report, text, "suspect", 2, examples)
     assert [row.changed for row in report.categories] == [1 / 4, 1 / 2]
     examples = ["Müller = Muller", "SMITH = Smith"]
-    check_finding(report, "are read like one", "note", 2, examples)
+    text = "2 spellings are normalized to the same name as another one"
+    check_finding(report, text, "info", 2, examples)
     report = audit(names._replace(letters="corpus"))
     assert [row.changed for row in report.categories] == [0, 0]
-    check_finding(report, "are read like one", "note", 1, ["SMITH = Smith"])
+    text = "1 spelling is normalized to the same name as another one"
+    check_finding(report, text, "info", 1, ["SMITH = Smith"])
 
 
 def test_ambiguous_names_and_the_accuracy_ceiling(tmp_path: Path) -> None:
@@ -125,7 +129,8 @@ def test_ambiguous_names_and_the_accuracy_ceiling(tmp_path: Path) -> None:
     report = audit(write_names(tmp_path, **files))
     assert (report.names, report.pairs, report.ceiling) == (3, 6, 0.5)
     examples = ["Ali: A, B", "Lee: A, B, C"]
-    check_finding(report, "than 50.0% of the pairs", "doubtful", 2, examples)
+    text = "2 names have several categories, so the accuracy cannot exceed 0.500"
+    check_finding(report, text, "suspect", 2, examples)
 
 
 def test_counts_and_splits_of_a_table(tmp_path: Path) -> None:
@@ -137,9 +142,12 @@ def test_counts_and_splits_of_a_table(tmp_path: Path) -> None:
     report = audit(AuditSettings(source))
     assert len(report.guessed) == 1  # the columns
     assert report.lines == 10
-    check_finding(report, "on several sides", "doubtful", 1, ["anna"])
-    check_finding(report, "counts for more lines", "note", 1, ["Anna: 5 of 10 lines"])
-    check_finding(report, "of 1 with 5 letters or more", "note", 1, ["Annab, Anna (f)"])
+    text = "1 name is in more than one split, so the scores are too optimistic"
+    check_finding(report, text, "suspect", 1, ["anna"])
+    text = "1 most frequent name"
+    check_finding(report, text, "info", 1, ["Anna: 5 of 10 lines"])
+    text = "1 of 1 test names with at least 5 letters differs in one letter from a training name"
+    check_finding(report, text, "info", 1, ["Annab, Anna (f)"])
     sizes = [(row.lines, row.train, row.val, row.test) for row in report.categories]
     assert sizes == [(7, 1, 0, 2), (3, 1, 1, 0)]
 
@@ -150,20 +158,21 @@ def test_small_categories(tmp_path: Path) -> None:
     report = audit(AuditSettings(DataSource(data_dir=str(folder))))
     assert [row.test for row in report.categories] == [2, 1, 1, 0]
     examples = ["Beta (1)", "Gamma (1)", "Alpha (2)"]
-    check_finding(report, "fewer than 10 test names", "doubtful", 3, examples)
-    check_finding(report, "too small", "doubtful", 1, ["Tiny"])
+    text = "3 categories have fewer than 10 test names, so their scores are unreliable"
+    check_finding(report, text, "suspect", 3, examples)
+    check_finding(report, "1 category is too small to hold out names", "suspect", 1, ["Tiny"])
 
 
 def test_training_needs_two_categories(tmp_path: Path) -> None:
     report = audit(write_names(tmp_path / "one", A=["Bob"]))
-    check_finding(report, "training needs two", "refused", 1, ["A"])
+    check_finding(report, "1 category, but at least two are required", "error", 1, ["A"])
 
 
 def test_names_that_cannot_be_split(tmp_path: Path) -> None:
     names = write_names(tmp_path, A=["Ali"], B=["Bob"])
     report = audit(names._replace(val_fraction=0.1))
     reason = "val_fraction=0.1: too few names to hold any out; use val_fraction=0"
-    check_finding(report, "reasons not to train", "refused", 1, [reason])
+    check_finding(report, "1 reason why training would fail", "error", 1, [reason])
     assert [row.train for row in report.categories] == [1, 1]
 
 
@@ -242,10 +251,13 @@ def test_report_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None
     command.main([*keys, f"--out={tmp_path}/audit.json"])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "audit.json").read_text())
-    assert printed.startswith("3 lines, 3 names in 3 pairs with a category, 57 symbols\n\n")
-    assert "\nrefused   lines that are not names (1): a name has at least one letter " in printed
+    first_line = "3 lines; 3 distinct names, 3 pairs of a name and a category, 57 symbols"
+    assert printed.startswith(f"{first_line}\n\n")
+    assert (
+        "\nerror     1 line without a valid name: a name must have at least one letter " in printed
+    )
     assert "\x1b" not in printed
-    assert report["findings"][0]["severity"] == "refused"
+    assert report["findings"][0]["severity"] == "error"
     assert [row["category"] for row in report["categories"]] == ["Alpha", "Beta"]
     assert printed.splitlines()[-1].split() == ["Beta", "2", "2", "2", "0", "0", "0.0%"]
 
@@ -253,7 +265,7 @@ def test_report_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["data_fil=x.csv"], "data_fil: no such key; did you mean data_file?"),
+        (["data_fil=x.csv"], "data_fil: unknown key; did you mean data_file? See --help"),
         (["letters=latin"], "letters=latin: must be ascii, tutorial or corpus"),
         (["data_dir=nowhere"], "data_dir="),
     ],
@@ -275,10 +287,10 @@ def test_the_worst_findings_are_logged_once(
         audit_and_log_worst_findings(names)
         audit_and_log_worst_findings(names)
     assert caplog.messages == [
-        "wrong     names that stand for a missing one, or are a header (1)",
-        "wrong     categories that look like none (1)",
-        "doubtful  names of several categories (1): no model can be right on more than 75.0% of "
-        "the pairs",
+        f"warning   1 name looks like a placeholder or a header: {tmp_path}/README.txt:2: None",
+        "warning   1 category looks like a file or column name: README",
+        "suspect   1 name has several categories, so the accuracy cannot exceed 0.750: "
+        "Ali: Beta, README",
     ]
 
 
@@ -289,13 +301,13 @@ def test_warnings_before_training(
     own_names: Any = [f"data_dir={tmp_path}", "val_fraction=0", "test_fraction=0"]
     with caplog.at_level(logging.WARNING):
         monkeypatch.setenv("LOCAL_RANK", "1")
-        warn_about_own_names(settings(*own_names))  # another process of DDP
+        warn_about_user_names(settings(*own_names))  # another process of DDP
         monkeypatch.delenv("LOCAL_RANK")
-        warn_about_own_names(settings())  # the included names
+        warn_about_user_names(settings())  # the included names
         assert caplog.messages == []
         for seed in (0, 1):  # the runs of a sweep
-            warn_about_own_names(settings(*own_names, f"seed={seed}"))
-    assert caplog.messages == ["wrong     categories that look like none (1)"]
+            warn_about_user_names(settings(*own_names, f"seed={seed}"))
+    assert caplog.messages == ["warning   1 category looks like a file or column name: README"]
 
 
 def test_only_a_sample_of_many_names_is_audited_before_training(
@@ -312,11 +324,14 @@ def test_only_a_sample_of_many_names_is_audited_before_training(
         audit_and_log_worst_findings(audit_settings._replace(test_fraction=0.1))
     # Missing names and categories are checked in all rows.
     assert caplog.messages[:2] == [
-        "wrong     names that stand for a missing one, or are a header (1)",
-        "wrong     categories that look like none (1)",
+        f"warning   1 name looks like a placeholder or a header: {tmp_path}/A.txt:61: None",
+        "warning   1 category looks like a file or column name: README",
     ]
     messages = "".join(caplog.messages)
-    assert f"names of several categories ({n_ambiguous}): " in messages
-    assert "categories with" not in messages
+    assert f"{n_ambiguous} names have several categories, so the accuracy " in messages
+    assert "have fewer than" not in messages
     assert "too small" not in messages
-    assert caplog.messages[-1] == "that is one name in 3; python -m src.audit looks at all"
+    assert caplog.messages[-2:] == [
+        "These findings are from a sample of one in 3 names.",
+        "To check all names, run python -m src.audit.",
+    ]

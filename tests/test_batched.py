@@ -1,3 +1,5 @@
+"""Training on batches of names with autograd: `backend=autograd`."""
+
 import math
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,13 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 
-def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
+def make_model(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifier:
+    """Return an untrained model with three categories.
+
+    Args:
+        network: arguments of the network that differ from a small Elman network.
+        changes: arguments of the model that differ from plain SGD.
+    """
     torch.manual_seed(0)
     names = {
         "alphabet": ASCII_ALPHABET.to_dict(),
@@ -36,132 +44,148 @@ def make(network: dict[str, Any] | None = None, **changes: Any) -> NameClassifie
     )
 
 
-class Watch(Callback):
-    """Keeps what each step gave, and at what learning rate."""
+class StepRecorder(Callback):
+    """Records the output and the learning rate of each training step."""
 
     def __init__(self) -> None:
         self.outputs: list[dict[str, Tensor]] = []
         self.rates: list[float] = []
 
     def on_train_batch_start(self, trainer: Any, *_: Any) -> None:
-        """Keep the learning rate."""
+        """Record the learning rate."""
         self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(self, trainer: Any, model: Any, outputs: Any, *_: Any) -> None:
-        """Keep what the step gave."""
+        """Record the output of the step."""
         self.outputs.append(outputs)
 
 
-def step(model: NameClassifier, *batches: Batch, **arguments: Any) -> Watch:
-    """Take a step on each batch."""
-    watch, loader = Watch(), DataLoader[Any](list(batches), batch_size=None)  # type: ignore[arg-type] # a list will do
-    make_trainer(callbacks=[watch], max_epochs=1, **arguments).fit(model, loader)
-    return watch
+def train_on_batches(model: NameClassifier, *batches: Batch, **arguments: Any) -> StepRecorder:
+    """Take one training step on each batch, and return the outputs of the steps."""
+    recorder = StepRecorder()
+    dataset: Any = list(batches)
+    loader = DataLoader[Any](dataset, batch_size=None)
+    make_trainer(callbacks=[recorder], max_epochs=1, **arguments).fit(model, loader)
+    return recorder
 
 
-def answer(model: NameClassifier, batch: Batch) -> Tensor:
+def compute_scores(model: NameClassifier, batch: Batch) -> Tensor:
+    """Return the scores of a batch, computed without the methods of the model."""
     scores: Tensor = model.network.recurrent(batch.letters, batch.lengths)
     return scores + torch.tensor([0.5, 0.3, 0.2]).log()
 
 
 def test_step_is_plain_sgd_on_the_mean_loss() -> None:
-    model, same = make(), make()
+    model, reference = make_model(), make_model()
     batch = make_batch(NAMES)
-    (results,) = step(model, batch).outputs
-    scores = answer(same, batch)
+    (results,) = train_on_batches(model, batch).outputs
+    scores = compute_scores(reference, batch)
     loss = F.cross_entropy(scores, batch.targets)
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     assert results["losses"].tolist() == pytest.approx([loss.item()], abs=1e-6)
     assert results["guesses"].tolist() == [int(scores[0].argmax())]
-    for mine, theirs in zip(model.parameters(), same.parameters(), strict=True):
-        expected = theirs if theirs.grad is None else theirs - 0.1 * theirs.grad
-        torch.testing.assert_close(mine, expected, atol=1e-6, rtol=0)
+    for weight, reference_weight in zip(model.parameters(), reference.parameters(), strict=True):
+        expected: Tensor = reference_weight
+        if reference_weight.grad is not None:
+            expected = reference_weight - 0.1 * reference_weight.grad
+        torch.testing.assert_close(weight, expected, atol=1e-6, rtol=0)
     assert model.iteration == 1
     assert dict(model.curve("train/loss")) == pytest.approx({1: loss.item()}, abs=1e-6)
 
 
 def test_label_smoothing_equals_pytorch() -> None:
-    model, same = make(label_smoothing=0.1), make()
+    model, reference = make_model(label_smoothing=0.1), make_model()
     batch = make_batch(NAMES)
-    scores = answer(same, batch)
+    scores = compute_scores(reference, batch)
     expected = F.cross_entropy(scores, batch.targets, label_smoothing=0.1).item()
-    assert step(model, batch).outputs[0]["losses"].item() == pytest.approx(expected, abs=1e-6)
+    assert train_on_batches(model, batch).outputs[0]["losses"].item() == pytest.approx(
+        expected, abs=1e-6
+    )
 
 
 def test_long_gradients_are_clipped_by_lightning() -> None:
-    model = make()
+    model = make_model()
     before = flat_weights(model).clone()
-    step(model, make_batch(NAMES), gradient_clip_val=0.01)
+    train_on_batches(model, make_batch(NAMES), gradient_clip_val=0.01)
     assert float((flat_weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_cosine_schedule() -> None:
-    watch = step(make(schedule="cosine", iterations=200), *[make_batch(["Lee"])] * 200)
-    for iteration, rate in enumerate(watch.rates):
-        falling = (1 + math.cos(math.pi * iteration / 200)) / 2
-        assert rate == pytest.approx(0.1 * min(1, (iteration + 1) / 10) * falling)
-    assert len(watch.rates) == 200
+    recorder = train_on_batches(
+        make_model(schedule="cosine", iterations=200), *[make_batch(["Lee"])] * 200
+    )
+    for iteration, rate in enumerate(recorder.rates):
+        decay = (1 + math.cos(math.pi * iteration / 200)) / 2
+        assert rate == pytest.approx(0.1 * min(1, (iteration + 1) / 10) * decay)
+    assert len(recorder.rates) == 200
 
 
 def test_adamw_equals_pytorch() -> None:
-    model, same = (make(optimizer="adamw", weight_decay=0.5) for _ in range(2))
+    model, reference = (make_model(optimizer="adamw", weight_decay=0.5) for _ in range(2))
     batch = make_batch(NAMES)
-    step(model, batch, batch)
-    trained = [weight for weight in same.parameters() if weight.requires_grad]
+    train_on_batches(model, batch, batch)
+    trained = [weight for weight in reference.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99))
     for _ in range(2):
         optimizer.zero_grad()
-        loss = F.cross_entropy(answer(same, batch), batch.targets)
+        loss = F.cross_entropy(compute_scores(reference, batch), batch.targets)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
-    torch.testing.assert_close(flat_weights(model), flat_weights(same), atol=1e-6, rtol=0)
+    torch.testing.assert_close(flat_weights(model), flat_weights(reference), atol=1e-6, rtol=0)
 
 
 def test_dropout_depends_only_on_the_iteration_and_the_seed() -> None:
     batch = make_batch(NAMES)
 
     def losses(first: int, seed: int = 0) -> list[float]:
-        model = make({"dropout": 0.5}, lr=0.0, seed=seed)
+        model = make_model({"dropout": 0.5}, lr=0.0, seed=seed)
         model.iteration = first
-        torch.manual_seed(first)  # whatever was drawn before
-        return [outputs["losses"].item() for outputs in step(model, *[batch] * 4).outputs]
+        torch.manual_seed(first)  # the state of the generator before should not matter
+        return [
+            outputs["losses"].item() for outputs in train_on_batches(model, *[batch] * 4).outputs
+        ]
 
     assert losses(2)[:2] == losses(0)[2:]
     assert len({*losses(0), *losses(0, seed=1)}) == 8
 
 
-@pytest.mark.parametrize("fitted", [True, False])
+@pytest.mark.parametrize("is_fitted", [True, False])
 def test_ngrams_are_not_trained_with_the_network(
-    fitted: bool, monkeypatch: pytest.MonkeyPatch
+    is_fitted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whether they were fitted just now, or are to come from a checkpoint."""
+    """This is so whether or not they have been fitted when the optimizer is created."""
     monkeypatch.setattr("src.ngrams.letter_ngrams.N_STEPS", 3)
     monkeypatch.setattr("src.ngrams.tfidf.MIN_STEPS", 3)
     monkeypatch.setattr("src.ngrams.tfidf.MAX_STEPS", 3)
-    model, alone = make({"ngrams": 2}, weight_decay=0.1), make(weight_decay=0.1)
+    model, without_ngrams = (
+        make_model({"ngrams": 2}, weight_decay=0.1),
+        make_model(weight_decay=0.1),
+    )
     ngrams = model.network.ngrams
     assert ngrams is not None
-    if fitted:
+    if is_fitted:
         names = NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]})
         ngrams.fit(names, [1 / 3] * 3, seed=0)
     before = [weight.clone() for weight in ngrams.parameters()]
-    (group,), (expected,) = (each.configure_optimizers().param_groups for each in (model, alone))
+    (group,), (expected,) = (m.configure_optimizers().param_groups for m in (model, without_ngrams))
     assert [weight.shape for weight in group["params"]] == [w.shape for w in expected["params"]]
-    for each in (model, alone):
-        step(each, make_batch(NAMES), make_batch(NAMES))
+    for trained_model in (model, without_ngrams):
+        train_on_batches(trained_model, make_batch(NAMES), make_batch(NAMES))
     torch.testing.assert_close(list(ngrams.parameters()), before, atol=0, rtol=0)
-    for mine, same in zip(
-        model.network.recurrent.parameters(), alone.network.recurrent.parameters(), strict=True
+    for weight, expected_weight in zip(
+        model.network.recurrent.parameters(),
+        without_ngrams.network.recurrent.parameters(),
+        strict=True,
     ):
-        assert torch.equal(mine, same)
+        assert torch.equal(weight, expected_weight)
 
 
 def test_batch_without_names_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where processes share a batch, one may have none of its names: its gradient is zero."""
-    model = make({"ngrams": 2})
+    """With DDP, a process may have no names in a batch. Its gradient is then zero."""
+    model = make_model({"ngrams": 2})
     model.trainer = make_trainer()
-    another_has_seven = torch.tensor([0.0, 7.0])
-    monkeypatch.setattr(model.trainer.strategy, "reduce", another_has_seven.add)
+    sums_of_another_process = torch.tensor([0.0, 7.0])
+    monkeypatch.setattr(model.trainer.strategy, "reduce", sums_of_another_process.add)
     results = model.training_step(Batch(*(part[:0] for part in make_batch(NAMES))), 0)
     results["loss"].backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     assert results["losses"].tolist() == [0]
@@ -173,9 +197,10 @@ def test_batch_without_names_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
 def test_non_finite_loss_stops_training(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 500, "log_every": 10, "val_every": 100}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
-    model = make({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
+    model = make_model({"cell": "tutorial", "hidden": 8}, lr=50.0, **sizes)
     with pytest.raises(
-        DivergenceError, match=r"lr=50\.0 clip=0: the loss is no longer finite at iterat"
+        DivergenceError,
+        match=r"lr=50\.0 clip=0: the loss or a weight is no longer finite at iterat",
     ):
         fit(model, data)
 
@@ -183,7 +208,7 @@ def test_non_finite_loss_stops_training(corpus_dir: Path) -> None:
 def test_batched_training_of_the_tutorial_cell_equals_a_plain_loop(corpus_dir: Path) -> None:
     sizes: dict[str, Any] = {"iterations": 100, "log_every": 10, "val_every": 50}
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 0, **sizes, batch_size=4, chunk_size=1)
-    model = make(
+    model = make_model(
         {"cell": "tutorial", "hidden": 8, "train_prior": data.train_prior}, lr=0.05, **sizes
     )
     fit(model, data)
@@ -200,8 +225,8 @@ def test_batched_training_of_the_tutorial_cell_equals_a_plain_loop(corpus_dir: P
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
         optimizer.step()
     for name, weight in rnn.state_dict().items():
-        mine = model.state_dict()[f"network.recurrent.rnn.{name}"]
-        torch.testing.assert_close(mine, weight, atol=1e-5, rtol=0)
+        trained = model.state_dict()[f"network.recurrent.rnn.{name}"]
+        torch.testing.assert_close(trained, weight, atol=1e-5, rtol=0)
 
 
 def test_names_of_equal_length_and_batches_of_one_name(tmp_path: Path) -> None:
@@ -215,8 +240,10 @@ def test_names_of_equal_length_and_batches_of_one_name(tmp_path: Path) -> None:
     batches = list(data.train_dataloader())
     assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
     shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
-    names_of = {"categories": data.categories, "train_prior": data.train_prior}
-    model = make({**names_of, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes)
+    category_arguments = {"categories": data.categories, "train_prior": data.train_prior}
+    model = make_model(
+        {**category_arguments, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes
+    )
     trainer = fit(model, data)
     trainer.test(model, data, verbose=False)
-    assert model.last_values()["test/accuracy"] == 1  # a vowel tells them apart
+    assert model.last_values()["test/accuracy"] == 1  # the vowel determines the category

@@ -18,7 +18,7 @@ from src import evaluate, predict
 from src.data.alphabet import ASCII_ALPHABET, UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS
 from src.inference.trained_model import load_model
-from src.models.checkpoint import VERSION, rename_keys_of_older_version
+from src.models.checkpoint import VERSION, rename_keys_of_early_version_4
 from src.models.registry import PRIORS, SCORE
 from tests.helpers import (
     CALIBRATION,
@@ -32,7 +32,7 @@ from tests.helpers import (
 
 Captured = pytest.CaptureFixture[str]
 
-DAMAGED = "not a checkpoint, or a damaged or unsafe one"
+DAMAGED = "not a checkpoint, or a damaged one"
 
 
 def read_refusal(capsys: Captured, path: Path) -> str:
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path, capsys: Cap
     for changes in all_changes:
         torch.save(oldest | changes, tmp_path / "old.ckpt")
         message = read_refusal(capsys, tmp_path / "old.ckpt")
-        assert message == "is of an older version of this program; train anew"
+        assert message == "written by another version of this program; train a new model"
 
 
 def test_a_checkpoint_with_the_names_of_an_older_version_gives_the_same_predictions(
@@ -199,19 +199,21 @@ def test_a_checkpoint_with_the_names_of_an_older_version_gives_the_same_predicti
         actual = load_model(tmp_path / "old.ckpt", prior)
         assert actual.calibration == expected.calibration
         names = ["Jones", "O'Neill", "Lee"]
-        assert torch.equal(actual.probabilities(names), expected.probabilities(names))
+        assert torch.equal(
+            actual.predict_probabilities(names), expected.predict_probabilities(names)
+        )
 
 
 def test_a_recent_network_may_use_the_weight_names_of_an_older_version() -> None:
     checkpoint = make_checkpoint()
     checkpoint["state_dict"]["network.recurrent.letters"] = torch.zeros(3)
     keys = list(checkpoint["state_dict"])
-    rename_keys_of_older_version(checkpoint)
+    rename_keys_of_early_version_4(checkpoint)
     assert list(checkpoint["state_dict"]) == keys
 
 
 def with_values(place: str, *values: object) -> list[tuple[str, object]]:
-    """Return a pair of the same place, or key, and each of the values."""
+    """Return a pair of the place and the value for each of the values."""
     return [(place, value) for value in values]
 
 
@@ -292,7 +294,7 @@ def test_an_impossible_network_is_refused(
 ) -> None:
     checkpoint = make_checkpoint(GRU_NETWORK)
     torch.save(checkpoint, tmp_path / "good.ckpt")
-    assert load_model(tmp_path / "good.ckpt").probabilities(["Jones"]).shape == (1, 3)
+    assert load_model(tmp_path / "good.ckpt").predict_probabilities(["Jones"]).shape == (1, 3)
     torch.save(replace_value(checkpoint, f"{NETWORK_PATH} {key}", value), tmp_path / "bad.ckpt")
     start = time.perf_counter()
     assert "not a checkpoint of this program" in read_refusal(capsys, tmp_path / "bad.ckpt")
@@ -317,8 +319,8 @@ def test_weights_of_lower_precision_are_accepted(tmp_path: Path) -> None:
         checkpoint["state_dict"][name] = weight.bfloat16()
     torch.save(checkpoint, tmp_path / "half.ckpt")
     names = ["Jones", "Lee"]
-    expected = load_model(tmp_path / "full.ckpt").probabilities(names)
-    actual = load_model(tmp_path / "half.ckpt").probabilities(names)
+    expected = load_model(tmp_path / "full.ckpt").predict_probabilities(names)
+    actual = load_model(tmp_path / "half.ckpt").predict_probabilities(names)
     assert actual.dtype == torch.float32
     torch.testing.assert_close(actual, expected, atol=0.01, rtol=0)
 
@@ -326,7 +328,7 @@ def test_weights_of_lower_precision_are_accepted(tmp_path: Path) -> None:
 def test_ngram_tables_that_are_larger_in_memory_are_refused(
     tmp_path: Path, capsys: Captured
 ) -> None:
-    """A single number stands for a hundred million, and must not be copied that often."""
+    """A tensor with a stride of 0 repeats a single number, and must not be copied."""
     checkpoint = make_checkpoint(GRU_NETWORK | {"ngrams": 2})
     for tables in checkpoint["state_dict"].values():
         if isinstance(tables, dict):

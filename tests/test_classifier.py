@@ -197,7 +197,7 @@ def test_divergence_error_names_lr_clip_and_iteration(corpus_dir: Path) -> None:
 def test_divergence_error_suggests_a_lower_clip(corpus_dir: Path) -> None:
     data = make_data(corpus_dir)
     model = make_model(data.categories, lr=1e12)
-    with pytest.raises(DivergenceError, match=r" clip=500: .*; try a lower lr or clip$"):
+    with pytest.raises(DivergenceError, match=r" clip=500: .*; try a lower lr or a lower clip$"):
         fit(model, data)
 
 

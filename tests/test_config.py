@@ -1,3 +1,5 @@
+"""The keys of train.yaml: defaults, allowed values, error messages and `--help`."""
+
 import inspect
 import re
 import shlex
@@ -11,7 +13,14 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
 
-from src.config import ALL_TRAINER_ARGUMENTS, RUN_KEYS, SET_BY_PROGRAM, USE_INSTEAD, Config
+from src.config import (
+    ALL_TRAINER_ARGUMENTS,
+    CONFIG_FOLDER,
+    RUN_KEYS,
+    SET_BY_PROGRAM,
+    USE_INSTEAD,
+    Config,
+)
 from src.data.readers import DataSource
 from src.errors import UserError
 from src.run.messages import format_folder_override
@@ -95,8 +104,8 @@ def test_every_trainer_argument_is_passed_or_refused() -> None:
     from lightning.pytorch import Trainer
 
     assert sorted(ALL_TRAINER_ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
-    messages = {name: f"use {key}" for name, key in USE_INSTEAD.items()}
-    messages.update(dict.fromkeys(SET_BY_PROGRAM, "is set by the program"))
+    messages = {name: f"cannot be set; use {key} instead" for name, key in USE_INSTEAD.items()}
+    messages.update(dict.fromkeys(SET_BY_PROGRAM, "cannot be set, because the program sets it"))
     for name, message in messages.items():
         with pytest.raises(UserError) as caught:
             settings(f"trainer.{name}=1")
@@ -118,37 +127,37 @@ def test_tutorial_experiment_holds_nothing_out() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=0", "lr=0.0: must be above 0, at most 1,000"),
-        ("lr=-1", "lr=-1.0: must be above 0, at most 1,000"),
-        ("lr=nan", "lr=nan: must be above 0, at most 1,000"),
-        ("lr=inf", "lr=inf: must be above 0, at most 1,000"),
-        ("hidden=0", "hidden=0: must be 1 to 4,096"),
-        ("iterations=0", "iterations=0: must be 1 to 1,000,000,000"),
-        ("seed=-1", "seed=-1: must be 0 to 4,294,967,295"),
-        ("log_every=-1", "log_every=-1: must be 0 to 1,000,000"),
-        ("print_every=-1", "print_every=-1: must be 0 to 1,000,000,000"),
-        ("val_every=-1", "val_every=-1: must be 0 to 1,000,000,000"),
+        ("lr=0", "lr=0.0: must be above 0 and at most 1,000"),
+        ("lr=-1", "lr=-1.0: must be above 0 and at most 1,000"),
+        ("lr=nan", "lr=nan: must be above 0 and at most 1,000"),
+        ("lr=inf", "lr=inf: must be above 0 and at most 1,000"),
+        ("hidden=0", "hidden=0: must be an integer from 1 to 4,096"),
+        ("iterations=0", "iterations=0: must be an integer from 1 to 1,000,000,000"),
+        ("seed=-1", "seed=-1: must be an integer from 0 to 4,294,967,295"),
+        ("log_every=-1", "log_every=-1: must be an integer from 0 to 1,000,000"),
+        ("print_every=-1", "print_every=-1: must be an integer from 0 to 1,000,000,000"),
+        ("val_every=-1", "val_every=-1: must be an integer from 0 to 1,000,000,000"),
         ("passes=0", "passes=0.0: must be above 0, or null"),
-        ("val_fraction=1", "val_fraction=1.0: must be at least 0, below 1"),
-        ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0, below 1"),
-        ("data_dir=''", "must be a folder, or null"),
+        ("val_fraction=1", "val_fraction=1.0: must be at least 0 and below 1"),
+        ("test_fraction=-0.1", "test_fraction=-0.1: must be at least 0 and below 1"),
+        ("data_dir=''", "data_dir=: must be an existing folder, or null"),
         ("backend=fast", "backend=fast: must be compiled or autograd"),
         ("trainer=gpu", "trainer.accelerator=gpu: must be cpu with backend=compiled"),
-        ("batch_size=0", "batch_size=0: must be 1 to 100,000"),
+        ("batch_size=0", "batch_size=0: must be an integer from 1 to 100,000"),
         ("batch_size=2", "batch_size=2: must be 1 unless backend=autograd"),
         ("cell=gru", "cell=gru: must be tutorial unless backend=autograd"),
         ("cell=mlp", "cell=mlp: must be tutorial, rnn, gru or lstm"),
-        ("dropout=1.0", "dropout=1.0: must be at least 0, below 1"),
+        ("dropout=1.0", "dropout=1.0: must be at least 0 and below 1"),
         ("dropout=0.5", "dropout=0.5: must be 0 unless cell=rnn, gru or lstm"),
         ("optimizer=adam", "optimizer=adam: must be sgd or adamw"),
-        ("clip=inf", "clip=inf: must be at least 0"),
+        ("clip=inf", "clip=inf: must be finite and at least 0"),
         ("trainer.devices=2", "trainer.devices=2: must be 1 with backend=compiled"),
         ("trainer.strategy=fsdp", "trainer.strategy=fsdp: must be "),
         ("trainer.precision=16", "trainer.precision=16: must be 32-true with"),
-        ("+colour=red", "colour: no such key"),
-        ("lr=???", "lr: Missing mandatory value: lr"),
+        ("+colour=red", "colour: unknown key; --help lists all keys"),
+        ("lr=???", "lr: has no value; use lr=VALUE"),
         ("lr=${nowhere}", "lr: Interpolation key 'nowhere' not found"),
-        ("~lr", "lr"),
+        ("~lr", "lr: has no value; use lr=VALUE"),
     ],
 )
 def test_value_out_of_range_is_refused(override: str, message: str) -> None:
@@ -186,38 +195,51 @@ def test_held_out_fractions_must_be_below_one() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["lr=0"], "lr=0.0: must be above 0, at most 1,000"),
-        (["hidden_size=64"], "hidden_size: no such key; did you mean hidden? --help lists them"),
-        (["hiden=64"], "hiden: no such key; did you mean hidden? --help lists them"),
-        (["+depth=3"], "depth: no such key. --help lists them"),
+        (["lr=0"], "lr=0.0: must be above 0 and at most 1,000"),
+        (["hidden_size=64"], "hidden_size: unknown key; did you mean hidden? See --help"),
+        (["hiden=64"], "hiden: unknown key; did you mean hidden? See --help"),
+        (["+depth=3"], "depth: unknown key; --help lists all keys"),
         (
             ["trainer.precisoin=16"],
-            "trainer.precisoin: no such key; did you mean trainer.precision?",
+            "trainer.precisoin: unknown key; did you mean trainer.precision? See --help",
         ),
-        (["trainer.max_epochs=3"], "trainer.max_epochs: use iterations"),
+        (["trainer.max_epochs=3"], "trainer.max_epochs: cannot be set; use iterations instead"),
         (
             ["trainer=null"],
-            "Config group override must be a string or a list. Got NoneType: trainer=",
+            "the value of a configuration group cannot be empty or a dictionary; use for example "
+            "trainer=cpu, ",
         ),
-        (["logger=null"], "no logger: logger=[]"),
-        (["-m", "cluster=null"], "cluster=cores, ray or slurm, or one run after the other: hydra/"),
+        (["logger=null"], "logger=[tensorboard,csv], logger=[] for no logger, or cluster=cores\n"),
+        (["-m", "cluster=null"], "logger=[] for no logger, or cluster=cores\n"),
         (["lr=" + "9" * 5000], "Exceeds the limit (4300 digits) for integer string conversion"),
-        (["lr=abc"], "Value 'abc' of type 'str' could not be converted to Float"),
-        (["hidden=1.5"], "Value '1.5' of type 'float' could not be converted to Integer"),
-        (["experiment=tutoral"], "Could not find 'experiment/tutoral'"),
+        (["lr=abc"], "lr=abc: must be above 0 and at most 1,000\n"),
+        (["hidden=1.5"], "hidden=1.5: must be an integer from 1 to 4,096\n"),
+        (
+            ["experiment=tutoral"],
+            "experiment=tutoral: unknown option; did you mean experiment=tutorial? Available: best",
+        ),
         (["val_fraction=0.9", "test_fraction=0.2"], "test_fraction = 1.1: must be below 1"),
-        (["lr=???"], "lr: Missing mandatory value: lr"),
-        (["data_dir=nowhere"], "nowhere: must be a folder, or null"),
-        (["hydra.run.dir=${nowhere}"], "Interpolation key 'nowhere' not found"),
-        (["-m", "resume=a,b"], "resume: is of a single run"),
-        (["-m", "trainer=ddp", "seed=1,2"], "trainer: a sweep's runs have one process each"),
-        (["-m", "hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"], "Interpolation key 'nowhere' not"),
+        (["lr=???"], "lr: has no value; use lr=VALUE\n"),
+        (["data_dir=nowhere"], "nowhere: must be an existing folder, or null\n"),
+        (["hydra.run.dir=${nowhere}"], "hydra.run.dir: Interpolation key 'nowhere' not found"),
+        (
+            ["-m", "resume=a,b"],
+            "resume: cannot be used with -m; to resume a sweep, set hydra.sweep.dir\n",
+        ),
+        (
+            ["-m", "trainer=ddp", "seed=1,2"],
+            "trainer.devices: must be 1 in a sweep, because each run has one process\n",
+        ),
+        (
+            ["-m", "hydra.sweep.dir=${nowhere}", "lr=0.1,0.2"],
+            "hydra.sweep.dir: Interpolation key 'nowhere' not",
+        ),
         (["-m", "--cfg", "job"], "Only one of --run, --multirun"),
         (["hydra.run.dir=taken/run"], "taken/run: Not a directory"),
         (["-m", "seed=0,1", "hydra.sweep.dir=taken/run"], "taken/run: Not a directory"),
         (
             ["hydra.run.dir=old"],
-            "old: holds a run; go on with it: resume=",
+            "old: already contains a run; use another folder, or resume=./old\n",
         ),
     ],
 )
@@ -238,10 +260,86 @@ def test_invalid_settings_produce_a_message_and_write_nothing(
     assert len([path for path in tmp_path.rglob("*") if path.name != ".lock"]) == 3
 
 
+GROUP_MESSAGE = (
+    "the value of a configuration group cannot be empty or a dictionary; use for example "
+    "trainer=cpu, logger=[tensorboard,csv], logger=[] for no logger, or cluster=cores"
+)
+CELL_OPTIONS_MESSAGE = "must be tutorial, rnn, gru or lstm"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("hidden_size=64", "hidden_size: unknown key; did you mean hidden? See --help"),
+        ("depth=3", "depth: unknown key; --help lists all keys"),
+        ("+depth=3", "depth: unknown key; --help lists all keys"),
+        (
+            "trainer.precison=64",
+            "trainer.precison: unknown key; did you mean trainer.precision? See --help",
+        ),
+        ("trainer={speed: 1}", "trainer.speed: unknown key; --help lists all keys"),
+        ("+trainer.speed=1", "trainer.speed: unknown key; --help lists all keys"),
+        ("hidden=abc", "hidden=abc: must be an integer from 1 to 4,096"),
+        ("hidden=", "hidden=: must be an integer from 1 to 4,096"),
+        ("bidirectional=maybe", "bidirectional=maybe: must be true or false"),
+        ("cell=[gru]", f"cell=[gru]: {CELL_OPTIONS_MESSAGE}"),
+        ("lr=null", "lr=null: must be above 0 and at most 1,000"),
+        ("hidden", "hidden: overrides have the form key=value, for example hidden=64"),
+        (
+            "data_file=people (1).csv",
+            """data_file=people (1).csv: the value must be quoted: "data_file='people (1).csv'\"""",
+        ),
+        ("lr=0.1,0.2", "lr=0.1,0.2: has several values; use -m to start a sweep over them"),
+        (
+            "logger=tensorboard,csv",
+            "logger=tensorboard,csv: a list must be in brackets; use logger=[tensorboard,csv]",
+        ),
+        (
+            "+hidden=3",
+            "+hidden: already has a value; use hidden= without the plus sign to replace it",
+        ),
+        (
+            "+experiment=best",
+            "+experiment: already has a value; use experiment= without the plus sign to replace it",
+        ),
+        ("logger=csw", "logger=csw: unknown option; did you mean logger=csv? Available: csv, "),
+        (
+            "trainer=tpu",
+            "trainer=tpu: unknown option; did you mean trainer=gpu? Available: cpu, ddp, gpu",
+        ),
+        ("cluster=lsf", "cluster=lsf: unknown option; available: cores, ray, slurm"),
+        ("trainer=null", GROUP_MESSAGE),
+        ("~lr", "lr: has no value; use lr=VALUE"),
+        ("~depth", "Could not delete from config. 'depth' does not exist."),
+    ],
+)
+def test_message_of_a_mistake_in_the_command_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_in_process: Callable[..., Result],
+    override: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train_in_process(override)
+    if message.endswith(", "):  # all other options follow
+        message += "mlflow, tensorboard, wandb"
+    assert result == (1, "", f"{message}\n")
+
+
+def test_message_of_a_missing_main_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_in_process: Callable[..., Result]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = train_in_process("--config-name", "other")
+    message = f"--config-name other: there is no such file in {CONFIG_FOLDER}\n"
+    assert result == (1, "", message)
+
+
 def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) -> None:
     command = [sys.executable, "-m", "src.train", "hidden_size=64"]
     result = programs.run(*command, cwd=tmp_path, is_forked=False)
-    message = "hidden_size: no such key; did you mean hidden? --help lists them\n"
+    message = "hidden_size: unknown key; did you mean hidden? See --help\n"
     assert result == (1, "", message)
     assert not any(tmp_path.iterdir())
 
@@ -289,7 +387,7 @@ def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> No
     assert "\n  hidden=77 " in result.stdout
     assert "\n  bidirectional=false " in result.stdout  # as it is typed
     examples = result.stdout.index("python -m")
-    first_section = result.stdout.index("The experiment")
+    first_section = result.stdout.index("\nData\n")
     assert examples < result.stdout.index("resume=FOLDER") < first_section
     for heading in HELP_SECTIONS.values():
         assert f"\n\n{heading}\n\n" in result.stdout

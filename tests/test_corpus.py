@@ -31,7 +31,9 @@ def test_invalid_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"contains no <Category>\.txt files"):
         read_corpus(tmp_path)
     (tmp_path / "Only.txt").write_text("Jones\n")
-    with pytest.raises(UserError, match=r"only one category, Only; needs two"):
+    with pytest.raises(
+        UserError, match=r": there is only one category \(Only\); at least two are required$"
+    ):
         read_corpus(tmp_path)
 
 
@@ -40,19 +42,19 @@ def test_invalid_folders_are_refused(tmp_path: Path) -> None:
     [
         (b"Jones\nM\xfcller\n", r"Bad\.txt:2: not UTF-8"),
         (b"Jones\rM\xfcller\r", r"Bad\.txt:2: not UTF-8"),
-        (b"", r"Bad\.txt: holds no names"),
-        (b"\n \r\n", r"Bad\.txt: holds no names"),
-        (b"Jones\n\n123\n", r": 1 lines are not names: .*\n  .*Bad\.txt:3: '123'$"),
+        (b"", r"Bad\.txt: contains no names; delete the file, or add one name per line$"),
+        (b"\n \r\n", r"Bad\.txt: contains no names; delete the file, or add one name per line$"),
+        (b"Jones\n\n123\n", r": 1 line without a valid name: .*\n  .*Bad\.txt:3: '123'$"),
         (
             b"Jones\n.;\n",
-            r"one letter that letters=ascii can read.*\n.*Bad\.txt:2: '\.;'$",
+            r"one letter of the alphabet \(letters=ascii\), at most.*\n.*Bad\.txt:2: '\.;'$",
         ),
         (b"Jones\rLee\tChinese\r", r"no tab or other control.*\n.*Bad\.txt:2: 'Lee\\tChinese'$"),
         (b"Jo\x00nes\n", r"Bad\.txt:1: 'Jo\\x00nes'$"),
         (b"\n\n" + b"x" * 201, r"at most 200 characters, .*\n  .*Bad\.txt:3: 'x{40}'$"),
         (
             b"1\n2\nLee\n3\n4\n5\n6",
-            r": 6 lines are not names(.*\n){4}.*:5: '4'\n.*:6: '5'$",
+            r": 6 lines without a valid name(.*\n){4}.*:5: '4'\n.*:6: '5'$",
         ),
     ],
 )
@@ -64,10 +66,10 @@ def test_invalid_files_are_refused(tmp_path: Path, content: bytes, message: str)
 
 
 def test_unprintable_category_is_refused(tmp_path: Path) -> None:
-    """Its model could not be asked, and no fingerprint be made of what is not Unicode."""
+    """A category that is not valid Unicode could neither be printed nor have a fingerprint."""
     (tmp_path / "Good.txt").write_text("Jones\n")
     (tmp_path / "B\udcffd.txt").write_text("Jones\n")
-    with pytest.raises(UserError, match=r": 1 lines have no category, .*\n.*: 'B\\udcffd'$"):
+    with pytest.raises(UserError, match=r": 1 line without a category, .*\n.*: 'B\\udcffd'$"):
         read_corpus(tmp_path)
 
 
@@ -81,14 +83,17 @@ def test_unreadable_file_is_refused(tmp_path: Path) -> None:
 def test_names_in_another_script(tmp_path: Path) -> None:
     (tmp_path / "Russian.txt").write_text("Иванов\nПетров\n", encoding="utf-8")
     (tmp_path / "English.txt").write_text("Smith\n")
-    with pytest.raises(UserError, match=r": 2 lines are not names: .*; letters=corpus reads any"):
+    with pytest.raises(
+        UserError,
+        match=r": 2 lines without a valid name: .*; letters=corpus supports all writing systems\n",
+    ):
         read_corpus(tmp_path, "tutorial")
     assert read_corpus(tmp_path)["Russian"] == ["Ivanov", "Petrov"]
     assert read_corpus(tmp_path, "corpus")["Russian"] == ["Иванов", "Петров"]
 
 
 def test_tutorial_normalization_of_files(tmp_path: Path) -> None:
-    """Its whole text stripped, split at line ends; blanks at a line's end stay."""
+    """The tutorial strips the whole text and splits it into lines; other blanks are kept."""
     (tmp_path / "A.txt").write_bytes("\r\n  Strauß \r\nWałęsa\t\nŚlusàrski  \r Ong \n\n".encode())
     (tmp_path / "B.txt").write_text("Smith ")
     corpus = read_corpus(tmp_path, "tutorial")

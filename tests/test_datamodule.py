@@ -19,9 +19,9 @@ from src.models.rnn import RNN
 CORPUS = {"English": ["Jones", "Lee"], "Korean": ["Lee"]}
 
 
-def names_of(batch: Batch) -> list[str]:
-    runs = torch.split(batch.letters, batch.lengths.tolist())
-    return [ASCII_ALPHABET.decode(run) for run in runs]
+def decode_names(batch: Batch) -> list[str]:
+    encoded_names = torch.split(batch.letters, batch.lengths.tolist())
+    return [ASCII_ALPHABET.decode(letters) for letters in encoded_names]
 
 
 def test_items_are_the_tensors_of_the_tutorial() -> None:
@@ -43,9 +43,9 @@ def test_storage_is_one_byte_per_letter() -> None:
 
 def test_batch_of_many_indices_equals_the_items() -> None:
     batch = NamesDataset(CORPUS).batch([2, 0, 0, 1])
-    assert names_of(batch) == ["Lee", "Jones", "Jones", "Lee"]
+    assert decode_names(batch) == ["Lee", "Jones", "Jones", "Lee"]
     assert batch.targets.tolist() == [1, 0, 0, 0]
-    assert names_of(NamesDataset(CORPUS).batch([])) == []
+    assert decode_names(NamesDataset(CORPUS).batch([])) == []
 
 
 def test_examples_of_a_batch_equal_the_items() -> None:
@@ -60,12 +60,15 @@ def test_examples_of_a_batch_equal_the_items() -> None:
 def test_batches_contain_all_lines_in_order(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0, 0)
     whole = data.train_dataset.batch(range(39))
-    (once,) = data.train_dataset.loader()
-    several = list(data.train_dataset.loader(max_batch_size=7))
-    assert [len(block.lengths) for block in several] == [7] * 5 + [4]
-    for blocks in ([once], several):
-        for part, expected in zip(map(torch.cat, zip(*blocks, strict=True)), whole, strict=True):
-            assert torch.equal(part, expected)
+    one_batch = list(data.train_dataset.loader())
+    assert len(one_batch) == 1
+    small_batches = list(data.train_dataset.loader(max_batch_size=7))
+    assert [len(batch.lengths) for batch in small_batches] == [7] * 5 + [4]
+    for batches in (one_batch, small_batches):
+        # Joins the tensors of all batches for each field of `Batch`.
+        joined = map(torch.cat, zip(*batches, strict=True))
+        for actual, expected in zip(joined, whole, strict=True):
+            assert torch.equal(actual, expected)
 
 
 def test_loaders(corpus_dir: Path) -> None:
@@ -75,16 +78,19 @@ def test_loaders(corpus_dir: Path) -> None:
     assert [len(batch.lengths) for batch in batches] == [10, 10, 5]
 
     counts = data.train_dataset.targets.bincount().tolist()
-    drawn = RandomExamples(counts, 1, seed=3).take(0, 25)
-    expected = names_of(data.train_dataset.batch(drawn))
-    assert [name for batch in batches for name in names_of(batch)] == expected
+    indices = RandomExamples(counts, 1, seed=3).take(0, 25)
+    expected = decode_names(data.train_dataset.batch(indices))
+    names = []
+    for batch in batches:
+        names += decode_names(batch)
+    assert names == expected
 
     for dataset, loader in (
         (data.val_dataset, data.val_dataloader()),
         (data.test_dataset, data.test_dataloader()),
     ):
         (batch,) = loader
-        pairs = list(zip(names_of(batch), batch.targets.tolist(), strict=True))
+        pairs = list(zip(decode_names(batch), batch.targets.tolist(), strict=True))
         assert len(pairs) == len(set(pairs)) == len(dataset) > 0
 
 
@@ -92,11 +98,11 @@ def test_natural_sampling_passes_over_the_distinct_spellings(corpus_dir: Path) -
     data = NamesDataModule(corpus_dir, 0, 0, 3, 25, 25, 25, 7, chunk_size=1, sampling="natural")
     batches = list(data.train_dataloader())
     assert len(batches) == 25
-    pairs = [
-        list(zip(names_of(batch), batch.targets.tolist(), strict=True)) for batch in batches[:6]
-    ]
-    seen = [pair for each in pairs for pair in each]
-    assert len(seen) == len(set(seen)) == len(data.distinct_spellings) == 38  # 39 lines, one twice
+    first_pass: list[tuple[str, int]] = []
+    for batch in batches[:6]:
+        first_pass += zip(decode_names(batch), batch.targets.tolist(), strict=True)
+    assert len(first_pass) == len(set(first_pass)) == 38  # 39 lines, of which two are equal
+    assert len(data.distinct_spellings) == 38
     counts = data.distinct_spellings.targets.bincount()
     assert data.train_prior == data.corpus_prior == pytest.approx((counts / 38).tolist())
     balanced = NamesDataModule(corpus_dir, 0, 0)
@@ -127,7 +133,7 @@ def test_category_of_one_name_is_in_the_training_split(own_corpus_dir: Path) -> 
     (own_corpus_dir / "Single.txt").write_text("alone\n")
     data = NamesDataModule(own_corpus_dir, 0.1, 0.1, 3)
     assert data.train_dataset.targets.bincount()[3] == 1
-    assert data.summary().startswith("4 categories, ")
+    assert data.summary() == ("4 categories; 30 training examples, 4 validation and 5 test names")
 
 
 def test_moved_corpus_has_the_same_split(own_corpus_dir: Path) -> None:
@@ -144,7 +150,7 @@ def test_moved_corpus_has_the_same_split(own_corpus_dir: Path) -> None:
 
 
 def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
-    """Letters that its fold drops, blanks at a line's end, other line ends: the same losses."""
+    """The losses are equal for letters that the tutorial drops, final blanks and any line end."""
     files = {
         "German": "\n Strauß \nMüller\nGroß\n",
         "Polish": "Wałęsa\r\nŚlusàrski\r\nKról \r\n\r\n",
@@ -153,33 +159,33 @@ def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
     for category, text in files.items():
         (tmp_path / f"{category}.txt").write_bytes(text.encode())
     n = 400
-    plain = torch.tensor(tutorial_loop.train(tmp_path, n, 16)["losses"])
+    expected_losses = torch.tensor(tutorial_loop.train(tmp_path, n, 16)["losses"])
     data = NamesDataModule(tmp_path, 0, 0, 0, n, n, n, chunk_size=n, letters="tutorial")
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     (batch,) = data.train_dataloader()
     losses, _ = train_on_each_name(rnn, batch, 0.005)
-    torch.testing.assert_close(losses, plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(losses, expected_losses, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
-    ("asked", "expected"),
+    ("arguments", "expected"),
     [
         ({"val_every": 5000, "log_every": 1000}, (100_000, 1000, 5000)),
-        ({"val_every": 5000, "log_every": 3000}, (100_000, 3000, 6000)),  # whole points
+        ({"val_every": 5000, "log_every": 3000}, (100_000, 3000, 6000)),  # a multiple of log_every
         ({"val_every": 1, "log_every": 7}, (100_000, 7, 7)),
         ({"val_every": 0, "log_every": 0}, (100_000, 2000, 10_000)),
         ({"val_every": 0, "log_every": 0, "iterations": 3}, (3, 1, 1)),
     ],
 )
-def test_validation_interval(asked: dict[str, Any], expected: tuple[int, int, int]) -> None:
-    assert astuple(NamesDataModule(**asked).run_length) == expected
+def test_validation_interval(arguments: dict[str, Any], expected: tuple[int, int, int]) -> None:
+    assert astuple(NamesDataModule(**arguments).run_length) == expected
 
 
 @pytest.mark.parametrize("sampling", ["balanced", "natural"])
 def test_passes_over_the_sampled_names(sampling: Sampling) -> None:
     data = NamesDataModule(passes=2.5, batch_size=100, sampling=sampling, letters="tutorial")
-    of_a_pass = len(data.train_dataset) / 100
+    iterations_per_pass = len(data.train_dataset) / 100
     if sampling == "natural":
-        of_a_pass = math.ceil(len(data.distinct_spellings) / 100)
-    assert data.run_length.iterations == math.ceil(2.5 * of_a_pass)
+        iterations_per_pass = math.ceil(len(data.distinct_spellings) / 100)
+    assert data.run_length.iterations == math.ceil(2.5 * iterations_per_pass)

@@ -1,4 +1,4 @@
-"""Difficult environments: full disks, closed streams, other processes, odd folders and clocks."""
+"""Difficult environments: full disks, closed streams, other processes, unusual folders, clocks."""
 
 import gc
 import os
@@ -102,7 +102,7 @@ def test_eight_processes_fill_the_kernel_cache_at_the_same_time(
 def test_read_only_source_and_cache_and_no_home(
     tmp_path: Path, expected_run: Path, programs: Programs
 ) -> None:
-    """The kernel is compiled anew, because there is no place to cache it."""
+    """The kernel is compiled again, because the result cannot be cached."""
     cache = ROOT / "src/models/__pycache__"
     cache.mkdir(exist_ok=True)
     root, cache_folder = shlex.quote(str(ROOT)), shlex.quote(str(cache))
@@ -184,7 +184,7 @@ def test_sweep_on_full_disk(tmp_path: Path, programs: Programs, size: str) -> No
 def test_closed_streams(
     tmp_path: Path, expected_run: Path, programs: Programs, closed: str
 ) -> None:
-    """A new interpreter, as Python replaces closed streams when it starts."""
+    """This requires a new interpreter, because Python replaces closed streams when it starts."""
     script = f"exec {shlex.join([*NEW_INTERPRETER, *RUN])} {closed}"
     result = programs.run("sh", "-c", script, cwd=tmp_path, is_forked=False)
     assert result.returncode == 0
@@ -201,7 +201,7 @@ def test_second_run_in_the_folder_of_a_running_one(tmp_path: Path, programs: Pro
     first = programs.start_training(*overrides, cwd=tmp_path, until="run/.lock")
     second = programs.train(*overrides, cwd=tmp_path)
     assert (second.returncode, second.stdout) == (1, "")
-    assert second.stderr == "run: is in use by another process\n"
+    assert second.stderr == "run: another process is using this folder\n"
     log = tmp_path / "run/train.log"
     wait_until(lambda: log.exists() and "CORRECT" in log.read_text(), first)
     first.send_signal(signal.SIGTERM)
@@ -215,10 +215,12 @@ def test_second_run_in_the_folder_of_a_running_one(tmp_path: Path, programs: Pro
 
 
 @pytest.mark.slow
-def test_odd_folder_in_the_c_locale(tmp_path: Path, expected_run: Path, programs: Programs) -> None:
-    """A new interpreter, whose encoding depends on the locale.
+def test_unusual_folder_in_the_c_locale(
+    tmp_path: Path, expected_run: Path, programs: Programs
+) -> None:
+    """This requires a new interpreter, because its encoding depends on the locale.
 
-    As the output is no terminal, it contains no control characters except for line ends.
+    The output is not a terminal, so it has no control characters except for line ends.
     """
     folder = tmp_path / "a b, 'ü' 王"
     folder.mkdir()
@@ -240,12 +242,12 @@ def clock_that_jumps_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     """Replace `time.time` by a clock that goes back by 1,000 s whenever it is read."""
     times = iter(range(2_000_000_000, 0, -1000))
 
-    def earlier() -> float:
+    def read_clock() -> float:
         return float(next(times))
 
     with monkeypatch.context() as patched:
-        patched.setattr(time, "time", earlier)
-        yield earlier
+        patched.setattr(time, "time", read_clock)
+        yield read_clock
 
 
 def test_clock_that_jumps_back(
@@ -257,7 +259,7 @@ def test_clock_that_jumps_back(
 
 
 def test_garbage_of_earlier_runs_is_collected() -> None:
-    """A run's trainer refers to itself and takes 12 MB."""
+    """The trainer of a run takes 12 MB and is part of a reference cycle."""
 
     class Cycle:
         def __init__(self) -> None:

@@ -18,8 +18,8 @@ from src import evaluate
 from src.data.readers.source import INCLUDED_CORPUS
 from src.errors import UserError
 from src.inference.scores import (
-    MIN_COVERAGES,
     N_CALIBRATION_BINS,
+    REPORTED_COVERAGES,
     EvaluatedNames,
     build_report,
     compute_scores,
@@ -93,7 +93,7 @@ def test_the_rest_of_the_report_by_hand() -> None:
     targets = torch.tensor([0, 0, 1, 1])
     report = build_report(EvaluatedNames(["a", "b", "c", "a"], targets, p, list("ABC")))
     assert report["pairs"] == 4
-    assert report["ceiling"] == 3 / 4  # a is A and B
+    assert report["ceiling"] == 3 / 4  # the name `a` belongs to A and B
     assert report["majority"] == {"category": "A", "accuracy": 0.5}
     assert report["categories"] == [
         {"category": "A", "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2},
@@ -113,7 +113,7 @@ def test_the_rest_of_the_report_by_hand() -> None:
 
 
 def test_macro_averages_include_only_categories_that_have_names() -> None:
-    """C has no names and is predicted once, which only lowers the recall of B."""
+    """C has no names and is predicted once, which lowers only the recall of B."""
     p = torch.tensor([[0.7, 0.3, 0], [0.6, 0.4, 0], [0.2, 0.8, 0], [0.1, 0, 0.9]]).double()
     evaluated = EvaluatedNames(list("abcd"), torch.tensor([0, 0, 1, 1]), p, list("ABC"))
     scores = compute_unweighted_scores(evaluated)
@@ -129,7 +129,8 @@ def test_categories_with_few_names_are_marked() -> None:
     assert re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE) == [
         *(("A", "20", ""), ("B", "19", " *"), ("C", "0", "")),
     ]
-    assert "\n* fewer than 20 names: " in text
+    note = "* fewer than 20 names; the margin of error of the recall can be 0.2 or more"
+    assert f"\n{note}\n" in text
     only_a = EvaluatedNames(["a"] * 20, targets[:20], p[:20], list("ABC"))
     assert "*" not in format_report(build_report(only_a))
 
@@ -177,7 +178,12 @@ def test_scores_equal_the_metrics_of_the_run(
 ) -> None:
     """The run was trained under the uniform prior."""
     outputs = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png")
-    prior, tags = ("corpus", "test/corpus") if split == "test" else ("uniform", "val")
+    if split == "test":
+        prior = "corpus"
+        tags = "test/corpus"
+    else:
+        prior = "uniform"
+        tags = "val"
     assert run_evaluate(run, f"--split={split}", f"--prior={prior}", *outputs) == 0
     metrics = json.loads((run / "run/metrics.json").read_text())
     report = read_report(tmp_path / "e.json")
@@ -185,11 +191,11 @@ def test_scores_equal_the_metrics_of_the_run(
     for name in ("accuracy", "balanced_accuracy", "macro_f1"):
         assert report[name]["value"] == pytest.approx(metrics[f"{tags}/{name}"], abs=1e-6)
         assert report[name]["low"] <= report[name]["value"] <= report[name]["high"]
-        assert f"{report[name]['value']:.4f}" in stdout
+        assert f"{report[name]['value']:.3f}" in stdout
     assert report["split"] == split
     assert matplotlib.image.imread(tmp_path / "e.png").std() > 0.01
     assert run_evaluate(run, f"--out={tmp_path}/e.json") == 2
-    assert "e.json: exists; --force" in capsys.readouterr().err
+    assert "e.json: the file already exists; use --force to replace it\n" in capsys.readouterr().err
 
 
 def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -204,7 +210,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     for prior in ("uniform", "corpus", "tempered"):
         options = [f"--checkpoint={tmp_path}/a.ckpt", "--split=all", f"--prior={prior}"]
         evaluate.main([*options, f"--out={tmp_path}/{prior}.json"])
-        assert f"\nprior: {prior}\n\n" in capsys.readouterr().out
+        assert f"\nClass prior: {prior}\n\n" in capsys.readouterr().out
         reports[prior] = read_report(tmp_path / f"{prior}.json")
         assert reports[prior].pop("prior") == prior
     assert reports["tempered"] == reports["uniform"]  # the strength is 0
@@ -217,7 +223,7 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
     evaluate.main(
         [f"--checkpoint={tmp_path}/b.ckpt", "--split=all", f"--out={tmp_path}/trained.json"]
     )
-    assert "\nprior: as trained\n\n" in capsys.readouterr().out
+    assert "\nClass prior: as trained\n\n" in capsys.readouterr().out
     report = read_report(tmp_path / "trained.json")
     assert report["prior"] == "as trained"
     assert report["accuracy"] == reports["uniform"]["accuracy"]
@@ -246,14 +252,19 @@ def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured
         assert run_evaluate(run, f"--data-dir={changed}", f"--split={split}") == 2
         stdout, stderr = capsys.readouterr()
         assert stdout == ""
-        assert "not the corpus of the run, or changed since" in stderr
+        assert stderr.endswith(
+            f"{changed}: not the names of the run, or they have changed since training; "
+            "use --split all\n"
+        )
         assert stderr.count("\n") == 1
     assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 0
-    assert "names: " in capsys.readouterr().out
+    assert f"\nNames: {changed}, all names\n" in capsys.readouterr().out
     (changed / "D.txt").write_text("dodo\n")
     assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 2
-    stderr = capsys.readouterr().err
-    assert "the model never answers 1 of 4 categories, 'D'; --unknown skip leaves" in stderr
+    assert capsys.readouterr().err.endswith(
+        f"{changed}: the model does not know 1 of 4 categories ('D'); "
+        "use --unknown skip to leave them out, or --unknown wrong to count them as wrong\n"
+    )
 
 
 @pytest.fixture
@@ -275,12 +286,12 @@ def test_categories_that_the_model_does_not_know(
     options += [f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png"]
     reports = {}
     capsys.readouterr()
-    for mode, description in (("skip", "left out"), ("wrong", "counted as guessed wrong")):
+    for mode, description in (("skip", "left out"), ("wrong", "counted as wrong predictions")):
         assert run_evaluate(run, *options, f"--unknown={mode}") == 0
         reports[mode] = read_report(tmp_path / "e.json")
         assert reports[mode]["unknown"] == mode
         assert reports[mode]["unknown_categories"] == ["D", "E, F"]
-        line = f"unknown: 2 of 4 categories, 'D', 'E, F': {description}"
+        line = f"Unknown: 2 of 4 categories ('D', 'E, F'), {description}"
         assert f"\n{line}\n" in capsys.readouterr().out
     skip, wrong = reports["skip"], reports["wrong"]
     assert (skip["pairs"], wrong["pairs"]) == (56, 59)
@@ -306,7 +317,8 @@ def test_one_category_or_none(
     (other_names / "C.txt").unlink()
     options = f"--data-dir={other_names}", "--split=all"
     assert run_evaluate(run, *options, "--unknown=skip") == 2
-    assert "no names of any category that is asked about: 'A', 'B', 'C'" in capsys.readouterr().err
+    message = "there are no names of these categories: 'A', 'B', 'C'\n"
+    assert capsys.readouterr().err.endswith(message)
     assert run_evaluate(run, *options, "--unknown=wrong", f"--out={tmp_path}/wrong.json") == 0
     assert read_report(tmp_path / "wrong.json")["accuracy"]["value"] == 0
     for category in ("D", "E, F"):
@@ -316,13 +328,18 @@ def test_one_category_or_none(
     report = read_report(tmp_path / "one.json")
     assert report["pairs"] == 28
     assert report["balanced_accuracy"] == report["accuracy"]
-    with pytest.raises(UserError, match="has only one category, B; needs two"):
+    with pytest.raises(
+        UserError, match=r"there is only one category \(B\); at least two are required$"
+    ):
         read_corpus(other_names)
 
 
 def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> None:
     assert run_evaluate(run, "--among=C,A") == 2
-    assert "1 of 3 categories, 'B'; --unknown" in capsys.readouterr().err
+    assert (
+        "the model does not know 1 of 3 categories ('B'); use --unknown skip to"
+        in capsys.readouterr().err
+    )
     out = f"--out={tmp_path}/e.json"
     assert run_evaluate(run, "--among=C,A", "--unknown=skip", out) == 0
     report = read_report(tmp_path / "e.json")
@@ -334,7 +351,7 @@ def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> N
     is_correct: list[bool] = []
     for category in "AC":
         names = (run / f"names/{category}.txt").read_text().split()
-        probabilities = model.probabilities(names)
+        probabilities = model.predict_probabilities(names)
         is_predicted_as_a = probabilities[:, 0] > probabilities[:, 2]
         is_correct += (is_predicted_as_a == (category == "A")).tolist()
     assert report["accuracy"]["value"] == pytest.approx(np.mean(is_correct))
@@ -343,8 +360,8 @@ def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> N
 def test_coverage_and_plot(run: Path, tmp_path: Path, capsys: Captured) -> None:
     assert run_evaluate(run, "--split=all", f"--out={tmp_path}/e.json") == 0
     rows = read_report(tmp_path / "e.json")["coverage"]
-    assert len(rows) == len(MIN_COVERAGES)
-    for row, min_coverage in zip(rows, MIN_COVERAGES, strict=True):
+    assert len(rows) == len(REPORTED_COVERAGES)
+    for row, min_coverage in zip(rows, REPORTED_COVERAGES, strict=True):
         assert row["coverage"] >= min_coverage
     stdout = capsys.readouterr().out
     for row in rows:
@@ -354,7 +371,7 @@ def test_coverage_and_plot(run: Path, tmp_path: Path, capsys: Captured) -> None:
     assert run_evaluate(run, plot) == 0
     assert matplotlib.image.imread(tmp_path / "c.png").std() > 0.01
     assert run_evaluate(run, plot) == 2
-    assert "c.png: exists; --force" in capsys.readouterr().err
+    assert "c.png: the file already exists; use --force to replace it\n" in capsys.readouterr().err
 
 
 def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -364,7 +381,9 @@ def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -
     with pytest.raises(SystemExit) as exit_request:
         evaluate.main([f"--checkpoint={tmp_path}/other.ckpt"])
     assert exit_request.value.code == 2
-    assert "split the corpus in another way" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        "other.ckpt: the split differs from that of the run; use --split all\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -397,7 +416,7 @@ def test_the_included_corpus_is_found(
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--checkpoint=run"])
     stdout = capsys.readouterr().out
-    assert f"\nnames: {INCLUDED_CORPUS}, test: names the run never saw\n" in stdout
+    assert f"\nNames: {INCLUDED_CORPUS}, test set\n" in stdout
 
 
 def test_a_run_without_test_names(run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -405,6 +424,8 @@ def test_a_run_without_test_names(run: Path, tmp_path: Path, capsys: Captured) -
     train_run(tmp_path / "tutorial", *overrides, data_dir=str(run / "names"))
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
-    assert "--split test: the run held no names out" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(
+        "--split test: the run has no test set; use --split all\n"
+    )
     assert run_evaluate(run, "--data-dir=nowhere") == 2
     assert "nowhere: contains no <Category>.txt files" in capsys.readouterr().err

@@ -19,7 +19,7 @@ from src.data.alphabet import UNKNOWN_SYMBOL, Alphabet
 from src.data.normalize import ASCII_SYMBOLS, MAX_NAME_LENGTH
 from src.export import __main__ as export
 from src.inference.trained_model import TrainedModel, load_model
-from src.models.recurrent import LAYERS
+from src.models.recurrent import LAYER_CLASSES
 from src.models.registry import DEFAULT_PRIOR, PRIORS
 from tests.helpers import (
     CALIBRATION,
@@ -81,7 +81,10 @@ def test_page_contains_the_exact_weights(tmp_path: Path, capsys: Captured) -> No
     file = write_model(tmp_path / "a.ckpt", NETWORK, calibration=CALIBRATION)
     page = tmp_path / "see.html"
     assert run_export(str(file), f"--html={page}", "--prior=uniform") == 0
-    assert capsys.readouterr().out == f"{page}: {load_model(file).description}\n"
+    lines = capsys.readouterr().out.splitlines()
+    size = f"{page.stat().st_size / 1000:,.0f} kB"
+    source = f"{file} (validation balanced accuracy 0.625)"
+    assert lines == [f"Wrote {page} ({size}) from {source}", f"Open {page} in a browser."]
     values = embedded_values(page.read_text(encoding="utf-8"))
     weights = torch.load(file, weights_only=True)["state_dict"]
     assert [*values["weights"]] == ["i2h.weight", "i2h.bias", "i2o.weight", "i2o.bias"]
@@ -102,7 +105,28 @@ def test_page_loads_nothing(tmp_path: Path) -> None:
     assert run_export(f"--checkpoint={file}", f"--html={page}") == 0
     text = page.read_text(encoding="utf-8")
     assert "default-src 'none'" in text
-    assert not re.search(r"https?:|//[a-z]+\.|\bfetch\b|@import|\bsrc=", text)
+    # A link loads nothing until it is clicked.
+    without_links = re.sub(r'<a href="https://[^"]+">', "", text)
+    assert not re.search(r"https?:|//[a-z]+\.|\bfetch\b|@import|\bsrc=", without_links)
+
+
+@pytest.mark.parametrize(
+    ("categories", "title"),
+    [
+        (["Czech", "Greek", "Irish"], "Which language is your surname from?"),
+        (["Czech", "Greek", "Klingon"], "Which category does a name belong to?"),
+    ],
+)
+def test_title_of_the_page(tmp_path: Path, categories: list[str], title: str) -> None:
+    file = write_model(tmp_path / "a.ckpt", NETWORK | {"categories": categories})
+    page = tmp_path / "see.html"
+    assert run_export(str(file), f"--html={page}") == 0
+    text = page.read_text(encoding="utf-8")
+    assert f"<title>{title}</title>" in text
+    assert f"<h1>{title}</h1>" in text
+    assert f'<meta property="og:title" content="{title}">' in text
+    assert "of 3 " in text
+    assert "{" + "summary}" not in text
 
 
 def test_untrusted_categories_cannot_inject_code(tmp_path: Path) -> None:
@@ -125,34 +149,37 @@ def test_errors(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatc
         return line.removeprefix("python -m src.export: ")
 
     write_model(Path("gru.ckpt"), GRU_NETWORK)
-    message = "gru.ckpt: --html shows cell=tutorial without n-grams, and no other"
+    message = "gru.ckpt: --html supports only cell=tutorial with ngrams=0"
     assert run_error("gru.ckpt", "--html=a.html", "--onnx=a.onnx") == message
     torch.save(make_checkpoint(GRU_NETWORK | {"ngrams": 1}), "best.ckpt")
-    reason = "ONNX has no operator that looks up n-grams in the tables beside the network"
+    reason = "n-gram models cannot be exported to ONNX"
     message = f"best.ckpt: --onnx: {reason}; train with ngrams=0"
     assert run_error("best.ckpt", "--onnx=a.onnx") == message
-    message = "--html FILE.html, --onnx FILE.onnx or both say what to write"
+    message = "nothing to write; use --html FILE.html or --onnx FILE.onnx"
     assert run_error("gru.ckpt") == message
     write_model(Path("a.ckpt"), NETWORK)
-    assert run_error("a.ckpt", "--html=a.ckpt") == "a.ckpt: exists; --force replaces it"
-    assert "does not say how common" in run_error("a.ckpt", "--html=a.html", "--prior=corpus")
+    exists = "the file already exists; use --force to replace it"
+    assert run_error("a.ckpt", "--html=a.ckpt") == f"a.ckpt: {exists}"
+    reason = "a.ckpt has no calibration, because no names were held out for validation"
+    message = f"--prior corpus: {reason}; omit --prior"
+    assert run_error("a.ckpt", "--html=a.html", "--prior=corpus") == message
     content = Path("a.ckpt").read_bytes()
     Path("b.ckpt").write_bytes(content[: len(content) // 2])
-    message = "b.ckpt: not a checkpoint, or a damaged"
-    assert run_error("b.ckpt", "--html=a.html").startswith(message)
-    assert run_error("--html=a.html").startswith("no finished run under outputs/")
+    assert run_error("b.ckpt", "--html=a.html") == "b.ckpt: not a checkpoint, or a damaged one"
+    message = "no finished run in outputs/; train a model first, or use --checkpoint"
+    assert run_error("--html=a.html") == message
     assert "No such file" in run_error("nowhere.ckpt", "--html=a.html")
     assert not {*Path().glob("a.*")} - {Path("a.ckpt")}
     Path("a.html").touch()
     Path("a.onnx").touch()
-    assert run_error("a.ckpt", "--onnx=a.onnx") == "a.onnx: exists; --force replaces it"
+    assert run_error("a.ckpt", "--onnx=a.onnx") == f"a.onnx: {exists}"
     assert run_export("a.ckpt", "--html=a.html", "--onnx=a.onnx", "--force") == 0
     assert Path("a.html").stat().st_size > 10_000
     assert Path("a.onnx").stat().st_size > 1000
     capsys.readouterr()
     monkeypatch.delitem(sys.modules, "src.export.onnx_graph")
     monkeypatch.setitem(sys.modules, "onnx", None)
-    message = "--onnx needs an extra: pip install -e '.[export]'"
+    message = "--onnx requires an extra; run pip install -e '.[export]'"
     assert run_error("a.ckpt", "--onnx=b") == message
 
 
@@ -186,7 +213,7 @@ def run_graph(
 ) -> NDArray[np.float32]:
     """Return the probabilities of normalized names.
 
-    The letter index of a symbol that the model does not know is -1, the last one.
+    A symbol that is not in the alphabet has the letter index -1, which is the last one.
     """
     symbols = read_metadata(session)["letters"]["symbols"]
     lengths = np.array([*map(len, names)])
@@ -203,9 +230,9 @@ def run_graph(
     [
         NETWORK,
         NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
-        *(GRU_NETWORK | {"cell": cell} | ONE_HOT for cell in LAYERS),
-        *(GRU_NETWORK | {"cell": cell} | DEEP for cell in LAYERS),
-        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in LAYERS),
+        *(GRU_NETWORK | {"cell": cell} | ONE_HOT for cell in LAYER_CLASSES),
+        *(GRU_NETWORK | {"cell": cell} | DEEP for cell in LAYER_CLASSES),
+        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in LAYER_CLASSES),
         GRU_NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
         GRU_NETWORK | WITH_LARGE_ALPHABET | {"layers": 2, "pooling": "all"},
     ],
@@ -221,13 +248,15 @@ def test_onnx_graph_gives_the_same_probabilities_as_predict(
     names = [name for name in map(model.alphabet.normalize, texts) if name]
     assert len(names) > 1000
     assert {1, MAX_NAME_LENGTH} <= {*map(len, names)}
-    expected = model.probabilities(names).numpy()
+    expected = model.predict_probabilities(names).numpy()
     assert expected.std(axis=0).max() > 0.02
     probabilities = run_graph(session, names, padding=-1)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5, rtol=0)
     some_names = [*names[:20], "x" * MAX_NAME_LENGTH]
     one_by_one = np.concatenate([run_graph(session, [name], padding=0) for name in some_names])
-    np.testing.assert_allclose(one_by_one, model.probabilities(some_names), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        one_by_one, model.predict_probabilities(some_names), atol=1e-5, rtol=0
+    )
 
 
 def test_onnx_metadata(tmp_path: Path) -> None:
@@ -245,7 +274,7 @@ def test_onnx_metadata(tmp_path: Path) -> None:
     offsets = metadata["priors"]
     for prior in PRIORS:  # a program can compute the probabilities under all priors from one
         scores = uniform * np.exp(np.subtract(offsets[prior], offsets["uniform"]))
-        expected = load_model(file, prior).probabilities(["lisa"])
+        expected = load_model(file, prior).predict_probabilities(["lisa"])
         np.testing.assert_allclose(scores / scores.sum(), expected, atol=1e-6)
 
     write_model(file, network)
@@ -257,22 +286,29 @@ def test_onnx_metadata(tmp_path: Path) -> None:
 
 BROWSER_SCRIPT = """
 <script>
-  const type = name => { $("name").value = name; typed(); };
+  const texts = element => [...element.children].map(child => child.textContent);
+  const answer = (name, prior) =>
+    runNetwork(splitLetters(name)).slice(-1).map(step => computeProbabilities(step.scores, prior));
   const results = {
-    answers: ALL_NAMES.map(name => [read(name).join(""), Object.keys(model.priors).map(prior =>
-      think(read(name)).slice(-1).map(step => believe(step.scores, prior)))]),
+    examples: texts($("examples")),
+    first: $("name").value,
+    answers: ALL_NAMES.map(name =>
+      [splitLetters(name).join(""), Object.keys(model.priors).map(prior => answer(name, prior))]),
   };
-  type(UNREADABLE_NAME);
-  results.message = $("said").textContent;
-  type("1");
-  results.nothing = [$("said").textContent, $("letters").children.length];
-  type("a".repeat(201));
-  results.long = [$("said").textContent, $("letters").children.length];
-  type("O'Neill");
-  results.lines = [...$("lines").children].map(line => [...line.children].map(e => e.textContent));
+  setName(UNREADABLE_NAME);
+  results.message = $("message").textContent;
+  setName("1");
+  results.nothing = [$("message").textContent, $("letters").children.length];
+  setName("a".repeat(201));
+  results.tooLong = [$("message").textContent, $("letters").children.length];
+  setName("aaaaaaaaa");
+  results.long = $("message").textContent;
+  setName("O'Neill");
+  results.prefixes = [...$("prefixes").children].map(texts);
+  results.prediction = $("prediction").textContent;
   $("letters").dispatchEvent(new KeyboardEvent("keydown", {key: "Home"}));
-  results.bars = [...$("bars").children].map(bar => [...bar.children].map(e => e.textContent));
-  results.highlighted = $("row").querySelector(".first").textContent;
+  results.bars = [...$("bars").children].map(texts);
+  results.highlighted = $("one-hot").querySelector(".is-current").textContent;
   frameElement.nextSibling.textContent = JSON.stringify(results);
 </script>
 """
@@ -318,7 +354,7 @@ def test_page_gives_the_same_probabilities_as_predict(
             map(model.alphabet.normalize, NAMES)
         )
         for i, prior in enumerate(PRIORS if model.calibration else [DEFAULT_PRIOR]):
-            expected = load_model(model.path, prior).probabilities(NAMES).numpy()
+            expected = load_model(model.path, prior).predict_probabilities(NAMES).numpy()
             rows = [priors[i][0] if priors[i] else [None] * 3 for _, priors in results["answers"]]
             probabilities = np.array(rows, dtype=float)  # JSON has no NaN: it is None
             np.testing.assert_allclose(probabilities, expected, atol=1e-5, rtol=0)
@@ -330,18 +366,40 @@ def test_page_shows_messages_probabilities_and_letters(
     browser_results: list[tuple[TrainedModel, dict[str, Any]]],
 ) -> None:
     messages = [results["message"] for _, results in browser_results]
-    assert messages[:2] == ["I cannot spell 王 3"] * 2
-    assert messages[2] == "I cannot spell 3; I have never seen 王"
+    hint = "Try the Latin spelling of the name."
+    assert messages[:2] == [f"Ignored, not in the alphabet: 王 3. {hint}"] * 2
+    assert messages[2] == "Ignored, not in the alphabet: 3. Not seen in training: 王."
     for model, results in browser_results:
-        assert results["nothing"] == ["I cannot spell 1; no letters I know", 0]
-        assert results["long"] == ["longer than 200 letters", 0]
+        problem = "Ignored, not in the alphabet: 1. There is no letter to read."
+        assert results["nothing"] == [problem, 0]
+        problem = "The name is too long: 201 letters, at most 200 are allowed."
+        assert results["tooLong"] == [problem, 0]
+        problem = "The name is longer than any training name (8 letters)"
+        assert results["long"] == f"{problem}, so the prediction is unreliable."
         prefixes, probabilities = model.prefix_probabilities("O'Neill")
-        answers = model.top_k(probabilities, 3)
-        assert results["lines"] == [
-            [prefix, *(f"{category:<12} {p:.3f}" for category, p in answer)]
-            for prefix, answer in zip(prefixes, answers, strict=True)
+        assert results["prefixes"] == [
+            [prefix, *(f"{category:<11} {f'{100 * p:.1f}%':>6}" for category, p in answer)]
+            for prefix, answer in zip(prefixes, model.top_k(probabilities, 3), strict=True)
         ]
-        first = [f"{p:.3f}" for p in probabilities[0].tolist()]
-        assert results["bars"] == [list(pair) for pair in zip("ABC", first, strict=True)]
+        (first, first_p), (second, second_p), _ = model.top_k(probabilities, 3)[-1]
+        prediction = f"{first} {100 * first_p:.0f}%"
+        if first_p < 0.5:
+            prediction = f"Not sure: {prediction}, {second} {100 * second_p:.0f}%"
+        assert results["prediction"] == prediction
+        ranking = model.top_k(probabilities, 3)[0]
+        assert results["bars"] == [[category, f"{100 * p:.1f}%"] for category, p in ranking]
         highlighted = prefixes[0] if prefixes[0] in model.alphabet.symbols else "…"
         assert results["highlighted"] == highlighted
+
+
+def test_page_starts_with_an_example_that_it_can_read(
+    browser_results: list[tuple[TrainedModel, dict[str, Any]]],
+) -> None:
+    examples = ["Kovalenko", "O'Neill", "Nguyen", "Kowalczyk", "Tanaka", "Garcia"]
+    for model, results in browser_results:
+        readable = []
+        for name in examples:
+            if set(model.alphabet.normalize(name)) <= set(model.alphabet.symbols):
+                readable.append(name)
+        assert results["examples"] == ["Try", *readable]
+        assert results["first"] == (readable[0] if readable else "")

@@ -17,8 +17,12 @@ from src.run.figures import (
 
 
 def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
-    targets, guesses = np.array([0, 0, 0, 0, 2, 2]), np.array([0, 0, 0, 1, 1, 1])
-    axes = draw_clustered_confusion_matrix(targets, guesses, ["A", "B", "C"], "the names").axes[0]
+    targets = np.array([0, 0, 0, 0, 2, 2])
+    predictions = np.array([0, 0, 0, 1, 1, 1])
+    figure = draw_clustered_confusion_matrix(
+        targets, predictions, ["A", "B", "C"], "the names", prior="uniform"
+    )
+    axes = figure.axes[0]
     (image,) = axes.images
     labels = [label.get_text() for label in axes.get_xticklabels()]
     assert sorted(labels) == ["A", "B", "C"]
@@ -31,15 +35,21 @@ def test_confusion_matrix_shows_shares_of_each_true_category() -> None:
         column, row = map(int, text.get_position())
         numbers[labels[row] + labels[column]] = text.get_text()
     assert numbers == {"AA": "75", "AB": "25", "CB": "100"}
-    assert (axes.get_xlabel(), axes.get_ylabel()) == ("guess", "true category, names")
-    assert axes.get_title() == "Guesses on the names, % of each true category"
+    assert axes.get_xlabel() == "predicted category"
+    assert axes.get_ylabel() == "true category (number of names; * fewer than 20)"
+    title = "Confusion matrix, the names (n = 6), prior = uniform, row %"
+    assert axes.get_title() == title
 
 
 def test_rows_of_a_confusion_matrix_show_the_support() -> None:
     targets = np.array([0] * 1200 + [1, 2])
-    axes = draw_clustered_confusion_matrix(targets, targets, ["A", "B", "C"], "title").axes[0]
-    labels = [label.get_text() for label in axes.get_yticklabels()]
-    assert sorted(labels) == ["A  1,200", "B  1", "C  1"]
+    figure = draw_clustered_confusion_matrix(
+        targets, targets, ["A", "B", "C"], "the names", prior="uniform"
+    )
+    labels = figure.axes[0].get_yticklabels()
+    # Rows of few names have a star and gray labels.
+    colors = {label.get_text(): label.get_color() for label in labels}
+    assert colors == {"A (1,200)": "black", "B* (1)": "gray", "C* (1)": "gray"}
 
 
 def luminance(color: Any) -> float:
@@ -50,16 +60,18 @@ def luminance(color: Any) -> float:
 
 def test_numbers_have_enough_contrast() -> None:
     targets = np.repeat(np.arange(60), 60)
-    guesses = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
-    axes = draw_clustered_confusion_matrix(
-        targets, guesses, list(map(str, range(60))), "names"
-    ).axes[0]
+    predictions = np.concatenate([[row] * row + [0] * (60 - row) for row in range(60)])
+    categories = list(map(str, range(60)))
+    figure = draw_clustered_confusion_matrix(
+        targets, predictions, categories, "names", prior="corpus"
+    )
+    axes = figure.axes[0]
     shares = np.asarray(axes.images[0].get_array())
     for text in axes.texts:
         column, row = map(int, text.get_position())
         color = luminance(axes.images[0].to_rgba(shares[row, column]))
-        pair = sorted((color, luminance(to_rgb(text.get_color()))))
-        assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 4.5
+        darker, lighter = sorted((color, luminance(to_rgb(text.get_color()))))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5
     assert {text.get_color() for text in axes.texts} == {"black", "white"}
 
 
@@ -69,20 +81,26 @@ def test_confused_categories_are_neighbors() -> None:
         shares[a, b] = shares[b, a] = 0.4
     order = order_categories_by_confusion(shares).tolist()
     assert sorted(map(set, (order[:3], order[3:])), key=min) == [{0, 3, 5}, {1, 2, 4}]
-    targets, guesses = np.array([0, 1, 2, 3, 3]), np.array([3, 1, 2, 0, 3])
-    axes = draw_clustered_confusion_matrix(targets, guesses, list("ABCD"), "title").axes[0]
+    targets = np.array([0, 1, 2, 3, 3])
+    predictions = np.array([3, 1, 2, 0, 3])
+    figure = draw_clustered_confusion_matrix(
+        targets, predictions, list("ABCD"), "names", prior="uniform"
+    )
+    axes = figure.axes[0]
     names = [label.get_text()[0] for label in axes.get_yticklabels()]
-    assert abs(names.index("A") - names.index("D")) == 1
-    row, column = names.index("A"), names.index("D")
+    row = names.index("A")
+    column = names.index("D")
+    assert abs(row - column) == 1
     assert np.asarray(axes.images[0].get_array())[row, column] == 1
 
 
 def test_any_category_name_can_be_drawn() -> None:
-    names = ["x$\\frac$", "日本語", "two words"]  # TeX, letters the font lacks
+    names = ["x$\\frac$", "日本語", "two words"]  # TeX, and letters that the font lacks
     indices = np.arange(3)
+    probabilities = np.random.default_rng(0).random((2, 3))
     for figure in (
-        draw_clustered_confusion_matrix(indices, indices, names, "$"),
-        draw_letter_probabilities("ab", np.random.default_rng(0).random((2, 3)), names, "corpus"),
+        draw_clustered_confusion_matrix(indices, indices, names, "$", prior="uniform"),
+        draw_letter_probabilities("ab", probabilities, names, prior="corpus"),
     ):
         pixels = np.asarray(Image.open(io.BytesIO(render_png(figure))).convert("RGB"))
         assert pixels.std() > 1  # something is drawn
@@ -90,9 +108,12 @@ def test_any_category_name_can_be_drawn() -> None:
 
 def test_confusion_matrix_of_many_categories() -> None:
     targets = np.concatenate([np.arange(500), np.arange(100, 500)])
-    guesses = targets.copy()
-    guesses[450] = 3  # a category without a place of its own
-    figure = draw_clustered_confusion_matrix(targets, guesses, [str(i) for i in range(500)], "many")
+    predictions = targets.copy()
+    predictions[450] = 3  # a category that is not among the 400 with the most names
+    categories = [str(index) for index in range(500)]
+    figure = draw_clustered_confusion_matrix(
+        targets, predictions, categories, "many", prior="uniform"
+    )
     shares = np.asarray(figure.axes[0].images[0].get_array())
     assert shares.shape == (400, 400)
     assert sorted(shares.diagonal().tolist()) == [0.5] + [1.0] * 399
@@ -108,15 +129,18 @@ LOSS = [(10, 2.0), (20, 1.5)]
 
 @pytest.mark.parametrize("val", [[], [(20, 1.75)]])
 def test_loss_curve_contains_the_losses(val: list[tuple[int, float]]) -> None:
-    curves = {"training": LOSS} | ({"validation": val} if val else {})
+    curves = {"training": LOSS}
+    if val:
+        curves["validation"] = val
     figure = draw_loss_curves(curves, 18, "lr=0.1", "finished", is_finished=True)
-    *drawn, blind = figure.axes[0].lines
+    *drawn, chance_level = figure.axes[0].lines
     points = [np.asarray(line.get_data()).T.tolist() for line in drawn]
     assert points == [np.array(curve).tolist() for curve in curves.values()]
-    assert np.asarray(blind.get_ydata()).tolist() == [math.log(18)] * 2
+    assert np.asarray(chance_level.get_ydata()).tolist() == [math.log(18)] * 2
     assert [text.get_text() for text in figure.texts] == ["lr=0.1", "finished"]
     legend: Any = figure.axes[0].get_legend()
-    assert [text.get_text() for text in legend.get_texts()] == [*curves, "blind guessing, ln 18"]
+    labels = [text.get_text() for text in legend.get_texts()]
+    assert labels == [*curves, "chance level (ln 18 = 2.89)"]
 
 
 def test_exploding_loss_is_cut_off() -> None:

@@ -13,12 +13,13 @@ from src.data.normalize import ASCII_SYMBOLS
 from src.errors import UserError
 from src.models.network import Network
 from src.models.transfer import transfer_and_describe_weights
-from src.run.run_folder import read_settings
+from src.run.run_folder import LAST_CHECKPOINT, read_settings
 from src.train import train
 from tests.helpers import (
     GRU_NETWORK,
     NETWORK_PATH,
     assert_equal_runs,
+    load_checkpoint,
     make_checkpoint,
     replace_value,
     settings,
@@ -79,15 +80,15 @@ def test_transfer_of_the_tutorial_cell() -> None:
         "it: copied 2 of 4 categories (new: Epsilon, Gamma; left out: Delta), "
         "4 of 6 letters (new: c, Ä; left out: a)"
     )
-    actual, source_weights, initial = (get_weights(model) for model in (network, source, fresh))
+    actual = get_weights(network)
+    source_weights = get_weights(source)
+    initial = get_weights(fresh)
     inputs = LETTER_MATCHES | {6 + i: 5 + i for i in range(6)}  # and the hidden state
     hidden = replace_rows(initial["rnn.i2h.weight"].T, source_weights["rnn.i2h.weight"].T, inputs).T
-    rows = [
-        replace_rows(row, source_weights["rnn.i2o.weight"][CATEGORY_MATCHES[i]], inputs)
-        if i in CATEGORY_MATCHES
-        else row
-        for i, row in enumerate(initial["rnn.i2o.weight"])
-    ]
+    rows = list(initial["rnn.i2o.weight"])
+    for target_index, source_index in CATEGORY_MATCHES.items():
+        source_row = source_weights["rnn.i2o.weight"][source_index]
+        rows[target_index] = replace_rows(rows[target_index], source_row, inputs)
     assert torch.equal(actual["rnn.i2h.weight"], hidden)
     assert torch.equal(actual["rnn.i2h.bias"], source_weights["rnn.i2h.bias"])
     assert torch.equal(actual["rnn.i2o.weight"], torch.stack(rows))
@@ -109,14 +110,17 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
     source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, **sizes)
     network, fresh = (make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes) for _ in range(2))
     transfer_and_describe_weights(source, network, "it")
-    actual, source_weights, initial = (get_weights(model) for model in (network, source, fresh))
+    actual = get_weights(network)
+    source_weights = get_weights(source)
+    initial = get_weights(fresh)
     for name in ("output.weight", "output.bias"):
         assert torch.equal(
             actual[name], replace_rows(initial[name], source_weights[name], CATEGORY_MATCHES)
         )
-    first = [] if embedding else ["rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
-    same = [name for name in actual if name.startswith("rnn.") and name not in first]
-    assert all(torch.equal(actual[name], source_weights[name]) for name in same)
+    letter_weights = [] if embedding else ["rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
+    for name in actual:
+        if name.startswith("rnn.") and name not in letter_weights:
+            assert torch.equal(actual[name], source_weights[name])
     if not embedding:
         expected = replace_rows(letter_columns(fresh), letter_columns(source), LETTER_MATCHES)
         assert torch.equal(letter_columns(network), expected)
@@ -166,7 +170,7 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
         source, make_network(ASCII_ALPHABET, TARGET_CATEGORIES), "it"
     )
     assert report.endswith(
-        "57 of 57 letters; n-gram models are not copied but fitted to the new names"
+        "57 of 57 letters; n-gram models are not copied, but fitted to the new names"
     )
     network = make_network(Alphabet(case_style="lower"), SOURCE_CATEGORIES, ngrams=1)
     transfer_and_describe_weights(source, network, "it")
@@ -199,12 +203,17 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
             "cell=lstm bidirectional=true: it has another architecture; "
             "use cell=gru bidirectional=false",
         ),
-        (ASCII_ALPHABET, ["X"], {}, "it: has none of these categories; it has Alpha, Beta, Delta"),
+        (
+            ASCII_ALPHABET,
+            ["X"],
+            {},
+            "it: no categories in common; the model has Alpha, Beta, Delta",
+        ),
         (
             Alphabet("corpus", "жя" + UNKNOWN_SYMBOL),
             TARGET_CATEGORIES,
             {},
-            "it: has none of these letters; it has  , ', ,, ., ;, A, B, C and 49 more",
+            "it: no letters in common; the model has  , ', ,, ., ;, A, B, C and 49 more",
         ),
     ],
 )
@@ -222,7 +231,7 @@ def test_models_that_do_not_match_are_refused(
 
 def test_unknown_symbol_is_not_a_shared_letter() -> None:
     source = make_network(Alphabet("corpus", "жя" + UNKNOWN_SYMBOL), SOURCE_CATEGORIES)
-    with pytest.raises(UserError, match="has none of these letters; it has ж, я"):
+    with pytest.raises(UserError, match="it: no letters in common; the model has ж, я"):
         transfer_and_describe_weights(
             source, make_network(SOURCE_ALPHABET, TARGET_CATEGORIES), "it"
         )
@@ -253,14 +262,12 @@ def test_a_run(
     train(settings(*overrides), tmp_path / "fresh")
     with caplog.at_level("INFO"):
         train(settings(*overrides, "init_from=source"), tmp_path / "run")
-    last = "checkpoints/last.ckpt"
-    assert (
-        f"\ninit_from={source_run / last}: copied 2 of 3 categories (new: Gamma), " in caplog.text
-    )
-    states = (tmp_path / run / last for run in ("run", "source", "fresh"))
-    actual, source_weights, fresh = (
-        torch.load(path, weights_only=True)["state_dict"] for path in states
-    )
+    (message,) = [text for text in caplog.messages if text.startswith("init_from=")]
+    copied = "2 of 3 categories (new: Gamma), 57 of 57 letters"
+    assert message == f"init_from={source_run / LAST_CHECKPOINT}: copied {copied}"
+    actual = load_checkpoint(tmp_path / "run")["state_dict"]
+    source_weights = load_checkpoint(source_run)["state_dict"]
+    fresh = load_checkpoint(tmp_path / "fresh")["state_dict"]
     name = "network.recurrent.rnn.i2o.weight"
     assert torch.equal(actual[name], replace_rows(fresh[name], source_weights[name], {0: 0, 1: 1}))
     saved = read_settings(tmp_path / "run")
@@ -286,14 +293,18 @@ def test_run_is_resumed_without_the_source_of_its_weights(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK", "{}: not a checkpoint, or a damaged or unsafe one"),
-        (("version", 3), "{}: is of an older version of this program; train anew"),
+        (b"PK", "{}: not a checkpoint, or a damaged one"),
+        (("version", 3), "{}: written by another version of this program; train a new model"),
         ((f"{NETWORK_PATH} hidden", 9), "{}: not a checkpoint of this program ("),
         (
             (f"{NETWORK_PATH} categories", ["\x1b", "B", "C"]),
             "{}: not a checkpoint of this program (",
         ),
-        (None, "no finished run with a val/balanced_accuracy in {}/; name a run or a checkpoint"),
+        (
+            None,
+            "{}: no finished run with a val/balanced_accuracy; "
+            "use the folder of a run, or a checkpoint",
+        ),
     ],
 )
 def test_invalid_source_of_weights_is_refused(

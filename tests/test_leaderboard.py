@@ -12,7 +12,7 @@ from src.run.run_folder import read_settings
 from src.sweep.finish import write_and_print_leaderboard
 from src.sweep.leaderboard import EndedRun, find_swept_keys, group_and_rank_runs
 from src.sweep.leaderboard_files import format_leaderboard_table
-from src.sweep.runs import print_outcome_and_runs_left, read_ended_runs
+from src.sweep.runs import print_outcome_of_run_and_runs_left, read_ended_runs
 from tests.helpers import read_csv
 
 MALFORMED_CONTENTS = [
@@ -37,7 +37,7 @@ def test_malformed_file_of_a_run_is_ignored(
         (run / name).write_bytes(content)
         read_settings(run)
         first, *others = read_ended_runs(tmp_path)
-        assert (first.number, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
+        assert (first.id, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
     (run / name).unlink()
     (run / name).mkdir()
     assert write_and_print_leaderboard(tmp_path, 0) == 0
@@ -58,7 +58,7 @@ def test_leaderboard_that_cannot_be_written_is_printed(
     assert write_and_print_leaderboard(tmp_path, 0) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[2].split() == ["1", "1", "0.250", "1.0", "1"]
-    assert any(line.startswith("Not written    ") for line in printed)
+    assert any(line.startswith("The leaderboard was not written: ") for line in printed)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_number_of_runs_that_are_left(
         (tmp_path / name / "overrides.json").write_text("[]")
         if status:
             (tmp_path / name / "metrics.json").write_text(json.dumps({"status": status}))
-    print_outcome_and_runs_left(tmp_path / "any", number, "done")
-    assert capsys.readouterr().out == f"\t#{number} : done; {n_left} left\n"
+    print_outcome_of_run_and_runs_left(tmp_path / "any", number, "done")
+    assert capsys.readouterr().out == f"Run {number}: done; {n_left} left\n"
 
 
 def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> EndedRun:
@@ -123,5 +123,8 @@ def test_sweep_without_finished_runs_has_no_leaderboard(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert write_and_print_leaderboard(tmp_path, 130) == 130
-    assert re.match(r"Interrupted; runs done: 0\nTo go on ", capsys.readouterr().out)
+    assert re.match(
+        r"Interrupted\. Finished runs: 0\nResume         python -m src\.train ",
+        capsys.readouterr().out,
+    )
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Loggers that need a server: Lightning's, with stand-ins for the packages that they call."""
+"""Lightning's loggers for wandb and mlflow, with mocks of these packages."""
 
 import sys
 from pathlib import Path
@@ -24,8 +24,8 @@ def load_logger_config(name: str, folder: Path) -> dict[str, Any]:
     return dict(OmegaConf.create(text.replace("${hydra:runtime.output_dir}", str(folder))))
 
 
-class Service:
-    """A stand-in for wandb, which records what is logged to it.
+class MockWandb:
+    """A mock of wandb, which records what is logged to it.
 
     A run that is not finished receives the values of the next run.
     """
@@ -57,8 +57,8 @@ class Service:
 def test_each_run_is_a_separate_wandb_run(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    service = Service()
-    monkeypatch.setitem(sys.modules, "wandb", service.module)
+    mock = MockWandb()
+    monkeypatch.setitem(sys.modules, "wandb", mock.module)
     for name in ("wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
         module: Any = ModuleType(name)
         module.RunDisabled = module.Run = type("Run", (), {})
@@ -68,9 +68,9 @@ def test_each_run_is_a_separate_wandb_run(
         config = settings(*TINY, f"lr={lr}", f"data_dir={corpus_dir}")
         config.logger = load_logger_config("wandb", tmp_path / f"0-lr_{lr}")
         train(config, tmp_path / f"0-lr_{lr}")
-    assert [run["name"] for run in service.runs] == ["0-lr_0.05", "0-lr_0.02"]
-    assert [run["config"]["lr"] for run in service.runs] == [0.05, 0.02]
-    for run in service.runs:
+    assert [run["name"] for run in mock.runs] == ["0-lr_0.05", "0-lr_0.02"]
+    assert [run["config"]["lr"] for run in mock.runs] == [0.05, 0.02]
+    for run in mock.runs:
         assert run["dir"] == str(tmp_path / run["name"])
         steps = [p["trainer/global_step"] for p in run["points"] if "train/loss" in p]
         assert steps == [50, 100]
@@ -112,8 +112,8 @@ def test_each_run_is_a_separate_mlflow_run(
         assert ("test/loss", 100) in points
 
 
-class Missing:
-    """Replace the flag with which Lightning remembers that a package is missing."""
+class MissingPackageFlag:
+    """A replacement of the flag by which Lightning knows whether a package is installed."""
 
     def __bool__(self) -> bool:
         return False
@@ -127,7 +127,7 @@ def test_error_names_a_logger_that_is_not_installed(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     flag = f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE"
-    monkeypatch.setattr(flag, Missing())
+    monkeypatch.setattr(flag, MissingPackageFlag())
     config = settings(*TINY, f"data_dir={corpus_dir}")
     config.logger = load_logger_config(name, tmp_path / "run")
     with pytest.raises(UserError, match=rf"^logger\.{name}: .*not installed"):

@@ -380,7 +380,7 @@ def test_a_sparse_table_has_the_same_logits_as_a_dense_one(
     dense = make_ngrams(examples)
     monkeypatch.setattr("src.ngrams.gram_table.MAX_DENSE_CELLS", 0)
     sparse = make_ngrams(examples)
-    assert len(dense.table.dense) == len(dense.table.grams)
+    assert len(dense.table.dense) == len(dense.table.keys)
     assert len(sparse.table.dense) == 0
     assert torch.equal(sparse(letters, lengths), dense(letters, lengths))
     assert torch.equal(sparse(letters, lengths, left_out), dense(letters, lengths, left_out))
@@ -423,7 +423,7 @@ def test_a_fitted_model_classifies_new_names(monkeypatch: pytest.MonkeyPatch) ->
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for model in (ngrams, repeated):
-        model.fit(train_dataset, [1 / 3] * 3, seed=0)
+        model.fit_parameters(train_dataset, [1 / 3] * 3, seed=0)
     assert torch.equal(torch.get_rng_state(), state)  # the fit has a random generator of its own
     logits = ngrams(letters, lengths)
     assert F.cross_entropy(logits, categories) < untrained

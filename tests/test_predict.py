@@ -23,7 +23,6 @@ from src.inference.trained_model import load_model
 from src.models.registry import PRIORS
 from tests.helpers import (
     CALIBRATION,
-    CHECKPOINT_SUMMARY,
     GRU_NETWORK,
     NETWORK,
     PRECISION_CURVE,
@@ -35,8 +34,12 @@ from tests.processes import Programs, wait_until
 
 Captured = pytest.CaptureFixture[str]
 
-MODEL_LINE = f"model: a.ckpt, {CHECKPOINT_SUMMARY}\n"
+MODEL_LINE = "Model: a.ckpt (validation balanced accuracy 0.625)\n"
 """What the program prints to stderr before it classifies names with `a.ckpt`."""
+PROMPT = "Surname: "
+PROMPT_HINT = 'Type a surname, or "quit" to end.\n'
+NO_LETTERS = "no letters of the alphabet"
+"""The reason for a name without any letter that the model can read."""
 ADDED_COLUMNS = ["category_1", "probability_1", "reason"]
 """The columns that `--csv --top-k=1` adds."""
 PREDICT = ["src.predict", "--checkpoint=a.ckpt"]
@@ -64,7 +67,7 @@ def read_error(capsys: Captured, *arguments: str) -> str:
     """Run the program, assert that it fails with a single line and status 2; return the line."""
     assert run_predict(*arguments) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line for line in lines if not line.startswith("model: ")] == lines[-1:]
+    assert [line for line in lines if not line.startswith("Model: ")] == lines[-1:]
     return lines[-1]
 
 
@@ -82,7 +85,8 @@ def test_a_name_in_a_single_case_causes_one_warning_with_the_tutorial_alphabet(
     assert run_predict("--checkpoint=a.ckpt", "Smith", "SMITH", "lee") == 0
     warnings = capsys.readouterr().err.splitlines()[1:]
     assert len(warnings) == 1
-    assert warnings[0].startswith("SMITH is in one case, and letters=tutorial reads it so")
+    reason = "with letters=tutorial, the case of a name matters"
+    assert warnings[0] == f"SMITH: {reason}; write it like Smith"
     write_checkpoint(here / "a.ckpt")
     assert run_predict("--checkpoint=a.ckpt", "SMITH") == 0
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -93,7 +97,9 @@ def test_names(here: Path, capsys: Captured) -> None:
     stdout, stderr = capsys.readouterr()
     assert stderr == MODEL_LINE
     lines = stdout.splitlines()
-    expected = load_model(here / "a.ckpt").probabilities(["O'Neill"])[0].sort(descending=True)
+    expected = (
+        load_model(here / "a.ckpt").predict_probabilities(["O'Neill"])[0].sort(descending=True)
+    )
     highest = f"{expected.values[0]:.3f}"
     assert lines[0].split() == [
         *("O'Neill", "ABC"[expected.indices[0]], highest),
@@ -101,16 +107,14 @@ def test_names(here: Path, capsys: Captured) -> None:
     ]
     assert lines[0].index(highest) == lines[1].index(lines[1].split()[2])  # aligned
     assert lines[2].startswith("王       ")  # two columns wide
-    assert lines[3] == "123      no letters I know"
+    assert lines[3] == f"123      {NO_LETTERS}"
 
 
 def test_top_k(here: Path, capsys: Captured) -> None:
     assert run_predict("--top-k=99", "Jones") == 0
     assert len(capsys.readouterr().out.split()) == 1 + 2 * 3
-    with pytest.raises(SystemExit) as exit_request:
-        predict.main(["--top-k=0", "Jones"])
-    assert exit_request.value.code == 2
-    assert "'0' is no whole number above 0" in capsys.readouterr().err
+    line = read_error(capsys, "--top-k=0", "Jones")
+    assert line == "python -m src.predict: --top-k 0: must be at least 1"
 
 
 def test_json(here: Path, capsys: Captured) -> None:
@@ -119,11 +123,11 @@ def test_json(here: Path, capsys: Captured) -> None:
     müller, digit, surrogate = map(json.loads, stdout.splitlines())
     assert '{"name": "Müller", ' in stdout
     assert surrogate["name"] == "\udcff"
-    expected = load_model(here / "a.ckpt").probabilities(["Müller"])[0]
+    expected = load_model(here / "a.ckpt").predict_probabilities(["Müller"])[0]
     assert müller["name"] == "Müller"
     actual = {item["category"]: item["probability"] for item in müller["predictions"]}
     assert actual == dict(zip("ABC", expected.tolist(), strict=True))
-    assert digit == {"name": "1", "predictions": [], "reason": "no letters I know"}
+    assert digit == {"name": "1", "predictions": [], "reason": NO_LETTERS}
 
 
 def test_explain(here: Path, capsys: Captured) -> None:
@@ -133,7 +137,7 @@ def test_explain(here: Path, capsys: Captured) -> None:
     assert run_predict("--explain", "--json", "Öz") == 0
     (answer,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert [step["prefix"] for step in answer["prefixes"]] == ["O", "Oz"]
-    expected = load_model(here / "a.ckpt").probabilities(["O", "Oz"]).max(dim=1).values
+    expected = load_model(here / "a.ckpt").predict_probabilities(["O", "Oz"]).max(dim=1).values
     actual = [step["predictions"][0]["probability"] for step in answer["prefixes"]]
     assert actual == pytest.approx(expected.tolist(), abs=1e-6)
     assert run_predict("--explain", "--threshold=0.99", "Öz") == 0
@@ -144,10 +148,13 @@ def test_plot(here: Path, capsys: Captured) -> None:
     assert run_predict("--explain", "Satoshi", "--plot=b.png") == 0
     assert matplotlib.image.imread(here / "b.png").std() > 0.01
     capsys.readouterr()
-    assert "b.png: exists; --force" in read_error(capsys, "--explain", "Sato", "--plot=b.png")
-    assert "one NAME" in read_error(capsys, "--explain", "a", "b", "--plot=c.png")
-    assert "one NAME" in read_error(capsys, "a", "--plot=c.png")
-    assert "1: no letters I know" in read_error(capsys, "--explain", "1", "--plot=c.png")
+    line = read_error(capsys, "--explain", "Sato", "--plot=b.png")
+    assert line.endswith(": b.png: the file already exists; use --force to replace it")
+    for arguments in (["--explain", "a", "b"], ["a"]):
+        line = read_error(capsys, *arguments, "--plot=c.png")
+        assert line.endswith(": --plot requires --explain and exactly one NAME")
+    line = read_error(capsys, "--explain", "1", "--plot=c.png")
+    assert line.endswith(f": --plot: 1: {NO_LETTERS}")
     assert not (here / "c.png").exists()
 
 
@@ -156,15 +163,17 @@ def test_piped_names(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPat
     assert run_predict("--json") == 0
     answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [answer["name"] for answer in answers] == ["Müller", "", "O'Neill"]
-    assert answers[1]["reason"] == "no letters I know"
+    assert answers[1]["reason"] == NO_LETTERS
     set_stdin(monkeypatch, b"")
     assert run_predict() == 0
     assert capsys.readouterr().out == ""
     set_stdin(monkeypatch, b"Lee\n\nJones\nM\xfcller\nO\xdf\n")
-    assert read_error(capsys).endswith("standard input:4: not utf-8; name its --encoding")
+    assert read_error(capsys).endswith("standard input:4: not utf-8; set --encoding")
     set_stdin(monkeypatch, b"Jones\n")
     message = read_error(capsys, "--encoding=utf-16")
-    assert message.endswith("standard input: not utf-16 after line 0; name its --encoding")
+    assert message.endswith(
+        "standard input: the text after line 0 is not valid utf-16; set --encoding"
+    )
     set_stdin(monkeypatch, b"M\xfcller\n")
     assert run_predict("--encoding=latin-1") == 0
     assert capsys.readouterr().out.startswith("Müller")
@@ -190,7 +199,7 @@ def test_a_header_in_a_pipe_causes_a_warning(
         set_stdin(monkeypatch, content.encode())
         assert run_predict() == 0
         stdout, stderr = capsys.readouterr()
-        assert stderr.count("looks like a header; it is answered") == n_warnings
+        assert stderr.count("' looks like a header, but is classified as a name\n") == n_warnings
         assert len(stdout.splitlines()) == len(content.splitlines())  # it may be a name
 
 
@@ -203,7 +212,7 @@ def test_a_prior_applies_to_all_kinds_of_output(
     probability_of_a: dict[str, float] = {}
     for prior in PRIORS:
         options = [f"--prior={prior}"] if prior != "tempered" else []  # the default
-        row = load_model(here / "a.ckpt", prior).probabilities(["Jones"])[0]
+        row = load_model(here / "a.ckpt", prior).predict_probabilities(["Jones"])[0]
         expected = row[0].item()
         probability_of_a[prior] = expected
 
@@ -213,7 +222,7 @@ def test_a_prior_applies_to_all_kinds_of_output(
         for is_terminal in (False, True):
             set_stdin(monkeypatch, b"Jones\n", is_terminal)
             assert run_predict("--json", *options) == 0
-            line = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
+            line = capsys.readouterr().out.removeprefix(PROMPT).splitlines()[0]
             predictions = json.loads(line)["predictions"]
             assert {p["category"]: p["probability"] for p in predictions}["A"] == expected
         assert run_predict("--json", "--explain", "Jones", f"--plot={prior}.png", *options) == 0
@@ -234,7 +243,8 @@ def test_a_prior_that_the_checkpoint_does_not_support(here: Path, capsys: Captur
     assert run_predict("Jones") == 0
     assert capsys.readouterr().out == as_trained
     line = read_error(capsys, "--prior=corpus", "Jones")
-    assert line.startswith("python -m src.predict: --prior corpus: a.ckpt does not say how common")
+    reason = "a.ckpt has no calibration, because no names were held out for validation"
+    assert line == f"python -m src.predict: --prior corpus: {reason}; omit --prior"
     assert run_predict("--prior=mine", "Jones") == 2
     assert "invalid choice: 'mine'" in capsys.readouterr().err
 
@@ -257,7 +267,7 @@ def predict_jones(
         for format_options in ([], ["--json"]):
             set_stdin(monkeypatch, b"Jones\n", is_terminal)
             assert run_predict(*arguments, *options, *format_options) == 0
-            line = capsys.readouterr().out.removeprefix("Input: ").splitlines()[0]
+            line = capsys.readouterr().out.removeprefix(PROMPT).splitlines()[0]
             if format_options:
                 values = json.loads(line)
                 answer = {p["category"]: f"{p['probability']:.3f}" for p in values["predictions"]}
@@ -285,7 +295,7 @@ def test_among_applies_to_all_kinds_of_output(
 ) -> None:
     network = NETWORK | {"categories": ["A", "B", "Congo, DR"]}
     torch.save(make_checkpoint(network) | {"calibration": CALIBRATION}, here / "a.ckpt")
-    p = load_model(here / "a.ckpt").probabilities(["Jones"])[0]
+    p = load_model(here / "a.ckpt").predict_probabilities(["Jones"])[0]
     expected = {c: f"{p[i] / (p[0] + p[2]):.3f}" for i, c in ((0, "A"), (2, "Congo, DR"))}
     among = '--among="Congo, DR", A'
     assert predict_jones(here, capsys, monkeypatch, among) == [expected] * 7
@@ -298,13 +308,13 @@ def test_among_applies_to_all_kinds_of_output(
 @pytest.mark.parametrize(
     ("among", "message"),
     [
-        ("Alpha,beta", "--among: the model knows no category 'beta'; try 'Beta'"),
-        ("Alpha,Bet", "--among: the model knows no category 'Bet'; try 'Beta'"),
-        ("Beta,xyz", "knows no category 'xyz'; try 'Alpha', 'Beta', 'Gamma'"),
-        ("Beta,", "knows no category ''; try 'Alpha', 'Beta', 'Gamma'"),
-        ("Beta", "--among: needs two categories"),
-        ("Beta, Alpha ,Beta", "--among: Beta is named twice"),
-        ("", "--among: needs two categories"),
+        ("Alpha,beta", "--among: unknown category 'beta'; did you mean 'Beta'?"),
+        ("Alpha,Bet", "--among: unknown category 'Bet'; did you mean 'Beta'?"),
+        ("Beta,xyz", "unknown category 'xyz'; choose from 'Alpha', 'Beta', 'Gamma'"),
+        ("Beta,", "unknown category ''; choose from 'Alpha', 'Beta', 'Gamma'"),
+        ("Beta", "--among: at least two categories are required"),
+        ("Beta, Alpha ,Beta", "--among: 'Beta' occurs more than once"),
+        ("", "--among: at least two categories are required"),
     ],
 )
 def test_among_with_invalid_categories(
@@ -312,7 +322,7 @@ def test_among_with_invalid_categories(
 ) -> None:
     categories = {"categories": ["Alpha", "Beta", "Gamma"]}
     torch.save(make_checkpoint(NETWORK | categories), here / "a.ckpt")
-    assert message in read_error(capsys, f"--among={among}", "Jones")
+    assert read_error(capsys, f"--among={among}", "Jones").endswith(message)
 
 
 def test_a_threshold_applies_to_all_kinds_of_output(
@@ -321,7 +331,7 @@ def test_a_threshold_applies_to_all_kinds_of_output(
     write_checkpoint(
         here / "a.ckpt", calibration=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
-    highest = load_model(here / "a.ckpt").probabilities(["Jones"])[0].max().item()
+    highest = load_model(here / "a.ckpt").predict_probabilities(["Jones"])[0].max().item()
     assert 0.5 < highest < 0.75
     answers = predict_jones(here, capsys, monkeypatch)
     assert predict_jones(here, capsys, monkeypatch, f"--threshold={highest}") == answers
@@ -331,21 +341,30 @@ def test_a_threshold_applies_to_all_kinds_of_output(
     assert predict_jones(here, capsys, monkeypatch, "--precision=0.93") == [unknown] * 7
     assert run_predict("--precision=0.9", "1", "Jones") == 0
     stdout, stderr = capsys.readouterr()
-    assert stdout.splitlines()[0] == "1      no letters I know"
-    summary = "answered 75.0% of the validation names, 90.0% of them right"
-    assert stderr == f"{MODEL_LINE}threshold: 0.5, {summary}\n"
+    assert stdout.splitlines()[0] == f"1      {NO_LETTERS}"
+    summary = "coverage 75.0% and precision 90.0% on the validation names"
+    assert stderr == f"{MODEL_LINE}Threshold: 0.5 ({summary})\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--threshold=2"], "--threshold 2: is not between 0 and 1"),
-        (["--threshold=-0.5"], "--threshold -0.5: is not between 0 and 1"),
-        (["--threshold=nan"], "--threshold nan: is not between 0 and 1"),
-        (["--precision=1"], "--precision 1: is not between 0 and 1"),
-        (["--precision=0.99"], "--precision 0.99: validation reaches 0.937 at the most"),
-        (["--precision=0.9", "--prior=corpus"], "--precision: a.ckpt holds none; give a --thre"),
-        (["--precision=0.9", "--among=A,B"], "holds none among these categories"),
+        (["--threshold=2"], "--threshold 2: must be between 0 and 1"),
+        (["--threshold=-0.5"], "--threshold -0.5: must be between 0 and 1"),
+        (["--threshold=nan"], "--threshold nan: must be between 0 and 1"),
+        (["--precision=1"], "--precision 1: must be between 0 and 1"),
+        (
+            ["--precision=0.99"],
+            "--precision 0.99: the highest precision on the validation names is 0.937",
+        ),
+        (
+            ["--precision=0.9", "--prior=corpus"],
+            "--precision: a.ckpt has no precision curve; use --threshold instead",
+        ),
+        (
+            ["--precision=0.9", "--among=A,B"],
+            "--precision: precision curves are not available with --among; use --threshold instead",
+        ),
     ],
 )
 def test_an_invalid_threshold_or_precision(
@@ -354,7 +373,7 @@ def test_an_invalid_threshold_or_precision(
     write_checkpoint(
         here / "a.ckpt", calibration=CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     )
-    assert message in read_error(capsys, *arguments, "Jones")
+    assert read_error(capsys, *arguments, "Jones").endswith(f": {message}")
 
 
 def test_hostile_names(here: Path, capsys: Captured) -> None:
@@ -362,8 +381,8 @@ def test_hostile_names(here: Path, capsys: Captured) -> None:
     first, second, *others = capsys.readouterr().out.splitlines()
     assert first.startswith("a\ufffd[2J\ufffdb ")  # no control characters reach the terminal
     assert first.split()[1] in "ABC"
-    assert second.endswith("x  longer than 200 letters")
-    assert [line.rpartition("  ")[2] for line in others] == ["no letters I know"] * 3
+    assert second.endswith("x  more than 200 letters")
+    assert [line.rpartition("  ")[2] for line in others] == [NO_LETTERS] * 3
 
 
 CSV = 'id,surname,note\r\n1,Müller,"a, b"\r\n2,123,\r\n\r\n3,"O\'\nNeill",x\r\n'
@@ -397,9 +416,9 @@ def test_csv(here: Path, capsys: Captured, encoding: str) -> None:
     ]
     model = load_model(here / "a.ckpt")
     for row in (rows[0], rows[2]):
-        ((first, second),) = model.top_k(model.probabilities([row[1]]), 2)
+        ((first, second),) = model.top_k(model.predict_probabilities([row[1]]), 2)
         assert row[3:] == [first[0], f"{first[1]:.6f}", second[0], f"{second[1]:.6f}", ""]
-    assert rows[1][3:] == ["", "", "", "", "no letters I know"]
+    assert rows[1][3:] == ["", "", "", "", NO_LETTERS]
     has_mark = (here / "out.csv").read_bytes().startswith(codecs.BOM_UTF8)
     assert has_mark == (encoding == "utf-8-sig")  # Excel recognizes UTF-8 by the byte-order mark
 
@@ -410,7 +429,7 @@ def test_csv(here: Path, capsys: Captured, encoding: str) -> None:
         (",", [], "", 'id,surname,note\n1,Lee,"a; b"\n\n2,"Le,e",5" wide\n'),
         (";", [], "", 'id;surname;"a,b,c"\r\n1;"Lee";"say ""so"""\r\n\r\n2;Jones;'),
         ("\t", [], "", 'x;y\t"surname"\tnote\r1\t"O\'\nNeill"\t"a\rb"\r'),
-        ("|", [], "", "surname|a,b,c,d\nLee|\n"),  # fewer fields, but the column is there
+        ("|", [], "", "surname|a,b,c,d\nLee|\n"),  # fewer columns, but one is called `surname`
         (";", [], "sep=;\r\n", "id,x;surname,y;surname\r\n1;2;Lee\r\n"),
         (",", [], '"SEP=,"\n', "id,surname\n1,Lee\n"),
         ("|", ["--delimiter=|"], "sep=;\n", "id|surname\n;|Lee\n"),
@@ -435,7 +454,7 @@ def test_csv_keeps_cells_and_what_precedes_the_header(
     model = load_model(here / "a.ckpt")
     for row in rows:
         name = row[header.index("surname")]
-        ((prediction,),) = model.top_k(model.probabilities([name]), 1)
+        ((prediction,),) = model.top_k(model.predict_probabilities([name]), 1)
         assert row[-3:] == [prediction.category, f"{prediction.probability:.6f}", ""]
 
 
@@ -459,12 +478,12 @@ def test_a_column_by_name_or_number(
     assert run_predict("--csv=in.csv", "--out=-", "--top-k=1", *options) == 0
     row = capsys.readouterr().out.splitlines()[1].split(",")
     model = load_model(here / "a.ckpt")
-    (((category, probability),),) = model.top_k(model.probabilities(["Lee"]), 1)
+    (((category, probability),),) = model.top_k(model.predict_probabilities(["Lee"]), 1)
     assert row == ["7", "Lee", category, f"{probability:.6f}", ""]
 
 
 def test_csv_through_pipes(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only column need not be named."""
+    """A file with a single column needs no --column."""
     set_stdin(monkeypatch, "Wer\r\nMüller\r\n\r\n".encode())
     assert run_predict("--csv=-", "--out=-", "--top-k=1") == 0
     stdout = capsys.readouterr().out
@@ -475,7 +494,7 @@ def test_csv_through_pipes(here: Path, capsys: Captured, monkeypatch: pytest.Mon
     assert (header, row[:7]) == (f"Wer,{','.join(ADDED_COLUMNS)}\r\n", "Müller,")
     set_stdin(monkeypatch, b"a\nLee\n\nM\xfcller\n")
     line = read_error(capsys, "--csv=-", "--out=-")
-    assert line.endswith("standard input:4: not utf-8; name its --encoding")
+    assert line.endswith("standard input:4: not utf-8; set --encoding")
 
 
 def test_a_category_is_not_a_formula_in_a_spreadsheet(here: Path, capsys: Captured) -> None:
@@ -500,7 +519,9 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
     _, *rows = predict_csv(here, capsys, content.encode(), "--top-k=1")
     assert [row[0] for row in rows] == names
     model = load_model(here / "a.ckpt")
-    expected = {name: model.top_k(model.probabilities([name]), 1)[0][0] for name in set(names)}
+    expected = {
+        name: model.top_k(model.predict_probabilities([name]), 1)[0][0] for name in set(names)
+    }
     for name, category, probability, _ in rows:
         assert category == expected[name].category
         assert float(probability) == pytest.approx(expected[name].probability, abs=2e-6)
@@ -515,18 +536,30 @@ def test_csv_of_many_rows_is_in_order(here: Path, capsys: Captured) -> None:
         ),
         (
             b"",
-            "in.csv: has no column 'surname'; --column must be the name or number of one of: none",
+            "in.csv: the file is empty",
         ),
-        (b"surname,x\nJones,1\nLee\n", "in.csv:3: 1 fields; the header has 2"),
-        (b"surname\nJones,1\n", "in.csv:2: 2 fields; the header has 1"),
-        (b"surname\nLee\n\nM\xfcller\n" + 9999 * b"Lee\n", "in.csv:4: not utf-8; name its --enc"),
-        (b'surname\n"a\r\n\xff"\n', "in.csv:3: not utf-8; name its --encoding"),
+        (
+            b"surname,x\nJones,1\nLee\n",
+            "in.csv:3: the number of columns is 1, but the header has 2",
+        ),
+        (b"surname\nJones,1\n", "in.csv:2: the number of columns is 2, but the header has 1"),
+        (b"surname\nLee\n\nM\xfcller\n" + 9999 * b"Lee\n", "in.csv:4: not utf-8; set --encoding"),
+        (b'surname\n"a\r\n\xff"\n', "in.csv:3: not utf-8; set --encoding"),
         (b'surname,x\n1,"Jones\n2,Lee\n', "in.csv:2: unexpected end of data"),
-        (b'surname,x\nLee,"\n"\nJones\n', "in.csv:4: 1 fields; the header has 2"),
-        (b"sep=;\nsurname;x\nJones\n", "in.csv:3: 1 fields; the header has 2"),
+        (
+            b'surname,x\nLee,"\n"\nJones\n',
+            "in.csv:4: the number of columns is 1, but the header has 2",
+        ),
+        (
+            b"sep=;\nsurname;x\nJones\n",
+            "in.csv:3: the number of columns is 1, but the header has 2",
+        ),
         (b"Surname,SURNAME\nJones,Lee\n", "in.csv: has 2 columns 'surname'"),
         (b"surname,surname\nJones,Lee\n", "in.csv: has 2 columns 'surname'"),
-        (b"surname,reason\nJones,1\n", "in.csv: already has the column reason"),
+        (
+            b"surname,reason\nJones,1\n",
+            "in.csv: already has a column 'reason'; rename or remove it",
+        ),
     ],
 )
 def test_invalid_csv(here: Path, capsys: Captured, content: bytes, message: str) -> None:
@@ -543,7 +576,7 @@ def test_csv_with_a_cell_of_any_length(here: Path, capsys: Captured) -> None:
     rows = [line.split(",") for line in (here / "out.csv").read_text().splitlines()[1:]]
     assert [row[0] for row in rows] == cells
     assert [row[3] for row in rows] == [
-        *("longer than 200 letters", "longer than 200 letters", "", "no letters I know", ""),
+        *("more than 200 letters", "more than 200 letters", "", NO_LETTERS, ""),
     ]
 
 
@@ -561,11 +594,14 @@ def test_output_that_exists_or_cannot_be_written(here: Path, capsys: Captured) -
     (here / "in.csv").write_text("surname\nMüller\n", encoding="utf-8")
     (here / "out.csv").write_text("precious")
     options = ("--csv=in.csv", "--column=surname")
-    assert "out.csv: exists; --force" in read_error(capsys, *options, "--out=out.csv")
+    assert read_error(capsys, *options, "--out=out.csv").endswith(
+        ": out.csv: the file already exists; use --force to replace it"
+    )
     assert (here / "out.csv").read_text() == "precious"
     (here / "folder").mkdir()
-    assert "folder: is no plain file" in read_error(capsys, *options, "--out=folder", "--force")
-    assert ".: is no plain file" in read_error(capsys, *options, "--out=.", "--force")
+    for folder in ("folder", "."):
+        line = read_error(capsys, *options, f"--out={folder}", "--force")
+        assert line.endswith(f": {folder}: not a regular file")
     assert "no/out.csv: No such file" in read_error(capsys, *options, "--out=no/out.csv")
     assert "gone.csv" in read_error(capsys, "--csv=gone.csv", "--column=x", "--out=new.csv")
     assert not (here / "new.csv").exists()
@@ -609,8 +645,8 @@ def test_the_prompt(here: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatc
         set_stdin(monkeypatch, typed, is_terminal=True)
         assert run_predict() == 0
         stdout, stderr = capsys.readouterr()
-        assert stderr == f"{MODEL_LINE}quit or Ctrl-D ends it\n"
-        assert stdout.count("Input: ") == n_prompts
+        assert stderr == f"{MODEL_LINE}{PROMPT_HINT}"
+        assert stdout.count(PROMPT) == n_prompts
         assert ("Jones  " in stdout) == bool(typed)
         assert "Lee" not in stdout
 
@@ -620,7 +656,7 @@ def test_interrupt_at_the_prompt(here: Path, programs: Programs) -> None:
     terminal, end = pty.openpty()
     with os.fdopen(end, "r") as stdin:
         process = programs.start(*PREDICT, cwd=here, stdin=stdin)
-    wait_until(lambda: process.stdout == "Input: ", process)
+    wait_until(lambda: process.stdout == PROMPT, process)
     # A Ctrl-C that arrives just before Python waits for input takes effect with the next one.
     while process.poll() is None:
         with suppress(OSError):  # the process has ended
@@ -628,13 +664,13 @@ def test_interrupt_at_the_prompt(here: Path, programs: Programs) -> None:
         with suppress(TimeoutError):  # a Ctrl-C while Python shuts down would be reported
             process.wait(5)
     os.close(terminal)
-    assert process.result() == (0, process.stdout, f"{MODEL_LINE}quit or Ctrl-D ends it\n")
+    assert process.result() == (0, process.stdout, f"{MODEL_LINE}{PROMPT_HINT}")
 
 
 def test_closed_streams(here: Path, programs: Programs) -> None:
-    """A file that is opened must not take the place of a standard stream.
+    """A file that the program opens does not replace a closed standard stream.
 
-    A new interpreter, as Python replaces closed streams when it starts.
+    This runs a new interpreter, because Python replaces closed streams when it starts.
     """
     script = shlex.join([*NEW_INTERPRETER, "--explain", "Jones", "--plot=a.png"])
     result = programs.run("sh", "-c", f"{script} <&- >&- 2>&-", cwd=here, is_forked=False)
@@ -654,7 +690,7 @@ def test_a_piped_name_is_answered_before_the_next_one_is_written(
 ) -> None:
     """Another program can write a name and wait for the answer.
 
-    A new interpreter, as `PYTHONIOENCODING` is read when it starts.
+    This runs a new interpreter, because `PYTHONIOENCODING` is read when it starts.
     """
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     stdin, names = os.pipe()
@@ -684,9 +720,7 @@ def test_full_output(here: Path, programs: Programs) -> None:
         process = programs.start(*PREDICT, "Jones", cwd=here, env=environment, stdout=full)
     result = process.result()
     assert result.returncode == 2
-    assert result.stderr.splitlines()[1:] == [
-        "python -m src.predict: [Errno 28] No space left on device"
-    ]
+    assert result.stderr.splitlines()[1:] == ["python -m src.predict: No space left on device"]
 
 
 def test_output_that_is_closed_early(here: Path, programs: Programs) -> None:
@@ -722,7 +756,7 @@ def test_prediction_imports_neither_lightning_nor_numba(here: Path, programs: Pr
 
 @pytest.mark.parametrize("module", ["src.predict", "src.evaluate"])
 def test_interrupt_while_torch_is_imported(tmp_path: Path, programs: Programs, module: str) -> None:
-    """There is no traceback. A new interpreter, which imports a stand-in for torch."""
+    """There is no traceback. The interpreter imports a stand-in for torch, which is slow."""
     (tmp_path / "torch.py").write_text(
         "import time, pathlib; pathlib.Path('importing').touch(); time.sleep(1000)"
     )
@@ -769,7 +803,7 @@ def test_signal_while_a_file_is_written_leaves_no_temporary_file(
 def test_memory_does_not_grow_with_the_longest_cell(here: Path, programs: Programs) -> None:
     """A GRU reads batches of names that are padded to the length of the longest one.
 
-    A new process, whose memory is measured.
+    The memory of a new process is measured.
     """
     torch.save(make_checkpoint(GRU_NETWORK), here / "a.ckpt")
     names = ["Jones"] * 2000 + ["x" * 131_000] + ["Jones"] * 2000

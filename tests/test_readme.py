@@ -1,4 +1,4 @@
-"""What README.md and docs/ say: commands, options, links, files and the examples run or exist."""
+"""README.md and docs/: commands and options are valid, links have a target, examples run."""
 
 import json
 import re
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks import configuration
 from src import evaluate, predict
 from src.audit import __main__ as audit
+from src.config import KEYS
 from src.export import __main__ as export
 from src.run.run_folder import RunResult, Status, write_result
 from tests.helpers import INCLUDED_COUNTS, ROOT, read_corpus, settings, write_checkpoint
@@ -28,11 +30,39 @@ PAGES[NOTEBOOK] = "\n".join(
     if cell["cell_type"] == "markdown"
 )
 TEXT = "\n".join(PAGES.values())
+GROUPS = ("trainer", "logger", "callbacks")
+"""Keys whose values are groups of settings."""
+
+
+def read_commands() -> list[list[str]]:
+    """Return the commands in all code blocks of the language `bash`, without comments."""
+    commands = []
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            commands.append(shlex.split(line, comments=True))
+    return commands
+
+
+def arguments_of(module: str) -> list[list[str]]:
+    """Return the arguments of all commands that run a module."""
+    arguments = []
+    for command in read_commands():
+        # Some programs are part of a pipe, or their input is redirected.
+        parts: list[list[str]] = [[]]
+        for word in command:
+            if word in ("|", "<"):
+                parts.append([])
+            else:
+                parts[-1].append(word)
+        for part in parts:
+            if part[:3] == ["python", "-m", module]:
+                arguments.append(part[3:])
+    return arguments
 
 
 def links(page: Path) -> list[tuple[Path, str]]:
-    """Return what a page links to: the file, and the anchor or nothing."""
-    targets = re.findall(r"\]\(([^)\s]+)\)", PAGES[page])
+    """Return the files that a page links to, each with its anchor or an empty text."""
+    targets = re.findall(r"\]\((?!https:)([^)\s]+)\)", PAGES[page])
     parts = [target.partition("#") for target in targets]
     return [((page.parent / file).resolve() if file else page, to) for file, _, to in parts]
 
@@ -43,9 +73,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def is_for_cluster(command: str) -> bool:
+def is_for_cluster(overrides: list[str]) -> bool:
     """Return whether a command needs the extra `cluster`."""
-    return "cluster=ray" in command or "cluster=slurm" in command
+    return "cluster=ray" in overrides or "cluster=slurm" in overrides
 
 
 @pytest.mark.parametrize(
@@ -57,30 +87,31 @@ def test_settings_of_train_commands_are_valid(
     monkeypatch.chdir(tmp_path)
     Path("path/to/folder").mkdir(parents=True)
     Path("people.csv").touch()
-    commands = re.findall(r"^    python -m src\.train([^#\n]*)", TEXT, re.MULTILINE)
-    assert len(commands) >= 24
-    audits = re.findall(r"^    python -m src\.audit([^#\n]*)", TEXT, re.MULTILINE)
+    commands = arguments_of("src.train")
+    assert len(commands) >= 40
+    audits = arguments_of("src.audit")
     assert len(audits) >= 3
-    parsed = (audit.make_parser().parse_args(shlex.split(words)) for words in audits)
-    commands += [shlex.join(options.keys) for options in parsed]
+    commands += [audit.make_parser().parse_args(arguments).keys for arguments in audits]
     commands = [command for command in commands if is_for_cluster(command) == on_cluster]
     assert commands
     for command in commands:
-        words = [
-            word
-            for word in shlex.split(command)
-            if not word.startswith(("-", "resume=", "init_from="))
-        ]
-        one = r"=(?:choice\(|interval\()?([^,\[]*),.*"  # of several values; a list is one
-        settings(*(re.sub(one, r"=\1", word) for word in words))
+        overrides = []
+        for word in command:
+            if not word.startswith(("-", "resume=", "init_from=")):
+                # Of several values, the first one is checked. A list in brackets is one value.
+                several_values = r"=(?:choice\(|interval\()?([^,\[]*),.*"
+                overrides.append(re.sub(several_values, r"=\1", word))
+        settings(*overrides)
 
 
 def test_options_of_other_commands_are_valid() -> None:
-    questions = re.findall(r"python -m src\.(predict|evaluate|export)([^#\n`]*)", TEXT)
-    assert len(questions) >= 9
-    programs = {"predict": predict, "evaluate": evaluate, "export": export}
-    for module, words in questions:
-        programs[module].make_parser().parse_args(shlex.split(words))
+    programs = {"src.predict": predict, "src.evaluate": evaluate, "src.export": export}
+    n_commands = 0
+    for module, program in programs.items():
+        for arguments in arguments_of(module):
+            program.make_parser().parse_args(arguments)
+            n_commands += 1
+    assert n_commands >= 20
 
 
 def test_links_have_a_target() -> None:
@@ -88,7 +119,9 @@ def test_links_have_a_target() -> None:
         for file, anchor in links(page):
             assert file.exists(), (page, file)
             assert not anchor or anchor in anchors(PAGES[file]), (page, file, anchor)
-    assert {file for file, _ in links(README)} >= set(PAGES) - {README}
+    index = ROOT / "docs/README.md"
+    linked_pages = {file for file, _ in [*links(README), *links(index)]}
+    assert linked_pages >= set(PAGES) - {README}
     pictures = {file for page in PAGES for file, _ in links(page)}
     assert pictures >= set((ROOT / "benchmarks/pictures").iterdir())
 
@@ -97,19 +130,19 @@ def test_benchmarks_and_make_targets_exist() -> None:
     for module in re.findall(r"python -m (benchmarks\.\w+)", TEXT):
         assert (ROOT / module.replace(".", "/")).with_suffix(".py").exists(), module
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    said = re.findall(r"(?:^    |`)make (\w+)", TEXT, re.MULTILINE)
-    assert len(said) >= 6
-    assert {*said} <= {*targets}
+    mentioned = re.findall(r"(?:^|`)make (\w+)", TEXT, re.MULTILINE)
+    assert len(mentioned) >= 6
+    assert {*mentioned} <= {*targets}
 
 
 def test_map_lists_all_files() -> None:
     text = PAGES[ROOT / "docs/architecture.md"]
-    room, shown = ROOT / "src", set()
-    for indent, name in re.findall(r"^    ( +)([\w/]+(?:/|\.py)) +", text, re.MULTILINE):
+    package, shown = ROOT / "src", set()
+    for indent, name in re.findall(r"^( +)([\w/]+(?:/|\.py)) +", text, re.MULTILINE):
         if name.endswith("/"):
-            room = ROOT / "src" / name
+            package = ROOT / "src" / name
         else:
-            shown.add((room if len(indent) > 2 else ROOT / "src") / name)
+            shown.add((package if len(indent) > 2 else ROOT / "src") / name)
     files = {file for file in (ROOT / "src").rglob("*.py") if file.name != "__init__.py"}
     assert shown == files
 
@@ -119,23 +152,40 @@ def test_python_examples_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    other, ask, train = re.findall(r"^```python\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    write_checkpoint(tmp_path / "outputs/run/checkpoints/last.ckpt")
-    write_result(tmp_path / "outputs/run", RunResult(Status.FINISHED, {}, ""))
+    first_run = tmp_path / "outputs/2026-11-22/first"
+    write_checkpoint(first_run / "checkpoints/last.ckpt")
+    write_result(first_run, RunResult(Status.FINISHED, {}, ""))
+
+    def read_examples(page: str) -> list[str]:
+        text = PAGES[ROOT / page]
+        return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+    (short_example,) = read_examples("README.md")
+    exec(short_example, {})
+    assert "Prediction(category=" in capsys.readouterr().out
+
+    predict_example, train_example = read_examples("docs/python.md")
     names: dict[str, Any] = {}
-    exec(ask, names)
+    exec(predict_example, names)
     predict.main(["--json", "O'Neill", "Müller", "Иванов"])
     printed = map(json.loads, capsys.readouterr().out.splitlines())
     expected = [[tuple(each.values()) for each in answer["predictions"]] for answer in printed]
     assert names["answers"] == expected
 
     export.main(["--onnx", "model.onnx"])
-    exec(other, names)
-    expected = names["model"].probabilities(names["names"])
+    (onnx_example,) = read_examples("docs/export.md")
+    exec(onnx_example, names)
+    expected = names["model"].predict_probabilities(names["names"])
     np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
 
-    exec(train.replace("20_000", "2_000"), names)
+    exec(train_example.replace("20_000", "2_000"), names)
     assert sum(map(len, names["answers"])) == 1799
+
+
+def test_configuration_page_is_up_to_date() -> None:
+    assert PAGES[ROOT / "docs/configuration.md"] == configuration.format_page()
+    rows = re.findall(r"^\| `(\w+)` \| `", PAGES[ROOT / "docs/configuration.md"], re.MULTILINE)
+    assert rows[: len(KEYS) - 3] == [key for key in KEYS if key not in GROUPS]
 
 
 def test_corpus_table_has_the_right_numbers() -> None:

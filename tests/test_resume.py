@@ -1,4 +1,4 @@
-"""Tests of runs that stop, are killed, moved or damaged, and are then resumed."""
+"""Runs that are interrupted, killed, moved or damaged, and then resumed."""
 
 import json
 import os
@@ -73,7 +73,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
 
 @pytest.fixture(autouse=True)
 def no_pending_signal() -> Any:
-    """Forget the signal of a test."""
+    """Reset the signal that a test has simulated."""
     yield
     STOP_HANDLER.signum = 0
 
@@ -165,7 +165,7 @@ def test_killed_run_is_resumed_from_its_last_validation(
 
 @pytest.mark.parametrize("first_end", [600, 530, 290])
 def test_extended_run_equals_a_long_run(corpus_dir: Path, tmp_path: Path, first_end: int) -> None:
-    """The curves have no points of the iteration at which the run ended first."""
+    """The curves have no points at the iteration at which the run first ended."""
     overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
     train(settings(*overrides, f"iterations={first_end}"), tmp_path / "parts")
     assert read_curves(tmp_path / "parts")["val/loss"][-1][0] == first_end
@@ -281,7 +281,7 @@ def test_resuming_from_a_truncated_checkpoint_is_refused(
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:size])
     overrides = [*QUICK_RUN, "iterations=800", f"data_dir={finished_run.parent / 'names'}"]
-    with pytest.raises(UserError, match=r"last\.ckpt: not a checkpoint, or a damaged or unsafe"):
+    with pytest.raises(UserError, match=r"last\.ckpt: not a checkpoint, or a damaged one$"):
         train(settings(*overrides), run)
 
 
@@ -304,14 +304,17 @@ def test_interrupted_run_can_be_resumed(
     (run,) = tmp_path.glob("outputs/*/*")
     assert run.name.split("-", 3)[3].startswith("iterations_100000000-hidden_16-")
     refused = programs.train(f"resume={run}", cwd=tmp_path)  # the run has not ended
-    assert (refused.returncode, refused.stderr) == (1, f"{run}: is in use by another process\n")
+    assert (refused.returncode, refused.stderr) == (
+        1,
+        f"{run}: another process is using this folder\n",
+    )
     process.send_signal(signal.SIGTERM)
     result = process.result()
     assert (result.returncode, result.stderr) == (143, "")
     *_, message, command = result.stdout.splitlines()
     iteration = load_checkpoint(run)["iteration"]
-    assert message == f"Interrupted at iteration {iteration:,}. To go on:"
-    assert command == f"python -m src.train resume={run}"
+    assert message == f"Interrupted at iteration {iteration:,}"
+    assert command == f"Resume       python -m src.train resume={run.relative_to(tmp_path)}"
     assert (run / "loss.png").exists()
 
     override = f"iterations={iteration + 1000}"
@@ -332,7 +335,7 @@ def test_finished_run_can_be_extended(corpus_dir: Path, tmp_path: Path, programs
     assert (result.returncode, result.stderr) == (0, "")
     train(settings(*overrides, "iterations=800"), tmp_path / "uninterrupted")
     assert_equal_runs(folder, tmp_path / "uninterrupted")
-    assert not list((folder / ".hydra").iterdir())  # files of Hydra are neither read nor written
+    assert not list((folder / ".hydra").iterdir())  # Hydra's files are neither read nor written
     assert (folder / "config.yaml").read_text() == before.replace("600", "800")
     rows = (folder / "metrics.csv").read_text().splitlines()
     assert len(rows) == 1 + 16 + 4 + 1  # a header, and the points of the whole run
@@ -350,8 +353,8 @@ def test_invalid_resume_is_refused(
     for name, content in {
         "cut": saved[:10],
         "empty": "",
-        "odd": "- 1\n- {",
-        "deep": "a: [1]",
+        "list": "- 1\n- {",
+        "nested": "a: [1]",
     }.items():
         Path(name).mkdir()
         Path(name, "config.yaml").write_text(content)
@@ -359,15 +362,16 @@ def test_invalid_resume_is_refused(
     Path("other/config.yaml").write_text(saved + "colour: red\n")
     Path("wrong").mkdir()
     Path("wrong/config.yaml").write_text(saved.replace("lr: 0.05", "lr: high"))
+    not_a_run = "not the folder of a run; config.yaml is missing or damaged"
     messages = {
-        "resume=nowhere": "no run's folder with a whole config.yaml in it",
-        "resume=run/checkpoints/last.ckpt": "no run's folder",
-        "resume=run/checkpoints/none.ckpt": "no run's folder",
-        "resume=cut": "no run's folder",
-        "resume=empty": "no run's folder",
-        "resume=odd": "no run's folder",
-        "resume=deep": "no run's folder",
-        "resume=other": "no run's folder",
+        "resume=nowhere": not_a_run,
+        "resume=run/checkpoints/last.ckpt": not_a_run,
+        "resume=run/checkpoints/none.ckpt": not_a_run,
+        "resume=cut": not_a_run,
+        "resume=empty": not_a_run,
+        "resume=list": not_a_run,
+        "resume=nested": not_a_run,
+        "resume=other": not_a_run,
         "resume=wrong": "lr: Value 'high'",
         "resume=run hidden=9": f"hidden=9: the run in {tmp_path}/run has hidden=8",
         "resume=run experiment=best": "the run in",

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from src.data.alphabet import ASCII_ALPHABET, name_to_tensor
-from src.models.rnn import RNN, read_name, read_names
+from src.models.rnn import RNN, compute_log_probs_of_names, read_name
 
 NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li", "b"]
 
@@ -57,6 +57,6 @@ def test_output_is_the_one_after_the_last_letter() -> None:
 @pytest.mark.parametrize("names", [NAMES, ["Lee"], ["a", "b"]])
 def test_parallel_reading_equals_single_names(names: list[str]) -> None:
     rnn = make_rnn()
-    together = read_names(rnn, *ASCII_ALPHABET.encode(names))
+    together = compute_log_probs_of_names(rnn, *ASCII_ALPHABET.encode(names))
     one_by_one = torch.cat([read_name(rnn, name_to_tensor(name)) for name in names])
     torch.testing.assert_close(together, one_by_one, atol=1e-6, rtol=0)

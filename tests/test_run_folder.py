@@ -13,7 +13,9 @@ from tests.helpers import write_checkpoint
 
 def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no finished run under outputs/"):
+    with pytest.raises(
+        UserError, match=r"^no finished run in outputs/; train a model first, or use --checkpoint$"
+    ):
         find_checkpoint(None)
     for i, run in enumerate(["2026-01-01/b", "sweeps/2026-01-02/x/0", "2026-01-03/a"]):
         folder = Path("outputs") / run
@@ -44,8 +46,36 @@ def test_the_best_run_of_a_sweep_is_found(tmp_path: Path) -> None:
     assert find_checkpoint(tmp_path / "4") == tmp_path / "4/checkpoints/last.ckpt"
     for run in ("0", "1-lr_0.1", "2"):
         (tmp_path / run / "metrics.json").write_text("{")
-    with pytest.raises(UserError, match=f"no finished run with a {SCORE} in {tmp_path}/"):
+    with pytest.raises(UserError) as error:
         find_checkpoint(tmp_path)
+    assert str(error.value) == (
+        f"{tmp_path}: no finished run with a {SCORE}; use the folder of a run, or a checkpoint"
+    )
+
+
+@pytest.mark.parametrize("seed_folder", ["", "seed_1"])
+def test_the_newest_run_of_a_sweep_is_replaced_by_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed_folder: str
+) -> None:
+    """The last run of a sweep is a random one, so the best run of the sweep is used."""
+    monkeypatch.chdir(tmp_path)
+    sweep = Path("outputs/sweeps/2026-01-02/12-00")
+    for number, score in enumerate([0.4, 0.6, 0.5]):
+        folder = sweep / str(number) / seed_folder
+        write_checkpoint(folder / "checkpoints/last.ckpt")
+        content = json.dumps({"status": "finished", SCORE: score})
+        (folder / "metrics.json").write_text(content)
+        os.utime(folder / "metrics.json", (number, number))
+    last_run = sweep / "2" / seed_folder / "checkpoints/last.ckpt"
+    assert find_checkpoint(None) == last_run  # without multirun.yaml, it is not a sweep
+    (sweep / "multirun.yaml").touch()
+    assert find_checkpoint(None) == sweep / "1" / seed_folder / "checkpoints/last.ckpt"
+    # Without scores, no run of the sweep is the best.
+    for file in sweep.glob("**/metrics.json"):
+        times = file.stat().st_atime, file.stat().st_mtime
+        file.write_text('{"status": "finished"}')
+        os.utime(file, times)
+    assert find_checkpoint(None) == last_run
 
 
 @pytest.mark.parametrize(

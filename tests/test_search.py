@@ -45,27 +45,33 @@ def test_search_reports_the_best_run_of_the_leaderboard(
     (find_run(tmp_path / "search", 3) / "metrics.json").unlink()
     again = programs.train(*overrides, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("done before") == 3
+    assert again.stdout.count("already finished") == 3
     assert without_times(read_csv(tmp_path / "search/runs.csv")) == without_times(runs)
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("experiment=search bogus=choice(1,2)", "bogus: no such key. --help lists them"),
-        ("experiment=search +hydra.sweeper.params.bogus='choice(1,2)'", "bogus: no such key"),
-        ("experiment=search val_fraction=0", "val_fraction=0: a search needs validation names"),
+        ("experiment=search bogus=choice(1,2)", "bogus: unknown key; --help lists all keys"),
+        (
+            "experiment=search +hydra.sweeper.params.bogus='choice(1,2)'",
+            "bogus: unknown key; --help lists all keys",
+        ),
+        (
+            "experiment=search val_fraction=0",
+            "val_fraction=0: a search requires validation names; use a larger val_fraction",
+        ),
         (
             "hydra/sweeper=optuna lr=choice(0.1,0.2)",
             "hydra.sweeper.direction: must be maximize",
         ),
         (
             "experiment=search seed=1,2",
-            "seed: is no parameter of a search; seeds=3 repeats each",
+            "seed: cannot be a parameter of a search; use seeds=3 to repeat each run",
         ),
         (
             "experiment=search +hydra.sweeper.params.seed='range(2)'",
-            "seed: is no parameter of a",
+            "seed: cannot be a parameter of a search; use seeds=3 to repeat each run",
         ),
     ],
 )

@@ -26,24 +26,27 @@ pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def test_run_of_two_seeds_has_the_mean_score_of_both(corpus_dir: Path, tmp_path: Path) -> None:
-    one = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8"]
-    train_unless_finished(settings(*one, "seed=6"), tmp_path / "alone")
+    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}", "hidden=8"]
+    train_unless_finished(settings(*overrides, "seed=6"), tmp_path / "alone")
     for iterations in ("iterations=200", "iterations=300"):  # the second resumes the first
         score = train_unless_finished(
-            settings(*one, "seed=5", "seeds=2", iterations), tmp_path / "both"
+            settings(*overrides, "seed=5", "seeds=2", iterations), tmp_path / "both"
         )
-    train_unless_finished(settings(*one, "seed=6", "iterations=300"), tmp_path / "alone")
-    parts = [tmp_path / "both" / name for name in ("seed_5", "seed_6")]
-    assert_equal_runs(tmp_path / "alone", parts[1])
-    assert read_settings(parts[1]) == read_settings(tmp_path / "alone")
-    both, *numbers = (read_metrics_values(run) for run in (tmp_path / "both", *parts))
-    assert score == both[SCORE] == pytest.approx(statistics.mean(n[SCORE] for n in numbers))
-    losses = [n["test/loss"] for n in numbers]
-    assert both["test/loss_std"] == pytest.approx(statistics.stdev(losses))
-    assert both["seconds"] == pytest.approx(sum(n["seconds"] for n in numbers))
-    best = max(parts, key=lambda run: read_metrics_values(run)[SCORE])
+    train_unless_finished(settings(*overrides, "seed=6", "iterations=300"), tmp_path / "alone")
+    seed_runs = [tmp_path / "both" / name for name in ("seed_5", "seed_6")]
+    assert_equal_runs(tmp_path / "alone", seed_runs[1])
+    assert read_settings(seed_runs[1]) == read_settings(tmp_path / "alone")
+    mean_metrics = read_metrics_values(tmp_path / "both")
+    seed_metrics = [read_metrics_values(run) for run in seed_runs]
+    mean_score = statistics.mean(metrics[SCORE] for metrics in seed_metrics)
+    assert score == mean_metrics[SCORE] == pytest.approx(mean_score)
+    losses = [metrics["test/loss"] for metrics in seed_metrics]
+    assert mean_metrics["test/loss_std"] == pytest.approx(statistics.stdev(losses))
+    seconds = sum(metrics["seconds"] for metrics in seed_metrics)
+    assert mean_metrics["seconds"] == pytest.approx(seconds)
+    best = max(seed_runs, key=lambda run: read_metrics_values(run)[SCORE])
     assert find_checkpoint(tmp_path / "both") == best / "checkpoints/last.ckpt"
-    assert find_checkpoint(parts[0]) == parts[0] / "checkpoints/last.ckpt"
+    assert find_checkpoint(seed_runs[0]) == seed_runs[0] / "checkpoints/last.ckpt"
     with pytest.raises(UserError, match=r"must be 1 with .* seeds=2"):
         settings("experiment=best", "seeds=2", "trainer.devices=2")
 
@@ -51,24 +54,28 @@ def test_run_of_two_seeds_has_the_mean_score_of_both(corpus_dir: Path, tmp_path:
 def test_interrupted_run_of_two_seeds_can_be_resumed(
     corpus_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def interrupted(config: Config, folder: Path) -> float | None:
+    def train_or_interrupt(config: Config, folder: Path) -> float | None:
         if config.seed == 1:
             raise KeyboardInterrupt
         return train_unless_finished(config, folder)
 
     caplog.set_level("INFO")
-    config, folder = settings(*QUICK_RUN, f"data_dir={corpus_dir}", "seeds=2"), tmp_path / "run"
+    config = settings(*QUICK_RUN, f"data_dir={corpus_dir}", "seeds=2")
+    folder = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        train_each_seed_and_average(interrupted, config, folder)
-    (again,) = caplog.messages[-1].splitlines()[1:]
-    words = shlex.split(again)[3:]
-    assert words == [f"resume={folder}"]
-    first = (folder / "seed_0/metrics.json").stat().st_mtime_ns
-    assert train_unless_finished(settings(*words), folder) == read_metrics_values(folder)[SCORE]
-    assert (folder / "seed_0/metrics.json").stat().st_mtime_ns == first
+        train_each_seed_and_average(train_or_interrupt, config, folder)
+    resume_command = caplog.messages[-1].removeprefix("Resume       ")
+    resume_overrides = shlex.split(resume_command)[3:]
+    assert resume_overrides == [f"resume={folder}"]
+    end_time = (folder / "seed_0/metrics.json").stat().st_mtime_ns
+    assert (
+        train_unless_finished(settings(*resume_overrides), folder)
+        == read_metrics_values(folder)[SCORE]
+    )
+    assert (folder / "seed_0/metrics.json").stat().st_mtime_ns == end_time
     assert read_metrics_values(folder)["iterations"] == 200
     with pytest.raises(UserError, match=r"^seed=1: the run in .* has seed=0"):
-        settings(*words, "seed=1")
+        settings(*resume_overrides, "seed=1")
 
 
 @pytest.mark.slow
@@ -78,7 +85,7 @@ def test_sweep_of_runs_with_two_seeds(corpus_dir: Path, tmp_path: Path, programs
     first = programs.train(*command, cwd=tmp_path)
     again = programs.train(*command, cwd=tmp_path)
     assert (first.returncode, first.stderr, again.returncode, again.stderr) == (1, "", 1, "")
-    assert again.stdout.count("done before") == 2
+    assert again.stdout.count("already finished") == 2
     runs = [find_run(tmp_path / "s", number) for number in range(3)]
     *rows, failed = read_csv(tmp_path / "s/leaderboard.csv")
     for row in rows:
@@ -87,8 +94,11 @@ def test_sweep_of_runs_with_two_seeds(corpus_dir: Path, tmp_path: Path, programs
         for name in (SCORE, f"{SCORE}_std", "test/loss", "test/loss_std"):
             assert float(row[name]) == pytest.approx(read_metrics_values(run)[name])
     assert (failed["lr"], failed["failed"], failed["rank"]) == ("900", "2", "")
-    assert "\t#2 : failed: seeds failed: 2 of 2: lr=900.0 clip=0: the loss is" in first.stdout
-    assert "Runs failed: 2 of 6" in first.stdout
+    assert (
+        "Run 2: failed: 2 of 2 seeds failed: lr=900.0 clip=0: the loss or a weight is"
+        in first.stdout
+    )
+    assert "Failed: 2 of 6 runs" in first.stdout
     lines = first.stdout.splitlines()
     (best_settings,) = (line for line in lines if line.startswith("Best settings"))
     best = settings(*shlex.split(best_settings)[5:])

@@ -1,6 +1,7 @@
-"""Sweeps with `-m`: their runs, leaderboards, output, refusals and interruption."""
+"""Sweeps with `-m`: runs, leaderboards, printed output, invalid settings and interruptions."""
 
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -50,7 +51,7 @@ def test_leaderboard_contains_the_scores_of_the_runs(sweep: Sweep) -> None:
             assert float(row[name]) == pytest.approx(statistics.mean(values))
             assert float(row[f"{name}_std"]) == pytest.approx(statistics.stdev(values))
     assert (rows[2]["rank"], rows[2]["lr"], rows[2]["failed"]) == ("", "900", "2")
-    assert rows[2]["reason"].startswith("lr=900.0 clip=0: the loss is no longer finite")
+    assert rows[2]["reason"].startswith("lr=900.0 clip=0: the loss or a weight is no longer finite")
 
     run_rows = {row["run"]: row for row in read_csv(sweep.folder / "runs.csv")}
     assert sorted(run_rows) == [find_run(sweep.folder, number).name for number in range(6)]
@@ -70,34 +71,34 @@ def test_printed_output(sweep: Sweep) -> None:
     # The examples are printed to the logs of the runs only.
     assert not any("CORRECT" in line or "WRONG" in line for line in lines)
     assert "CORRECT" in (find_run(sweep.folder, 0) / "train.log").read_text()
-    ends = [line.split()[0] for line in lines if line.startswith("\t#")]
-    assert sorted(ends) == [f"#{number}" for number in range(6)]
+    outcomes = [line.partition(":")[0] for line in lines if line.startswith("Run ")]
+    assert sorted(outcomes) == [f"Run {number}" for number in range(6)]
     header = next(i for i, line in enumerate(lines) if line.split()[:2] == ["lr", "val"])
     best = read_csv(sweep.folder / "leaderboard.csv")[0]
     first = lines[header + 1].split()
     assert first[:3] == ["1", best["lr"], f"{float(best[SCORE]):.3f}"]
     assert lines[header + 3].split()[:3] == ["900", "failed:", "4"]
-    assert "Runs failed: 2 of 6" in lines
-    again = shlex.split(lines[-1].removeprefix("To go on"))
+    assert "Failed: 2 of 6 runs" in lines
+    resume_command = shlex.split(lines[-1].removeprefix("Resume"))
     folder = sweep.folder.relative_to(sweep.cwd)
-    assert again == [
+    assert resume_command == [
         *"python -m src.train -m".split(),
         *sweep.overrides,
         f"hydra.sweep.dir={folder}",
     ]
 
-    (command,) = (line for line in lines if line.startswith("Best settings"))
-    words = shlex.split(command.removeprefix("Best settings"))
-    assert words[:3] == ["python", "-m", "src.train"]
-    assert words[-2:] == ["-m", "seed=0,1"]  # the listed score is a mean
-    config = settings(*words[3:-2])
+    (line,) = (line for line in lines if line.startswith("Best settings"))
+    command = shlex.split(line.removeprefix("Best settings"))
+    assert command[:3] == ["python", "-m", "src.train"]
+    assert command[-2:] == ["-m", "seed=0,1"]  # the listed score is a mean
+    config = settings(*command[3:-2])
     assert (config.lr, config.hidden, config.iterations) == (float(best["lr"]), 8, 200)
 
-    (command,) = (line for line in lines if line.startswith("Best run"))
-    *words, sweep_folder = shlex.split(command.removeprefix("Best run"))
-    assert words == ["python", "-m", "src.predict", "--checkpoint"]
-    ended = [find_run(sweep.folder, number) for number in range(4)]  # the last two have failed
-    run = max(ended, key=lambda run: read_metrics_values(run)[SCORE])
+    (line,) = (line for line in lines if line.startswith("Best run"))
+    *command, sweep_folder = shlex.split(line.removeprefix("Best run"))
+    assert command == ["python", "-m", "src.predict", "--checkpoint"]
+    finished = [find_run(sweep.folder, number) for number in range(4)]  # the last two have failed
+    run = max(finished, key=lambda run: read_metrics_values(run)[SCORE])
     assert find_checkpoint(sweep.cwd / sweep_folder) == run / "checkpoints/last.ckpt"
 
 
@@ -142,16 +143,16 @@ def test_interrupted_sweep_keeps_finished_runs_and_can_be_resumed(
     (row,) = read_csv(folder / "leaderboard.csv")
     finished = row["folders"].split()
     assert finished[0] == find_run(folder, 0).name
-    assert f"Interrupted; runs done: {len(finished)}" in lines
-    command = shlex.split(lines[-1].removeprefix("To go on"))[3:]
+    assert f"Interrupted. Finished runs: {len(finished)}" in lines
+    command = shlex.split(lines[-1].removeprefix("Resume"))[3:]
     assert command == ["-m", *overrides, f"hydra.sweep.dir={folder.relative_to(tmp_path)}"]
 
     times = {name: (folder / name / "metrics.json").stat().st_mtime_ns for name in finished}
     event_file = find_run(folder, 1) / "events.out.tfevents.left"
-    event_file.touch()  # an interrupted run may leave one behind
+    event_file.touch()  # an interrupted run may leave such a file
     resumed = programs.train(*command, cwd=tmp_path)
     assert (resumed.returncode, resumed.stderr) == (0, "")
-    assert resumed.stdout.count("done before") == len(finished)
+    assert resumed.stdout.count("already finished") == len(finished)
     (row,) = read_csv(folder / "leaderboard.csv")
     assert row["folders"].split() == [find_run(folder, number).name for number in range(3)]
     for name, time_ns in times.items():
@@ -165,7 +166,7 @@ def test_interrupted_sweep_keeps_finished_runs_and_can_be_resumed(
 def test_sweep_whose_output_is_closed(
     corpus_dir: Path, tmp_path: Path, programs: Programs, launcher: str
 ) -> None:
-    """As with `python -m src.train -m … | head -1`, and again when its runs are finished."""
+    """Like `python -m src.train -m … | head -1`. The second time, the runs are finished already."""
     overrides = ["lr=0.05,0.2", "hydra.sweep.dir=s", *QUICK_RUN, f"data_dir={corpus_dir}"]
     for launcher_name in (launcher, "basic"):
         reader, writer = os.pipe()
@@ -199,7 +200,7 @@ def test_failed_changed_and_damaged_runs_are_repeated(sweep: Sweep, programs: Pr
     time_ns = (runs[0] / "metrics.json").stat().st_mtime_ns
     result = programs.train("-m", *sweep.overrides, "hydra.sweep.dir=again", cwd=sweep.cwd)
     assert (result.returncode, result.stderr) == (1, "")
-    assert result.stdout.count("done before") == 1
+    assert result.stdout.count("already finished") == 1
     assert result.stdout.count(": failed: lr=900.0") == 2
     assert (runs[0] / "metrics.json").stat().st_mtime_ns == time_ns
     for run in runs:
@@ -210,20 +211,26 @@ def test_failed_changed_and_damaged_runs_are_repeated(sweep: Sweep, programs: Pr
     assert rows == without_times(read_csv(sweep.folder / "leaderboard.csv"))
 
 
-DEVICES = "trainer: a sweep's runs have one process each: trainer.devices=1"
+DEVICES = "trainer.devices: must be 1 in a sweep, because each run has one process\n"
 
 
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("hiden=16,32", "hiden: no such key; did you mean hidden? --help lists them"),
-        ("lr=0.01,abc,0.1", "Error merging override lr=abc"),
-        ("trainer=cpu,tpu", "In 'train': Could not find 'trainer/tpu'"),
-        ("hydra/launcher=jobs", "In 'hydra/config': Could not find 'hydra/launcher/jobs'"),
+        ("hiden=16,32", "hiden: unknown key; did you mean hidden? See --help\n"),
+        ("lr=0.01,abc,0.1", "lr=abc: must be above 0 and at most 1,000\n"),
+        (
+            "trainer=cpu,tpu",
+            "trainer=tpu: unknown option; did you mean trainer=gpu? Available: cpu, ddp, gpu\n",
+        ),
+        ("hydra/launcher=jobs", "hydra/launcher=jobs: unknown option; "),
         ("lr=interval(0.1,0.2)", "Can only enumerate CHOICE and RANGE sweeps, type is"),
-        ("hydra.sweep.dir=${nowhere} lr=0.1,0.2", "Interpolation key 'nowhere' not found"),
+        ("hydra.sweep.dir=${nowhere} lr=0.1,0.2", "hydra.sweep.dir: Interpolation key 'nowhere'"),
         ("hydra.sweep.dir=full/notes lr=0.1,0.2", "full/notes: File exists"),
-        ("resume=full seed=1,2", "resume: is of a single run; a sweep goes on with"),
+        (
+            "resume=full seed=1,2",
+            "resume: cannot be used with -m; to resume a sweep, set hydra.sweep.dir\n",
+        ),
         ("trainer=ddp lr=0.1,0.2", DEVICES),
         ("trainer.devices=2 lr=0.1,0.2", DEVICES),
         ("--cfg job", "Only one of --run, --multirun"),
@@ -237,12 +244,17 @@ def test_invalid_sweep_is_refused_before_a_run_starts(
     message: str,
 ) -> None:
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/notes").write_text("mine\n")
+    (tmp_path / "full/notes").write_text("notes\n")
     (tmp_path / "data").symlink_to(ROOT / "data")
     monkeypatch.chdir(tmp_path)
     launcher = [] if "launcher" in command else ["hydra/launcher=basic"]
     result = train_in_process("-m", *launcher, *command.split(" "))
-    assert (result.returncode, result.stdout) == (1, "")
+    assert result.returncode == 1
+    if command.startswith(("hiden", "lr=0.01,abc", "trainer=cpu,tpu")):
+        # Hydra composes the configurations of the runs after the sweep has been announced.
+        assert re.fullmatch(r"Sweep: \d runs → outputs/sweeps/\S+\n", result.stdout)
+    else:
+        assert result.stdout == ""
     assert result.stderr.startswith(message)
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.glob("outputs/sweeps/*/*/*/"))
@@ -255,9 +267,9 @@ def test_invalid_sweep_is_refused_before_a_run_starts(
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("lr=0.2,0", "lr=0.0: must be above 0, at most 1,000"),
+        ("lr=0.2,0", "lr=0.0: must be above 0 and at most 1,000"),
         ("cell=tutorial,gru", "cell=gru: must be tutorial unless backend=autograd"),
-        ("+depth=1", "depth: no such key"),
+        ("+depth=1", "depth: unknown key; --help lists all keys"),
         ("data_dir=nowhere", "data_dir={cwd}/nowhere: "),
         ("trainer=cpu,ddp", "trainer.strategy=ddp: must be auto with backend=compiled"),
     ],
@@ -276,8 +288,8 @@ def test_invalid_run_of_a_sweep_is_recorded_as_failed(
     result = train_in_process("-m", *common, override, "hydra.sweep.dir=sweep")
     assert (result.returncode, result.stderr) == (1, "")
     n_valid = override.count(",")  # all values but the last
-    assert f"\t#{n_valid} : failed: {message}" in result.stdout
-    assert f"Runs failed: 1 of {n_valid + 1}" in result.stdout.splitlines()
+    assert f"Run {n_valid}: failed: {message}" in result.stdout
+    assert f"Failed: 1 of {n_valid + 1} runs" in result.stdout.splitlines()
     rows = read_csv(tmp_path / "sweep/leaderboard.csv")
     assert [row["failed"] for row in rows] == ["0"] * n_valid + ["1"]
     assert rows[-1]["reason"].startswith(message)
@@ -294,13 +306,13 @@ def test_sweep_of_one_run_in_a_folder_with_other_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "full").mkdir()
-    (tmp_path / "full/notes").write_text("mine\n")
+    (tmp_path / "full/notes").write_text("notes\n")
     overrides = [*QUICK_RUN, "hidden=8", f"data_dir={corpus_dir}", "hydra.sweep.dir=full"]
     overrides += ["hydra/launcher=basic", "trainer=glob(c*)"]  # only `cpu` matches
     result = train_in_process("-m", *overrides)
     assert (result.returncode, result.stderr) == (0, "")
     assert [row["rank"] for row in read_csv(tmp_path / "full/leaderboard.csv")] == ["1"]
-    assert (tmp_path / "full/notes").read_text() == "mine\n"
+    assert (tmp_path / "full/notes").read_text() == "notes\n"
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of runs and sweeps, asked for as its page does."""
+"""What TensorBoard shows of runs and sweeps, according to the API that its web page uses."""
 
 import json
 import shutil
@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from src.models.registry import SCORE
+from src.run.loggers import convert_to_hparam, to_tensorboard_tag
 from tests.helpers import (
     QUICK_RUN,
     Sweep,
@@ -24,8 +25,8 @@ from tests.helpers import (
     train_unless_finished,
 )
 
-# TensorBoard's server runs in threads of this process. What these raise or leave open when a
-# request ends is TensorBoard's own affair.
+# TensorBoard's server runs in threads of this process. Exceptions in them, and files that
+# they leave open at the end of a request, are not errors of this program.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnhandledThreadExceptionWarning",
     "ignore::pytest.PytestUnraisableExceptionWarning",
@@ -35,23 +36,32 @@ pytestmark = pytest.mark.filterwarnings(
 def request_json(url: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
 
 
 def start_tensorboard(folder: Path) -> str:
-    """Start TensorBoard, for as long as this process lives; return where its data is."""
-    where = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", "0", "--load_fast", "false"]
-    once = ["--reload_interval", "0", "--reload_task", "blocking"]
+    """Start TensorBoard, which runs until this process ends, and return the URL of its data."""
+    arguments = [
+        "--logdir",
+        str(folder),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--load_fast",
+        "false",
+    ]
+    arguments += ["--reload_interval", "0", "--reload_task", "blocking"]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # html5lib, which it imports, has deprecated a part of it
+        warnings.simplefilter("ignore")  # it imports html5lib, which uses a deprecated function
         board = program.TensorBoard()
-        board.configure(["", *where, *once])
+        board.configure(["", *arguments])
     return f"{board.launch()}data"
 
 
 def read_session_groups(url: str) -> list[dict[str, Any]]:
-    """Return the rows of TensorBoard's HParams tab, as its page asks for them."""
+    """Return the rows of TensorBoard's HParams tab."""
     statuses = ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"]
     columns = [{"metric": {"tag": SCORE, "group": ""}, "order": "ORDER_DESC"}]
     body: dict[str, Any] = {"experimentName": "", "startIndex": 0, "sliceSize": 100}
@@ -80,7 +90,7 @@ def logs(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-# TensorBoard takes the summary of the experiment from one of the runs.
+# TensorBoard takes the columns from the summary of one of the runs.
 @pytest.mark.parametrize("tutorial_name", ["0-tutorial", "9-tutorial"])
 def test_hparams_of_a_sweep_and_a_run_without_validation(
     logs: Path, tmp_path: Path, tutorial_name: str
@@ -90,50 +100,55 @@ def test_hparams_of_a_sweep_and_a_run_without_validation(
     (folder / "tutorial").rename(folder / tutorial_name)
     url = start_tensorboard(folder)
     experiment = request_json(f"{url}/plugin/hparams/experiment", {"experimentName": ""})
-    shown = [info["name"] for info in experiment["hparamInfos"] if info["differs"]]
-    assert {"lr", "hidden", "seed", "iterations"} <= set(shown)
-    assert [info["name"] for info in experiment["hparamInfos"][: len(shown)]] == shown
-    assert len(shown) <= 5  # columns, unless the user chooses others
+    shown = [info["name"] for info in experiment["hparamInfos"]]
+    # By default, the tab shows five columns: these settings, sorted by TensorBoard, and the score.
+    assert shown == ["data_dir", "hidden", "iterations", "lr"]
     metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
-    assert metrics[0] == SCORE
-    assert len(metrics) == 11
+    titles = [info["displayName"] for info in experiment["metricInfos"]]
+    assert titles == [
+        *(SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"),
+        *("val/accuracy", "val/macro_f1", "val/top3_accuracy"),
+        *("test/loss", "test/macro_f1", "test/top3_accuracy"),
+    ]
+    assert [tag.removeprefix("z_") for tag in metrics] == titles
     rows = {row["sessions"][0]["name"]: row for row in read_session_groups(url)}
     assert len(rows) == 5
     assert rows[tutorial_name]["metrics"].keys() == {"train/loss"}
     for number, (lr, hidden) in enumerate(PAIRS, start=1):
         row = rows[f"{number}-lr_{lr}-hidden_{hidden}"]
-        assert (row["hparams"]["lr"], row["hparams"]["hidden"]) == (float(lr), int(hidden))
-        assert row["hparams"]["bidirectional"] == "false"
+        assert (row["hparams"]["lr"], row["hparams"]["hidden"]) == (float(lr), hidden)
+        assert sorted(row["hparams"]) == shown
         assert row["metrics"].keys() == set(metrics)
-    layout = request_json(f"{url}/plugin/custom_scalars/layout")
-    (chart,) = layout["category"][0]["chart"]
-    assert chart["multiline"]["tag"] == ["train/loss", "val/loss"]
+    images = request_json(f"{url}/plugin/images/tags")
+    for run_images in images.values():
+        assert set(run_images) == {"visualization/confusion_matrix", "visualization/loss"}
 
 
 @pytest.mark.parametrize(
-    ("words", "shown"),
+    ("overrides", "expected"),
     [
-        (["seed=3"], ["hidden", "iterations", "lr", "seed"]),
+        (["seed=3"], ["lr", "hidden", "seed", "iterations"]),
         pytest.param(
             ["cell=gru", "backend=autograd"],
-            ["backend", "cell", "hidden", "lr", "seed"],
+            ["lr", "hidden", "cell", "backend"],
             marks=pytest.mark.slow,
         ),
     ],
 )
-def test_hparams_show_the_settings_that_differ_from_the_defaults(
-    corpus_dir: Path, tmp_path: Path, words: list[str], shown: list[str]
+def test_hparams_are_lr_hidden_and_the_settings_of_the_command_line(
+    corpus_dir: Path, tmp_path: Path, overrides: list[str], expected: list[str]
 ) -> None:
-    words = [*words, "print_every=100", "trainer.benchmark=false"]
-    config = settings(*words, "experiment=debug")
-    config.iterations, config.data_dir = 50, str(corpus_dir)
+    overrides = [*overrides, "print_every=100", "trainer.benchmark=false"]
+    config = settings(*overrides, "experiment=debug")
+    config.iterations = 50
+    config.data_dir = str(corpus_dir)
     train_unless_finished(config, tmp_path)
     torch.use_deterministic_algorithms(False)
     log = EventAccumulator(str(tmp_path))
     log.Reload()
     content = log.SummaryMetadata("_hparams_/experiment").plugin_data.content
     infos = HParamsPluginData.FromString(content).experiment.hparam_infos
-    assert sorted(info.name for info in infos if info.differs) == shown
+    assert [info.name for info in infos] == expected
 
 
 def test_scalars_and_hparams_of_a_sweep(sweep: Sweep) -> None:
@@ -143,19 +158,26 @@ def test_scalars_and_hparams_of_a_sweep(sweep: Sweep) -> None:
     assert [len(list(run.glob("events.out.tfevents.*"))) for run in runs] == [1] * 6
     assert not list(sweep.folder.glob("**/hparams.yaml"))
     tags = request_json(f"{url}/plugin/scalars/tags")
-    assert {"train/loss", SCORE, "test/balanced_accuracy"} <= set(tags[runs[0].name])
+    assert {"train/loss", SCORE, "z_test/balanced_accuracy"} <= set(tags[runs[0].name])
     assert not any("uniform" in tag for tag in tags[runs[0].name])
     query = urllib.parse.urlencode({"run": runs[0].name, "tag": SCORE})
     points = request_json(f"{url}/plugin/scalars/scalars?{query}")
     assert [step for _, step, _ in points] == [100, 200]
     assert points[-1][2] == pytest.approx(read_metrics_values(runs[0])[SCORE])
 
-    shown = {
-        (row["hparams"]["lr"], row["hparams"]["seed"]): row["metrics"]
-        for row in read_session_groups(url)
-    }
-    numbers = {(0.01, 0): 0, (0.01, 1): 1, (0.2, 0): 2, (0.2, 1): 3}
+    rows = {}
+    for row in read_session_groups(url):
+        rows[row["hparams"]["lr"], row["hparams"]["seed"]] = row
+    numbers = {(0.01, "0"): 0, (0.01, "1"): 1, (0.2, "0"): 2, (0.2, "1"): 3}
     for key, number in numbers.items():
         metrics = read_metrics_values(runs[number])
         for name in (SCORE, "test/macro_f1", "train/loss"):
-            assert shown[key][name] == pytest.approx(metrics[name], abs=1e-6)
+            tag = to_tensorboard_tag(name)
+            assert rows[key]["metrics"][tag] == pytest.approx(metrics[name], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(True, "true"), (128, "128"), (0.05, 0.05), ("gru", "gru")]
+)
+def test_hparams_are_shown_as_typed(value: Any, expected: Any) -> None:
+    assert convert_to_hparam(value) == expected

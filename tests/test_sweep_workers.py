@@ -1,4 +1,4 @@
-"""Sweeps whose runs are trained by worker processes on this machine, with joblib."""
+"""Sweeps whose runs are trained by worker processes of joblib on this machine."""
 
 import os
 import signal
@@ -60,10 +60,10 @@ def test_killed_sweep_ends_its_workers_and_releases_its_locks(
         "-m", "hydra/launcher=basic", "lr=0.1,0.2", "hydra.sweep.dir=sweep", cwd=tmp_path
     )
     assert (second.returncode, second.stdout) == (1, "")
-    assert second.stderr == "sweep: is in use by another process\n"
+    assert second.stderr == "sweep: another process is using this folder\n"
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
     for run in runs:
-        with pytest.raises(UserError, match="is in use by another process"):
+        with pytest.raises(UserError, match="another process is using this folder"):
             create_and_lock_folder(run)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -86,7 +86,7 @@ def test_interrupt_ends_the_runs_of_all_workers(
     process.send_signal(signal.SIGINT)
     result = process.result()
     assert (result.returncode, result.stderr) == (130, "")
-    assert "Interrupted; runs done: 0" in result.stdout
+    assert "Interrupted. Finished runs: 0\n" in result.stdout
     runs = [find_run(tmp_path / "sweep", number) for number in range(2)]
     assert [read_result_or_empty(run).status for run in runs] == ["interrupted"] * 2
     assert all((run / "checkpoints/last.ckpt").exists() for run in runs)
@@ -96,7 +96,7 @@ def test_interrupt_ends_the_runs_of_all_workers(
 def test_leaderboard_is_written_if_the_workers_are_killed(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
-    """As the operating system does when it runs out of memory."""
+    """The operating system kills processes when it runs out of memory."""
     overrides = ["iterations=20,100000000", *TWO_WORKERS, f"data_dir={corpus_dir}"]
     process = programs.start_training(
         "-m", *overrides, "hydra.sweep.dir=sweep", cwd=tmp_path, until="sweep/0-*/metrics.json"
@@ -108,6 +108,6 @@ def test_leaderboard_is_written_if_the_workers_are_killed(
     assert result.returncode == 1
     assert "TerminatedWorkerError: " in result.stderr
     last_line = result.stdout.splitlines()[-1]
-    assert last_line.startswith("To go on       python -m src.train -m iterations=")
+    assert last_line.startswith("Resume         python -m src.train -m iterations=")
     (row,) = read_csv(tmp_path / "sweep/leaderboard.csv")
     assert (row["iterations"], row["failed"]) == ("20", "0")

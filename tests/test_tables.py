@@ -131,7 +131,9 @@ def test_other_formats_of_the_same_table(tmp_path: Path, monkeypatch: pytest.Mon
     source_with_counts = source(path, count_column="n")
     assert [row.count for row in read_rows(source_with_counts)] == [3] * 4
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UserError, match=r"a\.parquet: Parquet needs an extra: pip install -e '\."):
+    with pytest.raises(
+        UserError, match=r"a\.parquet: Parquet requires an extra; run pip install -e '\."
+    ):
         read_pairs(path)
 
 
@@ -145,7 +147,7 @@ def test_real_parquet(tmp_path: Path) -> None:
     assert read_pairs(tmp_path / "a.parquet")[0] == PAIRS
     with pytest.raises(UserError, match=r"a\.parquet:4: count_column: '' is not a whole number"):
         read_pairs(tmp_path / "a.parquet", count_column="n")
-    with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
+    with pytest.raises(UserError, match=r"the file may be damaged or still being written$"):
         read_pairs(write(tmp_path / "b.parquet", b"PAR1"))
 
 
@@ -174,24 +176,30 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
         ("a.csv", "name,name,label\nx,y,z\n", {"name_column": "name"}, "has 2 columns 'name'; n"),
         ("a.csv", "name,name,label\nx,y,z\n", {}, "and label_column= to two of: 'name', 'name'"),
         ("a.csv", "a,b,c\nx,y,z\n", {}, "and label_column= to two of: 'a', 'b', 'c'"),
-        ("a.csv", "a,b\nx,y\n", {}, "set name_column= and label_column= to two of: 'a', 'b'"),
+        ("a.csv", "a,b\nx,y\n", {}, "a.csv: the columns of names and categories are not clear; "
+         "set name_column= and label_column= to two of: 'a', 'b'$"),
         ("a.csv", "name\nx\n", {}, "set name_column= and label_column= to two of: 'name'"),
-        ("a.csv", "", {}, "set name_column= and label_column= to two of: none"),
+        ("a.csv", "", {}, "a.csv: the file is empty$"),
         ("a.csv", PEOPLE, {"name_column": "1", "label_column": "surname"}, "set name_column= and"),
-        ("a.csv", PEOPLE + "\nLee,Korea,x\n", {}, "a.csv:7: 3 fields; the header has 2"),
-        ("a.csv", PEOPLE + "Lee\n", {}, "a.csv:6: 1 fields; the header has 2"),
+        ("a.csv", PEOPLE + "\nLee,Korea,x\n", {}, "a.csv:7: the number of columns is 3, but the"),
+        ("a.csv", PEOPLE + "Lee\n", {}, "a.csv:6: the number of columns is 1, but the"),
         ("a.csv", PEOPLE + '"Lee', {}, "a.csv:6: unexpected end of data"),
         ("a.csv", PEOPLE + 'Lee,"Kor', {}, "a.csv:6: unexpected end of data"),
-        ("a.csv", PEOPLE + "Lee,\n,Italy\nLi, \n", {}, ": 2 lines have no category, or one w"),
+        ("a.csv", PEOPLE + "Lee,\n,Italy\nLi, \n", {}, ": 2 lines without a category, or w"),
         ("a.csv", PEOPLE + "Lee,K\x1b[31m\n", {}, "a.csv:6: 'K\\x1b[31m'"),
         ("a.csv", PEOPLE + 'Lee,"two\nlines"\nLi,\n', {}, "a.csv:6: 'two\\nlines'\n"),
-        ("a.csv", PEOPLE + "L\x1bee,Italy\n123,Italy\n", {}, ": 2 lines are not names: a na"),
+        ("a.csv", PEOPLE + "L\x1bee,Italy\n123,Italy\n", {}, ": 2 lines without a valid name: a"),
         ("a.csv", PEOPLE + "".join(f"{i},Italy\n" for i in range(9)), {}, "a.csv:10: '4'$"),
-        ("a.csv", "name,label\nAnn,A\nBob,A\n", {}, "has only one category, A; needs two"),
+        ("a.csv", "name,label\nAnn,A\nBob,A\n", {},
+         "a.csv: there is only one category (A); at least two are required$"),
+        ("a.csv", "name,label\n", {}, "a.csv: the file contains no names$"),
+        ("a.csv", "name,label,n\nAnn,A,0\n", {"count_column": "n"},
+         "a.csv: the file contains no names$"),
         ("a.csv", PEOPLE.encode() + b"M\xfcller,x\n", {}, "a.csv:6: not UTF-8; save the file"),
-        ("a.csv", PEOPLE + "x" * 2000 + ",Italy\n", {}, "a.csv:6: a line of 1,000 letters or more"),
+        ("a.csv", PEOPLE + "x" * 2000 + ",Italy\n", {},
+         "a.csv:6: the line has 1,000 characters or more$"),
         ("a.csv.gz", PEOPLE, {"name_column": "no"}, "has no column 'no'"),
-        ("a.csv", WIDE, {"split_column": "n"}, "a.csv:2: split_column: '1' is none of train, "),
+        ("a.csv", WIDE, {"split_column": "n"}, "a.csv:2: split_column: '1' must be one of train, "),
         ("a.csv", WIDE.replace("test", " "), {"split_column": "side"}, "a.csv:3: split_column: "),
         *(
             ("a.csv", WIDE.replace("2", n), {"count_column": "n"}, f"a.csv:3: count_column: '{n}' ")
@@ -201,8 +209,8 @@ WIDE = "name,label,n,side\nAnn,A,1,train\nBob,B,2,test\n"
         ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": ', {}, "a.jsonl:2: not a JSON object"),
         ("a.jsonl", '"name"\n', {}, "a.jsonl:1: not a JSON object"),
         ("a.jsonl", "[" * 100_000, {}, "a.jsonl:1: "),
-        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": "x"}\n', {}, ": 1 lines have no cate"),
-        ("a.jsonl", '{"name": ["x"], "label": "y"}\n', {}, ": 1 lines are not names"),
+        ("a.jsonl", '{"name": "x", "label": "y"}\n{"name": "x"}\n', {}, ": 1 line without a cate"),
+        ("a.jsonl", '{"name": ["x"], "label": "y"}\n', {}, ": 1 line without a valid name: a na"),
         ("a.xlsx", "PK", {}, "a.xlsx: unsupported format; save it as .csv"),
         ("a.ods", "PK", {}, "a.ods: unsupported format; save it as .csv"),
         ("a.txt", "x", {}, "a.txt: unsupported format; save it as .csv, .tsv"),
@@ -233,10 +241,12 @@ def test_incomplete_file_is_refused(tmp_path: Path, end: int) -> None:
     content = "name,label\n" + "".join(f"{i:x}name,{i % 2}\n" for i in range(9000))
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(content.encode())[:end])
-    with pytest.raises(UserError, match=r"is it damaged, or still being written\?$"):
+    with pytest.raises(UserError, match=r"the file may be damaged or still being written$"):
         read_corpus(source(path))
     path.write_bytes(b"no gzip at all")
-    with pytest.raises(UserError, match=r"Not a gzipped file .* is it damaged"):
+    with pytest.raises(
+        UserError, match=r"cannot be read \(Not a gzipped file .*\); the file may be damaged"
+    ):
         read_corpus(source(path))
 
 
@@ -248,7 +258,7 @@ def test_endless_line_is_not_read_completely() -> None:
         return "x" * size
 
     endless = SimpleNamespace(readline=readline, encoding="UTF-8")
-    with pytest.raises(UserError, match="endless:1: a line of 1,000,000 letters or more"):
+    with pytest.raises(UserError, match="endless:1: the line has 1,000,000 characters or more"):
         next(text.check_lines(endless, "endless"))
     assert sizes == [1_000_000]
 
@@ -344,7 +354,7 @@ def test_count_column_repeats_rows(tmp_path: Path) -> None:
         expected[category] = {name: count - 1 for name, count in counts.items() if count > 1}
         for name in counts:
             expected[category][name.upper()] = 1
-    assert names.lines_per_name == expected
+    assert names.line_counts == expected
     assert names.all_names == {category: list(counts) for category, counts in expected.items()}
 
 
@@ -434,20 +444,18 @@ def test_checkpoint_contains_the_data_source(
         zip(DataSource._fields, (None, f"{table_folder}/own.csv", *columns), strict=True)
     )
     evaluate.main([f"--checkpoint={table_folder}/run"])
-    assert (
-        f"names: {table_folder}/own.csv, test: names the run never saw" in capsys.readouterr().out
-    )
+    assert f"\nNames: {table_folder}/own.csv, test set\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected_message"),
     [
-        (["--data-dir={}/names"], "names: not the corpus of the run"),
+        (["--data-dir={}/names"], "names: not the names of the run, or they"),
         (["--data-dir={}/names", "--split=all"], ""),
         (["--data-file={}/own.csv", "--split=val"], ""),
         (["--data-file={}/other.tsv"], "other.tsv: has no column 'woher'; label_column"),
         (["--data-file={}/other.tsv", "--label-column=2", "--count-column=9"], "count_column must"),
-        (["--data-file={}/gone.csv"], "No such file or directory: "),
+        (["--data-file={}/gone.csv"], "gone.csv: No such file or directory\n"),
         (["--data-file={}/own.csv", "--data-dir={}/names"], "not allowed with argument"),
         (["--data-file={}/own.xlsx"], "save it as .csv"),
         (["--data-dir={}/own.csv"], "own.csv: contains no <"),
@@ -485,13 +493,13 @@ def test_run_on_a_table_is_resumed_unless_the_table_changed(
 @pytest.mark.parametrize(
     ("arguments", "expected_message"),
     [
-        (["data_dir=own.csv"], "own.csv: must be a folder, or null; a file is data_file"),
-        (["data_file=names"], "names: must be a file, or null; a folder is data_dir's"),
-        (["data_file=gone.csv"], "gone.csv: must be a file"),
+        (["data_dir=own.csv"], "own.csv: must be an existing folder, or null"),
+        (["data_file=names"], "names: must be an existing file, or null"),
+        (["data_file=gone.csv"], "gone.csv: must be an existing file, or null"),
         (["data_file=own.xlsx"], "own.xlsx: unsupported format; save it as .csv"),
         (["data_file=own.csv", "data_dir=names"], "names: set only one of the two"),
         (["name_column=surname"], "data_dir="),
-        (["data_file=own.csv", "name_column='a\u200bb'"], "name_column=a\u200bb: must be a c"),
+        (["data_file=own.csv", "name_column='a\u200bb'"], "b: must be the name or number of a"),
     ],
 )  # fmt: skip
 def test_conflicting_source_settings_are_refused(

@@ -82,7 +82,7 @@ def test_logits_are_linear_in_the_tf_idf_of_the_terms() -> None:
     all_names = [name for category_names in names.values() for name in category_names]
     document_frequency = Counter(term for name in all_names for term in set(count_terms(name)))
     vocabulary = {term for term, df in document_frequency.items() if df > 1}
-    assert len(classifier.grams) == len(vocabulary) + 1  # and END_OF_VOCABULARY
+    assert len(classifier.term_ids) == len(vocabulary) + 1  # and END_OF_VOCABULARY
 
     def tf_idf(name: str) -> dict[Term, float]:
         values = {}
@@ -139,7 +139,7 @@ def test_scaling_the_weights_increases_the_regularized_loss(
     weight = classifier.weight.float()
     letters, lengths = ASCII_ALPHABET.encode(all_names)
     matches = [model.match_grams(letters, lengths) for model in models]
-    terms = classifier._count_terms(matches)
+    terms = classifier._count_candidates(matches)
     features = classifier._compute_features(terms, len(all_names))
 
     def loss(scale: float) -> float:
@@ -163,9 +163,9 @@ def test_a_limited_vocabulary_keeps_the_most_frequent_terms(
     full, _ = make_classifier(random_names(seed=4))
     monkeypatch.setattr("src.ngrams.tfidf.MAX_WEIGHTS", 3 * 20)
     limited, models = make_classifier(random_names(seed=4))
-    assert len(limited.grams) == 20 + 1
-    assert torch.isin(limited.grams, full.grams).all()
-    is_kept = torch.isin(full.grams, limited.grams)[:-1]
+    assert len(limited.term_ids) == 20 + 1
+    assert torch.isin(limited.term_ids, full.term_ids).all()
+    is_kept = torch.isin(full.term_ids, limited.term_ids)[:-1]
     assert full.idf[:-1][is_kept].max() <= full.idf[:-1][~is_kept].min()
     assert compute_logits(limited, models, ["abc"]).isfinite().all()
 

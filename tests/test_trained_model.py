@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +41,7 @@ def model(tmp_path: Path) -> TrainedModel:
 
 
 def test_probabilities_of_a_batch_equal_those_of_single_names(model: TrainedModel) -> None:
-    probabilities = model.probabilities(NAMES)
+    probabilities = model.predict_probabilities(NAMES)
     assert probabilities.shape == (7, 3)
     for name, row in zip(NORMALIZED_NAMES, probabilities, strict=True):
         if not name:
@@ -49,23 +50,23 @@ def test_probabilities_of_a_batch_equal_those_of_single_names(model: TrainedMode
         with torch.no_grad():
             expected = read_name(get_rnn(model), name_to_tensor(name)).exp()[0]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
-    assert model.probabilities([]).shape == (0, 3)
-    assert model.probabilities(["1"]).isnan().all()
+    assert model.predict_probabilities([]).shape == (0, 3)
+    assert model.predict_probabilities(["1"]).isnan().all()
 
 
 def test_reasons_why_a_name_cannot_be_classified(model: TrainedModel) -> None:
     """The hidden state is linear and grows with each letter, until it overflows."""
     with torch.no_grad():
         get_rnn(model).i2h.weight.mul_(20)
-    probabilities = model.probabilities([LONGEST_NAME, TOO_LONG_NAME, "123", "x"])
+    probabilities = model.predict_probabilities([LONGEST_NAME, TOO_LONG_NAME, "123", "x"])
     assert probabilities[:, 0].isnan().tolist() == [True, True, True, False]
-    assert model.explain_rejection(LONGEST_NAME) == "too long for this model"
-    assert model.explain_rejection(TOO_LONG_NAME) == "longer than 200 letters"
-    assert model.explain_rejection("123") == "no letters I know"
+    assert model.explain_rejection(LONGEST_NAME) == "too long: the hidden state overflows"
+    assert model.explain_rejection(TOO_LONG_NAME) == "more than 200 letters"
+    assert model.explain_rejection("123") == "no letters of the alphabet"
 
 
 def test_the_maximum_length_applies_to_the_normalized_name(model: TrainedModel) -> None:
-    probabilities = model.probabilities([LONGEST_NAME, f" {LONGEST_NAME}1-", TOO_LONG_NAME])
+    probabilities = model.predict_probabilities([LONGEST_NAME, f" {LONGEST_NAME}1-", TOO_LONG_NAME])
     assert probabilities[:, 0].isnan().tolist() == [False, False, True]
     _, prefix_probabilities = model.prefix_probabilities(TOO_LONG_NAME)
     assert prefix_probabilities.shape == (0, 3)
@@ -87,16 +88,16 @@ def test_among_some_categories_by_hand(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "a.ckpt", calibration=CALIBRATION)
     names = ["Jones", "123", "O'Neill"]
     for prior in PRIORS:
-        probabilities = load_model(path, prior).probabilities(names)[:, [2, 0]]
+        probabilities = load_model(path, prior).predict_probabilities(names)[:, [2, 0]]
         expected = probabilities / probabilities.sum(dim=1, keepdim=True)
         restricted = load_model(path, prior, ["C", "A"])
         assert restricted.categories == ["C", "A"]
-        actual = restricted.probabilities(names)
+        actual = restricted.predict_probabilities(names)
         torch.testing.assert_close(actual, expected, equal_nan=True)
         assert len(restricted.top_k(expected, 2)[0]) == 2
     uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"), among=["A", "B", "C"])
-    expected = load_model(tmp_path / "b.ckpt").probabilities(names)
-    torch.testing.assert_close(uncalibrated.probabilities(names), expected, equal_nan=True)
+    expected = load_model(tmp_path / "b.ckpt").predict_probabilities(names)
+    torch.testing.assert_close(uncalibrated.predict_probabilities(names), expected, equal_nan=True)
 
 
 def test_top_k_or_reason(model: TrainedModel) -> None:
@@ -105,12 +106,12 @@ def test_top_k_or_reason(model: TrainedModel) -> None:
     answers = model.top_k_or_reason(["a", "1", "b", "a"], probabilities, 1, threshold=0.5)
     assert answers == [
         Answer([Prediction("B", 0.5)], ""),
-        Answer([], "no letters I know"),
+        Answer([], "no letters of the alphabet"),
         Answer([Prediction("A", 0.5)], ""),
-        Answer([], "too long for this model"),
+        Answer([], "too long: the hidden state overflows"),
     ]
     below_threshold = model.top_k_or_reason(["a", "1"], probabilities[:2], 2, threshold=0.625)
-    assert below_threshold == [([], "unknown: below 0.625"), ([], "no letters I know")]
+    assert below_threshold == [([], "unknown: below 0.625"), ([], "no letters of the alphabet")]
     assert model.top_k_or_reason(["a"], probabilities[:1], 1) == answers[:1]
 
 
@@ -126,15 +127,19 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
         PRECISION_CURVE[1],
         PRECISION_CURVE[2],
     ]
-    with pytest.raises(
-        UserError, match=r"^--precision 0.938: validation reaches 0.937 at the most"
-    ):
+    message = "--precision 0.938: the highest precision on the validation names is 0.937"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         model.find_threshold(0.938)
     uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"))
     for model_without_curve in (load_model(path, "corpus"), uncalibrated):
-        with pytest.raises(UserError, match=r"ckpt holds none; give a --threshold$"):
+        with pytest.raises(
+            UserError, match=r"ckpt has no precision curve; use --threshold instead$"
+        ):
             model_without_curve.find_threshold(0.5)
-    with pytest.raises(UserError, match="holds none among these categories; give a --thr"):
+    with pytest.raises(
+        UserError,
+        match=r"precision curves are not available with --among; use --threshold instead$",
+    ):
         load_model(path, among=["A", "B"]).find_threshold(0.5)
 
 
@@ -143,7 +148,7 @@ def test_prefix_probabilities_equal_those_of_the_prefixes(model: TrainedModel) -
     assert prefixes == ["Slusarski"[:end] for end in range(1, 10)]
     assert probabilities.shape == (9, 3)
     for prefix, row in zip(prefixes, probabilities, strict=True):
-        expected = model.probabilities([prefix])[0]
+        expected = model.predict_probabilities([prefix])[0]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
     _, no_probabilities = model.prefix_probabilities("123")
     assert no_probabilities.shape == (0, 3)
@@ -155,7 +160,7 @@ def test_probabilities_under_a_prior(tmp_path: Path, prior: PriorName, strength:
     assert model.prior_label == prior
     trained_prior = np.array([0.2, 0.3, 0.5])
     corpus_prior = np.array([0.9, 0.06, 0.04])
-    for name, row in zip(NORMALIZED_NAMES, model.probabilities(NAMES), strict=True):
+    for name, row in zip(NORMALIZED_NAMES, model.predict_probabilities(NAMES), strict=True):
         if not name:
             assert row.isnan().all()
             continue
@@ -171,18 +176,24 @@ def test_a_model_without_calibration_has_no_prior(tmp_path: Path, model: Trained
     assert model.calibration is None
     assert model.prior_label == "as trained"
     for prior in ("uniform", "corpus"):
-        with pytest.raises(
-            UserError, match=rf"--prior {prior}: \S+a\.ckpt does not say how common"
-        ) as error:
+        with pytest.raises(UserError) as error:
             load_model(tmp_path / "a.ckpt", prior)
-        assert "not a checkpoint" not in str(error.value)
+        reason = "has no calibration, because no names were held out for validation"
+        message = f"--prior {prior}: {tmp_path}/a.ckpt {reason}; omit --prior"
+        assert str(error.value) == message
 
 
-def test_description(tmp_path: Path) -> None:
+def test_title_and_description(tmp_path: Path) -> None:
+    """The title is the name of the run, or the path of a checkpoint outside of a run's folder."""
     model = load_model(write_checkpoint(tmp_path / "a.ckpt"))
-    assert model.description == f"{tmp_path}/a.ckpt, {CHECKPOINT_SUMMARY}"
+    assert model.title == f"{tmp_path}/a.ckpt (validation balanced accuracy 0.625)"
+    assert model.description == CHECKPOINT_SUMMARY
+    model = load_model(write_checkpoint(tmp_path / "my run/checkpoints/last.ckpt"))
+    assert model.title == "my run (validation balanced accuracy 0.625)"
+    assert model.description == CHECKPOINT_SUMMARY
     history = [(5, {"train/loss": 1.0})]  # the run had no validation names
     checkpoint = make_checkpoint(GRU_NETWORK) | {"iteration": 5, "history": history}
     torch.save(checkpoint, tmp_path / "b.ckpt")
     model = load_model(tmp_path / "b.ckpt")
-    assert model.description == f"{tmp_path}/b.ckpt, cell=gru letters=ascii, 5 iterations"
+    assert model.title == f"{tmp_path}/b.ckpt"
+    assert model.description == "cell=gru letters=ascii, 5 iterations"

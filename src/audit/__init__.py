@@ -1,1 +1,1 @@
-"""The program `python -m src.audit`: problems in a list of names."""
+"""The program `python -m src.audit`, which checks a list of names for problems."""

@@ -7,6 +7,7 @@ if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
 from src.config import CONFIG_FOLDER, Config
+from src.console import colorize_words
 from src.errors import UserError
 from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
@@ -27,7 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     Args:
         arguments: the arguments of the command line; by default those of this process.
     """
-    cli.run_cli(make_parser(), print_and_write_report, arguments, check=check_options)
+    # `check` is called before the slow imports of `print_and_write_report`.
+    cli.run_cli(make_parser(), print_and_write_report, arguments, check=check_output_can_be_written)
 
 
 def make_parser() -> ArgumentParser:
@@ -39,16 +42,18 @@ def make_parser() -> ArgumentParser:
         "keys",
         nargs="*",
         metavar="KEY=VALUE",
-        help="data_file=, data_dir=, letters= and all others of src.train; its --help explains "
-        "them",
+        help="the same settings as for src.train, such as data_file=people.csv; see "
+        "python -m src.train --help",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write all of it as JSON")
-    parser.add_argument("--force", action="store_true", help="replace a file that exists")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the report as JSON")
+    parser.add_argument("--force", action="store_true", help="replace an existing file")
     return parser
 
 
-def check_options(options: Namespace) -> None:
-    """Check that the report can be written, because reading a long list of names takes a while.
+def check_output_can_be_written(options: Namespace) -> None:
+    """Check that the report can be written.
+
+    This is checked first, because auditing a long list of names takes a while.
 
     Raises:
         UserError: if the file exists.
@@ -71,7 +76,7 @@ def print_and_write_report(options: Namespace) -> None:
     # The keys are checked like those of a run, so that a mistyped one is reported.
     config = compose_config(options.keys)
     report = audit(AuditSettings.from_config(config))
-    print(format_report(report))
+    print(colorize_words(format_report(report), sys.stdout))
     if options.out:
         content = json.dumps(report.to_dict(), indent=2)
         write_bytes_atomically(options.out, content.encode())

@@ -14,7 +14,7 @@ from src.data.readers import list_files
 MAX_LOGGED_FINDINGS = 5
 """Maximum number of findings that are logged before training."""
 MAX_FULLY_AUDITED_BYTES = 10**6
-"""Size of the files above which only a sample of the names is audited before training."""
+"""If the files are larger in total, only a sample of the names is audited before training."""
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
 
     Args:
         settings: where the names are, and how a run would read and split them.
-        sample_every: 1 to audit all names. With n, only one in n names is audited, with all of its
-            lines, and small categories are not reported.
+        sample_every: 1 to audit all names, or n to audit a sample of one in n names, with all lines
+            of each. In a sample, small categories are not reported.
 
     Raises:
         UserError: if the names cannot be read.
@@ -36,7 +36,6 @@ def audit(settings: AuditSettings, sample_every: int = 1) -> AuditReport:
     findings = run_checks(corpus)
     if doubted:
         findings.append(make_doubted_labels_finding(doubted))
-    # The names of the fields are the keys of the JSON file, which is why some are short.
     return AuditReport(
         guessed=corpus.rows.guesses,
         lines=sum(corpus.n_lines.values()),
@@ -71,7 +70,7 @@ def summarize_categories(corpus: AuditedCorpus) -> list[CategorySummary]:
     return summaries
 
 
-def warn_about_own_names(config: Config) -> None:
+def warn_about_user_names(config: Config) -> None:
     """Log the worst findings about the user's own names before training.
 
     Nothing is logged about the included corpus, which has no such problems.
@@ -82,8 +81,8 @@ def warn_about_own_names(config: Config) -> None:
     is_first_process = "LOCAL_RANK" not in os.environ
     if has_own_names and is_first_process:
         settings = AuditSettings.from_config(config)
-        # The results of the next function are cached by the settings. With the same seed for all
-        # runs, a sweep over seeds logs the findings only once.
+        # The next function is cached, and logs the findings once for the same settings. They hardly
+        # depend on the seed, so a fixed seed makes the cache work in a sweep over seeds.
         audit_and_log_worst_findings(settings._replace(seed=0))
 
 
@@ -99,4 +98,5 @@ def audit_and_log_worst_findings(settings: AuditSettings) -> None:
     for finding in report.findings[:MAX_LOGGED_FINDINGS]:
         log.warning(finding.summary())
     if sample_every > 1:
-        log.info(f"that is one name in {sample_every}; python -m src.audit looks at all")
+        log.info(f"These findings are from a sample of one in {sample_every} names.")
+        log.info("To check all names, run python -m src.audit.")

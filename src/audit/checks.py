@@ -26,7 +26,7 @@ MAX_CHANGED_SHARE = 0.1
 
 USUAL_FILE_NAMES = {"readme", "all", "data", "other", "misc"}
 NOT_CATEGORIES = USUAL_FILE_NAMES.union(MISSING_NAMES, SPLIT_NAMES, LABEL_WORDS)
-"""Texts that are usual for something else than a category: a file, a column or a missing value."""
+"""Names that usually do not stand for a category, but for a file, a column or a missing value."""
 
 
 def run_checks(corpus: AuditedCorpus) -> list[Finding]:
@@ -41,34 +41,45 @@ def run_checks(corpus: AuditedCorpus) -> list[Finding]:
 
 def check_split(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Check that the names can be split into training, validation and test names."""
-    # In a sample, a category can be too small to be split although it is large enough.
+    # A category may be too small to be split in the sample but not in the whole list.
     if corpus.split_error and not corpus.is_sample:
-        text = "reasons not to train on them"
-        yield make_finding(Severity.REFUSED, text, [corpus.split_error])
+        text = "reason why training would fail"
+        yield make_finding(
+            Severity.ERROR, singular=text, plural=text, examples=[corpus.split_error]
+        )
 
 
 def check_category_count(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Check that there is more than one category."""
     # Without any category, reading the names has failed already.
     if len(corpus.categories) == 1:
-        text = "categories; training needs two"
-        yield make_finding(Severity.REFUSED, text, corpus.categories)
+        text = "category, but at least two are required"
+        yield make_finding(Severity.ERROR, singular=text, plural=text, examples=corpus.categories)
 
 
 def check_rejected_lines(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report the lines that are not names or have no valid category, one finding per reason."""
     # Training stops at the first reason. The audit reports all of them, so that the user can
-    # correct the file in one go.
+    # correct the file in one go. A reason is a text such as `without a category …`.
     for reason, locations in corpus.rows.rejected.items():
-        text = f"lines that {reason}"
-        yield make_finding(Severity.REFUSED, text, locations, MAX_REJECTED_EXAMPLES)
+        yield make_finding(
+            Severity.ERROR,
+            singular=f"line {reason}",
+            plural=f"lines {reason}",
+            examples=locations,
+            max_examples=MAX_REJECTED_EXAMPLES,
+        )
 
 
 def check_missing_names(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report names such as `N/A` and `Surname`."""
     # Some are names of people, such as Nan. This is why training does not refuse them.
-    text = "names that stand for a missing one, or are a header"
-    yield make_finding(Severity.WRONG, text, corpus.rows.missing_names)
+    yield make_finding(
+        Severity.WARNING,
+        singular="name looks like a placeholder or a header",
+        plural="names look like placeholders or headers",
+        examples=corpus.rows.missing_names,
+    )
 
 
 def check_category_names(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -78,7 +89,12 @@ def check_category_names(corpus: AuditedCorpus) -> Iterator[Finding]:
     for category in corpus.categories:
         if is_usual_name(category, NOT_CATEGORIES):
             suspicious.append(category)
-    yield make_finding(Severity.WRONG, "categories that look like none", suspicious)
+    yield make_finding(
+        Severity.WARNING,
+        singular="category looks like a file or column name",
+        plural="categories look like file or column names",
+        examples=suspicious,
+    )
 
 
 def check_category_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -93,8 +109,12 @@ def check_category_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
     for group in spellings.values():
         if len(group) > 1:
             duplicates.append(" = ".join(repr(category) for category in group))
-    text = "categories written in several ways: case, blanks, forms of letters"
-    yield make_finding(Severity.WRONG, text, duplicates)
+    yield make_finding(
+        Severity.WARNING,
+        singular="category is written in several ways",
+        plural="categories are written in several ways",
+        examples=duplicates,
+    )
 
 
 def check_ignored_files(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -111,39 +131,55 @@ def check_ignored_files(corpus: AuditedCorpus) -> Iterator[Finding]:
             if path.is_file() and path not in read_files:
                 ignored.append(path.name)
     has_table = any(TABLE_FILE.search(name) for name in ignored)
-    hint = "; data_file= reads a table" if has_table else ""
-    yield make_finding(Severity.NOTE, f"files that are passed over{hint}", ignored)
+    hint = " (to read a table, use data_file=)" if has_table else ""
+    yield make_finding(
+        Severity.INFO,
+        singular=f"file is ignored{hint}",
+        plural=f"files are ignored{hint}",
+        examples=ignored,
+    )
 
 
 def check_changed_names(corpus: AuditedCorpus) -> Iterator[Finding]:
     """Report names whose letters the normalization changes."""
-    letters = corpus.settings.letters
+    alphabet_kind = corpus.settings.letters
     n_lines = sum(corpus.n_lines.values())
     n_changed = sum(corpus.n_changed_lines.values())
     # A few lost accents are normal. If many names lose letters, another alphabet may be better.
-    severity = Severity.NOTE
-    text = f"names that letters={letters} changes"
+    severity = Severity.INFO
+    hint = ""
     if n_changed > MAX_CHANGED_SHARE * n_lines:
-        severity = Severity.DOUBTFUL
-        if letters != "corpus":
-            text += "; letters=corpus leaves any script as it is"
+        severity = Severity.SUSPECT
+        if alphabet_kind != "corpus":
+            hint = " (letters=corpus keeps all writing systems)"
     examples = []
     for name in sorted(corpus.changed_names):
         examples.append(f"{name} → {corpus.rows.normalized[name]}")
-    yield make_finding(severity, text, examples)
+    yield make_finding(
+        severity,
+        singular=f"name is changed by letters={alphabet_kind}{hint}",
+        plural=f"names are changed by letters={alphabet_kind}{hint}",
+        examples=examples,
+    )
 
 
 def check_merged_spellings(corpus: AuditedCorpus) -> Iterator[Finding]:
-    """Report written names that a network reads like another written name."""
+    """Report spellings that become the same name when a network reads them."""
     # The first spelling of each name is not counted, as the others are merged into it.
     first_spelling: dict[str, str] = {}
     merged = []
     for written, normalized in corpus.rows.normalized.items():
-        read = corpus.alphabet.match_case(normalized)
-        first = first_spelling.setdefault(read, written)
-        if first != written:
-            merged.append(f"{first} = {written}")
-    yield make_finding(Severity.NOTE, "names that are read like one spelled otherwise", merged)
+        name = corpus.alphabet.apply_training_case(normalized)  # as a network reads it
+        if name in first_spelling:
+            merged.append(f"{first_spelling[name]} = {written}")
+        else:
+            first_spelling[name] = written
+    yield make_finding(
+        Severity.INFO,
+        singular="spelling is normalized to the same name as another one",
+        plural="spellings are normalized to the same name as another one",
+        examples=merged,
+    )
 
 
 def check_ambiguous_names(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -153,8 +189,13 @@ def check_ambiguous_names(corpus: AuditedCorpus) -> Iterator[Finding]:
         if len(indices) > 1:
             categories = [corpus.categories[index] for index in indices]
             ambiguous.append(f"{name}: {', '.join(categories)}")
-    limit = f"no model can be right on more than {corpus.accuracy_ceiling:.1%} of the pairs"
-    yield make_finding(Severity.DOUBTFUL, f"names of several categories: {limit}", ambiguous)
+    limit = f"so the accuracy cannot exceed {corpus.accuracy_ceiling:.3f}"
+    yield make_finding(
+        Severity.SUSPECT,
+        singular=f"name has several categories, {limit}",
+        plural=f"names have several categories, {limit}",
+        examples=ambiguous,
+    )
 
 
 def check_most_frequent_name(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -173,12 +214,15 @@ def check_most_frequent_name(corpus: AuditedCorpus) -> Iterator[Finding]:
         if count > 1:
             n_lines = sum(corpus.n_lines.values())
             examples.append(f"{name}: {count:,} of {n_lines:,} lines")
-    text = "name that counts for more lines than any other"
-    yield make_finding(Severity.NOTE, text, examples)
+    text = "most frequent name"
+    yield make_finding(Severity.INFO, singular=text, plural=text, examples=examples)
 
 
 def check_split_overlap(corpus: AuditedCorpus) -> Iterator[Finding]:
-    """Report names in several splits, which a source with a given split can have."""
+    """Report names that are in several splits.
+
+    This is possible only if the source has a column or folders for the split.
+    """
     n_splits: Counter[str] = Counter()
     for split in (corpus.train_names, corpus.val_names, corpus.test_names):
         # A name counts once per split, even if it has several categories there. The keys of a
@@ -186,10 +230,17 @@ def check_split_overlap(corpus: AuditedCorpus) -> Iterator[Finding]:
         split_keys: dict[str, None] = {}
         for category_names in split.values():
             split_keys.update(dict.fromkeys(category_names))
-        n_splits.update(split_keys.keys())
+        for key in split_keys:
+            n_splits[key] += 1
+    # A `name_key` is readable enough as an example: it is the name in lower case, without accents.
     shared = [key for key, count in n_splits.items() if count > 1]
-    text = "names on several sides of the split: scores flatter"
-    yield make_finding(Severity.DOUBTFUL, text, shared)
+    effect = "so the scores are too optimistic"
+    yield make_finding(
+        Severity.SUSPECT,
+        singular=f"name is in more than one split, {effect}",
+        plural=f"names are in more than one split, {effect}",
+        examples=shared,
+    )
 
 
 def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -201,13 +252,13 @@ def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
     # In a sample, every category has fewer names than in training.
     if corpus.is_sample or not has_test_names:
         return
-    # The smallest categories are the most important examples, so they come first.
     not_held_out = []
     few_test_names = []
 
     def size_and_name(category: str) -> tuple[int, str]:
         return len(corpus.test_names[category]), category
 
+    # The smallest categories are the most important examples, so they come first.
     for category in sorted(corpus.categories, key=size_and_name):
         n_test = len(corpus.test_names[category])
         n_val = len(corpus.val_names[category])
@@ -215,10 +266,19 @@ def check_small_categories(corpus: AuditedCorpus) -> Iterator[Finding]:
             not_held_out.append(category)
         if 0 < n_test < MIN_TEST_NAMES:
             few_test_names.append(f"{category} ({n_test})")
-    text = "categories too small to hold names out"
-    yield make_finding(Severity.DOUBTFUL, text, not_held_out)
-    text = f"categories with fewer than {MIN_TEST_NAMES} test names: their scores are chance"
-    yield make_finding(Severity.DOUBTFUL, text, few_test_names)
+    yield make_finding(
+        Severity.SUSPECT,
+        singular="category is too small to hold out names",
+        plural="categories are too small to hold out names",
+        examples=not_held_out,
+    )
+    condition = f"fewer than {MIN_TEST_NAMES} test names"
+    yield make_finding(
+        Severity.SUSPECT,
+        singular=f"category has {condition}, so its scores are unreliable",
+        plural=f"categories have {condition}, so their scores are unreliable",
+        examples=few_test_names,
+    )
 
 
 def check_similar_test_names(corpus: AuditedCorpus) -> Iterator[Finding]:
@@ -235,9 +295,16 @@ def check_similar_test_names(corpus: AuditedCorpus) -> Iterator[Finding]:
         pairs = find_names_one_letter_apart(long_keys, train_names)
         for test_key, train_key in pairs.items():
             similar.append(f"{test_names[test_key]}, {train_names[train_key]} ({category})")
-    total = f"of {n_long:,} with {MIN_SIMILAR_NAME_LENGTH} letters or more"
-    text = f"test names a letter away from a training name of their category: {total}"
-    yield make_finding(Severity.NOTE, text, similar)
+    # The whole text is, for example: `3 of 40 test names with at least 5 letters differ in one
+    # letter from a training name of the same category`.
+    total = f"of {n_long:,} test names with at least {MIN_SIMILAR_NAME_LENGTH} letters"
+    difference = "in one letter from a training name of the same category"
+    yield make_finding(
+        Severity.INFO,
+        singular=f"{total} differs {difference}",
+        plural=f"{total} differ {difference}",
+        examples=similar,
+    )
 
 
 CHECKS = (

@@ -1,8 +1,8 @@
 """Reads the names of a source and derives all data that the checks of an audit need.
 
-A name has three forms in an audit. A *written* name is the text in the file, without blanks around
+A name has three forms in an audit. A *written* name is the text in the file, without spaces around
 it. A *normalized* name is the result of `normalize_name`. A name *as a network reads it* is also in
-the case of the training names; see `Alphabet.match_case`.
+the case of the training names; see `Alphabet.apply_training_case`.
 """
 
 import re
@@ -25,7 +25,8 @@ from src.errors import UserError
 MISSING_VALUES = (
     "n/a #n/a n.a. <na> nan none null nil unknown missing anonymous test xxx notavailable noname"
 )
-"""Texts that stand for a missing name, separated by spaces."""
+"""Texts that stand for a missing name, separated by spaces. They are compared with names from which
+spaces and underscores are removed: `notavailable` is `Not available`, too."""
 MISSING_NAMES = {*MISSING_VALUES.split(), *NAME_WORDS}
 """Texts that stand for a missing name, or are the header of a column of names."""
 
@@ -66,9 +67,9 @@ class CollectedRows:
     """For each category, the number of lines of each written name."""
     normalized: dict[str, str] = field(default_factory=dict)
     """The normalized form of each written name."""
-    names: Any = field(default_factory=lambda: defaultdict(dict))
+    names: dict[tuple[str, str], dict[str, None]] = field(default_factory=lambda: defaultdict(dict))
     """For each pair of a split and a category, the distinct normalized names. They are the keys of
-    a dictionary, which keep the order of the lines."""
+    a dictionary, which keep the order of the lines; the values are not used."""
 
 
 def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -> CollectedRows:
@@ -85,13 +86,17 @@ def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -
         OSError: if a file cannot be opened.
     """
     rows = CollectedRows()
-    for row, normalized in valid_rows(source, letters, rows.rejected, rows.guesses.append):
+    # The reader adds the invalid rows to `rows.rejected`, and its messages to `rows.guesses`.
+    rows_and_names = valid_rows(
+        source, kind=letters, rejected=rows.rejected, report=rows.guesses.append
+    )
+    for row, normalized in rows_and_names:
         written = row.name.strip()
         # Training reads such a name like any other one, because it may be correct.
         if is_usual_name(written, MISSING_NAMES):
             rows.missing_names.append(f"{row.location}: {written}")
-        # Looking up the counts of a new category adds the category, even if none of its names is in
-        # the sample. All categories are checked.
+        # This creates the entry of a new category even if none of its names is in the sample,
+        # because all categories are checked.
         counts = rows.line_counts[row.category]
         if is_in_sample(normalized, sample_every):
             # A row of a table can stand for several lines.
@@ -104,8 +109,8 @@ def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -
 def is_in_sample(normalized: str, sample_every: int) -> bool:
     """Return whether a name belongs to a sample of one in `sample_every` names.
 
-    All spellings of a name are in the sample, or none. The choice is the same for each category, so
-    that names with several categories are found.
+    Either all spellings of a name are in the sample or none. The choice is the same for each
+    category, so that names with several categories are found.
     """
     if sample_every == 1:
         return True
@@ -168,7 +173,7 @@ class AuditedCorpus:
         indices: dict[str, list[int]] = {}
         for index, category in enumerate(self.categories):
             # Names that differ only in case can become the same name, which then counts once.
-            names = [self.alphabet.match_case(name) for name in self.names[category]]
+            names = [self.alphabet.apply_training_case(name) for name in self.names[category]]
             for name in dict.fromkeys(names):
                 indices.setdefault(name, []).append(index)
         return indices
@@ -180,13 +185,14 @@ class AuditedCorpus:
 
     @cached_property
     def accuracy_ceiling(self) -> float:
-        """Highest accuracy that a model can reach, as it predicts one category per name."""
-        # It can be right on one of the pairs of each name. A sample can be empty.
+        """Highest accuracy that a model can reach on all pairs of a name and a category."""
+        # A model predicts one category per name, so at most one pair of each name is right. The
+        # number of pairs is 0 if a sample is empty.
         return len(self.categories_by_name) / max(1, self.n_pairs)
 
     @cached_property
     def train_names(self) -> dict[str, dict[str, str]]:
-        """Training names of each category by their `name_key`."""
+        """Training names of each category by their `name_key`, which all spellings share."""
         return self._index_by_key(self.split.train)
 
     @cached_property
@@ -200,7 +206,10 @@ class AuditedCorpus:
         return self._index_by_key(self.split.test)
 
     def _index_by_key(self, names: NamesByCategory) -> dict[str, dict[str, str]]:
-        """Return names of all categories by their `name_key`; of several spellings, the last."""
+        """Return the names of all categories by their `name_key`.
+
+        If a name has several spellings, the last one is kept.
+        """
         by_key = {}
         for category in self.categories:
             # A split does not contain the categories of which it has no names.
@@ -223,7 +232,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
     rows = collect_rows(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
     # The split does not depend on the number of lines of a name.
-    corpus = Corpus(group_by_split(rows.names), lines_per_name={})
+    corpus = Corpus(group_by_split(rows.names), line_counts={})
     all_names = corpus.all_names
     names = {}
     for category in categories:
@@ -231,7 +240,7 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
         unique_names = dict.fromkeys(all_names.get(category, ()))
         names[category] = list(unique_names)
 
-    # An audit reports this error and continues: the user wants to know about all problems at once.
+    # If the names cannot be split, all of them are training names.
     split = Split(train=names, val={}, test={})
     split_error = ""
     try:
@@ -239,6 +248,8 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
             corpus, settings.val_fraction, settings.test_fraction, seed=settings.seed
         )
     except UserError as error:
+        # An audit reports this error and continues, because the user wants to know about all
+        # problems at once.
         split_error = str(error)
     # As in training, held-out names do not influence the alphabet.
     train_names = set()

@@ -29,17 +29,19 @@ CONTEXT_LENGTH = 2
 # Fitting β and μ would take most of the time of an audit. These values were chosen with
 # benchmarks/planted.py.
 BETA = 24.0
-"""Parameter β of the n-gram models; see src/ngrams/letter_ngrams.py."""
+"""Parameter β of the n-gram models: the weight of the estimate from a shorter context, as a number
+of observations; see src/ngrams/letter_ngrams.py."""
 MU = 0.98
-"""Parameter μ of the n-gram models."""
+"""Parameter μ of the n-gram models: the share of the category's own prediction in this estimate.
+The rest is the prediction for all categories together."""
 MAX_SCORES_PER_BATCH = 2**16
 """Maximum number of letters × categories in a batch. The tensors of larger batches would not fit
-into the cache of a core, and in threads, their memory would be requested from the system again and
-again."""
+into the cache of a core. With several threads, the allocator would also return their memory to the
+system each time."""
 
 
-class RankedLabel(NamedTuple):
-    """A doubted label and the number by which doubted labels are sorted."""
+class ScoredLabel(NamedTuple):
+    """A doubted label with its margin, by which doubted labels are sorted."""
 
     margin: float
     """Log-score of the label minus that of the guess."""
@@ -49,7 +51,8 @@ class RankedLabel(NamedTuple):
 def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     """Return the labels with a probability below `MIN_PROBABILITY`, the least probable first.
 
-    If a name has several categories, each of them is compared with those that it does not have.
+    If a name has several categories, each of them is compared only with the categories that the
+    name does not have.
     """
     names = corpus.categories_by_name
     if not names:  # a sample can be empty
@@ -57,27 +60,35 @@ def find_improbable_labels(corpus: AuditedCorpus) -> list[DoubtedLabel]:
     model = build_ngram_models(corpus)
     # Each core scores one batch after another.
     max_letters = MAX_SCORES_PER_BATCH // len(corpus.categories)
-    batches = size_limited_batches(names, len, max_items=len(names), max_letters=max_letters)
+    batches = size_limited_batches(
+        names, length_of=len, max_items=len(names), max_letters=max_letters
+    )
     find_in_batch = partial(find_improbable_labels_in_batch, corpus, model)
-    ranked: list[RankedLabel] = []
+    scored_labels: list[ScoredLabel] = []
     pool = ThreadPoolExecutor(os.cpu_count())
     try:
         for batch_labels in pool.map(find_in_batch, batches):
-            ranked += batch_labels
+            scored_labels += batch_labels
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C, the other batches are not scored
-    ranked.sort(key=lambda item: item.margin)
-    return [item.label for item in ranked]
+    scored_labels.sort(key=lambda item: item.margin)
+    return [item.label for item in scored_labels]
 
 
 def make_doubted_labels_finding(doubted: list[DoubtedLabel]) -> Finding:
     """Return the finding that reports doubted labels."""
     examples = []
     for label in doubted:
-        guess = f"n-grams say {label.guess} ({label.probability:.2f})"
-        examples.append(f"{label.name}: labelled {label.category}, {guess}")
-    text = f"labels below {MIN_PROBABILITY:.0%} to n-grams that have not seen the name"
-    return make_finding(Severity.DOUBTFUL, text, examples, MAX_DOUBTED_EXAMPLES)
+        prediction = f"predicted {label.guess} ({label.probability:.2f})"
+        examples.append(f"{label.name}: labeled {label.category}, {prediction}")
+    condition = f"(probability below {MIN_PROBABILITY:.0%} according to n-grams of other names)"
+    return make_finding(
+        Severity.SUSPECT,
+        singular=f"label is improbable {condition}",
+        plural=f"labels are improbable {condition}",
+        examples=examples,
+        max_examples=MAX_DOUBTED_EXAMPLES,
+    )
 
 
 def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
@@ -92,10 +103,13 @@ def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
     n_categories = len(corpus.categories)
     model = LetterNgrams(corpus.alphabet.symbols, n_categories, order=CONTEXT_LENGTH)
     letters, lengths = corpus.alphabet.encode(names)
+    # `count` fits the models to the names: it counts their letter n-grams.
     model.count(letters, lengths, categories)
     # The model stores the logarithm of β and the logit of μ.
-    model.log_beta.fill_(BETA).log_()
-    model.logit_mu.fill_(MU).logit_()
+    model.log_beta.fill_(BETA)
+    model.log_beta.log_()
+    model.logit_mu.fill_(MU)
+    model.logit_mu.logit_()
     # With the log prior as bias, the softmax of the scores is the posterior, by Bayes' rule. The
     # counts are proportional to the prior, and a constant factor does not change the softmax.
     n_names = categories.bincount(minlength=n_categories)
@@ -106,7 +120,7 @@ def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
 @torch.inference_mode()
 def find_improbable_labels_in_batch(
     corpus: AuditedCorpus, model: LetterNgrams, names: list[str]
-) -> list[RankedLabel]:
+) -> list[ScoredLabel]:
     """Return the doubted labels of a batch of names; see `find_improbable_labels`."""
     rows = []
     columns = []
@@ -122,28 +136,28 @@ def find_improbable_labels_in_batch(
     letters, lengths = corpus.alphabet.encode(names)
     scores = model(letters, lengths, counted_in=has_category)  # [B, C]
 
-    # Excluding the other categories of the name can only raise the probability of a label. This
-    # first test is therefore safe without excluding them, and leaves only a few labels.
+    # Excluding the other categories of a name can only raise the probability of a label. So a label
+    # whose probability is high enough here cannot be doubted, and only the others are examined.
     probabilities = scores.softmax(dim=1)[name_indices, labels]  # [M]
     candidates = (probabilities < MIN_PROBABILITY).nonzero().flatten().tolist()
     doubted = []
-    for pair in candidates:
-        name_index = rows[pair]
-        ranked = rank_label_if_doubted(
+    for pair_index in candidates:
+        name_index = rows[pair_index]
+        scored_label = score_label_if_doubted(
             corpus=corpus,
             name=names[name_index],
-            label_index=columns[pair],
+            label_index=columns[pair_index],
             scores=scores[name_index],
         )
-        if ranked is not None:
-            doubted.append(ranked)
+        if scored_label is not None:
+            doubted.append(scored_label)
     return doubted
 
 
-def rank_label_if_doubted(
+def score_label_if_doubted(
     corpus: AuditedCorpus, name: str, label_index: int, scores: Tensor
-) -> RankedLabel | None:
-    """Return a label of a name with its rank if it is doubted, or None.
+) -> ScoredLabel | None:
+    """Return a label of a name with its margin if it is doubted, or None.
 
     Args:
         corpus: the names.
@@ -166,4 +180,4 @@ def rank_label_if_doubted(
     )
     # Sorting by probability would put many labels with a probability of 0 in an arbitrary order.
     margin = float(scores[label_index] - scores[guess_index])
-    return RankedLabel(margin, doubted_label)
+    return ScoredLabel(margin, doubted_label)

@@ -1,6 +1,5 @@
 """The findings of an audit, and the report as text."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from enum import Enum
@@ -20,10 +19,10 @@ class Severity(str, Enum):
 
     # The values are strings, so that JSON can represent them.
 
-    REFUSED = "refused"  # training refuses the names
-    WRONG = "wrong"  # the network would learn something that is wrong
-    DOUBTFUL = "doubtful"  # labels or scores may be misleading
-    NOTE = "note"  # good to know
+    ERROR = "error"  # training would refuse the names
+    WARNING = "warning"  # training would use something that is probably wrong
+    SUSPECT = "suspect"  # labels or scores may be misleading
+    INFO = "info"  # good to know
 
     @property
     def rank(self) -> int:
@@ -39,33 +38,38 @@ class Finding:
     count: int
     """Number of lines, names or categories that the finding is about."""
     text: str
+    """What was found, starting with the count: `2 categories look like file names`."""
     examples: list[str]
-    """The first of them, safe to print."""
+    """The first examples, without control characters."""
 
     def summary(self) -> str:
-        """Return the finding as one line: `wrong     things that are counted (3): explanation`."""
-        # An explanation starts with the first colon or semicolon of the text.
-        counted = re.split("[:;]", self.text, maxsplit=1)[0]
-        explanation = self.text.removeprefix(counted)
-        return f"{self.severity.value:<10}{counted} ({self.count:,}){explanation}"
+        """Return the finding as one line with an example: `warning   2 names …: N/A`."""
+        return f"{self.severity.value:<10}{self.text}: {self.examples[0]}"
 
 
 def make_finding(
-    severity: Severity, text: str, examples: Iterable[str], max_examples: int = MAX_EXAMPLES
+    severity: Severity,
+    singular: str,
+    plural: str,
+    examples: Iterable[str],
+    max_examples: int = MAX_EXAMPLES,
 ) -> Finding:
     """Return a finding that counts all examples and keeps the first of them.
 
     Args:
         severity: how serious the finding is.
-        text: what the examples are; a colon or a semicolon can start an explanation.
+        singular: what was found, if there is one example. The count is put before it.
+        plural: what was found, if there are several examples.
         examples: all examples. The finding does not apply if there are none; its count is then 0.
         max_examples: maximum number of examples to keep.
     """
     all_examples = list(examples)
+    n_examples = len(all_examples)
+    text = f"{n_examples:,} {singular if n_examples == 1 else plural}"
     # Names and categories come from files of unknown origin. Control characters in them could
     # change the terminal.
     printable_examples = [replace_unprintable(example) for example in all_examples[:max_examples]]
-    return Finding(severity, len(all_examples), text, printable_examples)
+    return Finding(severity, n_examples, text, printable_examples)
 
 
 @dataclass(frozen=True)
@@ -99,13 +103,13 @@ class DoubtedLabel:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """The result of an audit."""
+    """The result of an audit. The names of the fields are the keys of the JSON file."""
 
     guessed: list[str]
     """What the reader guessed about the columns of a table."""
     lines: int
     names: int
-    """Number of distinct names, in the case in which a network reads them."""
+    """Number of distinct names, after conversion to the case that a network reads."""
     pairs: int
     """Number of distinct pairs of a name and a category."""
     ceiling: float
@@ -113,7 +117,7 @@ class AuditReport:
     symbols: int
     """Size of the alphabet."""
     letters: int
-    """Number of letters of the distinct names."""
+    """Total number of letters in the distinct names; not part of the printed report."""
     findings: list[Finding]
     """The findings, the most serious first."""
     categories: list[CategorySummary]
@@ -135,11 +139,14 @@ def sort_by_severity_and_count(findings: Iterable[Finding]) -> list[Finding]:
 
 
 def format_report(report: AuditReport) -> str:
-    """Return the report as text. Of the doubted labels, it shows only the examples of a finding."""
+    """Return the report as text.
+
+    Doubted labels are shown only as the examples of their finding.
+    """
     lines = [replace_unprintable(guess) for guess in report.guessed]
     lines.append(
-        f"{report.lines:,} lines, {report.names:,} names in {report.pairs:,} pairs with a "
-        f"category, {report.symbols} symbols"
+        f"{report.lines:,} lines; {report.names:,} distinct names, {report.pairs:,} pairs of a "
+        f"name and a category, {report.symbols} symbols"
     )
     lines.append("")
     lines += format_findings_with_examples(report.findings)
@@ -151,12 +158,12 @@ def format_report(report: AuditReport) -> str:
 def format_findings_with_examples(findings: list[Finding]) -> list[str]:
     """Return one line for each finding, followed by its examples."""
     if not findings:
-        return ["nothing is wrong with them"]
+        return ["No problems found."]
     # The examples are indented further than the severity, which takes ten columns.
     indent = " " * 12
     lines = []
     for finding in findings:
-        lines.append(finding.summary())
+        lines.append(f"{finding.severity.value:<10}{finding.text}:")
         lines += [indent + example for example in finding.examples]
     return lines
 

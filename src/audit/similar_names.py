@@ -31,12 +31,13 @@ def find_names_one_letter_apart(names: Iterable[str], candidates: Iterable[str])
 def make_gap_patterns(name: str) -> list[str]:
     """Return all patterns that a name has with a gap, `*`, for one letter.
 
-    The gap replaces a letter or is inserted between two: `lee` has the patterns `*ee`, `l*e`,
+    The gap replaces a letter or is inserted anywhere: `lee` has the patterns `*ee`, `l*e`,
     `le*`, `*lee`, `l*ee`, `le*e` and `lee*`.
     """
     patterns = []
     for start in range(len(name) + 1):
         before = name[:start]
         patterns.append(f"{before}*{name[start:]}")
-        patterns.append(f"{before}*{name[start + 1 :]}")
+        if start < len(name):
+            patterns.append(f"{before}*{name[start + 1 :]}")
     return patterns

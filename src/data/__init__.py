@@ -1,1 +1,1 @@
-"""Letters and names; knows nothing of models."""
+"""Reading, normalizing, splitting, encoding and sampling names."""

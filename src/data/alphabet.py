@@ -28,7 +28,8 @@ MIN_FORCED_SHARE = 0.99
 converted to that case."""
 
 CaseStyle = Literal["", "lower", "upper", "capitalised"]
-"""The case of the training names; empty if they have none. Checkpoints use this spelling."""
+"""The case of the training names; empty if they have none. Checkpoints contain these words, so the
+spelling `capitalised` is kept, although the rest of the code uses American spelling."""
 
 
 def capitalize(name: str) -> str:
@@ -40,8 +41,7 @@ def capitalize(name: str) -> str:
         # Unlike `upper`, `title` only changes the first part of letters such as `ǆ`.
         if letter != letter.upper():
             return lower[:index] + letter.title() + lower[index + 1 :]
-    # No letter has an upper case, but the first one may still have a title case.
-    return lower[:1].title() + lower[1:]
+    return lower  # no letter has an upper case
 
 
 CASE_STYLES = {"lower": str.lower, "upper": str.upper, "capitalised": capitalize}
@@ -82,12 +82,13 @@ class Alphabet(NamedTuple):
         if kind == "tutorial":
             return cls(kind)
         case = detect_case(names)
-        # With `ascii`, names are normalized to exactly these symbols.
+        # These are the symbols of `ascii`. With `corpus`, they are replaced below; until then, only
+        # the case is used.
         alphabet = cls(kind, ASCII_SYMBOLS, case.style, case.is_forced)
         if kind == "ascii":
             return alphabet
         # A symbol that occurs once would be learned from a single name, so it counts as unknown.
-        symbol_counts = Counter("".join(alphabet.match_case(name) for name in names))
+        symbol_counts = Counter("".join(alphabet.apply_training_case(name) for name in names))
         most_common = symbol_counts.most_common(MAX_SYMBOLS)
         symbols = sorted(symbol for symbol, count in most_common if count > 1)
         return alphabet._replace(symbols="".join(symbols) + UNKNOWN_SYMBOL)
@@ -97,7 +98,7 @@ class Alphabet(NamedTuple):
         """Build an alphabet from the dictionary that `to_dict` returns.
 
         Raises:
-            ValueError: if the dictionary has other keys.
+            ValueError: if its keys are not those of `to_dict`.
         """
         # Fields of another version of the program could change how names are read.
         if fields.keys() != cls().to_dict().keys():
@@ -118,21 +119,22 @@ class Alphabet(NamedTuple):
             "always": self.force_case,
         }
 
-    def match_case(self, name: str) -> str:
+    def apply_training_case(self, name: str) -> str:
         """Return a normalized name in the case of the training names.
 
         A name in mixed case is returned unchanged, unless `force_case` is set.
         """
         if not self.case_style:
             return name
+        is_in_single_case = name == name.lower() or name == name.upper()
         # Many people write names in capitals: `SMITH` should be read like `Smith`.
-        if self.force_case or name in (name.lower(), name.upper()):
+        if self.force_case or is_in_single_case:
             return CASE_STYLES[self.case_style](name)
         return name
 
     def normalize(self, text: str) -> str:
         """Normalize a name as the network reads it; the result is empty if it has no letter."""
-        return self.match_case(normalize_name(text, self.kind))
+        return self.apply_training_case(normalize_name(text, self.kind))
 
     def encode(self, names: Sequence[str]) -> EncodedNames:
         """Return normalized names as tensors.
@@ -147,7 +149,7 @@ class Alphabet(NamedTuple):
         code_points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
         letters = torch.from_numpy(_index_table(self.symbols)[code_points])
         if (letters < 0).any():  # -1 stands for symbols that are not in the alphabet
-            raise ValueError(f"a name contains symbols that letters={self.kind} does not know")
+            raise ValueError(f"a name contains symbols outside the alphabet (letters={self.kind})")
         lengths = torch.tensor([len(name) for name in names], dtype=torch.int64)
         return EncodedNames(letters.to(letter_dtype(len(self.symbols))), lengths)
 

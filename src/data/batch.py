@@ -13,8 +13,8 @@ from torch import Tensor
 from src.data.normalize import ASCII_SYMBOLS
 
 MAX_BATCH_CELLS = 2**21
-"""Maximum number of letters × (symbols + categories) in a batch that is scored at once. It limits
-the memory for one-hot letters and for scores; larger batches would not be faster."""
+"""Upper limit of n_letters · (n_symbols + n_categories) for a batch that is scored at once. It
+limits the memory for one-hot letters and for scores; larger batches would not be faster."""
 
 T = TypeVar("T")
 """Type of the items of a batch."""
@@ -54,7 +54,9 @@ def indices_of_slices(starts: Tensor, lengths: Tensor) -> Tensor:
     Returns:
         The indices [sum of lengths], int64.
     """
-    # For starts 7, 0 and lengths 2, 3: positions 0 1 2 3 4 plus offsets 7 7 -2 -2 -2.
+    # For starts 7, 0 and lengths 2, 3, the slices begin at positions 0 and 2 of the result. The
+    # offsets are therefore 7 - 0 and 0 - 2: positions 0 1 2 3 4 plus offsets 7 7 -2 -2 -2 give the
+    # indices 7 8 0 1 2.
     positions = torch.arange(int(lengths.sum()), device=lengths.device)
     positions_of_starts = lengths.cumsum(0) - lengths
     offsets = starts - positions_of_starts

@@ -41,19 +41,20 @@ class NamesDataModule(LightningDataModule):
     `val_every`. The names of an iteration depend on nothing but its number and the seed, so a run
     that is resumed sees the same names as one that was never interrupted.
 
-    The datasets differ in which lines of the source they merge, and the priors in what they count:
+    An item of each dataset is:
 
-        dataset               one item for each
-        train_dataset         line
-        distinct_spellings    different spelling in a category: `ONEILL` twice is one item
-        distinct_names        different name in a category: `O'Neill` and `ONEILL` are one item
-        val_dataset           different spelling in a category
-        test_dataset          different spelling in a category
+        train_dataset         a line of the source
+        distinct_spellings    a spelling in a category: `ONEILL` on two lines is one item
+        distinct_names        a name in a category: `O'Neill` and `ONEILL` are one item
+        val_dataset           a spelling in a category
+        test_dataset          a spelling in a category
 
-        prior                 share of each category among
-        train_prior           the training names as they are drawn: equal with `balanced`, else the
-                              shares of the spellings or, with a `count_column`, of the lines
-        corpus_prior          distinct_spellings
+    The priors are the shares of the categories among these training items:
+
+        train_prior           the items as they are drawn: with `sampling=balanced`, all categories
+                              have equal shares; with `natural`, the shares of the spellings, or of
+                              the lines if there is a `count_column`
+        corpus_prior          the spellings in `distinct_spellings`
 
     With a `count_column`, a source lists each spelling once, with the number of its lines.
 
@@ -74,8 +75,9 @@ class NamesDataModule(LightningDataModule):
         letters: the kind of alphabet; see `normalize_name`.
         passes: length of the run in passes over the training names; overrides `iterations`.
         data_file: table of names, instead of a folder.
-        columns: the `*_column` fields of `DataSource`. If there is a `count_column`, it says how
-            many lines each name stands for.
+        columns: `name_column`, `label_column`, `count_column` and `split_column`: names or numbers
+            of the columns of the table. The `count_column` contains the number of lines that each
+            name stands for.
 
     Attributes:
         train_dataset: the training names; see above.
@@ -84,8 +86,9 @@ class NamesDataModule(LightningDataModule):
         categories: names of the categories, in index order.
         alphabet: the alphabet of the training names.
         sampler: draws the training names.
-        train_prior: prior of each category in training [C]; see above.
-        corpus_prior: prior of each category in the corpus [C]; see above.
+        train_prior: share of each category among the training names as they are drawn [C]; see
+            above.
+        corpus_prior: share of each category among the distinct training spellings [C].
         run_length: length of the run, and how often it logs and validates.
 
     Raises:
@@ -115,30 +118,32 @@ class NamesDataModule(LightningDataModule):
         # In a sweep, all runs read the same files, which `read_corpus` keeps in memory.
         corpus = read_corpus(source, letters)
         split = split_corpus(corpus, val_fraction, test_fraction, seed)
-        lines_per_name = list_lines_per_name(split.train, corpus.lines_per_name)
+        lines_per_name = flatten_line_counts(split.train, corpus.line_counts)
 
         self.categories = list(split.train)
         # Held-out names must not influence the alphabet.
-        self.alphabet = Alphabet.from_names(letters, set(chain.from_iterable(split.train.values())))
-        # The names as the network reads them. The fingerprints below are those of the split itself.
-        self._train_names = match_case(split.train, self.alphabet)
+        distinct_train_names = set(chain.from_iterable(split.train.values()))
+        self.alphabet = Alphabet.from_names(letters, distinct_train_names)
+        # `split.train` itself is needed for the fingerprints below, which do not depend on the case
+        # that the alphabet expects.
+        self._train_names = apply_training_case(split.train, self.alphabet)
         self.train_dataset = NamesDataset(self._train_names, self.alphabet)
         self.val_dataset = self._make_eval_dataset(split.val)
         self.test_dataset = self._make_eval_dataset(split.test)
 
         self._sampled_dataset = self._choose_sampled_dataset(sampling, lines_per_name)
-        n_per_category = count_per_category(
+        category_counts = count_items_or_lines_per_category(
             self._sampled_dataset, len(self.categories), lines_per_name
         )
         self.sampler = make_sampler(
             sampling=sampling,
             dataset=self._sampled_dataset,
-            n_per_category=n_per_category,
+            lines_per_category=category_counts,
             batch_size=batch_size,
             seed=seed,
             lines_per_name=lines_per_name,
         )
-        self.train_prior = compute_train_prior(sampling, n_per_category)
+        self.train_prior = compute_train_prior(sampling, category_counts)
         n_spellings = [len(set(names)) for names in self._train_names.values()]
         self.corpus_prior = as_shares(n_spellings)
 
@@ -153,13 +158,14 @@ class NamesDataModule(LightningDataModule):
             get_training_position=self.get_training_position,
             run_length=self.run_length,
         )
-        # Checkpoints contain this record, so that no run is resumed on other names.
+        # Checkpoints contain this record, so that a run cannot be resumed with different names.
         self._split_record = SplitRecord(
             source=source,
             seed=seed,
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             fingerprints=fingerprint_split(corpus.all_names, split, lines_per_name),
+            longest_train_name=int(self.train_dataset.lengths.max()),
         )
 
     def _choose_sampled_dataset(
@@ -180,8 +186,8 @@ class NamesDataModule(LightningDataModule):
     def _make_eval_dataset(self, names: NamesByCategory) -> NamesDataset:
         """Return the dataset of held-out names."""
         # Names that differ in case may become the same name, which should be scored only once.
-        matched = match_case(names, self.alphabet)
-        return NamesDataset(sorted_unique_names(matched), self.alphabet)
+        in_training_case = apply_training_case(names, self.alphabet)
+        return NamesDataset(sorted_unique_names(in_training_case), self.alphabet)
 
     @cached_property
     def distinct_spellings(self) -> NamesDataset:
@@ -214,13 +220,20 @@ class NamesDataModule(LightningDataModule):
         """Check that a checkpoint was trained on this split; there is nothing to load.
 
         Raises:
-            UserError: if the names or their split have changed since.
+            UserError: if the names or their split have changed since the checkpoint was written.
         """
         trained_split = SplitRecord.from_dict(state_dict)
-        # Everything but the source is compared, because the files may have been moved.
-        trained_split = trained_split._replace(source=self._split_record.source)
+        # The source is not compared, because the files may have been moved. Older versions did not
+        # store the length of the longest name.
+        trained_split = trained_split._replace(
+            source=self._split_record.source,
+            longest_train_name=self._split_record.longest_train_name,
+        )
         if trained_split != self._split_record:
-            raise UserError("the names or their split have changed since; start a new run")
+            raise UserError(
+                "the names or their split have changed since this checkpoint was written; "
+                "start a new run"
+            )
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the training names. Each pass over the loader is one epoch."""
@@ -243,8 +256,7 @@ class NamesDataModule(LightningDataModule):
     def choose_report_split(self) -> tuple[str, NamesDataset]:
         """Return the name and the dataset of the split that the report of a run shows.
 
-        It is `test`, or `val` if there are no test names, or `train` if there are no validation
-        names, either.
+        It is the first of `test`, `val` and `train` that has names.
         """
         # Training names come last, because the scores for them say little about other names.
         if len(self.test_dataset):
@@ -256,8 +268,8 @@ class NamesDataModule(LightningDataModule):
     def summary(self) -> str:
         """Return a line with the number of categories and of names in each split."""
         return (
-            f"{len(self.categories)} categories, {len(self.train_dataset):,} training lines, "
-            f"{len(self.val_dataset):,} validation names, {len(self.test_dataset):,} test names"
+            f"{len(self.categories)} categories; {len(self.train_dataset):,} training examples, "
+            f"{len(self.val_dataset):,} validation and {len(self.test_dataset):,} test names"
         )
 
 
@@ -266,19 +278,20 @@ def absolute_path(path: str | Path | None) -> str | None:
     return str(Path(path).absolute()) if path else None
 
 
-def match_case(names: NamesByCategory, alphabet: Alphabet) -> NamesByCategory:
+def apply_training_case(names: NamesByCategory, alphabet: Alphabet) -> NamesByCategory:
     """Return the names in the case that the alphabet expects."""
-    matched: NamesByCategory = {}
+    in_training_case: NamesByCategory = {}
     for category, category_names in names.items():
-        matched[category] = [alphabet.match_case(name) for name in category_names]
-    return matched
+        converted = [alphabet.apply_training_case(name) for name in category_names]
+        in_training_case[category] = converted
+    return in_training_case
 
 
 def make_sampler(
     *,
     sampling: Sampling,
     dataset: NamesDataset,
-    n_per_category: list[int],
+    lines_per_category: list[int],
     batch_size: int,
     seed: int,
     lines_per_name: list[int],
@@ -288,7 +301,7 @@ def make_sampler(
     Args:
         sampling: see `NamesDataModule`.
         dataset: the names to draw from.
-        n_per_category: number of lines in each category; used with `balanced` only.
+        lines_per_category: number of lines in each category; used with `balanced` only.
         batch_size: number of names in an iteration.
         seed: seeds the order of the names.
         lines_per_name: number of lines that each name stands for. Empty if it is 1 for all names.
@@ -296,39 +309,37 @@ def make_sampler(
     # `ShuffledPasses` needs the lengths, because it puts names of similar length into a batch.
     if sampling == "natural":
         return ShuffledPasses(dataset.lengths.tolist(), batch_size, seed, lines_per_name)
-    return RandomExamples(n_per_category, batch_size, seed, lines_per_name)
+    return RandomExamples(lines_per_category, batch_size, seed, lines_per_name)
 
 
-def compute_train_prior(sampling: Sampling, n_per_category: list[int]) -> list[float]:
+def compute_train_prior(sampling: Sampling, category_counts: list[int]) -> list[float]:
     """Return the share of each category among the names as they are drawn for training.
 
     Args:
         sampling: see `NamesDataModule`.
-        n_per_category: the result of `count_per_category`.
+        category_counts: the result of `count_items_or_lines_per_category`.
     """
     if sampling == "natural":
-        return as_shares(n_per_category)
-    return as_shares([1] * len(n_per_category))  # all categories are equally frequent
+        return as_shares(category_counts)
+    return as_shares([1] * len(category_counts))  # all categories are equally frequent
 
 
-def list_lines_per_name(
-    names: NamesByCategory, lines_per_name: dict[str, Counter[str]]
-) -> list[int]:
+def flatten_line_counts(names: NamesByCategory, line_counts: dict[str, Counter[str]]) -> list[int]:
     """Return the number of lines that each name stands for, in the order of the names.
 
     Args:
         names: the names, distinct within each category.
-        lines_per_name: `Corpus.lines_per_name`. If it is empty, so is the result.
+        line_counts: `Corpus.line_counts`. If it is empty, so is the result.
     """
-    n_lines: list[int] = []
+    lines_per_name: list[int] = []
     # The dictionary also has the counts of names that were held out, which are not used.
-    if lines_per_name:
+    if line_counts:
         for category, category_names in names.items():
-            n_lines += [lines_per_name[category][name] for name in category_names]
-    return n_lines
+            lines_per_name += [line_counts[category][name] for name in category_names]
+    return lines_per_name
 
 
-def count_per_category(
+def count_items_or_lines_per_category(
     dataset: NamesDataset, n_categories: int, lines_per_name: Sequence[int]
 ) -> list[int]:
     """Return the number of items of a dataset in each category, or of the lines they stand for.

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from src.data.alphabet import ASCII_ALPHABET, Alphabet
-from src.data.batch import MAX_BATCH_CELLS, Batch, indices_of_slices, size_limited_batches
+from src.data.batch import MAX_BATCH_CELLS, Batch, indices_of_slices, one_hot, size_limited_batches
 from src.data.corpus import NamesByCategory
 
 
@@ -48,7 +48,9 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return next(self.batch([index]).one_hot_examples(self._n_symbols))
+        batch = self.batch([index])
+        letters = one_hot(batch.letters, self._n_symbols).unsqueeze(1)  # [L, 1, S]
+        return letters, batch.targets
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """Return the names with these indices as one batch. Data loaders call this method."""
@@ -102,7 +104,10 @@ class NamesDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class BatchList(list[list[int]]):
-    """A batch sampler that is a list. Unlike `list`, it lets Lightning set attributes on it."""
+    """A list that serves as a batch sampler.
+
+    Lightning sets attributes on a batch sampler. A plain `list` accepts none, but a subclass does.
+    """
 
 
 def unchanged(batch: Batch) -> Batch:

@@ -21,7 +21,11 @@ CAPITAL_SHARP_S = "\N{LATIN CAPITAL LETTER SHARP S}"
 
 VOWEL_SIGN_CLASSES = {0, *range(84, 200)}
 """Canonical combining classes of the marks that are vowel signs and not accents: 0 for most scripts
-of India and South-East Asia, 84 to 199 for Telugu, Thai, Lao and Tibetan."""
+of India and South-East Asia, 84 to 199 for Telugu, Thai, Lao and Tibetan. Unicode explains these
+classes at https://www.unicode.org/reports/tr44/#Canonical_Combining_Class_Values."""
+
+WITHOUT_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
+"""Table with which `str.translate` removes punctuation."""
 
 
 def normalize_name(text: str, kind: AlphabetKind = "ascii") -> str:
@@ -78,10 +82,11 @@ def _convert_symbol(symbol: str, kind: AlphabetKind) -> str:
     general_category = unicodedata.category(symbol)  # such as Lu, an upper-case letter
     transliteration = anyascii.anyascii(symbol)
     is_apostrophe = transliteration in ("'", "`")
+    # The main categories are L for letters and M for marks such as accents.
+    is_letter_or_mark = general_category[0] in ("L", "M")
     # Unicode counts some apostrophes as modifier letters (Lm), such as that in Hawaiian names.
-    is_letter_or_mark = general_category[0] in "LM"
-    is_modifier_letter = general_category == "Lm"
-    if is_letter_or_mark and not (is_modifier_letter and is_apostrophe):
+    is_letter_like_apostrophe = is_apostrophe and general_category == "Lm"
+    if is_letter_or_mark and not is_letter_like_apostrophe:
         return symbol if kind == "corpus" else _transliterate(symbol)
     # anyascii turns all dashes into hyphens, but also the dot in Catalan names such as `Gal·la`.
     is_hyphen = transliteration == "-" and symbol != "·"
@@ -99,7 +104,7 @@ def _transliterate(letter: str) -> str:
     """Return the Latin letters for a letter or mark of any script; empty for accents."""
     decomposed = unicodedata.normalize("NFD", letter)
     base = "".join(part for part in decomposed if unicodedata.category(part)[0] != "M")
-    # A Latin letter with accents is spelled without them. The base of an accent alone is empty.
+    # A Latin letter with accents is spelled without them. If the base is empty, `letter` is a mark.
     if base and all(part in ASCII_SYMBOLS for part in base):
         return base
     # Vowel signs are transliterated. Accents are removed, and so are the points of Hebrew and
@@ -121,15 +126,19 @@ def _ascii_conversions() -> dict[int, str]:
 
 
 def _trim_punctuation_and_quotes(name: str) -> str:
-    """Return a name without the punctuation around it; empty if no letter is left."""
+    """Return a name without the punctuation around it, except an unpaired apostrophe.
+
+    The result is empty if the name contains no letter.
+    """
     trimmed = name.strip(PUNCTUATION)
     if not any(letter.isalpha() for letter in trimmed):
         return ""
     # Apostrophes on both sides are quotation marks. One that has no counterpart belongs to the
     # name, as in `'t Hooft`.
-    before, _, after = name.partition(trimmed)  # the punctuation on both sides
-    n_before = before.count("'")
-    n_after = after.count("'")
+    start = len(name) - len(name.lstrip(PUNCTUATION))
+    end = len(name.rstrip(PUNCTUATION))
+    n_before = name[:start].count("'")
+    n_after = name[end:].count("'")
     if n_before > n_after:
         return "'" + trimmed
     if n_after > n_before:
@@ -143,10 +152,7 @@ def name_key(name: str) -> str:
     Spellings may differ in case, spaces and punctuation: `O'Neill`, `ONEILL` and `o neill` have the
     same key.
     """
-    return name.casefold().translate(_NO_PUNCTUATION)
-
-
-_NO_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
+    return name.casefold().translate(WITHOUT_PUNCTUATION)
 
 
 def replace_unprintable(text: str) -> str:

@@ -24,14 +24,20 @@ class NameSampler(Protocol):
     """Mean number of names in an iteration."""
 
     def take(self, start: int, count: int) -> list[int]:
-        """Return the indices of `count` names of the sequence, the first at position `start`."""
+        """Return the indices of up to `count` names of the sequence, the first at position `start`.
+
+        There are fewer than `count` only if a shorter batch of the sequence begins at `start`.
+        """
 
 
 class RandomExamples:
     """Draws random training examples: first a category, then one of its lines, both uniformly.
 
-    With seed *s* the draws are those of one `random.Random(s)`, two per example:
-    `randint(0, n - 1)` for the category, then for the line.
+    The draws are the same as those of the tutorial's loop, which calls `randint` of a single
+    generator `rng = random.Random(s)` for each example:
+
+        category = rng.randint(0, n_categories - 1)
+        line = rng.randint(0, lines_per_category[category] - 1)
 
     Args:
         lines_per_category: number of lines in each category, all at least 1.
@@ -53,7 +59,7 @@ class RandomExamples:
         self._seed = seed
         # Lines are numbered across the categories: each category starts where the last one ends.
         self._first_lines = [0, *accumulate(lines_per_category)]
-        # A name has the lines up to its end that belong to no name before it.
+        # Name i owns the lines from _line_ends[i - 1], or 0, up to but excluding _line_ends[i].
         self._line_ends = list(accumulate(lines_per_name))
         self._rng = random.Random(seed)
         self._position = 0  # number of examples drawn so far
@@ -61,8 +67,8 @@ class RandomExamples:
     def take(self, start: int, count: int) -> list[int]:
         """Return the indices of `count` names of the sequence, the first at position `start`.
 
-        It costs nothing to continue where the last call stopped. For any other start, the examples
-        before it are drawn as well, which takes a third of a microsecond for each.
+        Continuing where the last call stopped costs nothing extra. For any other start, the
+        examples before it are drawn as well, which takes a third of a microsecond for each.
         """
         if start < self._position:  # the generator cannot go back, so it starts again
             self._rng.seed(self._seed)
@@ -72,7 +78,7 @@ class RandomExamples:
         lines = self._draw_lines(count)
         if not self._line_ends:
             return lines  # each name is one line
-        # The name of a line is the first one that ends after it.
+        # A line belongs to the first name whose end is greater than the number of the line.
         return [bisect_right(self._line_ends, line) for line in lines]
 
     def _draw_lines(self, count: int) -> list[int]:
@@ -109,8 +115,8 @@ class ShuffledPasses:
             be smaller.
         seed: seeds the order.
         lines_per_name: number of lines that each name stands for. Empty if it is 1 for all names.
-            Otherwise, a pass has as many names, but they are drawn in proportion to their lines, so
-            that some occur several times and others not at all.
+            Otherwise, a pass has the same number of names as without counts, but they are drawn in
+            proportion to their lines, so that some occur several times and others not at all.
     """
 
     def __init__(
@@ -138,7 +144,8 @@ class ShuffledPasses:
 
         Args:
             start: a multiple of the batch size.
-            count: must be the batch size, as batches are always taken whole.
+            count: must be the batch size, because batches are always taken whole. A
+                `TrainBatchSampler` must therefore have a `chunk_size` of 1.
         """
         assert count == self._batch_size
         batch_number = start // self._batch_size
@@ -157,8 +164,9 @@ class ShuffledPasses:
         if len(self._line_ends):
             indices = self._draw_names_by_lines(rng)
         rng.shuffle(indices)
-        # Names of similar length need little padding. Sorting all of them would give each pass the
-        # same batches, so only chunks of the shuffled names are sorted.
+        # The recurrent network pads the names of a batch to the longest of them, so names of
+        # similar length need little padding. Sorting all names would give each pass the same
+        # batches, so only chunks of the shuffled names are sorted.
         chunk_size = N_BATCHES_SORTED_TOGETHER * self._batch_size
         sorted_indices: list[int] = []
         for start in range(0, n_names, chunk_size):
@@ -171,16 +179,18 @@ class ShuffledPasses:
         return batches
 
     def _draw_names_by_lines(self, rng: random.Random) -> list[int]:
-        """Return the indices of as many names as there are, in proportion to their lines.
+        """Draw names in proportion to their lines, and return the indices of the drawn names.
 
-        This is systematic sampling: from a random start, take every `step`-th line, and find the
-        name it belongs to. A name with more than `step` lines occurs several times.
+        The number of draws is the number of names. This is systematic sampling: from a random
+        start, take every `step`-th line, and find the name that it belongs to. A name with more
+        than `step` lines occurs several times.
         """
         n_names = len(self._lengths)
         step = self._line_ends[-1] / n_names
         lines = (np.arange(n_names) + rng.random()) * step
-        # The name of a line is the first one that ends after it. Without the last end, rounding
-        # cannot lead to an index above that of the last name.
+        # A line belongs to the first name whose end is greater than the number of the line. The
+        # last end is left out, so that rounding cannot lead to an index above that of the last
+        # name.
         indices: list[int] = np.searchsorted(self._line_ends[:-1], lines, side="right").tolist()
         return indices
 
@@ -205,11 +215,10 @@ class RunLength:
         """
         if log_every == 0:
             log_every = ceil(iterations / 50)
-        iterations_per_validation: float = val_every
         if val_every == 0:
-            iterations_per_validation = iterations / 10
+            val_every = ceil(iterations / 10)
         # A validation always comes with a point of the loss curve.
-        points_per_validation = ceil(iterations_per_validation / log_every)
+        points_per_validation = ceil(val_every / log_every)
         return cls(iterations, log_every, val_every=points_per_validation * log_every)
 
 
@@ -223,7 +232,10 @@ class TrainingPosition(NamedTuple):
 
 @dataclass
 class TrainBatchSampler:
-    """A batch sampler whose every pass is one epoch, from the current to the next validation.
+    """A batch sampler for epochs that end with a validation.
+
+    Each pass over the sampler is one epoch, from the current iteration to the next validation or to
+    the end of the run.
 
     A batch holds the names of up to `chunk_size` iterations, and never extends past the next point
     of the loss curve. With several processes, each takes its own part of every batch. The parts are
@@ -236,7 +248,7 @@ class TrainBatchSampler:
     chunk_size: int
     """Maximum number of iterations in a batch."""
     get_training_position: Callable[[], TrainingPosition]
-    """Is called at the start of each epoch."""
+    """Called at the start of each epoch."""
     run_length: RunLength
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -246,7 +258,7 @@ class TrainBatchSampler:
         iteration = position.iteration
         next_validation = (iteration // val_every + 1) * val_every
         end = min(next_validation, self.run_length.iterations)
-        # A validation and the end of the run also end a batch, so that no iteration is left over.
+        # A batch never extends past a validation or the end of the run.
         while iteration < end:
             next_point = (iteration // log_every + 1) * log_every
             chunk_end = min(iteration + self.chunk_size, next_point, end)

@@ -22,7 +22,8 @@ TEST = 2
 """Codes of the splits in the arrays below."""
 
 DIGEST_TYPE = "S32"
-"""NumPy's type of a SHA-256 digest: 32 bytes, which are sorted like numbers."""
+"""NumPy's type of a SHA-256 digest: 32 bytes. Digests are sorted in the order of the big-endian
+integers that they represent."""
 
 FINGERPRINT_KEYS = ("all", "train", "val", "test", "counts")
 
@@ -45,7 +46,10 @@ class SplitRecord(NamedTuple):
     val_fraction: float
     test_fraction: float
     fingerprints: dict[str, str]
-    """Hashes of the names of each split, of `all` names and of the line `counts`, if any."""
+    """Hashes of the names. The keys are `train`, `val`, `test`, `all` for all names and, if the
+    source has counts, `counts` for the numbers of lines."""
+    longest_train_name: int = 0
+    """Number of letters of the longest training name; 0 if an older version wrote the record."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the record as plain values. The keys are part of the checkpoint format."""
@@ -54,6 +58,7 @@ class SplitRecord(NamedTuple):
             "seed": self.seed,
             "val_fraction": self.val_fraction,
             "test_fraction": self.test_fraction,
+            "longest_train_name": self.longest_train_name,
             **self.fingerprints,
         }
 
@@ -66,7 +71,7 @@ class SplitRecord(NamedTuple):
         """
         source = {key: values.get(key) for key in DataSource._fields}
         for text in source.values():
-            # Messages show these settings, and other characters could control the terminal.
+            # Messages show these settings, and unprintable characters could control the terminal.
             if text is not None and not text.isprintable():
                 raise ValueError("a path or a column is not printable")
         val_fraction = float(values["val_fraction"])
@@ -82,12 +87,13 @@ class SplitRecord(NamedTuple):
             val_fraction=val_fraction,
             test_fraction=test_fraction,
             fingerprints=fingerprints,
+            longest_train_name=int(values.get("longest_train_name", 0)),
         )
 
 
 def fingerprint(names: NamesByCategory) -> str:
     """Return a SHA-256 hash of all categories and names, in their order."""
-    # The text that is hashed looks like a file: a line with each category, then its names.
+    # The text that is hashed has a line `# category` for each category, followed by its names.
     lines = []
     for category, category_names in names.items():
         lines.append(f"# {category}")
@@ -110,8 +116,9 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
     elif "train" in given:
         names = given["train"]
     else:
-        # With no names to train on in any category, `hold_out_distinct_names` raises an error.
-        names = {category: [] for category in corpus.all_names}
+        category = next(iter(corpus.all_names))
+        reason = "the source has splits, but no split `train`"
+        raise UserError(f"{category}: no name is left to train on; {reason}")
     held_out = hold_out_distinct_names(
         names,
         val_fraction=0 if "val" in given else val_fraction,
@@ -119,9 +126,13 @@ def split_corpus(corpus: Corpus, val_fraction: float, test_fraction: float, seed
         seed=seed,
     )
     # Names that the source gives for a split are used as they are, whatever the seed.
-    val = given.get("val", held_out.val)
-    test = given.get("test", held_out.test)
-    return Split(held_out.train, sorted_unique_names(val), sorted_unique_names(test))
+    val = held_out.val
+    if "val" in given:
+        val = sorted_unique_names(given["val"])
+    test = held_out.test
+    if "test" in given:
+        test = sorted_unique_names(given["test"])
+    return Split(held_out.train, val, test)
 
 
 def hold_out_distinct_names(
@@ -144,7 +155,7 @@ def hold_out_distinct_names(
         UserError: if a category has no names left to train on, or a split would have no names.
     """
     # Names are handled as integer ids in arrays: a corpus may have millions of them.
-    name_ids, spellings = assign_name_ids(names)
+    name_ids, spellings = group_spellings_by_name_key(names)
     hashes = hash_names(spellings, seed)  # [N]
     splits = assign_splits(name_ids, hashes, val_fraction, test_fraction)  # [N]
 
@@ -154,7 +165,8 @@ def hold_out_distinct_names(
         if not lines:
             remedy = "add some, or lower val_fraction and test_fraction"
             raise UserError(f"{category}: no name is left to train on; {remedy}")
-    # If all categories have fewer than three names, a small fraction holds out none of them.
+    # If all categories have fewer than three names, a small fraction holds out no name at all; see
+    # `count_held_out`.
     for key, fraction, code in (
         ("val_fraction", val_fraction, VAL),
         ("test_fraction", test_fraction, TEST),
@@ -166,13 +178,17 @@ def hold_out_distinct_names(
     return Split(train, sorted_unique_names(val), sorted_unique_names(test))
 
 
-def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[str]]:
-    """Assign ids from 0 to N - 1 to the distinct names of all categories.
+class DistinctNames(NamedTuple):
+    """The distinct names of all categories, with ids from 0 to N - 1."""
 
-    Returns:
-        For each category, the id of the name on each line; and for each id, the alphabetically
-        first spelling of the name [N].
-    """
+    id_of_each_line: dict[str, Integers]
+    """For each category, the id of the name on each of its lines."""
+    first_spellings: list[str]
+    """For each id, the alphabetically first spelling of the name [N]."""
+
+
+def group_spellings_by_name_key(names: NamesByCategory) -> DistinctNames:
+    """Assign ids to the distinct names; spellings with the same `name_key` share an id."""
     id_of_key: dict[str, int] = {}
     name_ids: dict[str, Integers] = {}
     spellings: list[str] = []
@@ -188,7 +204,7 @@ def assign_name_ids(names: NamesByCategory) -> tuple[dict[str, Integers], list[s
             spellings[name_id] = min(name, spellings[name_id])
             line_ids.append(name_id)
         name_ids[category] = np.array(line_ids, int)
-    return name_ids, spellings
+    return DistinctNames(name_ids, spellings)
 
 
 def hash_names(spellings: list[str], seed: int) -> NDArray[np.bytes_]:
@@ -207,7 +223,7 @@ def assign_splits(
     """Return the code of the split of each distinct name [N].
 
     Args:
-        name_ids: the ids of each category's names; see `assign_name_ids`.
+        name_ids: the ids of each category's names; see `group_spellings_by_name_key`.
         hashes: the hash of each name [N]; low ones are held out.
         val_fraction: fraction of each category's names to hold out for validation.
         test_fraction: fraction of each category's names to hold out for the test.
@@ -255,7 +271,7 @@ def select_lines(
 
     Args:
         names: the lines of each category.
-        name_ids: the id of the name on each line; see `assign_name_ids`.
+        name_ids: the id of the name on each line; see `group_spellings_by_name_key`.
         is_selected: whether each distinct name is selected [N].
     """
     selected: NamesByCategory = {}

@@ -1,1 +1,1 @@
-"""The program `python -m src.export`: a trained model as a web page or an ONNX graph."""
+"""The program `python -m src.export`, which exports a trained model as a web page or in ONNX."""

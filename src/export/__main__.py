@@ -12,7 +12,6 @@ from pathlib import Path
 from src.errors import UserError
 from src.files import check_output_files, write_bytes_atomically
 from src.inference import cli
-from src.run.run_folder import find_checkpoint
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -29,13 +28,21 @@ def make_parser() -> ArgumentParser:
     # This adds --checkpoint, --prior and --force, which all programs with a model have.
     parser = cli.make_model_parser(
         "src.export",
-        "Write a model as a web page that needs no server, or as a graph for other programs.",
+        "Export a trained model as a web page or as an ONNX graph.",
     )
-    # A shorter way to give --checkpoint, which nearly every export needs.
+    # This is shorter than --checkpoint, and nearly every export needs it.
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="the same as --checkpoint")
-    parser.add_argument("--html", type=Path, metavar="FILE.html", help="the page to write")
     parser.add_argument(
-        "--onnx", type=Path, metavar="FILE.onnx", help="the graph to write, in ONNX"
+        "--html",
+        type=Path,
+        metavar="FILE.html",
+        help="web page to write; only for cell=tutorial with ngrams=0",
+    )
+    parser.add_argument(
+        "--onnx",
+        type=Path,
+        metavar="FILE.onnx",
+        help="ONNX graph to write; requires the extra `export`",
     )
     return parser
 
@@ -47,7 +54,7 @@ def check_options(options: Namespace) -> None:
         UserError: if no file is to be written, or a file exists.
     """
     if not (options.html or options.onnx):
-        raise UserError("--html FILE.html, --onnx FILE.onnx or both say what to write")
+        raise UserError("nothing to write; use --html FILE.html or --onnx FILE.onnx")
     check_output_files(options.html, options.onnx, force=options.force)
 
 
@@ -62,8 +69,7 @@ def export_model(options: Namespace) -> None:
     from src.export.page import render_page_of_tutorial_cell
     from src.inference.trained_model import load_model
 
-    checkpoint = find_checkpoint(options.run or options.checkpoint)
-    model = load_model(checkpoint, options.prior)
+    model = load_model(options.run or options.checkpoint, options.prior)
     # All contents are made before the first file is written, so that a failure leaves no files.
     contents: dict[Path, bytes] = {}
     if options.html:
@@ -73,11 +79,13 @@ def export_model(options: Namespace) -> None:
             # `onnx_graph` imports onnx, which is an optional dependency.
             from src.export.onnx_graph import export_onnx
         except ImportError:
-            raise UserError("--onnx needs an extra: pip install -e '.[export]'") from None
+            raise UserError("--onnx requires an extra; run pip install -e '.[export]'") from None
         contents[options.onnx] = export_onnx(model)
     for file, content in contents.items():
         write_bytes_atomically(file, content)
-        print(f"{file}: {model.description}")
+        print(f"Wrote {file} ({len(content) / 1000:,.0f} kB) from {model.title}")
+    if options.html:
+        print(f"Open {options.html} in a browser.")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Exports a trained network as an ONNX graph, which is built node by node.
 
-`torch.onnx` is not used because it fixes the length of packed names. The recurrent operators of
-ONNX take the length of each name instead.
+`torch.onnx` is not used because its graphs only work for names of one length. The recurrent
+operators of ONNX take the length of each name instead.
 
 Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, E size of a
 letter vector, H hidden size, D directions, G gates of the cell, C categories.
@@ -41,8 +41,9 @@ def export_onnx(model: TrainedModel) -> bytes:
     network = model.network
     recurrent: Any = network.recurrent
     if network.ngrams:
-        why = "ONNX has no operator that looks up n-grams in the tables beside the network"
-        raise UserError(f"{model.path}: --onnx: {why}; train with ngrams=0")
+        raise UserError(
+            f"{model.path}: --onnx: n-gram models cannot be exported to ONNX; train with ngrams=0"
+        )
     graph = GraphBuilder()
     if isinstance(recurrent, TutorialNetwork):
         scores = add_tutorial_network(graph, recurrent)
@@ -88,8 +89,12 @@ class GraphBuilder:
         output = output or f"{operator}_{len(self.nodes)}"
         input_names = []
         for value in inputs:
-            input_names.append(self._add_constant(value) if isinstance(value, Tensor) else value)
-        # ONNX identifies an output by its position. Outputs without a name are not computed.
+            if isinstance(value, Tensor):
+                input_names.append(self._add_constant(value))
+            else:
+                input_names.append(value)
+        # ONNX identifies an output by its position. The outputs before it remain unnamed, so they
+        # are not computed.
         output_names = [""] * output_index
         output_names.append(output)
         node = helper.make_node(operator, input_names, output_names, name=output, **attributes)
@@ -108,7 +113,7 @@ def build_onnx_model(graph: GraphBuilder, n_categories: int) -> ModelProto:
         "letters",
         TensorProto.INT64,
         shape=["B", "L"],
-        doc_string="index of each letter in symbols; after the end of a name, any index",
+        doc_string="index of each letter in symbols; the padding may be any valid index",
     )
     lengths = helper.make_tensor_value_info(
         "lengths", TensorProto.INT64, shape=["B"], doc_string="from 1 to L"
@@ -124,6 +129,7 @@ def build_onnx_model(graph: GraphBuilder, n_categories: int) -> ModelProto:
         initializer=graph.constants,
     )
     opset = helper.make_opsetid("", OPSET_VERSION)
+    # This helper chooses the oldest version of the file format that has these operators.
     return helper.make_model_gen_version(graph_proto, opset_imports=[opset])
 
 
@@ -171,12 +177,12 @@ def add_tutorial_network(graph: GraphBuilder, network: TutorialNetwork) -> str:
     weight = torch.cat([rnn.i2h.weight, rnn.i2o.weight])  # [H + C, S + H]
     bias = torch.cat([rnn.i2h.bias, rnn.i2o.bias])  # [H + C]
     n_units = len(weight)  # H + C
-    n_letters = weight.shape[1] - hidden  # S
-    letter_weight, hidden_weight = torch.split(weight, [n_letters, hidden], dim=1)
+    n_symbols = weight.shape[1] - hidden  # S
+    letter_weight, hidden_weight = torch.split(weight, [n_symbols, hidden], dim=1)
     state_weight = F.pad(hidden_weight, (0, n_units - hidden))  # [H + C, H + C], zeros for o
 
-    # A one-hot letter times a weight is a column of the weight. The columns are looked up, with
-    # the bias added, so the input weight of the layer is the identity.
+    # A one-hot letter times a weight is a column of the weight. Looking up the columns, with the
+    # bias added, replaces this product, so the input weight of the layer is the identity.
     vectors = add_letter_lookup(graph, letter_weight.T + bias)  # [L, B, H + C]
     lengths = add_int32_lengths(graph)
     # ONNX has no identity among its activations; LeakyRelu with a slope of 1 is one.
@@ -192,7 +198,8 @@ def add_tutorial_network(graph: GraphBuilder, network: TutorialNetwork) -> str:
         activations=["LeakyRelu"],
         activation_alpha=[1.0],
     )  # [1, B, H + C]
-    last_state = graph.add("Squeeze", last_state, torch.tensor([0]))  # [B, H + C]
+    first_axis = torch.tensor([0])  # unlike Gather, Squeeze takes its axes as an input
+    last_state = graph.add("Squeeze", last_state, first_axis)  # [B, H + C]
     output_units = torch.arange(hidden, n_units)  # [C]
     return graph.add("Gather", last_state, output_units, axis=1)
 
@@ -302,11 +309,12 @@ def add_max_and_mean_pooling(graph: GraphBuilder, states: str) -> str:
         The maximum and the mean, concatenated [B, 2 · D · H].
     """
     # is_letter = steps < lengths: whether a name still has a letter at a step.
-    zero = torch.tensor(0)
-    one = torch.tensor(1)
-    letters_shape = graph.add("Shape", "letters")
-    n_steps = graph.add("Gather", letters_shape, one)
-    steps = graph.add("Range", zero, n_steps, one)
+    letters_shape = graph.add("Shape", "letters")  # [B, L]
+    dimension_l = torch.tensor(1)
+    n_steps = graph.add("Gather", letters_shape, dimension_l)
+    first_step = torch.tensor(0)
+    step_size = torch.tensor(1)
+    steps = graph.add("Range", first_step, n_steps, step_size)
     steps = graph.add("Unsqueeze", steps, torch.tensor([1]))  # [L, 1]
     is_letter = graph.add("Less", steps, "lengths")  # [L, B]
     is_letter = graph.add("Unsqueeze", is_letter, torch.tensor([2]))  # [L, B, 1]

@@ -12,6 +12,7 @@ from src.inference.trained_model import TrainedModel
 from src.models.recurrent import TutorialNetwork
 
 TEMPLATE = Path(__file__).with_name("page.html")
+INCLUDED_NAMES_FOLDER = Path(__file__).parents[2] / "data" / "names"
 CONVERTIBLE_CHARACTERS = range(0x3100)
 """Code points that the page can transliterate: all up to Japanese kana. Thousands of Han characters
 follow, which would make the page much larger."""
@@ -25,18 +26,38 @@ def render_page_of_tutorial_cell(model: TrainedModel) -> str:
     """
     network = model.network
     if not isinstance(network.recurrent, TutorialNetwork) or network.ngrams:
-        raise UserError(f"{model.path}: --html shows cell=tutorial without n-grams, and no other")
+        raise UserError(f"{model.path}: --html supports only cell=tutorial with ngrams=0")
     weights = {}
     for name, weight in network.recurrent.rnn.named_parameters():
         weights[name] = encode_weight_as_base64(weight)
     # The script of the page reads all values by these keys.
     values = model.metadata()
-    values["spelled"] = find_characters_by_replacement(model.alphabet.kind)
+    values["conversions"] = find_characters_by_replacement(model.alphabet.kind)
     values["weights"] = weights
-    values["sharpness"] = model.score_scale
+    values["score_scale"] = model.score_scale
     # Without `<`, the values cannot end the script element that contains them.
     embedded = json.dumps(values, ensure_ascii=False).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("{model}", embedded)
+    page = TEMPLATE.read_text(encoding="utf-8")
+    for placeholder, text in list_page_texts(model).items():
+        page = page.replace(placeholder, text)
+    # This comes last, because categories could contain the other placeholders.
+    return page.replace("{model}", embedded)
+
+
+def list_page_texts(model: TrainedModel) -> dict[str, str]:
+    """Return the texts of a page that depend on its categories, by their placeholders."""
+    included_languages = {path.stem for path in INCLUDED_NAMES_FOLDER.glob("*.txt")}
+    count = str(len(model.categories))
+    if included_languages.issuperset(model.categories):
+        noun = "language"
+        question = "Which language is your surname from?"
+        prediction = f"predicts which of {count} languages it comes from"
+    else:
+        noun = "category"
+        question = "Which category does a name belong to?"
+        prediction = f"predicts which of {count} categories it belongs to"
+    summary = f"A small recurrent neural network reads a name letter by letter and {prediction}."
+    return {"{question}": question, "{summary}": summary, "{noun}": noun, "{count}": count}
 
 
 def encode_weight_as_base64(weight: Tensor) -> str:
@@ -56,8 +77,8 @@ def find_characters_by_replacement(kind: AlphabetKind) -> dict[str, str]:
     characters_by_replacement: dict[str, str] = {}
     for code_point in CONVERTIBLE_CHARACTERS:
         character = chr(code_point)
-        # Between two letters, a character is not removed as the first or last one of a name. They
-        # are `q`s, because no accent composes with a `q`.
+        # The character is put between two letters, because normalization strips punctuation at the
+        # ends of a name. The letter is `q`, with which no accent composes.
         normalized = normalize_name(f"q{character}q", kind)
         replacement = normalized[1:-1]
         if replacement not in ("", character):

@@ -29,19 +29,19 @@ class AnswerPrinter:
     """A name whose highest probability is below this value has no predictions."""
     is_json: bool
     """Whether to print JSON Lines instead of a table."""
-    is_explained: bool
+    should_show_prefixes: bool
     """Whether to print the answers for all prefixes of a name."""
     has_warned_about_case: bool = False
 
     def classify_and_print(self, names: list[str]) -> None:
         """Classify some names and print the answers."""
         self._warn_about_case(names)
-        if self.is_explained:
+        if self.should_show_prefixes:
             for name in names:
                 self._classify_and_print_prefixes(name)
             return
         # All names are classified together, which is much faster than one by one.
-        probabilities = self.model.probabilities(names)  # [B, C]
+        probabilities = self.model.predict_probabilities(names)  # [B, C]
         answers = self.model.top_k_or_reason(names, probabilities, self.top_k, self.threshold)
         if self.is_json:
             for name, answer in zip(names, answers, strict=True):
@@ -68,15 +68,15 @@ class AnswerPrinter:
     def _warn_about_case(self, names: list[str]) -> None:
         """Tell the user about the first name in a single case, if the model keeps the case.
 
-        Other alphabets write such a name like most training names.
+        With other alphabets, such a name is converted to the case of the training names.
         """
         if self.model.alphabet.kind != "tutorial" or self.has_warned_about_case:
             return
         for name in names:
             has_case = name.lower() != name.upper()  # unlike Chinese, for example
             if has_case and name in (name.lower(), name.upper()):
-                reason = "is in one case, and letters=tutorial reads it so"
-                message = f"{replace_unprintable(name)} {reason}; most names it knows are in two"
+                reason = "with letters=tutorial, the case of a name matters"
+                message = f"{replace_unprintable(name)}: {reason}; write it like Smith"
                 print(message, file=sys.stderr)
                 self.has_warned_about_case = True
                 return
@@ -101,11 +101,11 @@ def print_json(values: dict[str, Any]) -> None:
 def print_table(names: Sequence[str], answers: "Sequence[Answer]") -> None:
     """Print a line for each name, with aligned columns."""
     labels = [replace_unprintable(name) for name in names]
-    widest = max(map(display_width, labels), default=0)
+    widths = [display_width(label) for label in labels]
     # A very long name should not move the predictions of all others out of sight.
-    column_width = min(widest, MAX_NAME_COLUMN_WIDTH)
-    for label, answer in zip(labels, answers, strict=True):
-        line = label + " " * (column_width - display_width(label))
+    column_width = min(max(widths, default=0), MAX_NAME_COLUMN_WIDTH)
+    for label, width, answer in zip(labels, widths, answers, strict=True):
+        line = label + " " * (column_width - width)
         if answer.reason:
             line += f"  {answer.reason}"
         for category, probability in answer.predictions:

@@ -1,4 +1,4 @@
-"""The frame of all programs but training: common options, errors, signals and the exit status.
+"""Shared command-line code of all programs except training: options, errors, signals, exit status.
 
 Imports torch late: it takes a second, and `--help` or a mistyped option should be answered at once.
 """
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from src.data.readers.source import normalize_label
-from src.errors import UserError
+from src.errors import UserError, describe_os_error
 from src.models.registry import DEFAULT_PRIOR, PRIORS
-from src.run.environment import exclude_existing_objects_from_garbage_collection
+from src.run.environment import freeze_objects_and_enable_gc_once
 from src.streams import redirect_stdout_to_devnull, replace_closed_streams
 
 EXIT_SIGNAL_NAMES = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
@@ -31,15 +31,16 @@ def make_model_parser(program: str, description: str) -> ArgumentParser:
     parser.add_argument(
         "--checkpoint",
         type=Path,
-        help="a .ckpt, or a run's or a sweep's folder (the newest run)",
+        help="a .ckpt file, or the folder of a run or sweep (default: the newest run)",
     )
     parser.add_argument(
         "--prior",
         choices=PRIORS,
         default=DEFAULT_PRIOR,
-        help="how common categories are: uniform, as in the run's corpus, or in between (tempered)",
+        help="class prior: uniform; corpus, the frequencies in the training corpus; or tempered, a "
+        "compromise (default: tempered)",
     )
-    parser.add_argument("--force", action="store_true", help="replace files that exist")
+    parser.add_argument("--force", action="store_true", help="replace existing files")
     return parser
 
 
@@ -55,9 +56,15 @@ def parse_categories(text: str) -> list[str]:
 
 
 def run_cli_and_exit(main: Callable[[], None]) -> NoReturn:
-    """Call the main function of a program, which calls `run_cli`, and exit."""
+    """Call the main function of a program and exit with status 0.
+
+    Args:
+        main: the main function, which calls `run_cli`.
+    """
     main()
-    gc.freeze()  # skips the garbage collection at exit, which takes a second with torch loaded
+    # The garbage collection at exit would take a second with torch loaded. All objects that exist
+    # now, and not only those that existed before the work began, are excluded from it.
+    gc.freeze()
     sys.exit(0)
 
 
@@ -95,7 +102,8 @@ def run_cli(
         redirect_stdout_to_devnull()
     except (UserError, OSError) as error:
         flush_or_discard_stdout()  # so that the error message comes last
-        parser.exit(2, f"{parser.prog}: {error}\n")
+        message = describe_os_error(error) if isinstance(error, OSError) else str(error)
+        parser.exit(2, f"{parser.prog}: {message}\n")
     except KeyboardInterrupt:
         parser.exit(128 + signal.SIGINT, "\n")  # the terminal has shown ^C without a line end
 
@@ -114,15 +122,15 @@ def program_environment() -> Iterator[None]:
 
     Objects that exist already are excluded from garbage collection; this is not undone.
     """
-    # Imported before signals raise exceptions, because an exception that is raised within this
-    # import can crash the program, or be ignored.
+    # Import torch before installing the handlers of signals, because an exception that a handler
+    # raises during this import can crash the program, or be ignored.
     import torch
 
     previous_n_threads = torch.get_num_threads()
     # For matrices this small, a second thread costs more time than it saves.
     torch.set_num_threads(1)
     # Collecting garbage among the objects of torch would double the time for a long file of names.
-    exclude_existing_objects_from_garbage_collection()
+    freeze_objects_and_enable_gc_once()
     try:
         with signals_raise_exceptions():
             yield

@@ -3,7 +3,8 @@
 Shapes: N distinct pairs of a name and its category, C categories, R resamples of the pairs, T bins.
 """
 
-from collections import defaultdict
+import textwrap
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from src.data.readers.columns import quoted_list
 from src.errors import UserError
 from src.inference.trained_model import TrainedModel
 from src.models.calibration import MIN_SAMPLE_SIZE, CurvePoint, compute_precision_curve
+from src.models.registry import METRIC_LABELS
 from src.models.scores import balanced_accuracy, macro_f1
 
 N_RESAMPLES = 1000
@@ -25,13 +27,15 @@ RESAMPLES_PER_BATCH = 100
 CONFIDENCE_QUANTILES = [0.025, 0.975]
 SCORE_NAMES = ("accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy", "log_loss", "ece")
 """The scores in the order of the report. ECE is the expected calibration error."""
-MIN_COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
+REPORTED_COVERAGES = (1.0, 0.9, 0.75, 0.5, 0.25)
 """Shares of answered names for which the report shows precision and threshold."""
 N_CALIBRATION_BINS = 15
 MIN_PROBABILITY = 1e-45
 """Lower probabilities count as this one in the log loss, which would be infinite for 0."""
 MAX_CONFUSED_PAIRS = 10
 EXAMPLES_PER_PAIR = 3
+REPORT_WIDTH = 88
+"""Maximum length of the lines of text in a report, in characters."""
 
 
 @dataclass(frozen=True)
@@ -53,26 +57,31 @@ class EvaluatedNames:
         return self.probabilities.argmax(dim=1)
 
 
-def predict_distinct_pairs(model: TrainedModel, corpus: NamesByCategory) -> EvaluatedNames:
-    """Predict each distinct pair of a name and a category in a corpus.
+def predict_distinct_pairs(
+    model: TrainedModel, names_by_category: NamesByCategory
+) -> EvaluatedNames:
+    """Predict each distinct pair of a name and its category.
 
     Categories that the model does not know follow those that it knows. Their probability is 0.
 
     Raises:
         UserError: if there are no names, or a name cannot be classified.
     """
-    unknown_categories = [category for category in corpus if category not in model.categories]
+    unknown_categories = []
+    for category in names_by_category:
+        if category not in model.categories:
+            unknown_categories.append(category)
     categories = model.categories + unknown_categories
     names = []
     targets = []
-    for category, lines in corpus.items():
-        # The model may normalize several names of the corpus alike.
+    for category, lines in names_by_category.items():
+        # The model may normalize several of these names alike.
         distinct_names = sorted({model.alphabet.normalize(line) for line in lines})
         names += distinct_names
         targets += [categories.index(category)] * len(distinct_names)
     if not names:
-        raise UserError(f"no names of any category that is asked about: {quoted_list(categories)}")
-    known_probabilities = model.probabilities(names)
+        raise UserError(f"there are no names of these categories: {quoted_list(categories)}")
+    known_probabilities = model.predict_probabilities(names)
     probabilities = F.pad(known_probabilities, (0, len(unknown_categories)))  # [N, C]
     is_unclassified = probabilities[:, 0].isnan()
     if is_unclassified.any():
@@ -118,7 +127,7 @@ def compute_scores(evaluated: EvaluatedNames, weights: Tensor) -> dict[str, Tens
 def is_among_top3(probabilities: Tensor, target_probabilities: Tensor) -> Tensor:
     """Return whether the correct category of each pair is among the three most likely ones.
 
-    A category with a probability of 0 never is.
+    A category with a probability of 0 is never among them.
 
     Args:
         probabilities: probability of each category [N, C].
@@ -145,7 +154,10 @@ def expected_calibration_error(confidence: Tensor, is_correct: Tensor, weights: 
     bin_indices = (confidence * N_CALIBRATION_BINS).long().clamp(max=N_CALIBRATION_BINS - 1)  # [N]
     one_hot_bins = F.one_hot(bin_indices, N_CALIBRATION_BINS)  # [N, T]
     gaps = (confidence - is_correct)[:, None] * one_hot_bins  # [N, T]
-    return (weights @ gaps).abs().sum(dim=1) / weights.sum(dim=1)
+    # The sum of the gaps of all pairs in a bin is the gap of the bin times its number of pairs.
+    gaps_of_bins = weights @ gaps  # [R, T]
+    n_pairs = weights.sum(dim=1)  # [R]
+    return gaps_of_bins.abs().sum(dim=1) / n_pairs
 
 
 def bootstrap_scores(evaluated: EvaluatedNames) -> dict[str, list[float]]:
@@ -157,7 +169,7 @@ def bootstrap_scores(evaluated: EvaluatedNames) -> dict[str, list[float]]:
     pair_probabilities = np.full(n_pairs, 1 / n_pairs)
     # In batches, because the weights of all resamples would take too much memory.
     for _ in range(N_RESAMPLES // RESAMPLES_PER_BATCH):
-        # How often drawing N pairs with replacement draws each pair [R, N].
+        # Number of times that each pair is drawn, among N draws with replacement [R, N].
         counts = rng.multinomial(n_pairs, pair_probabilities, size=RESAMPLES_PER_BATCH)
         weights = torch.from_numpy(counts).double()
         for name, values in compute_scores(evaluated, weights).items():
@@ -175,7 +187,8 @@ def build_report(evaluated: EvaluatedNames) -> dict[str, Any]:
     for name in SCORE_NAMES:
         low, high = np.quantile(resampled_scores[name], CONFIDENCE_QUANTILES).tolist()
         report[name] = {"value": scores[name].item(), "low": low, "high": high}
-    # A model can predict only one of the categories of a name.
+    # A model predicts one category for each name, so at most one of the pairs with this name is
+    # correct. Its accuracy is highest if that holds for every distinct name.
     report["ceiling"] = len(set(evaluated.names)) / n_pairs
     rows = compute_category_rows(evaluated)
     report["categories"] = rows
@@ -229,26 +242,26 @@ def list_confused_pairs(evaluated: EvaluatedNames) -> list[dict[str, Any]]:
         if prediction != target:
             names_by_mistake[target, prediction].append(evaluated.names[index])
 
-    mistakes = list(names_by_mistake.items())
-    mistakes.sort(key=lambda mistake: len(mistake[1]), reverse=True)
+    counts = Counter({mistake: len(names) for mistake, names in names_by_mistake.items()})
     rows = []
-    for (target, prediction), names in mistakes[:MAX_CONFUSED_PAIRS]:
+    for mistake, count in counts.most_common(MAX_CONFUSED_PAIRS):
+        target, prediction = mistake
         row = {
             "category": categories[target],
             "guess": categories[prediction],
-            "count": len(names),
-            "examples": names[:EXAMPLES_PER_PAIR],
+            "count": count,
+            "examples": names_by_mistake[mistake][:EXAMPLES_PER_PAIR],
         }
         rows.append(row)
     return rows
 
 
 def compute_coverage_rows(evaluated: EvaluatedNames) -> list[dict[str, float]]:
-    """Return threshold, precision and coverage for each of MIN_COVERAGES."""
+    """Return threshold, precision and coverage for each of REPORTED_COVERAGES."""
     curve = compute_precision_curve(evaluated.probabilities, evaluated.targets)  # [M, 3]
     coverage = curve[:, 2].contiguous()
-    # The coverage increases along the curve: find the first point that reaches each minimum.
-    indices = torch.searchsorted(coverage, torch.tensor(MIN_COVERAGES).double())
+    # The coverage increases along the curve: find the first point that reaches each value.
+    indices = torch.searchsorted(coverage, torch.tensor(REPORTED_COVERAGES).double())
     return [CurvePoint(*point)._asdict() for point in curve[indices].tolist()]
 
 
@@ -268,23 +281,26 @@ def format_scores(report: dict[str, Any]) -> list[str]:
     """Return a table of the scores with their confidence intervals, line by line."""
     lines = [f"{'':<20}{'value':>8}    95 % interval"]
     for name in SCORE_NAMES:
-        label = name.replace("_", " ")
-        numbers = "{value:>8.4f}    {low:.4f} – {high:.4f}".format(**report[name])
-        lines.append(f"{label:<20}{numbers}")
+        score = report[name]
+        interval = f"{score['low']:.3f} – {score['high']:.3f}"
+        lines.append(f"{METRIC_LABELS[name]:<20}{score['value']:>8.3f}    {interval}")
     return lines
 
 
 def format_baselines(report: dict[str, Any]) -> list[str]:
-    """Return lines about the highest possible scores, and those without a model."""
+    """Return lines about the highest possible accuracy and the scores of the largest category.
+
+    The latter are the scores of always predicting the largest category.
+    """
     majority = report["majority"]
     n_present = sum(row["support"] > 0 for row in report["categories"])
-    return [
-        f"{report['pairs']:,} pairs of name and category. No model can guess more than "
-        f"{report['ceiling']:.1%} of them right,",
-        f"because some names have several categories. Always guessing {majority['category']} "
-        f"gives accuracy {majority['accuracy']:.4f},",
-        f"balanced accuracy {1 / n_present:.4f}.",
-    ]
+    text = (
+        f"{report['pairs']:,} pairs of a name and a category. Because some names have several "
+        f"categories, the accuracy cannot exceed {report['ceiling']:.3f}. Always predicting "
+        f"{majority['category']} would give an accuracy of {majority['accuracy']:.3f} and a "
+        f"balanced accuracy of {1 / n_present:.3f}."
+    )
+    return textwrap.wrap(text, width=REPORT_WIDTH, break_on_hyphens=False)
 
 
 def format_category_table(rows: list[dict[str, Any]]) -> list[str]:
@@ -302,22 +318,25 @@ def format_category_table(rows: list[dict[str, Any]]) -> list[str]:
             has_small_category = True
         lines.append(line)
     if has_small_category:
-        lines.append(f"* fewer than {MIN_SAMPLE_SIZE} names: its recall may be off by 0.2 and more")
+        note = "the margin of error of the recall can be 0.2 or more"
+        lines.append(f"* fewer than {MIN_SAMPLE_SIZE} names; {note}")
     return lines
 
 
 def format_coverage(rows: list[dict[str, float]]) -> list[str]:
     """Return a table of thresholds with their precision and coverage, line by line."""
-    lines = [f"{'coverage':>10}{'precision':>12}  with predict --threshold"]
+    lines = ["Precision at reduced coverage (see predict --threshold)"]
+    lines.append(f"{'coverage':>10}{'precision':>12}{'threshold':>12}")
     for row in rows:
-        lines.append("{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row))
+        numbers = f"{row['coverage']:>10.3f}{row['precision']:>12.3f}{row['threshold']:>12.6f}"
+        lines.append(numbers)
     return lines
 
 
 def format_mistakes(rows: list[dict[str, Any]]) -> list[str]:
     """Return a table of the most frequent mistakes, line by line."""
-    lines = ["most frequent mistakes"]
+    lines = ["Most frequent mistakes"]
     for row in rows:
-        mistake = f"{row['category']} taken for {row['guess']}"
+        mistake = f"{row['category']} → {row['guess']}"
         lines.append(f"{row['count']:>5}  {mistake:<32}{', '.join(row['examples'])}")
     return lines

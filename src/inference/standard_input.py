@@ -12,11 +12,12 @@ from src.data.readers.text import check_lines
 MAX_NAMES_AT_ONCE = 4096
 """Maximum number of names that are classified together: enough for speed, few enough for memory."""
 MAX_LETTERS_AT_ONCE = 1_000_000
-"""Maximum number of their letters, unless a single name has more."""
+"""A batch of names ends at the latest when it has this many letters. The last name may exceed this
+number."""
 MAX_LINE_LENGTH = 10**8
 """Maximum length of a line, or of a cell of a CSV file, in characters. Without a limit, a quotation
 mark that is never closed would make all the rest of a file one cell."""
-ENCODING_REMEDY = "name its --encoding"
+ENCODING_REMEDY = "set --encoding"
 """What users can do if a file cannot be decoded."""
 
 
@@ -26,11 +27,14 @@ def read_typed_names_until_quit() -> Iterator[list[str]]:
     with suppress(ImportError):  # Windows has no such module, but its terminal can edit lines
         import readline  # as a side effect, lets `input` edit lines
 
-        # Ignore keys that readline does not know, instead of typing their codes.
+        # Ignore keys that readline does not know, instead of inserting their codes.
         readline.parse_and_bind(r'"\e[": skip-csi-sequence')
-    print("quit or Ctrl-D ends it", file=sys.stderr)
+    print('Type a surname, or "quit" to end.', file=sys.stderr)
     try:
-        while (name := input("Input: ").strip()) != "quit":
+        while True:
+            name = input("Surname: ").strip()
+            if name == "quit":
+                break
             if name:
                 yield [name]
     except (EOFError, KeyboardInterrupt):
@@ -71,7 +75,8 @@ def read_piped_names(encoding: str) -> Iterator[list[str]]:
 def is_input_ready() -> bool:
     """Return whether more of standard input can be read without waiting.
 
-    Lines that Python has read already, but not yet returned, are not considered.
+    Lines that Python has read already, but not yet returned, are not considered. A batch may
+    therefore end earlier than necessary, which is harmless.
     """
     try:
         ready, _, _ = select.select([sys.stdin], [], [], 0)
@@ -83,4 +88,4 @@ def is_input_ready() -> bool:
 def warn_about_header(line: str) -> None:
     """Tell the user if the first line of a pipe looks like the header of a column of names."""
     if is_usual_name(line, NAME_WORDS):
-        print(f"{line.strip()!r} looks like a header; it is answered", file=sys.stderr)
+        print(f"{line.strip()!r} looks like a header, but is classified as a name", file=sys.stderr)

@@ -55,8 +55,8 @@ def classify_csv_column(
         threshold: a name whose highest probability is below this value has no predictions.
 
     Raises:
-        UserError: if the file cannot be read, with its name and the line. The target is then
-            unchanged.
+        UserError: if the file cannot be read; the message gives the file and the line. The target
+            is then unchanged.
         OSError: if a file cannot be opened.
     """
     location = "standard input" if source == STANDARD_STREAM else str(source)
@@ -70,14 +70,18 @@ def classify_csv_column(
         lines = check_lines(text, location, ENCODING_REMEDY, MAX_LINE_LENGTH)
         reader = DelimitedReader(lines, location, delimiter, [column])
         records = iter(reader)
-        # An empty file has an empty header, in which no column is found.
-        header = next(records, Record([], 0)).cells
+        first_record = next(records, None)
+        if first_record is None:
+            raise UserError(f"{location}: the file is empty")
+        header = first_record.cells
         name_index = find_column(column, header, location, "--column")
         added_columns = list_answer_and_reason_columns(top_k)
         # A file that has been classified before would get two columns of the same name.
         duplicates = set(header) & set(added_columns)
         if duplicates:
-            raise UserError(f"{location}: already has the column {min(duplicates)}")
+            raise UserError(
+                f"{location}: already has a column {min(duplicates)!r}; rename or remove it"
+            )
 
         # A spreadsheet that needs a byte-order mark or a line `sep=;` needs it in the copy, too.
         out.write(reader.preamble)
@@ -85,16 +89,19 @@ def classify_csv_column(
         writer.writerow(header + added_columns)
         for batch in size_limited_batches(
             records,
-            length_of=count_letters,
+            length_of=count_characters,
             max_items=MAX_NAMES_AT_ONCE,
             max_letters=MAX_LETTERS_AT_ONCE,
         ):
             names = [record.cells[name_index] for record in batch]
-            answers = model.top_k_or_reason(names, model.probabilities(names), top_k, threshold)
+            answers = model.top_k_or_reason(
+                names, model.predict_probabilities(names), top_k, threshold
+            )
             for record, answer in zip(batch, answers, strict=True):
                 writer.writerow(record.cells + format_answer_cells(answer, top_k))
             if text.buffer.seekable():  # a pipe has no position
-                progress_bar.update(text.buffer.tell() - progress_bar.n)
+                position = text.buffer.tell()
+                progress_bar.update(position - progress_bar.n)  # `update` adds to `n`
 
 
 @contextmanager
@@ -125,7 +132,10 @@ def open_target(target: Path, encoding: str) -> AbstractContextManager[IO[str]]:
 
 
 def open_progress_bar(source: Path, target: Path) -> "tqdm[Any]":
-    """Return a progress bar in bytes, which is shown if stderr is a terminal and stdout is free."""
+    """Return a progress bar in bytes.
+
+    It is shown if stderr is a terminal and stdout is not used for the results.
+    """
     size = None  # unknown
     if source != STANDARD_STREAM:
         size = source.stat().st_size
@@ -134,8 +144,8 @@ def open_progress_bar(source: Path, target: Path) -> "tqdm[Any]":
     return tqdm(total=size, unit="B", unit_scale=True, disable=is_disabled)
 
 
-def count_letters(record: Record) -> int:
-    """Return the number of letters in all cells of a row."""
+def count_characters(record: Record) -> int:
+    """Return the number of characters in all cells of a row, of which only one cell is a name."""
     return sum(len(cell) for cell in record.cells)
 
 
@@ -161,7 +171,7 @@ def format_answer_cells(answer: Answer, top_k: int) -> list[str]:
 
 def escape_formula(category: str) -> str:
     """Return a category as a cell that spreadsheets show as text."""
-    # The checkpoint may come from anybody, and a formula can start programs.
+    # The checkpoint may be untrusted, and a formula can start programs.
     if category.startswith(FORMULA_STARTS):
         return f"'{category}"
     return category

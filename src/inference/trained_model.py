@@ -24,6 +24,7 @@ from src.models.calibration import Calibration, CurvePoint
 from src.models.checkpoint import LoadedCheckpoint, load_checkpoint
 from src.models.network import Network
 from src.models.registry import DEFAULT_PRIOR, PRIORS, PriorName
+from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
 MAX_NAMES_PER_CORE = 1024
 """Maximum number of names in a batch, which one core processes."""
@@ -62,7 +63,9 @@ class TrainedModel:
     prior: PriorName = DEFAULT_PRIOR
     """How common the categories are assumed to be."""
     description: str = ""
-    """The path, the kind of network and its score, for users."""
+    """The kind of network and its score, for users."""
+    score: float | None = None
+    """The validation balanced accuracy of the network, if it has one."""
     category_indices: list[int] | None = None
     """Indices of `categories` among those of the network; None if they are the same."""
 
@@ -72,21 +75,39 @@ class TrainedModel:
         return self.network.alphabet
 
     @property
+    def title(self) -> str:
+        """The name of the run and its score, for users."""
+        # A run stores its checkpoints as <run folder>/checkpoints/<name>.ckpt.
+        is_in_run_folder = self.path.parent.name == LAST_CHECKPOINT.parent.name
+        name = self.path.parents[1].name if is_in_run_folder else str(self.path)
+        if self.score is None:
+            return name
+        return f"{name} (validation balanced accuracy {self.score:.3f})"
+
+    @property
     def prior_label(self) -> str:
         """The prior for display: `as trained` if the network is not calibrated."""
         return self.prior if self.calibration else "as trained"
 
-    # Other programs, such as the web page of src.export, compute the probabilities as
-    # softmax(score_scale · scores + score_offsets[prior]) from the scores of the network.
-
     @property
     def score_scale(self) -> float:
-        """The factor of the network's scores in the probabilities, under any prior."""
+        """Factor of the network's scores, from which other programs compute the probabilities.
+
+        For example, the web page of src.export computes the probabilities under a prior as
+        softmax(score_scale · scores + score_offsets[prior]). This holds for a model that chooses
+        from all categories of the network.
+        """
         return 1 / self.calibration.temperature if self.calibration else 1.0
 
     @property
     def score_offsets(self) -> dict[str, list[float]]:
-        """The terms [C] that are added to the scaled scores, for each prior."""
+        """For each prior, the terms [C] to add to the scaled scores; see `score_scale`.
+
+        The network returns log p = log_softmax(scores + log_train_prior). Calibration is linear in
+        log p up to a term that softmax removes: log_softmax(log p / T + offset). The terms that do
+        not depend on the scores are therefore the calibrated log-probabilities for scores of 0,
+        where log p = log_train_prior.
+        """
         log_train_prior = self.network.log_train_prior
         if log_train_prior is None:
             log_train_prior = torch.zeros(len(self.categories))
@@ -94,7 +115,6 @@ class TrainedModel:
             return {self.prior_label: log_train_prior.tolist()}
         offsets: dict[str, list[float]] = {}
         for prior in PRIORS:
-            # The log-probabilities of a name for which the network's scores are 0.
             log_probs = self.calibration.log_probabilities(log_train_prior[None], prior)  # [1, C]
             offsets[prior] = log_probs[0].tolist()
         return offsets
@@ -102,15 +122,16 @@ class TrainedModel:
     def metadata(self) -> dict[str, Any]:
         """Return plain values that another program needs in addition to the weights."""
         return {
-            "about": self.description.removeprefix(f"{self.path}, "),
+            "about": self.description,
             "categories": self.categories,
             "letters": self.alphabet.to_dict(),
             "longest": MAX_NAME_LENGTH,
+            "longest_train_name": self.split_record.longest_train_name or MAX_NAME_LENGTH,
             "prior": self.prior_label,
             "priors": self.score_offsets,
         }
 
-    def probabilities(self, names: Sequence[str]) -> Tensor:
+    def predict_probabilities(self, names: Sequence[str]) -> Tensor:
         """Return the probability of each category for each name [B, C], float32.
 
         A name that cannot be classified has a row of NaN; see `explain_rejection`.
@@ -131,11 +152,11 @@ class TrainedModel:
         """Return why a name cannot be classified; only for names that have no probabilities."""
         normalized = self.alphabet.normalize(name)
         if len(normalized) > MAX_NAME_LENGTH:
-            return f"longer than {MAX_NAME_LENGTH} letters"
+            return f"more than {MAX_NAME_LENGTH} letters"
         if not normalized:
-            return "no letters I know"
+            return "no letters of the alphabet"
         # The hidden state of the tutorial's cell is unbounded and can overflow.
-        return "too long for this model"
+        return "too long: the hidden state overflows"
 
     def prefix_probabilities(self, name: str) -> tuple[list[str], Tensor]:
         """Return the prefixes of a name and the probabilities for each of them.
@@ -156,16 +177,17 @@ class TrainedModel:
         """Return the probabilities for normalized names [B, C], computed on all cores."""
         # Batches that fit into the cache of a core are the fastest.
         n_cells_per_letter = len(self.alphabet.symbols) + len(self.categories)
+        if not names:
+            return torch.empty(0, len(self.categories))
         batches = size_limited_batches(
             names,
             length_of=len,
             max_items=MAX_NAMES_PER_CORE,
             max_letters=MAX_BATCH_CELLS // n_cells_per_letter,
         )
-        results = [torch.empty(0, len(self.categories))]  # for the case that there are no names
         # Threads are sufficient, because torch releases Python's global lock while it computes.
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results += pool.map(self._predict_batch, batches)
+            results = list(pool.map(self._predict_batch, batches))
         return torch.cat(results)
 
     @torch.inference_mode()
@@ -176,7 +198,7 @@ class TrainedModel:
         if self.calibration is not None:
             log_probs = self.calibration.log_probabilities(log_probs, self.prior)
         if self.category_indices is not None:
-            # Given that the other categories are impossible, the probabilities add up to 1 again.
+            # Renormalize over the remaining categories.
             log_probs = log_probs[:, self.category_indices].log_softmax(dim=1)
         return log_probs.exp()
 
@@ -184,7 +206,7 @@ class TrainedModel:
         """Return the k most likely categories of each name, the most likely one first.
 
         Args:
-            probabilities: the result of `probabilities` [B, C].
+            probabilities: the result of `predict_probabilities` [B, C].
             k: number of categories, at most C.
 
         Returns:
@@ -210,7 +232,7 @@ class TrainedModel:
 
         Args:
             names: the names [B].
-            probabilities: the result of `probabilities` for them [B, C].
+            probabilities: the result of `predict_probabilities` for them [B, C].
             k: number of categories, at most C.
             threshold: a name has no predictions if its highest probability is below this value.
         """
@@ -236,22 +258,29 @@ class TrainedModel:
         if self.calibration and not self.category_indices:
             curve = self.calibration.precision_curves.get(self.prior, [])
         if not curve:
-            scope = " among these categories" if self.category_indices else ""
-            raise UserError(f"--precision: {self.path} holds none{scope}; give a --threshold")
+            reason = f"{self.path} has no precision curve"
+            if self.category_indices:
+                reason = "precision curves are not available with --among"
+            raise UserError(f"--precision: {reason}; use --threshold instead")
         for point in curve:  # in order of increasing threshold and precision
             if point.precision >= precision:
                 return point
         highest = int(1000 * curve[-1].precision) / 1000  # rounded down
-        raise UserError(f"--precision {precision:g}: validation reaches {highest} at the most")
+        raise UserError(
+            f"--precision {precision:g}: the highest precision on the validation names is {highest}"
+        )
 
 
 def load_model(
-    path: Path, prior: PriorName = DEFAULT_PRIOR, among: Sequence[str] | None = None
+    path: str | Path | None = None,
+    prior: PriorName = DEFAULT_PRIOR,
+    among: Sequence[str] | None = None,
 ) -> TrainedModel:
-    """Load the model of a checkpoint.
+    """Load the model of a run or a checkpoint.
 
     Args:
-        path: the checkpoint; `find_checkpoint` returns that of a run.
+        path: a checkpoint, or the folder of a run or sweep; by default, the newest run. See
+            `find_checkpoint`.
         prior: how common the categories are assumed to be. A checkpoint without a calibration, from
             a run without validation names, accepts the default only, which then has no effect.
         among: the categories to choose from; None for all.
@@ -261,10 +290,14 @@ def load_model(
             support the prior or the categories.
         OSError: if the file cannot be read.
     """
+    path = find_checkpoint(None if path is None else Path(path))
     checkpoint = load_checkpoint(path)
-    # Without a calibration, no prior has an effect, so it would mislead to accept another one.
+    # Without a calibration, no prior has an effect, so accepting another one would be misleading.
     if prior != DEFAULT_PRIOR and checkpoint.calibration is None:
-        raise UserError(f"--prior {prior}: {path} does not say how common its categories are")
+        raise UserError(
+            f"--prior {prior}: {path} has no calibration, because "
+            "no names were held out for validation; omit --prior"
+        )
     model = TrainedModel(
         path=path,
         network=checkpoint.network,
@@ -272,17 +305,18 @@ def load_model(
         split_record=checkpoint.split_record,
         calibration=checkpoint.calibration,
         prior=prior,
-        description=describe_checkpoint(path, checkpoint),
+        description=describe_checkpoint(checkpoint),
+        score=checkpoint.score,
     )
     if among is not None:
         return restrict_categories(model, list(among))
     return model
 
 
-def describe_checkpoint(path: Path, checkpoint: LoadedCheckpoint) -> str:
-    """Return the path, the kind of network and its score, for users."""
+def describe_checkpoint(checkpoint: LoadedCheckpoint) -> str:
+    """Return the kind of network and its score, for users."""
     network = checkpoint.network
-    description = f"{path}, cell={network.architecture['cell']} letters={network.alphabet.kind}"
+    description = f"cell={network.architecture['cell']} letters={network.alphabet.kind}"
     description += f", {checkpoint.iteration:,} iterations"
     if checkpoint.score is not None:
         description += f", validation balanced accuracy {checkpoint.score:.3f}"
@@ -293,21 +327,21 @@ def restrict_categories(model: TrainedModel, categories: list[str]) -> TrainedMo
     """Return a model that chooses from some categories of another one.
 
     Raises:
-        UserError: if the model does not know a category, or there are not at least two different
-            ones.
+        UserError: if the model does not know a category, a category occurs more than once, or
+            there are fewer than two.
     """
     categories_by_key = {category.casefold(): category for category in model.categories}
     for category in categories:
         if category not in model.categories:
-            # Suggest the most similar category, or all if none is similar.
+            hint = f"choose from {quoted_list(model.categories)}"
             similar_keys = get_close_matches(category.casefold(), categories_by_key, n=1)
-            suggested_keys = similar_keys or categories_by_key
-            choices = quoted_list([categories_by_key[key] for key in suggested_keys])
-            raise UserError(f"--among: the model knows no category {category!r}; try {choices}")
+            if similar_keys:
+                hint = f"did you mean {categories_by_key[similar_keys[0]]!r}?"
+            raise UserError(f"--among: unknown category {category!r}; {hint}")
         if categories.count(category) > 1:
-            raise UserError(f"--among: {category} is named twice")
+            raise UserError(f"--among: {category!r} occurs more than once")
     if len(categories) < 2:
-        raise UserError("--among: needs two categories; the answer among one is known")
+        raise UserError("--among: at least two categories are required")
     # The network still predicts all categories; `_predict_batch` selects these.
     indices = [model.categories.index(category) for category in categories]
     return replace(model, categories=categories, category_indices=indices)

@@ -1,4 +1,4 @@
-"""Calibration of a network: temperature scaling, and priors other than that of its training.
+"""Calibration of a network: temperature scaling, and priors other than the training prior.
 
 A network that was trained on categories with the prior π_train predicts p(c | name). By Bayes'
 rule, this is proportional to p(name | c) π_train(c). Dividing it by π_train(c), and multiplying it
@@ -11,6 +11,9 @@ The temperature T corrects over- or underconfidence. It scales what the network 
 name, but not the new prior. The strength s is 0 for the prior `uniform` (all categories are equally
 likely), 1 for `corpus` (as likely as in the corpus), and between 0 and 1 for `tempered`.
 `fit_calibration` fits T and s to names that the network was not trained on.
+
+With a threshold, the model answers a name, that is, it gives a category, only if the highest
+probability of the name reaches the threshold.
 
 Shapes: N names, C categories, S strengths that are tried, M thresholds.
 """
@@ -34,22 +37,25 @@ LOG_TEMPERATURE_TOLERANCE = 1e-4
 PRIOR_STRENGTHS = [i / 20 for i in range(21)]
 """The values of s that are tried, in increasing order."""
 MACRO_F1_TOLERANCE = 0.005
-"""The lowest strength is chosen whose macro F1 is within this distance of the maximum."""
+"""Maximum distance of macro F1 from its highest value. Among the strengths within this distance,
+the lowest one is chosen."""
 MAX_CALIBRATION_NAMES = 200_000
 """Maximum number of names that a calibration is fitted to; more would not change it."""
 MIN_SAMPLE_SIZE = 20
-"""Minimum number of names for a reliable precision or recall. A threshold with which fewer names
-are answered is not stored."""
+"""Minimum number of names for a reliable precision or recall. Thresholds with fewer answered names
+are not stored."""
 PRECISION_STEPS = 1000
 """Number of equal steps between a precision of 0 and 1. A stored curve has at most one point for
 each step."""
+CHECKPOINT_KEYS = {"trained_prior", "corpus_prior", "temperature", "strength", "curves"}
+"""Keys of the calibration in a checkpoint."""
 
 
 class CurvePoint(NamedTuple):
-    """The result of answering only if the highest probability of a name reaches a threshold."""
+    """Precision and coverage if names below a threshold are not answered."""
 
     threshold: float
-    """Minimum of the highest probability."""
+    """A name is answered if its highest probability is at least this value."""
     precision: float
     """Fraction of correct answers among the answered names."""
     coverage: float
@@ -103,24 +109,24 @@ class Calibration:
     def from_checkpoint(cls, values: Any) -> "Calibration":
         """Return the calibration with the values that `to_checkpoint` returned.
 
-        The numbers are not checked here; see `check_trial_predictions`.
+        The numbers are not checked here; see `check_trial_predictions` in src/models/checkpoint.py.
 
         Raises:
-            ValueError: if there are other keys. Values from a damaged file can raise any error.
+            ValueError: if the keys are not those of `to_checkpoint`. Values from a damaged file can
+                raise any error.
         """
+        if values.keys() != CHECKPOINT_KEYS:
+            raise ValueError(f"not the fields of a calibration: {', '.join(map(str, values))}")
         precision_curves = {}
         for prior, rows in values["curves"].items():
             precision_curves[prior] = [parse_curve_point(row) for row in rows]
-        calibration = cls(
+        return cls(
             train_prior=values["trained_prior"],
             corpus_prior=values["corpus_prior"],
             temperature=values["temperature"],
             prior_strength=values["strength"],
             precision_curves=precision_curves,
         )
-        if values.keys() != calibration.to_checkpoint().keys():
-            raise ValueError(f"not the fields of a calibration: {', '.join(map(str, values))}")
-        return calibration
 
 
 def parse_curve_point(row: Any) -> CurvePoint:
@@ -166,7 +172,7 @@ def fit_temperature(calibration: Calibration, log_probs: Tensor, targets: Tensor
     """Return the temperature with the lowest cross-entropy under the prior `corpus`.
 
     Args:
-        calibration: has the priors.
+        calibration: its priors are used.
         log_probs: log-probabilities of the network [N, C].
         targets: correct category of each name [N], int64.
     """
@@ -177,7 +183,8 @@ def fit_temperature(calibration: Calibration, log_probs: Tensor, targets: Tensor
         corpus_log_probs = candidate.log_probabilities(log_probs, "corpus")  # [N, C]
         return F.nll_loss(corpus_log_probs, targets).item()
 
-    # The loss is convex in 1 / T. As a function of log T it therefore has a single minimum, too.
+    # The loss is convex in 1 / T, and log T is a monotone function of 1 / T. As a function of
+    # log T, the loss therefore also has a single minimum.
     log_temperature = golden_section_search(
         function=compute_loss,
         low=log(MIN_TEMPERATURE),
@@ -212,11 +219,11 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
     """Return the lowest strength of the prior `tempered` with nearly the highest macro F1.
 
     A few names that are classified differently change macro F1 by chance. It is therefore smoothed
-    over five neighboring strengths. The smoothed curve is flat near its maximum. Among the
-    strengths there, the lowest one has the highest balanced accuracy.
+    over five neighboring strengths. The smoothed curve is flat near its maximum, and there, lower
+    strengths have a higher balanced accuracy. The lowest one is therefore chosen.
 
     Args:
-        calibration: has the priors and the temperature.
+        calibration: its priors and its temperature are used.
         log_probs: log-probabilities of the network [N, C].
         targets: correct category of each name [N], int64.
     """
@@ -241,10 +248,10 @@ def fit_prior_strength(calibration: Calibration, log_probs: Tensor, targets: Ten
 
 
 def compute_precision_curve(probabilities: Tensor, targets: Tensor) -> Tensor:
-    """Return precision and coverage for one threshold between each two different confidences.
+    """Return precision and coverage for one threshold between any two consecutive confidences.
 
-    The confidence of a name is the highest of its probabilities. All thresholds between the same
-    two confidences have the same result.
+    The confidence of a name is the highest of its probabilities. All thresholds between two
+    consecutive confidences have the same result.
 
     Args:
         probabilities: probabilities of the categories of each name [N, C].

@@ -1,4 +1,4 @@
-"""Reads checkpoints, which may come from anybody, and rebuilds networks from them."""
+"""Reads checkpoints, which may be untrusted, and rebuilds networks from them."""
 
 import io
 import warnings
@@ -28,7 +28,8 @@ NEW_WEIGHT_NAMES = {
     "log_pooled_strength": "log_delta",
     "own_share": "logit_mu",
 }
-"""Parameters, buffers and submodules whose names in older checkpoints were different."""
+"""New names of parameters, buffers and submodules by their names in early checkpoints of version 4;
+see `rename_keys_of_early_version_4`."""
 TRIAL_NAMES = ("Smith", "SMITH", "smith")
 """Names that are predicted when a checkpoint is loaded."""
 MAX_TRIAL_SYMBOLS = 1000
@@ -59,22 +60,19 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     """
     checkpoint = read_checkpoint(path)
     try:
-        rename_keys_of_older_version(checkpoint)
+        rename_keys_of_early_version_4(checkpoint)
         network = network_from_checkpoint(checkpoint)
         calibration = None
         if "calibration" in checkpoint:
             calibration = Calibration.from_checkpoint(checkpoint["calibration"])
         check_trial_predictions(network, calibration)
-        score = None
-        for _, values in checkpoint["history"]:  # the last score remains
-            if SCORE in values:
-                score = float(values[SCORE])
+        scores = [float(values[SCORE]) for _, values in checkpoint["history"] if SCORE in values]
         return LoadedCheckpoint(
             network=network,
             calibration=calibration,
             split_record=SplitRecord.from_dict(checkpoint[DATA_KEY]),
             iteration=int(checkpoint["iteration"]),
-            score=score,
+            score=scores[-1] if scores else None,
         )
     except Exception as error:  # the values can be anything, and so can the errors that they cause
         # Messages of torch can extend over several lines, with a traceback in C++ at the end.
@@ -100,11 +98,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         is_of_this_program = DATA_KEY in checkpoint
         is_of_this_version = bool(checkpoint.get("version") == VERSION)
     except Exception:  # torch raises many kinds of errors for damaged files
-        raise UserError(f"{path}: not a checkpoint, or a damaged or unsafe one") from None
+        raise UserError(f"{path}: not a checkpoint, or a damaged one") from None
     if not is_of_this_program:
         raise UserError(f"{path}: not a checkpoint of this program")
     if not is_of_this_version:
-        raise UserError(f"{path}: is of an older version of this program; train anew")
+        raise UserError(f"{path}: written by another version of this program; train a new model")
     return dict(checkpoint)
 
 
@@ -126,28 +124,32 @@ def check_archive(content: bytes) -> None:
             raise ValueError(f"the checksum of {first_damaged_entry} is wrong")
 
 
-def rename_keys_of_older_version(checkpoint: dict[str, Any]) -> None:
-    """Give the entries of an older checkpoint the names that they have now, in place.
+def rename_keys_of_early_version_4(checkpoint: dict[str, Any]) -> None:
+    """Give the entries of a checkpoint their current names, in place.
+
+    Checkpoints of version 4 were written with two sets of names, an early and a current one.
+    `read_checkpoint` refuses all other versions.
 
     Args:
-        checkpoint: the content of a checkpoint. A recent one is not changed.
+        checkpoint: the content of a checkpoint of version 4. If it has the current names, it is not
+            changed.
     """
     network = checkpoint["hyper_parameters"]["network"]
-    # The weights cannot tell the versions apart: a recent network may use an old name for another
-    # weight.
-    is_of_older_version = "letters" in network
-    if not is_of_older_version:
+    # The names of the weights do not identify the set: a network with the current names may use an
+    # early name for another weight.
+    has_early_names = "letters" in network
+    if not has_early_names:
         return
     network["alphabet"] = network.pop("letters")
     network["train_prior"] = network.pop("shares")
     if "decision" in checkpoint:
         checkpoint["calibration"] = checkpoint.pop("decision")
-    weights = checkpoint["state_dict"]
-    for key in list(weights):
+    renamed_weights = {}
+    for key, weight in checkpoint["state_dict"].items():
         # A key is a path of names, such as `network.ngrams.counted.0.own_share`.
         names = [NEW_WEIGHT_NAMES.get(name, name) for name in key.split(".")]
-        # Keys that stay the same are inserted again as well, which keeps the order of all keys.
-        weights[".".join(names)] = weights.pop(key)
+        renamed_weights[".".join(names)] = weight
+    checkpoint["state_dict"] = renamed_weights
 
 
 def network_from_checkpoint(checkpoint: dict[str, Any]) -> Network:
@@ -194,8 +196,8 @@ def check_trial_predictions(network: Network, calibration: Calibration | None) -
         ValueError: if the predictions have the wrong shape or are not finite. Errors that torch
             raises are passed on.
     """
-    # Names of two equal letters use all weights for a letter. A name of one letter would not use
-    # the weights of the hidden state, because no state is computed after the last letter.
+    # A name such as `aa` uses all weights for the letter `a`. The name `a` would not use those of
+    # the hidden state, because no state is computed after the last letter.
     names = [symbol * 2 for symbol in network.alphabet.symbols[:MAX_TRIAL_SYMBOLS]]
     for name in TRIAL_NAMES:
         normalized = network.alphabet.normalize(name)

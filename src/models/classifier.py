@@ -5,14 +5,13 @@ Shapes: B names in a batch, N names in all, C categories.
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from torch import Tensor
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 
@@ -21,7 +20,7 @@ from src.data.datamodule import NamesDataModule
 from src.data.sampler import RunLength
 from src.errors import UserError
 from src.models.calibration import Calibration
-from src.models.checkpoint import rename_keys_of_older_version
+from src.models.checkpoint import rename_keys_of_early_version_4
 from src.models.metrics import build_metrics
 from src.models.network import Network
 from src.models.registry import NETWORK_KEYS, PRIORS
@@ -56,7 +55,8 @@ class NameClassifier(LightningModule):
         network: the network.
         iteration: number of iterations done so far.
         history: everything that was logged so far, as pairs of an iteration and values by tag.
-        calibration: probabilities under other priors; None until the end of training.
+        calibration: converts the log-probabilities to those under other priors; None until
+            src/train.py sets it after training.
     """
 
     uses_prior = True
@@ -85,7 +85,7 @@ class NameClassifier(LightningModule):
         # The losses of all iterations since the last point of the loss curve, batch by batch.
         self._losses_since_point: list[Tensor] = []
         # These are modules of torchmetrics, which Lightning moves to the device of the model.
-        self.loss = MeanMetric()
+        self.mean_loss = MeanMetric()
         self.metrics = build_metrics(len(network["categories"]))
 
     @classmethod
@@ -129,12 +129,15 @@ class NameClassifier(LightningModule):
         """Return the optimizer, and the learning-rate schedule if there is one."""
         # The n-gram models are fitted already; their parameters do not require gradients.
         parameters = [weight for weight in self.network.parameters() if weight.requires_grad]
-        make_optimizer: Any = SGD
+        lr = self.hparams["lr"]
+        weight_decay = self.hparams["weight_decay"]
+        optimizer: Optimizer
         if self.hparams["optimizer"] == "adamw":
-            make_optimizer = partial(AdamW, betas=(0.9, 0.99), fused=True)
-        optimizer = make_optimizer(
-            parameters, lr=self.hparams["lr"], weight_decay=self.hparams["weight_decay"]
-        )
+            optimizer = AdamW(
+                parameters, lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+            )
+        else:
+            optimizer = SGD(parameters, lr, weight_decay=weight_decay)
         if self.hparams["schedule"] == "constant":
             return optimizer
         scheduler = LambdaLR(optimizer, warmup_cosine_schedule(self.run_length.iterations))
@@ -149,10 +152,16 @@ class NameClassifier(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the loss of a batch, which is one iteration, and a prediction for its first name.
 
+        Progress lines show the prediction; see src/run/callbacks.py.
+
         Returns:
-            `loss`, the mean loss of this process's names, weighted by their number, a scalar;
-            `losses`, the mean loss of the names of all processes [1]; `guesses`, the predicted
-            category of the first name [1], int64.
+            A dictionary with the entries
+
+            - `loss`: the mean loss of the names of this process, weighted by their number; a
+              scalar.
+            - `losses`: the mean loss of the names of all processes, the only element of a tensor
+              [1].
+            - `guesses`: the predicted category of the first name [1], int64.
         """
         self._seed_dropout()
         n_names = len(batch.lengths)
@@ -166,8 +175,9 @@ class NameClassifier(LightningModule):
             guesses = log_probs[:1].argmax(dim=1)
         else:
             # With DDP, a process may get no names of a small batch, but it must still take part in
-            # averaging the gradients.
-            loss = torch.stack([0 * weight.sum() for weight in self.network.parameters()]).sum()
+            # averaging the gradients. Its loss is 0, but depends on all weights.
+            zeros = [0 * weight.sum() for weight in self.network.parameters()]
+            loss = torch.stack(zeros).sum()
             guesses = batch.targets  # empty
         # DDP takes the mean of the gradients over the processes. Each process is weighted by its
         # number of names, so that the result is the gradient of the mean loss of all names.
@@ -199,9 +209,9 @@ class NameClassifier(LightningModule):
             DivergenceError: if a loss or a weight is not finite.
         """
         losses = outputs["losses"].cpu()  # one for each iteration of the batch
-        non_finite = losses.isfinite().logical_not().nonzero()
-        if len(non_finite):
-            first_index = int(non_finite[0])
+        is_finite = losses.isfinite()
+        if not is_finite.all():
+            first_index = int(is_finite.logical_not().nonzero()[0])
             raise self._divergence_error(self.iteration + first_index + 1)
         self.iteration += len(losses)
         self._losses_since_point.append(losses)
@@ -212,14 +222,14 @@ class NameClassifier(LightningModule):
             if not all(weight.isfinite().all() for weight in self.network.parameters()):
                 raise self._divergence_error(self.iteration)
             mean_loss = torch.cat(self._losses_since_point).double().mean().item()
-            self._record({"train/loss": mean_loss, **self.extra_scalars()})
-        # At an end between two points, the losses are kept: if the run is extended, the next point
-        # is the mean of all iterations since the last one.
+            self._record({"train/loss": mean_loss, **self.extra_values_to_log()})
+        # If the run ends between two points, the losses are kept: if it is extended, the next point
+        # is the mean of all iterations since the last point.
         if is_point:
             self._losses_since_point.clear()
 
-    def extra_scalars(self) -> dict[str, float]:
-        """Return values to log with a point of the loss curve: the learning rate, if it changes."""
+    def extra_values_to_log(self) -> dict[str, float]:
+        """Return further values for a point of the loss curve: the learning rate, if it changes."""
         if self.hparams["schedule"] == "constant":
             return {}
         optimizer = self.trainer.optimizers[0]
@@ -227,16 +237,17 @@ class NameClassifier(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Stop training after the last iteration."""
-        # Other callbacks may have asked the trainer to stop.
-        self.trainer.should_stop |= self.iteration >= self.run_length.iterations
+        # `should_stop` is never set to False, because a callback may have set it to True.
+        if self.iteration >= self.run_length.iterations:
+            self.trainer.should_stop = True
 
     def _divergence_error(self, iteration: int) -> DivergenceError:
-        """Return the error for a loss that is not finite in an iteration."""
+        """Return the error for a loss or a weight that is not finite in an iteration."""
         settings = f"lr={self.hparams['lr']} clip={self.clip:g}"
         # If clipping is on already, a lower norm may help.
-        suggestion = "clip" if self.clip else "clip=500"
+        suggestion = "a lower clip" if self.clip else "clip=500"
         return DivergenceError(
-            f"{settings}: the loss is no longer finite at iteration {iteration:,}; "
+            f"{settings}: the loss or a weight is no longer finite at iteration {iteration:,}; "
             f"try a lower lr or {suggestion}"
         )
 
@@ -250,7 +261,7 @@ class NameClassifier(LightningModule):
         losses = F.nll_loss(log_probs, batch.targets, reduction="none")
         if not losses.isfinite().all():
             raise self._divergence_error(self.iteration)
-        self.loss.update(losses)
+        self.mean_loss.update(losses)
         self.metrics.update(log_probs, batch.targets)
 
     test_step = validation_step
@@ -258,9 +269,9 @@ class NameClassifier(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of all validation or test names."""
         stage = "test" if self.trainer.testing else "val"
-        metrics = {"loss": self.loss.compute(), **self.metrics.compute()}
+        metrics = {"loss": self.mean_loss.compute(), **self.metrics.compute()}
         values = {f"{stage}/{name}": float(value) for name, value in metrics.items()}
-        self.loss.reset()
+        self.mean_loss.reset()
         self.metrics.reset()
         # `log_dict` puts the values into `trainer.callback_metrics`, where callbacks find them. It
         # also passes them to the loggers, except during `fit`: there, Lightning ignores `step` and
@@ -322,7 +333,7 @@ class NameClassifier(LightningModule):
         return scores
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the iteration, the history and the calibration to a checkpoint."""
+        """Add the iteration, the history, the losses and the calibration to a checkpoint."""
         # Lightning's own counters are not needed, because the data loader starts at `iteration`.
         # With them, a run that is resumed in the middle of an epoch would be validated once more.
         del checkpoint["loops"]
@@ -333,9 +344,12 @@ class NameClassifier(LightningModule):
             checkpoint["calibration"] = self.calibration.to_checkpoint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the iteration and the history from a checkpoint."""
+        """Restore the iteration, the history and the losses since the last point of the loss curve.
+
+        The calibration is not restored, because it is fitted again after training.
+        """
         # Lightning calls this method before it loads the weights.
-        rename_keys_of_older_version(checkpoint)
+        rename_keys_of_early_version_4(checkpoint)
         self.iteration = int(checkpoint["iteration"])
         self.history = []
         for iteration, values in checkpoint["history"]:
@@ -358,7 +372,7 @@ class NameClassifier(LightningModule):
 
 
 def warmup_cosine_schedule(iterations: int) -> Callable[[int], float]:
-    """Return the function from an iteration to the factor of the learning rate.
+    """Return a function that maps an iteration to a factor of the learning rate.
 
     Args:
         iterations: number of iterations of the whole run.

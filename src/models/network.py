@@ -32,9 +32,11 @@ class Network(nn.Module):
             network returns its scores without a prior, as in the tutorial.
         cell: key of the recurrent network in `CELLS`.
         hidden: size of the hidden state.
-        ngrams: maximum number of context letters of the n-gram models; 0 for no such models.
-        options: further arguments of the recurrent network; see `RecurrentNetwork`. An option that
-            the network does not take must have the value in `CELL_OPTIONS`.
+        ngrams: maximum number of context letters of the n-gram models, which is the value of the
+            configuration key `ngrams`; 0 for no such models.
+        options: further arguments of the recurrent network; see `RecurrentNetwork`. If the network
+            registered for `cell` does not take an option, the value must be the default in
+            `CELL_OPTIONS` of src/models/registry.py.
 
     Attributes:
         alphabet: encodes names for `forward`.
@@ -65,6 +67,7 @@ class Network(nn.Module):
         self.architecture = {"cell": cell, "hidden": hidden}
         for key in SHAPE_OPTIONS:
             self.architecture[key] = options.get(key, CELL_OPTIONS[key])
+        # In checkpoints, `ngrams` is the name of both the argument and this submodule.
         self.ngrams: NgramEnsemble | None = None
         if ngrams:
             self.ngrams = NgramEnsemble(self.alphabet.symbols, len(categories), order=ngrams)
@@ -82,12 +85,13 @@ class Network(nn.Module):
         # The registry is independent of torch; the class is imported only here.
         registered = CELLS[cell]
         arguments: dict[str, Any] = {}
+        # A class that is registered for several cells also takes the name of the cell.
         if "cell" in registered.options:
             arguments["cell"] = cell
         for key, value in options.items():
             if key in registered.options:
                 arguments[key] = value
-            # Checkpoints also contain the other options, with values that have no effect.
+            # Checkpoints also contain the options that the class does not take, as their defaults.
             elif value != CELL_OPTIONS.get(key):
                 raise ValueError(f"cell={cell} does not take {key}={value}")
         network_class = registered.load_class()

@@ -30,14 +30,14 @@ class OnlineClassifier(NameClassifier):
         backend: `autograd` runs the training step that the tutorial shows. `compiled` takes the
             same steps many times as fast; see `OnlineSGD`.
         clip: maximum norm of the gradient of a name; 0 for no clipping.
-        others: the arguments of `NameClassifier`.
+        kwargs: the arguments of `NameClassifier`, including `network`.
     """
 
     uses_prior = False
 
-    def __init__(self, backend: str = "compiled", clip: float = 500.0, **others: Any) -> None:
-        # `save_hyperparameters`, which this calls, also stores `backend` and `clip`.
-        super().__init__(**others)
+    def __init__(self, backend: str = "compiled", clip: float = 500.0, **kwargs: Any) -> None:
+        # `super().__init__` calls `save_hyperparameters`, which also stores `backend` and `clip`.
+        super().__init__(**kwargs)
         # Lightning would take one step for a batch; `training_step` takes one for each name.
         self.automatic_optimization = False
 
@@ -58,14 +58,15 @@ class OnlineClassifier(NameClassifier):
         return SGD(self.rnn.parameters(), self.hparams["lr"])
 
     @torch.no_grad()
-    def extra_scalars(self) -> dict[str, float]:
-        """Return the norm of the hidden state after some letters.
+    def extra_values_to_log(self) -> dict[str, float]:
+        """Return the norm of the hidden state after HIDDEN_NORM_LETTERS letters.
 
-        If the hidden state explodes, it grows before the loss does.
+        If training diverges, this norm grows before the loss does.
         """
         hidden = self.rnn.init_hidden()  # [1, H]
         n_symbols = self.rnn.i2h.in_features - self.rnn.hidden_size
-        # The first letters of the alphabet, one-hot, each as a batch of one.
+        # The first letters of the alphabet, one-hot, each as a batch of one. If the alphabet has
+        # fewer letters, the remaining rows are zero, as for no letter.
         letters = torch.eye(HIDDEN_NORM_LETTERS, n_symbols).unsqueeze(1)  # [20, 1, S]
         for letter in letters:  # [1, S]
             combined = torch.cat((letter, hidden), dim=1)  # [1, S + H]

@@ -12,7 +12,7 @@ is read together with h_2 for the output. With the errors δ = softmax(o) - oneh
 g_{T-1} = Uᵀ δ and g_{t-1} = Wᵀ g_t, the chain rule gives
 
     ∂U = δ h_{T-1}ᵀ    ∂B[x_T] = δ      ∂b = δ
-    ∂W = Σ g_t h_{t-1}ᵀ    ∂A[x_t] += g_t    ∂a = Σ g_t        (t = 1 … T-1)
+    ∂W = Σ_t g_t h_{t-1}ᵀ    ∂A[x] = Σ_{t: x_t = x} g_t    ∂a = Σ_t g_t    (t = 1 … T-1)
 
 All g_t are computed before any weight changes, as autograd does.
 
@@ -20,16 +20,16 @@ For gradient clipping, the norm of the whole gradient ∂ follows from products 
 
     |∂|² = |δ|² (2 + |h_{T-1}|²) + Σ_{s,t} g_s·g_t (1 + [x_s = x_t] + h_{s-1}·h_{t-1})
 
-The first 2 stands for ∂b and ∂B, |h_{T-1}|² for ∂U; the terms in the last bracket stand for ∂a, ∂A
-and ∂W, where [x_s = x_t] is 1 if both letters are the same and 0 otherwise. By the Cauchy-Schwarz
-inequality, an upper bound needs only the lengths of the vectors. It often shows that no clipping is
-necessary:
+where s and t run from 1 to T-1. The first 2 stands for ∂b and ∂B, |h_{T-1}|² for ∂U; the terms in
+the last bracket stand for ∂a, ∂A and ∂W, where [x_s = x_t] is 1 if both letters are the same and 0
+otherwise. By the Cauchy-Schwarz inequality, an upper bound needs only the lengths of the vectors.
+It often shows that no clipping is necessary:
 
-    |∂|² ≤ |δ|² (2 + |h_{T-1}|²) + Σ |g_t|² (2 (T - 1) + Σ |h_t|²)
+    |∂|² ≤ |δ|² (2 + |h_{T-1}|²) + Σ_t |g_t|² (2 (T - 1) + Σ_t |h_{t-1}|²)    (t = 1 … T-1)
 
-Indices in the code: the arrays `h` and `g` are indexed like h_t and g_t above, but the letters in
-`x` from 0, so that x_t is x[t - 1]. `last` is T - 1, the index of the last letter in `x` and of the
-last hidden state that is read. For `lee`: last = 2, x[0 … 2] = l e e, h[0 … 2] = 0, h_1, h_2 and
+Indices in the code: h[t] is h_t and g[t] is g_t, as above. The letters in `x` are numbered from 0,
+so x[t - 1] is x_t. `last` is T - 1, the index of the last letter in `x` and of the last hidden
+state that is read. For `lee`: last = 2, x[0 … 2] = l e e, h[0 … 2] = 0, h_1, h_2 and
 g[1 … 2] = g_1, g_2; g[0] is not used.
 
 Shapes: N names in a batch, T letters of a name, I input size, H hidden size, C categories.
@@ -43,6 +43,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from src.console import announce_if_slow
 from src.data.alphabet import letter_dtype
 from src.data.batch import Batch
 from src.models.rnn import RNN
@@ -64,92 +65,116 @@ def _compile_and_cache_with_numba(function: Any) -> Any:
 
 
 @_compile_and_cache_with_numba
-def _add_product(y: Floats, w: Floats, x: Floats) -> None:
-    """Add w [m, n] x [n] to y [m]: `y += w @ x`.
+def _add_product(out: Floats, matrix: Floats, vector: Floats) -> None:
+    """Add a product to out [m]: `out += matrix @ vector`, for a matrix [m, n] and a vector [n].
 
-    Four rows are processed at a time, so that x is loaded once for all four.
+    Four rows are processed at a time, so that the vector is loaded once for all four.
     """
-    m, n = w.shape
+    m, n = matrix.shape
     fours = m - m % 4
     for j in range(0, fours, 4):
-        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
-        s0 = s1 = s2 = s3 = np.float32(0)
+        row0 = matrix[j]
+        row1 = matrix[j + 1]
+        row2 = matrix[j + 2]
+        row3 = matrix[j + 3]
+        sum0 = np.float32(0)
+        sum1 = np.float32(0)
+        sum2 = np.float32(0)
+        sum3 = np.float32(0)
         for i in range(n):
-            s0 += w0[i] * x[i]
-            s1 += w1[i] * x[i]
-            s2 += w2[i] * x[i]
-            s3 += w3[i] * x[i]
-        y[j] += s0
-        y[j + 1] += s1
-        y[j + 2] += s2
-        y[j + 3] += s3
+            sum0 += row0[i] * vector[i]
+            sum1 += row1[i] * vector[i]
+            sum2 += row2[i] * vector[i]
+            sum3 += row3[i] * vector[i]
+        out[j] += sum0
+        out[j + 1] += sum1
+        out[j + 2] += sum2
+        out[j + 3] += sum3
     for j in range(fours, m):
-        row, s = w[j], np.float32(0)
+        row = matrix[j]
+        row_sum = np.float32(0)
         for i in range(n):
-            s += row[i] * x[i]
-        y[j] += s
+            row_sum += row[i] * vector[i]
+        out[j] += row_sum
 
 
 @_compile_and_cache_with_numba
-def _add_combination(y: Floats, c: Floats, w: Floats) -> None:
-    """Add the rows of w [m, n], weighted by c [m], to y [n]: `y += c @ w`; four rows at a time."""
-    m, n = w.shape
+def _add_combination(out: Floats, factors: Floats, matrix: Floats) -> None:
+    """Add the rows of a matrix [m, n], times their factors [m], to out [n], four rows at a time.
+
+    This is `out += factors @ matrix`.
+    """
+    m, n = matrix.shape
     fours = m - m % 4
     for j in range(0, fours, 4):
-        w0, w1, w2, w3 = w[j], w[j + 1], w[j + 2], w[j + 3]
-        c0, c1, c2, c3 = c[j], c[j + 1], c[j + 2], c[j + 3]
+        row0 = matrix[j]
+        row1 = matrix[j + 1]
+        row2 = matrix[j + 2]
+        row3 = matrix[j + 3]
+        c0 = factors[j]
+        c1 = factors[j + 1]
+        c2 = factors[j + 2]
+        c3 = factors[j + 3]
         for i in range(n):
-            y[i] += c0 * w0[i] + c1 * w1[i] + c2 * w2[i] + c3 * w3[i]
+            out[i] += c0 * row0[i] + c1 * row1[i] + c2 * row2[i] + c3 * row3[i]
     for j in range(fours, m):
-        row, cj = w[j], c[j]
+        row = matrix[j]
+        c = factors[j]
         for i in range(n):
-            y[i] += cj * row[i]
+            out[i] += c * row[i]
 
 
 @_compile_and_cache_with_numba
-def _add_outer(w: Floats, s: np.float32, c: Floats, x: Floats) -> None:
-    """Add s Σ_t c_t x_tᵀ to w [m, n], for the rows c_t of c [T, m] and x_t of x [T, n].
+def _add_outer(out: Floats, scale: np.float32, left: Floats, right: Floats) -> None:
+    """Add the scaled sum of the outer products of the rows of left [T, m] and right [T, n].
 
-    This is `w += s * c.T @ x`, four t at a time.
+    This is `out += scale * left.T @ right` for out [m, n], four products at a time.
     """
-    m, n = w.shape
-    n_rows = len(c)
-    fours = n_rows - n_rows % 4
+    m, n = out.shape
+    n_products = len(left)
+    fours = n_products - n_products % 4
     for j in range(m):
-        row = w[j]
+        row = out[j]
         for t in range(0, fours, 4):
-            x0, x1, x2, x3 = x[t], x[t + 1], x[t + 2], x[t + 3]
-            c0 = s * c[t, j]
-            c1 = s * c[t + 1, j]
-            c2 = s * c[t + 2, j]
-            c3 = s * c[t + 3, j]
+            right0 = right[t]
+            right1 = right[t + 1]
+            right2 = right[t + 2]
+            right3 = right[t + 3]
+            c0 = scale * left[t, j]
+            c1 = scale * left[t + 1, j]
+            c2 = scale * left[t + 2, j]
+            c3 = scale * left[t + 3, j]
             for i in range(n):
-                row[i] += c0 * x0[i] + c1 * x1[i] + c2 * x2[i] + c3 * x3[i]
-        for t in range(fours, n_rows):
-            xt, ct = x[t], s * c[t, j]
+                row[i] += c0 * right0[i] + c1 * right1[i] + c2 * right2[i] + c3 * right3[i]
+        for t in range(fours, n_products):
+            right_t = right[t]
+            c = scale * left[t, j]
             for i in range(n):
-                row[i] += ct * xt[i]
+                row[i] += c * right_t[i]
 
 
 @_compile_and_cache_with_numba
-def _add_scaled(y: Floats, s: np.float32, x: Floats) -> None:
-    """Add s x to y [n]."""
-    for i in range(len(y)):
-        y[i] += s * x[i]
+def _add_scaled(out: Floats, scale: np.float32, vector: Floats) -> None:
+    """Add a scaled vector [n] to out [n]: `out += scale * vector`."""
+    for i in range(len(out)):
+        out[i] += scale * vector[i]
 
 
 @_compile_and_cache_with_numba
-def _dot(x: Floats, y: Floats) -> float:
-    """Return the dot product x·y of x [n] and y [n] in 64 bits, so that no product overflows."""
-    s = 0.0
-    for i in range(len(x)):
-        s += np.float64(x[i]) * np.float64(y[i])
-    return s
+def _dot(left: Floats, right: Floats) -> float:
+    """Return the dot product of two vectors [n] in 64 bits, so that no product overflows."""
+    total = 0.0
+    for i in range(len(left)):
+        total += np.float64(left[i]) * np.float64(right[i])
+    return total
 
 
 @_compile_and_cache_with_numba
 def _square_norm(delta: Floats, g: Floats, h: Floats, x: NDArray[Any]) -> float:
-    """Return |∂|² of a name x [T] from its errors δ [C], its g [T, H] and its states h [T, H]."""
+    """Return |∂|² of a name x [T] from its errors δ [C] and the arrays g and h.
+
+    These have the shape [longest name, H]; only their first T rows belong to this name.
+    """
     h_last = h[len(x) - 1]  # h_{T-1}
     total: float = _dot(delta, delta) * (2 + _dot(h_last, h_last))
     for t in range(1, len(x)):
@@ -180,8 +205,8 @@ def _train_on_names(
 ) -> None:
     """Take one step for each name in turn.
 
-    The results are written into existing arrays, because Numba cannot return new arrays if Ctrl-C
-    was pressed meanwhile.
+    The results are written into existing arrays. A pending KeyboardInterrupt would make Numba fail
+    to create the Python objects for new arrays.
 
     Args:
         weights: the parameters of the cell, which are changed in place: [H, I + H], [H],
@@ -193,14 +218,14 @@ def _train_on_names(
         guesses: receives the predicted category of each name before its step [N].
     """
     i2h_weight, i2h_bias, i2o_weight, i2o_bias = weights
-    letters, lengths, categories = batch
+    letters, lengths, targets = batch
     n_hidden = len(i2h_bias)
     n_out = len(i2o_bias)
     n_in = i2h_weight.shape[1] - n_hidden
 
-    # A, W, B and U are copies in which each vector that is used together is a row, because rows are
-    # contiguous in memory. They are written back after the last name. The biases a and b are not
-    # copies: they are changed in place.
+    # A, W, B and U are copies in which the elements that are used together are contiguous rows.
+    # They are written back after the last name. The biases a and b are not copies: they are changed
+    # in place.
     A = i2h_weight[:, :n_in].T.copy()  # [I, H]
     W = i2h_weight[:, n_in:].copy()  # [H, H]
     a = i2h_bias
@@ -218,7 +243,7 @@ def _train_on_names(
         start = end
         end = start + lengths[i]
         x = letters[start:end]  # [T]
-        y = categories[i]
+        y = targets[i]
         last = lengths[i] - 1
 
         # Forward: h_t = A[x_t] + W h_{t-1} + a and o = B[x_T] + U h_{T-1} + b.
@@ -331,14 +356,19 @@ class OnlineSGD(torch.optim.SGD):
         self._compile_kernel()
 
     def _compile_kernel(self) -> None:
-        """Compile the kernel by a step of length 0, so that the first real step does not wait."""
+        """Compile the kernel by a step of length 0, so that the first real step does not wait.
+
+        The first time on a machine, this takes a while, which is announced. Later, the compiled
+        kernel is loaded from a file.
+        """
         n_symbols = self._rnn.i2h.in_features - self._rnn.hidden_size
         name = Batch(
             letters=torch.zeros(1, dtype=letter_dtype(n_symbols)),
             lengths=torch.ones(1, dtype=torch.int64),
             targets=torch.zeros(1, dtype=torch.int64),
         )
-        train_on_each_name(self._rnn, name, lr=0.0)
+        with announce_if_slow("Compiling the training kernel, which is cached for later runs …"):
+            train_on_each_name(self._rnn, name, lr=0.0)
 
     def step(self, closure: Any = None, *, batch: Batch) -> Any:  # type: ignore[override] # needs a batch
         """Take a step for each name of a batch, and return the `NameResults`.

@@ -2,7 +2,7 @@
 
 Shapes: B names in a batch, L letters in the longest name, S symbols in the alphabet, K groups that
 each symbol belongs to (0 or 2; see `symbol_groups`), E size of an input vector, H hidden size,
-D directions, C categories.
+D directions, C categories, V input vectors (S, plus one for each group).
 """
 
 import math
@@ -17,13 +17,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from src.data.alphabet import MAX_UINT8_SYMBOLS, Alphabet
 from src.errors import UserError
-from src.models.rnn import RNN, read_names
+from src.models.rnn import RNN, compute_log_probs_of_names
 
 PyTorchCell = Literal["rnn", "gru", "lstm"]
 Pooling = Literal["last", "all"]
 
-LAYERS: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
-"""PyTorch's class for the layers of each cell."""
+LAYER_CLASSES: dict[str, Any] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+"""The recurrent layer class for each kind of cell."""
 MAX_LAYERS = 16
 
 
@@ -42,7 +42,7 @@ class TutorialNetwork(nn.Module):
 
     def forward(self, letters: Tensor, lengths: Tensor) -> Tensor:
         """Return the log-probabilities of the categories [B, C]; see `RecurrentNetwork.forward`."""
-        return read_names(self.rnn, letters, lengths)
+        return compute_log_probs_of_names(self.rnn, letters, lengths)
 
 
 class RecurrentNetwork(nn.Module):
@@ -67,7 +67,7 @@ class RecurrentNetwork(nn.Module):
         recurrent_dropout: dropout rate of the hidden-to-hidden weights.
 
     Attributes:
-        input_vectors: the vectors of all letters, followed by those of all groups [rows, E].
+        input_vectors: the vectors of all letters, followed by those of all groups [V, E].
         groups: for each letter, the rows of its groups in `input_vectors` [S, K], int64.
 
     Raises:
@@ -102,21 +102,21 @@ class RecurrentNetwork(nn.Module):
         self.dropout = dropout
         self.recurrent_dropout = recurrent_dropout
         self.input_dropout = dropout / 5 if self.has_learned_vectors else 0.0
-        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
-        # builds networks: checkpoints do not contain this buffer.
+        # `network_from_checkpoint` builds networks on the meta device, but this buffer is not in
+        # checkpoints, so it must be created on the CPU.
         groups = torch.empty(n_letters, 0, dtype=torch.int64, device="cpu")  # no groups, K = 0
         if self.has_learned_vectors and alphabet.kind == "corpus":
             groups = symbol_groups(alphabet.symbols)
         self.groups: Tensor = nn.Buffer(groups, persistent=False)
 
         if self.has_learned_vectors:
-            vectors = random_vectors(groups, size=embedding)  # [rows, E]
+            vectors = random_vectors(groups, size=embedding)  # [V, E]
         else:
             vectors = torch.eye(n_letters)  # [S, S]
         # One-hot vectors are constant.
         self.input_vectors = nn.Parameter(vectors, requires_grad=self.has_learned_vectors)
 
-        self.rnn = LAYERS[cell](
+        self.rnn = LAYER_CLASSES[cell](
             input_size=vectors.shape[1],
             hidden_size=hidden,
             num_layers=layers,
@@ -152,7 +152,9 @@ class RecurrentNetwork(nn.Module):
         """
         steps = torch.arange(int(lengths.max()), device=letters.device).unsqueeze(1)  # [L, 1]
         starts = lengths.cumsum(0) - lengths
-        # Beyond its end, a name is padded with the letters of the next one. Packing removes them.
+        # All names get the length of the longest one. A shorter name is padded with the letters
+        # that follow it in `letters`; for `ng` and `lee`, the first name becomes `ngl`. Packing
+        # removes the padding. The indices of the last name are limited, because no letters follow.
         indices = (starts + steps).clamp(max=len(letters) - 1)  # [L, B]
         padded = F.embedding(letters[indices].long(), self.sum_input_vectors())  # [L, B, E]
         packed = pack_padded_sequence(padded, lengths.cpu(), enforce_sorted=False)
@@ -197,7 +199,7 @@ def check_layers_and_dropout(layers: int, dropout: float, recurrent_dropout: flo
 
 
 def random_vectors(groups: Tensor, size: int) -> Tensor:
-    """Return random vectors of letters and of their groups, one after the other [rows, size].
+    """Return random vectors of letters and of their groups, one after the other [V, size].
 
     The sum of a letter's vector and those of its groups has variance 1.
 
@@ -208,7 +210,8 @@ def random_vectors(groups: Tensor, size: int) -> Tensor:
     n_letters, groups_per_letter = groups.shape
     n_rows = n_letters
     if groups_per_letter > 0:
-        n_rows = int(groups.max()) + 1  # the last row is that of the last group
+        # Groups are numbered after the letters, so the highest number belongs to the last vector.
+        n_rows = int(groups.max()) + 1
     return torch.randn(n_rows, size) / math.sqrt(1 + groups_per_letter)
 
 
@@ -233,22 +236,23 @@ def pool_states(states: PackedSequence, lengths: Tensor) -> Tensor:
 def symbol_groups(symbols: str) -> Tensor:
     """Return the two groups that each symbol of an alphabet belongs to.
 
-    One group is all symbols of the same case. The other is all forms of the same base letter, with
-    and without accents, in both cases. Groups are numbered after the symbols: S and S + 1 are the
-    cases, and the base letters follow.
+    One group contains all symbols of the same case; symbols without case count as lower-case. The
+    other contains all forms of the same base letter, with and without accents, in both cases.
+    Groups are numbered after the symbols: S is lower case, S + 1 is upper case, and the base
+    letters follow.
 
     Returns:
         The numbers of the case group and the base group of each symbol [S, 2], int64.
     """
-    lower_case = len(symbols)
-    upper_case = lower_case + 1
-    next_group = upper_case + 1
+    lower_group = len(symbols)
+    upper_group = lower_group + 1
+    next_group = upper_group + 1
     group_of_base: dict[str, int] = {}
     case_groups = []
     base_groups = []
     for symbol in symbols:
         is_upper = symbol != symbol.lower()
-        case_groups.append(upper_case if is_upper else lower_case)
+        case_groups.append(upper_group if is_upper else lower_group)
         # The decomposed form of `É` starts with `E`.
         base = unicodedata.normalize("NFKD", symbol)[0].lower()
         if base not in group_of_base:

@@ -12,8 +12,8 @@ PRIORS: tuple[PriorName, ...] = ("uniform", "corpus", "tempered")
 DEFAULT_PRIOR: PriorName = "tempered"
 
 
-class Cell(NamedTuple):
-    """An entry of the registry of recurrent networks."""
+class NetworkEntry(NamedTuple):
+    """An entry of the registry of recurrent networks, `CELLS`."""
 
     class_path: str
     """Module and name of a network class. It is called with the arguments `alphabet`,
@@ -29,8 +29,8 @@ class Cell(NamedTuple):
         return getattr(import_module(module_name), class_name)
 
 
-# Every key is the name of an argument, too, so that a new option needs one line here and one in
-# the class that takes it.
+# The keys are also the names of arguments of the network classes. A new option therefore needs one
+# line here and one in the class that takes it.
 CELL_OPTIONS: dict[str, Any] = {
     "layers": 1,
     "bidirectional": False,
@@ -39,19 +39,33 @@ CELL_OPTIONS: dict[str, Any] = {
     "dropout": 0,
     "recurrent_dropout": 0,
 }
-"""Configuration keys that only some networks take, with the values that have no effect."""
+"""Configuration keys that only some networks take, with their defaults. The others accept only the
+default."""
 
 NETWORK_KEYS = ["cell", "hidden", "ngrams", *CELL_OPTIONS]
 """Configuration keys that are arguments of `Network`."""
 
-PYTORCH_CELL = Cell("src.models.recurrent.RecurrentNetwork", options=("cell", *CELL_OPTIONS))
+PYTORCH_NETWORK = NetworkEntry(
+    "src.models.recurrent.RecurrentNetwork", options=("cell", *CELL_OPTIONS)
+)
 
 # The classes are given as text, because their modules import torch.
-CELLS: dict[str, Cell] = {
-    "tutorial": Cell("src.models.recurrent.TutorialNetwork", is_compilable=True),
-    "rnn": PYTORCH_CELL,
-    "gru": PYTORCH_CELL,
-    "lstm": PYTORCH_CELL,
+CELLS: dict[str, NetworkEntry] = {
+    "tutorial": NetworkEntry("src.models.recurrent.TutorialNetwork", is_compilable=True),
+    "rnn": PYTORCH_NETWORK,
+    "gru": PYTORCH_NETWORK,
+    "lstm": PYTORCH_NETWORK,
 }
 """The recurrent network of each value of `cell=`. To add a network, write its class and add it
-here; see docs/template.md."""
+here; see docs/extending.md."""
+
+METRIC_LABELS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "top3_accuracy": "top-3 accuracy",
+    "log_loss": "log loss",
+    "ece": "ECE",
+}
+"""The labels of metrics in printed tables. Other metrics are shown by their names."""

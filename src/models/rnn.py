@@ -1,7 +1,7 @@
 """The hand-written recurrent network: the cell (one letter) and the loop over a name.
 
-Shapes: B names in a batch, L letters of a name, I input size (57 letters), H hidden size,
-C categories.
+Shapes: B names in a batch, L letters of a name, I input size (the number of symbols of the
+alphabet; 57 with `letters=ascii`), H hidden size, C categories.
 """
 
 import torch
@@ -52,14 +52,14 @@ def read_name(rnn: RNN, name: Tensor) -> Tensor:
         rnn: the cell.
         name: one-hot letters [L, 1, I].
     """
+    output: Tensor
     hidden = rnn.init_hidden()  # [1, H]
-    output = hidden  # replaced by the output after each letter; a name has at least one
-    for letter in name:  # [1, I]
+    for letter in name:  # [1, I]; a name has at least one letter
         output, hidden = rnn(letter, hidden)  # [1, C], [1, H]
     return output
 
 
-def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
+def compute_log_probs_of_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     """Read a batch of names in parallel.
 
     The result is that of `read_name` for each name, with fewer operations. The product of a weight
@@ -84,8 +84,8 @@ def read_names(rnn: RNN, letters: Tensor, lengths: Tensor) -> Tensor:
     # The longest names come first, so that the names with a t-th letter are always the first rows.
     order = lengths.argsort(descending=True, stable=True)  # [B]
     starts = (lengths.cumsum(0) - lengths)[order]  # index of the first letter of each name [B]
-    # n_longer[t] is the number of names that are longer than t letters, for t = 0 … L. As
-    # `bincount` counts the names of each length, its cumulative sum counts those up to t letters.
+    # n_longer[t] is the number of names that are longer than t letters, for t = 0 … L. For example,
+    # for the lengths 3 2 2, `bincount` is 0 0 2 1, n_up_to is 0 0 2 3 and n_longer is 3 3 1 0.
     n_up_to = lengths.bincount().cumsum(0)  # [L + 1]
     n_longer = (len(lengths) - n_up_to).tolist()
     max_length = len(n_longer) - 1  # L

@@ -1,7 +1,8 @@
 """Transfer learning: initial weights from a network with other letters and categories.
 
 Shapes: n shared items, which are letters or categories of both networks; S symbols in the alphabet
-of the source; K groups that each symbol belongs to (0 or 2); H hidden size, G gates of the cell.
+of the source; K groups that each symbol belongs to (0 or 2); E size of an input vector, V input
+vectors; H hidden size, G gates of the cell.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,10 +31,10 @@ def transfer_and_describe_weights(source: Network, target: Network, source_name:
     Args:
         source: the trained network.
         target: the new network, of the same architecture. Its weights are changed in place.
-        source_name: how messages name the source.
+        source_name: name of the source in messages.
 
     Returns:
-        A line that says what was copied, what is new and what was left out.
+        A line for the user: what was copied, what is new and what was left out.
 
     Raises:
         UserError: if the architectures differ, or the networks share no letter or no category.
@@ -54,7 +55,7 @@ def transfer_and_describe_weights(source: Network, target: Network, source_name:
         raise UserError(f"init_from: cannot copy the weights of cell={cell}")
     message = f"{source_name}: copied {categories.description}, {letters.description}"
     if source.ngrams is not None:
-        message += "; n-gram models are not copied but fitted to the new names"
+        message += "; n-gram models are not copied, but fitted to the new names"
     return message
 
 
@@ -103,13 +104,13 @@ def match_items(
     """Find the items that two networks have in common.
 
     Args:
-        kind: how messages name the items.
+        kind: name of the items in messages.
         source_items: the categories or letters of the source, in index order.
         target_items: the categories or letters of the target, in index order.
-        source_name: how messages name the source.
+        source_name: name of the source in messages.
 
     Raises:
-        UserError: if they have none in common.
+        UserError: if the networks have no items in common.
     """
     source_index = {item: index for index, item in enumerate(source_items)}
     target_index = {item: index for index, item in enumerate(target_items)}
@@ -117,11 +118,11 @@ def match_items(
     shared = [item for item in target_items if item in source_index]
     new = target_index.keys() - source_index.keys()
     left_out = source_index.keys() - target_index.keys()
-    # All alphabets of corpora have the unknown symbol in common, but that is not enough.
+    # All alphabets of kind `corpus` contain the unknown symbol; sharing only that is not enough.
     known_items = set(shared) - {UNKNOWN_SYMBOL}
     if not known_items:
-        source_list = shortened_list(left_out)
-        raise UserError(f"{source_name}: has none of these {kind}; it has {source_list}")
+        source_list = shortened_list(source_items)
+        raise UserError(f"{source_name}: no {kind} in common; the model has {source_list}")
     differences = []
     if new:
         differences.append(f"new: {shortened_list(new)}")
@@ -178,13 +179,15 @@ def copy_recurrent_network(
     target.output.weight[categories.target_indices] = output_weight
     target.output.bias[categories.target_indices] = source.output.bias[categories.source_indices]
     for name, weight in target.rnn.named_parameters():
-        # With one-hot letters, the columns of the first layer's input weights are letters.
-        if target.has_learned_vectors or not is_first_input_weight(name):
-            weight.copy_(source.rnn.get_parameter(name))
+        source_weight = source.rnn.get_parameter(name)
+        has_letter_columns = not target.has_learned_vectors and is_first_input_weight(name)
+        if has_letter_columns:
+            # The columns of this weight [G · H, S] are one-hot letters; copy the shared ones.
+            weight[:, letters.target_indices] = source_weight[:, letters.source_indices]
+        else:
+            weight.copy_(source_weight)
     if target.has_learned_vectors:
         copy_input_vectors(source, target, letters)
-    else:
-        copy_letter_columns(source, target, letters)
 
 
 def is_first_input_weight(name: str) -> bool:
@@ -196,26 +199,19 @@ def copy_input_vectors(
     source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
 ) -> None:
     """Copy the learned vectors of the shared letters and of their groups."""
-    source_vectors = source.input_vectors  # [rows, E]
-    target_vectors = target.input_vectors  # [rows, E]
+    source_vectors = source.input_vectors  # [V, E]
+    target_vectors = target.input_vectors  # [V, E]
     source_groups = source.groups[letters.source_indices]  # [n, K]
     target_groups = target.groups[letters.target_indices]  # [n, K]
+    letter_vectors = source_vectors[letters.source_indices]  # [n, E]
     # Only networks with `letters=corpus` have groups; for others, K is 0.
     if source_groups.shape == target_groups.shape:
         target_vectors[target_groups] = source_vectors[source_groups]
-    # The input for a letter is its own vector plus those of its groups. If the groups could not be
-    # copied, their difference is added to the letter's own vector, so that the input is the same.
-    source_sum = source_vectors[source_groups].sum(dim=1)  # [n, E]
-    target_sum = target_vectors[target_groups].sum(dim=1)  # [n, E]
-    letter_vectors = source_vectors[letters.source_indices] + (source_sum - target_sum)
+    else:
+        # Only one of the networks has groups. The input for a letter is its own vector plus those
+        # of its groups. To keep the input the same, the vectors of the groups of the source are
+        # added to the letter's own vector, and those of the target are subtracted.
+        source_sum = source_vectors[source_groups].sum(dim=1)  # [n, E], zeros without groups
+        target_sum = target_vectors[target_groups].sum(dim=1)  # [n, E], zeros without groups
+        letter_vectors = letter_vectors + (source_sum - target_sum)
     target_vectors[letters.target_indices] = letter_vectors
-
-
-def copy_letter_columns(
-    source: RecurrentNetwork, target: RecurrentNetwork, letters: SharedItems
-) -> None:
-    """Copy the columns of the first layer's input weights for the shared one-hot letters."""
-    for name, weight in target.rnn.named_parameters():
-        if is_first_input_weight(name):
-            source_columns = source.rnn.get_parameter(name)  # [G · H, S]
-            weight[:, letters.target_indices] = source_columns[:, letters.source_indices]

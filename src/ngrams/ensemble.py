@@ -5,7 +5,6 @@ Shapes: B names in a batch, C categories.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches
 from src.ngrams.letter_ngrams import LetterNgrams
+from src.ngrams.minimize import FitProgress
 from src.ngrams.tfidf import TfidfClassifier
 
 
@@ -63,7 +63,13 @@ class NgramEnsemble(nn.Module):
         self.letter_ngrams: Any = nn.ModuleList(models)
         self.tfidf = TfidfClassifier(n_categories, max_term_lengths)
 
-    def fit(self, dataset: NamesDataset, prior: list[float], seed: int) -> None:
+    def fit(
+        self,
+        dataset: NamesDataset,
+        prior: list[float],
+        seed: int,
+        show_progress: bool = False,
+    ) -> None:
         """Fit all models to training names, in parallel threads.
 
         Args:
@@ -72,6 +78,7 @@ class NgramEnsemble(nn.Module):
             prior: prior of each category [C]: `NamesDataModule.corpus_prior`. It counts spellings,
                 so it is close to the shares among these names, but not equal.
             seed: seeds the order of the names and dropout.
+            show_progress: whether to show a progress bar if the output is a terminal.
         """
         # The logistic regression uses the grams that the letter n-gram models find, and these find
         # only grams that they have counted. So everything is counted first.
@@ -80,27 +87,30 @@ class NgramEnsemble(nn.Module):
             model.count(letters, lengths, targets)
 
         # The fits do not depend on each other. PyTorch releases Python's lock, so they run at once.
-        stop = Event()
+        progress = FitProgress(n_fits=len(self.letter_ngrams) + 1, show=show_progress)
         with ThreadPoolExecutor() as pool:
             futures = []
             for model in self.letter_ngrams:
-                futures.append(pool.submit(model.fit, dataset, prior, seed, stop))
-            futures.append(pool.submit(self._fit_tfidf, dataset, prior, seed, stop))
+                futures.append(pool.submit(model.fit_parameters, dataset, prior, seed, progress))
+            futures.append(pool.submit(self._fit_tfidf, dataset, prior, seed, progress))
             try:
                 for future in futures:
                     future.result()  # waits until the fit has ended, and raises its error if any
             finally:
-                # After an error or Ctrl-C, the pool would otherwise wait until all fits have ended.
-                stop.set()
+                # This closes the progress bar. After an error or Ctrl-C, it also stops the other
+                # fits; the pool would otherwise wait until they have ended.
+                progress.stop()
 
-    def _fit_tfidf(self, dataset: NamesDataset, prior: list[float], seed: int, stop: Event) -> None:
+    def _fit_tfidf(
+        self, dataset: NamesDataset, prior: list[float], seed: int, progress: FitProgress
+    ) -> None:
         """Fit the logistic regression; see `fit`."""
         self.tfidf.fit(
             self._match_batches(dataset),
             targets=dataset.targets,
             prior=torch.tensor(prior),
             seed=seed,
-            stop=stop,
+            progress=progress,
         )
 
     def _match_batches(self, dataset: NamesDataset) -> Iterator[list[GramMatches]]:

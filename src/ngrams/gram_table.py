@@ -1,8 +1,8 @@
 """A table of the letter n-grams of names, with the number of their occurrences in each category.
 
 A gram is a sequence of 0 or more symbols that are next to each other in a name. Symbols are the
-letters of a name and the marks at its start and end. The table stores n_c(w), the number of
-occurrences of the gram w in the training names of the category c.
+letters of a name and the marks at its start and end. The table stores n_c(g), the number of
+occurrences of the gram g in the training names of the category c.
 
 Every gram except the empty one consists of a shorter gram, its prefix, and its last symbol. The key
 of a gram packs the row of its prefix and its last symbol into one integer. Keys therefore fit into
@@ -14,7 +14,7 @@ longest grams have L = 2 symbols. After counting the single name `^lee$`, the ta
     row     0      1      2      3      4      5      6      7      8      9
     gram    empty  e      l      ^      $      ee     e$     le     ^l     all others
     key     0      1      2      3      4      1·5+1  1·5+4  2·5+1  3·5+2  UNKNOWN_KEY
-    n(w)    4      2      1      1      1      1      1      1      1      0
+    n(g)    4      2      1      1      1      1      1      1      1      0
 
 `match` returns `rows`. rows[k, p] is the row of the gram of k symbols that begins at symbol p:
 
@@ -28,8 +28,8 @@ The empty gram stands before each symbol that can be predicted, so it has no occ
 mark; and no gram of two symbols begins at the end mark. Both are in the row of all others.
 
 Shapes: B names in a batch, P symbols of these names including the marks, N grams in the table,
-C categories, L symbols in the longest gram, M grams of one length, Q counts above 0 of these grams,
-R occurrences of grams of one length.
+C categories, L symbols in the longest gram. Functions that handle the grams of one length define
+further sizes.
 """
 
 from typing import Any, NamedTuple
@@ -48,6 +48,13 @@ MAX_DENSE_CELLS = 2**24
 to 64 MB."""
 UNKNOWN_KEY = torch.iinfo(torch.int64).max
 """Key of the last row of a table, above the keys of all grams."""
+TENSOR_KEYS = {
+    "keys": "grams",
+    "starts": "starts",
+    "categories": "categories",
+    "counts": "counts",
+}
+"""For each buffer that defines a table, its key in a checkpoint."""
 
 
 class MarkedNames(NamedTuple):
@@ -79,7 +86,7 @@ class GramMatches(NamedTuple):
 
 
 class GramCounts(NamedTuple):
-    """The rows of all grams of one length: M grams, with Q counts above 0."""
+    """The rows of the grams of one length: M grams that have Q counts above 0."""
 
     keys: Tensor
     """Keys of the grams in ascending order [M], int64."""
@@ -107,7 +114,7 @@ def unpack_pairs(pairs: Tensor, n_second: int) -> tuple[Tensor, Tensor]:
 
 
 class GramTable(nn.Module):
-    """The counts n_c(w) as a sparse matrix [N + 1, C] in CSR layout.
+    """The counts n_c(g) as a sparse matrix [N + 1, C] in CSR layout.
 
     Row 0 is the empty gram. The last row has no counts; it represents all grams that are not in the
     table.
@@ -117,8 +124,9 @@ class GramTable(nn.Module):
         n_categories: number of categories, C.
 
     Attributes:
-        grams: keys of the grams in ascending order, and UNKNOWN_KEY [N + 1], int64.
-        starts: row i is at starts[i] : starts[i + 1] in `categories` and `counts` [N + 2], int32.
+        keys: keys of the grams in ascending order, and UNKNOWN_KEY [N + 1], int64.
+        starts: row i occupies the slice starts[i] : starts[i + 1] of `categories` and `counts`
+            [N + 2], int32.
         categories: category of each count [starts[-1]], int32.
         counts: counts, row after row [starts[-1]], int32.
         dense: the same matrix as a dense one [N + 1, C], or without rows if it would be too large.
@@ -129,7 +137,7 @@ class GramTable(nn.Module):
         self.n_symbols = n_symbols
         self.n_categories = n_categories
         empty = torch.empty(0, dtype=torch.int32)
-        self.grams: Tensor = nn.Buffer(torch.tensor([UNKNOWN_KEY]), persistent=False)
+        self.keys: Tensor = nn.Buffer(torch.tensor([UNKNOWN_KEY]), persistent=False)
         self.starts: Tensor = nn.Buffer(empty.new_zeros(2), persistent=False)
         self.categories: Tensor = nn.Buffer(empty, persistent=False)
         self.counts: Tensor = nn.Buffer(empty, persistent=False)
@@ -138,12 +146,12 @@ class GramTable(nn.Module):
     @property
     def unknown_row(self) -> int:
         """Row of the grams that are not in the table, N."""
-        return len(self.grams) - 1
+        return len(self.keys) - 1
 
     def get_tensors(self) -> dict[str, Tensor]:
         """Return the tensors that define the table, for a checkpoint."""
         return {
-            "grams": self.grams,
+            "grams": self.keys,
             "starts": self.starts,
             "categories": self.categories,
             "counts": self.counts,
@@ -156,13 +164,14 @@ class GramTable(nn.Module):
             ValueError: if they are not a valid table. A value that is not a dictionary of tensors
                 raises a LookupError, TypeError or AttributeError.
         """
-        replace_buffers(self, tensors, names=("grams", "starts", "categories", "counts"))
+        replace_buffers(self, tensors, keys=TENSOR_KEYS)
         self._check_buffers()
-        self.dense = self.dense[:0]  # no rows
-        n_rows = len(self.grams)
+        n_rows = len(self.keys)
         if n_rows * self.n_categories <= MAX_DENSE_CELLS:
             all_rows = torch.arange(n_rows, device=self.starts.device)
             self.dense = self._lookup_sparse_counts(all_rows)
+        else:
+            self.dense = self.dense[:0]  # no rows
 
     def _check_buffers(self) -> None:
         """Check that no look-up can go out of range or return more than C counts for a gram.
@@ -173,9 +182,10 @@ class GramTable(nn.Module):
         n_counts = len(self.counts)
         row_lengths = self.starts.long().diff()  # [N + 1], int64 because int32 could overflow
         is_valid = (
-            len(row_lengths) == len(self.grams)
-            # With this key, every search in `grams` ends at a row of the table.
-            and self.grams[-1] == UNKNOWN_KEY
+            len(row_lengths) == len(self.keys)
+            # This key is above all others, so `searchsorted` in `keys` never returns an index that
+            # is out of range.
+            and self.keys[-1] == UNKNOWN_KEY
             and self.starts[0] == 0
             and self.starts[-1] == n_counts
             and len(self.categories) == n_counts
@@ -250,7 +260,8 @@ class GramTable(nn.Module):
             The level of these grams, and the row of the gram of each occurrence [R], int64; -1 if
             the gram is not in the table.
         """
-        # There are G different grams, with Q counts above 0. `a_of_b[i]` is the a of the i-th b.
+        # There are R occurrences of G different grams, which have Q counts above 0. `a_of_b[i]` is
+        # the a of the i-th b.
         unique_keys, gram_of_occurrence = torch.unique(keys, return_inverse=True)  # [G], [R]
         occurrences = pack_pairs(gram_of_occurrence, categories, self.n_categories)  # [R]
         pairs, counts = torch.unique(occurrences, return_counts=True)  # [Q], [Q]
@@ -277,7 +288,7 @@ class GramTable(nn.Module):
         keys = torch.cat([level.keys for level in levels])  # [N]
         rows = torch.cat([level.rows for level in levels])  # [starts[-1]]
         row_lengths = rows.bincount(minlength=len(keys) + 1)  # [N + 1]
-        # Not with `F.pad`, which converts its value to a float, as which this key is not exact.
+        # `F.pad` would convert the key to a float and round it.
         last_key = keys.new_tensor([UNKNOWN_KEY])
         table = {
             # The keys are in ascending order: within each level, because `torch.unique` sorts them,
@@ -303,11 +314,12 @@ class GramTable(nn.Module):
         rows_by_length = [torch.where(has_empty_gram, rows, self.unknown_row)]
         for k in range(max_length):
             last_symbols = names.symbols.roll(-k)  # wraps around where `is_in_name` is False
-            # If the prefix is unknown, its row is the last one, which is the prefix of no gram.
+            # If the prefix is unknown, its row is the last one, which is the prefix of no gram. The
+            # key is then not found either.
             keys = pack_pairs(rows, last_symbols, self.n_symbols)  # [P]
             # The place at which each key would be inserted: its row, if the table contains it.
-            candidates = torch.searchsorted(self.grams, keys)
-            is_in_table = self.grams[candidates] == keys
+            candidates = torch.searchsorted(self.keys, keys)
+            is_in_table = self.keys[candidates] == keys
             is_in_name = names.n_remaining > k
             rows = torch.where(is_in_name & is_in_table, candidates, self.unknown_row)  # [P]
             rows_by_length.append(rows)
@@ -336,18 +348,18 @@ class GramTable(nn.Module):
 def choose_most_frequent(
     gram_of_count: Tensor, counts: Tensor, n_grams: int, max_counts: int
 ) -> Tensor:
-    """Choose the most frequent grams, as many as have room in a table.
+    """Choose the most frequent of G grams, as many as have room in a table.
 
     Args:
-        gram_of_count: index of the gram of each count [Q], int64.
-        counts: number of occurrences of a gram in a category [Q], int64.
+        gram_of_count: for each count above 0, the index of its gram [Q], int64.
+        counts: number of occurrences of the gram in a category [Q], int64.
         n_grams: number of grams, G.
         max_counts: number of counts that the table has room for.
 
     Returns:
         Whether each gram is chosen [G], bool.
     """
-    frequency = counts.new_zeros(n_grams).index_add(0, gram_of_count, counts)  # n(w), [G]
+    frequency = counts.new_zeros(n_grams).index_add(0, gram_of_count, counts)  # n(g), [G]
     by_frequency = frequency.argsort(descending=True, stable=True)  # indices of grams [G]
     n_counts_of_gram = gram_of_count.bincount()  # the room that a gram takes [G]
     room_up_to_gram = n_counts_of_gram[by_frequency].cumsum(0)  # in order of frequency [G]

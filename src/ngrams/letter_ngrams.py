@@ -12,8 +12,8 @@ k = 2, these are the contexts of the first `e`:
     forward      e    ^l     ^le
     backward     e    e$     ee$
 
-n_c(w) is the number of occurrences of the gram w in the training names of the category c, and n(w)
-is the sum of n_c(w) over all categories. For each reading and for k = 0 … K, the predictions are
+n_c(g) is the number of occurrences of the gram g in the training names of the category c, and n(g)
+is the sum of n_c(g) over all categories. For each reading and for k = 0 … K, the predictions are
 q_k for all categories together, and p_k for each category c:
 
     (1)  q_k(x) = (n(h_k x) + δ_k q_{k-1}(x)) / (n(h_k) + δ_k)
@@ -27,9 +27,9 @@ distribution, p_{c,-1} = q_{-1} = 1 / (number of symbols that can follow). In (4
 for the longest context that fits into the name. Every symbol is predicted except the mark with
 which the reading begins.
 
-`LetterNgrams.count` counts n_c. `LetterNgrams.fit` then learns the other parameters by minimizing a
-leave-one-out cross-entropy: a training name is scored without its own grams in the counts. The
-parameters are:
+`LetterNgrams.count` counts n_c. `LetterNgrams.fit_parameters` then learns the other parameters by
+minimizing a leave-one-out cross-entropy: a training name is scored without its own grams in the
+counts. The parameters are:
 
     δ_k > 0                    for each reading and k
     β_k > 0 and 0 < μ_k < 1    for each reading, k and category
@@ -40,7 +40,6 @@ Shapes: B names in a batch, P symbols of these names including the marks, C cate
 the longest context. A leading 2 is the reading: 0 forward, 1 backward.
 """
 
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -51,21 +50,21 @@ from torch import Tensor, nn
 from src.data.batch import MAX_BATCH_CELLS
 from src.data.dataset import NamesDataset
 from src.ngrams.gram_table import GramMatches, GramTable, MarkedNames, pack_pairs
-from src.ngrams.minimize import minimize_with_adam
+from src.ngrams.minimize import FitProgress, minimize_with_adam
 
 MAX_LR = 0.1
 N_STEPS = 450
 MAX_BATCH_SIZE = 128
 COUNTS_PER_NAME_AND_CATEGORY = 64
-"""Typical number of counts that are looked up for a name in each category: its symbols times the
-lengths of grams."""
+"""Typical number of counts that are looked up for a name in each category: one for each of 8
+symbols and 8 lengths of grams."""
 
 
 class LetterNgrams(nn.Module):
     """Letter n-gram models of all categories, in both reading directions.
 
-    `count` counts the grams of training names, and `fit` learns how to weigh the counts. Without
-    `fit`, the other parameters have their initial values.
+    `count` counts the grams of training names, and `fit_parameters` learns how to weigh the counts.
+    Without `fit_parameters`, the parameters keep their initial values.
 
     Args:
         alphabet: the symbols of the alphabet, in index order.
@@ -75,7 +74,8 @@ class LetterNgrams(nn.Module):
 
     Attributes:
         symbol_of_letter: symbol of each letter of the alphabet, int64. Symbols are numbered from 1:
-            first the letters, then the start and the end mark.
+            first the letters, then the start and the end mark. The gram of a symbol 0 would have
+            the same key as the empty gram.
         table: the counts n_c of all grams of up to K + 1 symbols.
     """
 
@@ -91,8 +91,8 @@ class LetterNgrams(nn.Module):
         self._end_mark = n_letters + 2
         n_symbols = self._end_mark + 1  # including 0, which is not used
         self._n_successors = n_letters + 1  # a letter, or the mark at the other end
-        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
-        # builds networks: the state dict does not contain these buffers.
+        # `network_from_checkpoint` builds networks on the meta device, but these buffers are not
+        # loaded from the state dict, so they must be created on the CPU.
         with torch.device("cpu"):
             self.symbol_of_letter: Tensor = nn.Buffer(torch.tensor(symbols), persistent=False)
             self.table = GramTable(n_symbols, n_categories)
@@ -109,7 +109,7 @@ class LetterNgrams(nn.Module):
         self.logit_mu = nn.Parameter(torch.full(shape, 1.5))
         self.weight = nn.Parameter(torch.full((2, 1, self.n_categories), 0.4))  # w
         self.bias = nn.Parameter(torch.zeros(self.n_categories))  # b
-        # Only `fit` trains the parameters; the optimizer of the network must not.
+        # Only `fit_parameters` trains the parameters; the optimizer of the network must not.
         self.requires_grad_(False)
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -131,8 +131,12 @@ class LetterNgrams(nn.Module):
         names = self._add_marks(letters, lengths)
         self.table.count(names, categories, max_length=self.order + 1)
 
-    def fit(
-        self, dataset: NamesDataset, prior: list[float], seed: int, stop: Event | None = None
+    def fit_parameters(
+        self,
+        dataset: NamesDataset,
+        prior: list[float],
+        seed: int,
+        progress: FitProgress | None = None,
     ) -> None:
         """Learn β, δ, μ, w and b from the names that were counted.
 
@@ -140,16 +144,16 @@ class LetterNgrams(nn.Module):
             dataset: the names that were counted.
             prior: prior of each category [C]; see `NgramEnsemble.fit`.
             seed: seeds the order of the names.
-            stop: set by another thread to end the training early.
+            progress: is advanced at each step; another thread can stop the training with it.
         """
         letters, lengths, targets = dataset.as_one_batch()
-        all_categories = self.find_all_categories_of_names(letters, lengths, targets)  # [N, C]
+        occurs_in = self.find_all_categories_of_names(letters, lengths, targets)  # [N, C]
         log_prior = torch.tensor(prior).log()  # [C]
 
         def compute_loss(indices: Tensor) -> Tensor:
             batch = dataset.batch(indices)
             # Leave the name out of the counts of all categories that contain it.
-            logits = self(batch.letters, batch.lengths, counted_in=all_categories[indices])
+            logits = self(batch.letters, batch.lengths, counted_in=occurs_in[indices])
             return F.cross_entropy(logits + log_prior, batch.targets)
 
         # The counts of a batch are [K + 2, P, C], so many categories require small batches.
@@ -164,7 +168,7 @@ class LetterNgrams(nn.Module):
             batch_size=batch_size,
             n_examples=len(dataset),
             generator=torch.Generator().manual_seed(seed),
-            stop=stop,
+            progress=progress,
         )
         self.requires_grad_(False)
 
@@ -279,7 +283,7 @@ class LetterNgrams(nn.Module):
         p = counts.new_tensor(1 / self._n_successors)
         q = p
         for k in range(self.order + 1):
-            n_h, n_hx = align_counts(counts, k)  # [2, P, C], [2, P, C]
+            n_h, n_hx = get_context_and_gram_counts(counts, k)  # [2, P, C], [2, P, C]
             pooled_n_h = n_h.sum(dim=-1, keepdim=True)  # [2, P, 1]
             pooled_n_hx = n_hx.sum(dim=-1, keepdim=True)
 
@@ -287,10 +291,10 @@ class LetterNgrams(nn.Module):
             m_k = torch.lerp(q_k, p, mu[:, k])  # (2), q_k + μ_k (p - q_k), [2, P, C]
             p_k = smooth(n_hx, n_h, beta[:, k], m_k)  # (3), [2, P, C]
 
-            # Where the name has fewer than k symbols, keep the estimate from a shorter context.
-            is_predicted = has_context(names, k)
-            q = torch.where(is_predicted, q_k, q)
-            p = torch.where(is_predicted, p_k, p)
+            # Where fewer than k symbols were read before x, keep the estimate of a shorter context.
+            has_context_k = has_context(names, k)
+            q = torch.where(has_context_k, q_k, q)
+            p = torch.where(has_context_k, p_k, p)
         log_p = p.clamp(min=1e-9).log()  # the limit keeps the logarithm finite
         return torch.where(has_context(names, 0), log_p, 0)
 
@@ -315,14 +319,14 @@ def has_context(names: MarkedNames, k: int) -> Tensor:
 
     The mark with which a reading begins is never predicted, not even from 0 symbols.
     """
-    min_others = max(k, 1)  # with at least one other symbol before it, x is not the first mark
+    min_others = max(k, 1)  # for k = 0, this excludes the mark with which the reading begins
     n_after = names.n_remaining - 1  # n_remaining includes the symbol itself
     forward = names.n_before >= min_others  # [P]
     backward = n_after >= min_others  # [P]
     return torch.stack((forward, backward)).unsqueeze(-1)
 
 
-def align_counts(counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def get_context_and_gram_counts(counts: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return the counts of h_k and h_k x for each predicted symbol x.
 
     `counts[n]` belongs to the gram of n symbols that begins at each position, but h_k and h_k x do
@@ -377,4 +381,5 @@ def subtract_own_grams(counts: Tensor, matches: GramMatches, counted_in: Tensor)
     own_counts: Tensor = repeats[inverse].unsqueeze(-1)  # [K + 2, P, 1]
     is_counted = counted_in[name_index].to(counts.dtype)  # [P, C]
     reduced_counts = counts - own_counts * is_counted
-    return reduced_counts.clamp(min=0)  # negative if the name was not counted
+    # The difference is negative for grams that are not in the table, whose count is 0 already.
+    return reduced_counts.clamp(min=0)

@@ -1,11 +1,45 @@
 """Minimizes a loss over mini-batches, for models that Lightning does not train."""
 
 from collections.abc import Callable
-from threading import Event
 from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
+
+
+class FitProgress:
+    """The progress of one or more fits, which run in threads and can be stopped together.
+
+    Args:
+        n_fits: number of fits.
+        show: whether to show a progress bar if the output is a terminal.
+
+    Attributes:
+        is_stopped: set to True to stop all fits at their next step.
+    """
+
+    def __init__(self, n_fits: int = 1, show: bool = False) -> None:
+        self.is_stopped = False
+        # tqdm distinguishes three cases: None shows the bar only if the output is a terminal.
+        disable = None
+        if not show:
+            disable = True
+        self._bar = tqdm(
+            total=float(n_fits),
+            disable=disable,
+            leave=False,
+            bar_format="{percentage:3.0f}% |{bar}| {remaining} left",
+        )
+
+    def advance(self, fraction: float) -> None:
+        """Advance the bar by a fraction of one fit."""
+        self._bar.update(fraction)
+
+    def stop(self) -> None:
+        """Stop all fits at their next step, and remove the bar."""
+        self.is_stopped = True
+        self._bar.close()
 
 
 def minimize_with_adam(
@@ -17,7 +51,7 @@ def minimize_with_adam(
     batch_size: int,
     n_examples: int,
     generator: torch.Generator,
-    stop: Event | None = None,
+    progress: FitProgress | None = None,
 ) -> None:
     """Minimize a loss over mini-batches with Adam. The parameters are changed in place.
 
@@ -33,14 +67,16 @@ def minimize_with_adam(
         batch_size: number of examples in a batch, B.
         n_examples: number of all examples.
         generator: shuffles the examples.
-        stop: set by another thread to end the minimization early.
+        progress: is advanced at each step; another thread can stop the minimization with it.
     """
     # `fused` updates all parameters in one call, which is faster for small models.
     optimizer = torch.optim.Adam(param_groups, max_lr, betas=(0.9, 0.99), fused=True)
     batches = shuffled_batches(n_examples, batch_size, n_steps, generator)
     for step, indices in enumerate(batches):
-        if stop is not None and stop.is_set():
-            return
+        if progress is not None:
+            if progress.is_stopped:
+                return
+            progress.advance(1 / n_steps)
 
         # The warm-up covers the first 1 / 20 of the steps, and the decay all of them.
         warmup = min(1, 20 * (step + 1) / n_steps)

@@ -1,4 +1,4 @@
-"""Logistic regression on the tf-idf features of a name's grams, wherever they stand in the name.
+"""Logistic regression on the tf-idf features of a name's grams, regardless of their positions.
 
 The terms are the grams that n-gram models find in a name. tf(t) is the number of occurrences of the
 term t in the name, df(t) is the number of the N training names that contain it, and the features x
@@ -12,21 +12,21 @@ are scaled to unit length:
 (1) to (3) are those of scikit-learn's `TfidfVectorizer(sublinear_tf=True, min_df=2)`. W and b
 minimize the mean cross-entropy + |W|² / (2 · INVERSE_REGULARIZATION · N), with dropout on x.
 
-A term is stored as an integer, its id, and a term of a certain name as another one, its key:
+A term is stored as an integer, its id: a model and a row. A term of a certain name is stored as a
+key: a name, a model and a row. Both are packed into 64 bits:
 
     bits    34 … 62          32 … 33           0 … 31
     id                       index of model    row of gram
     key     index of name    index of model    row of gram
 
-The model is the n-gram model that has found the gram, and the row is that in its table. Sorted keys
-list the terms of one name after those of another.
+The model is the n-gram model that has found the gram, and the row is that in its table. Sorting the
+keys groups them by name.
 
 Shapes: B names in a batch, C categories, T terms in the vocabulary, G pairs of a name and one of
-its terms, V of these pairs whose term is in the vocabulary.
+its candidates for terms, V of these pairs whose candidate is in the vocabulary.
 """
 
 from collections.abc import Iterable, Sequence
-from threading import Event
 from typing import Any, NamedTuple
 
 import torch
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from src.data.batch import indices_of_slices
 from src.ngrams.buffers import replace_buffers
 from src.ngrams.gram_table import GramMatches
-from src.ngrams.minimize import minimize_with_adam
+from src.ngrams.minimize import FitProgress, minimize_with_adam
 
 MAX_LR = 0.02
 N_EPOCHS = 12
@@ -56,6 +56,8 @@ MODEL_SHIFT = 32
 NAME_SHIFT = 34
 END_OF_VOCABULARY = 1 << NAME_SHIFT
 """A number above the ids of all terms."""
+TENSOR_KEYS = {"term_ids": "grams", "idf": "idf", "weight": "weight"}
+"""For each buffer that is loaded as extra state, its key in a checkpoint."""
 
 
 def pack_term_keys(name_index: Tensor, model_index: int, rows: Tensor) -> Tensor:
@@ -79,7 +81,7 @@ def unpack_term_ids(keys: Tensor) -> Tensor:
 
 
 class TermCounts(NamedTuple):
-    """The different terms of each name."""
+    """The different terms of each name, or the candidates for terms."""
 
     keys: Tensor
     """Key of each term in each name, in ascending order [G], int64."""
@@ -90,7 +92,7 @@ class TermCounts(NamedTuple):
 class SparseRows(NamedTuple):
     """A sparse matrix in CSR layout, with a row for each name.
 
-    Row i is at row_starts[i] : row_starts[i + 1] in `columns` and `values`.
+    Row i occupies the slice row_starts[i] : row_starts[i + 1] of `columns` and `values`.
     """
 
     columns: Tensor
@@ -130,8 +132,8 @@ class TfidfClassifier(nn.Module):
             term.
 
     Attributes:
-        bias: b, without the prior of the training names [C].
-        grams: the vocabulary: ids of its terms in ascending order [T + 1], int64. This and the
+        bias: b, without the logarithm of the training prior [C].
+        term_ids: the vocabulary: ids of its terms in ascending order [T + 1], int64. This and the
             following tensors end with a row for END_OF_VOCABULARY, which is not a term.
         idf: idf(t) of each term [T + 1].
         weight: W [T + 1, C]. Half precision halves the size of checkpoints.
@@ -141,18 +143,19 @@ class TfidfClassifier(nn.Module):
         super().__init__()
         self.max_term_lengths = max_term_lengths
         self.bias = nn.Parameter(torch.zeros(n_categories), requires_grad=False)
-        # On the CPU even if the default is the meta device, with which `network_from_checkpoint`
-        # builds networks: these buffers are loaded as extra state.
+        # `network_from_checkpoint` builds networks on the meta device, but these buffers are loaded
+        # as extra state, so they must be created on the CPU. Before `fit`, the vocabulary consists
+        # of the last row alone.
         with torch.device("cpu"):
-            empty = torch.zeros(1)
+            term_ids = torch.full((1,), END_OF_VOCABULARY)
             weight = torch.zeros(1, n_categories)
-            self.grams: Tensor = nn.Buffer(empty.long(), persistent=False)
-            self.idf: Tensor = nn.Buffer(empty, persistent=False)
+            self.term_ids: Tensor = nn.Buffer(term_ids, persistent=False)
+            self.idf: Tensor = nn.Buffer(torch.zeros(1), persistent=False)
             self.weight: Tensor = nn.Buffer(weight.half(), persistent=False)
 
     def get_extra_state(self) -> dict[str, Tensor]:
         """Return the vocabulary, idf and W, which a state dict holds as extra state."""
-        return {"grams": self.grams, "idf": self.idf, "weight": self.weight}
+        return {"grams": self.term_ids, "idf": self.idf, "weight": self.weight}
 
     def set_extra_state(self, state: Any) -> None:
         """Replace the vocabulary, idf and W by those of a checkpoint.
@@ -161,8 +164,8 @@ class TfidfClassifier(nn.Module):
             ValueError: if they have the wrong shape or dtype, or different lengths. A value that is
                 not a dictionary of tensors raises a LookupError, TypeError or AttributeError.
         """
-        replace_buffers(self, state, names=("grams", "idf", "weight"))
-        n_rows = {len(self.grams), len(self.idf), len(self.weight)}
+        replace_buffers(self, state, keys=TENSOR_KEYS)
+        n_rows = {len(self.term_ids), len(self.idf), len(self.weight)}
         if len(n_rows) > 1 or 0 in n_rows:
             raise ValueError("grams, idf and weight: different lengths")
 
@@ -172,7 +175,7 @@ class TfidfClassifier(nn.Module):
         Args:
             matches: the grams that each n-gram model found in these names.
         """
-        terms = self._count_terms(matches)
+        terms = self._count_candidates(matches)
         features = self._compute_features(terms, n_names=matches[0].names.n_names)  # [B, T + 1]
         weight = self.weight.to(self.bias.dtype)
         return features.matmul(weight) + self.bias
@@ -183,48 +186,48 @@ class TfidfClassifier(nn.Module):
         targets: Tensor,
         prior: Tensor,
         seed: int,
-        stop: Event | None = None,
+        progress: FitProgress | None = None,
     ) -> None:
         """Learn the vocabulary, W and b.
 
         Args:
             batches: the grams that each n-gram model found in the N training names, in batches.
             targets: category of each name [N], int64.
-            prior: share of each category among these names [C].
+            prior: prior of each category [C]; see `NgramEnsemble.fit`.
             seed: seeds the order of the names and dropout.
-            stop: set by another thread to end the training early.
+            progress: is advanced at each step; another thread can stop the training with it.
         """
         n_names = len(targets)
-        terms = self._count_terms_of_batches(batches)
+        terms = self._count_candidates_of_batches(batches)
         self._fit_vocabulary(terms, n_names, max_terms=MAX_WEIGHTS // len(prior))
         features = self._compute_features(terms, n_names)  # [N, T + 1]
-        self._fit_weights(features, targets, prior, seed, stop)
+        self._fit_weights(features, targets, prior, seed, progress)
 
-    def _count_terms(self, matches: Sequence[GramMatches]) -> TermCounts:
-        """Count the terms of each name.
+    def _count_candidates(self, matches: Sequence[GramMatches]) -> TermCounts:
+        """Count the candidates for terms of each name, whether the vocabulary contains them or not.
 
-        Here, the terms are all grams of 1 … max_length symbols, whether the vocabulary contains
-        them or not, except for a mark alone, which every name contains.
+        The candidates are all grams of 1 … max_length symbols, except for a mark alone, which every
+        name contains.
         """
         model_keys = []
         for model_index, max_length in enumerate(self.max_term_lengths):
             model_matches = matches[model_index]
             names = model_matches.names
             rows = model_matches.rows[1 : max_length + 1]  # [max_length, P]
-            is_term = rows < model_matches.unknown_row
-            is_term[0] &= names.is_letter  # the first row has the grams of one symbol
+            is_candidate = rows < model_matches.unknown_row
+            is_candidate[0] &= names.is_letter  # the first row has the grams of one symbol
             keys = pack_term_keys(names.name_index, model_index, rows)
-            model_keys.append(keys[is_term])
+            model_keys.append(keys[is_candidate])
         unique_keys, counts = torch.unique(torch.cat(model_keys), return_counts=True)  # [G], [G]
         return TermCounts(unique_keys, counts)
 
-    def _count_terms_of_batches(self, batches: Iterable[Sequence[GramMatches]]) -> TermCounts:
-        """Count the terms of all names. The names are numbered continuously over all batches."""
+    def _count_candidates_of_batches(self, batches: Iterable[Sequence[GramMatches]]) -> TermCounts:
+        """Count the candidates of all names, which are numbered continuously over all batches."""
         keys = []
         counts = []
         n_names = 0
         for matches in batches:
-            terms = self._count_terms(matches)
+            terms = self._count_candidates(matches)
             keys.append(shift_name_index(terms.keys, n_names))
             counts.append(terms.counts.short())  # for a million names, int64 would take gigabytes
             n_names += matches[0].names.n_names
@@ -233,30 +236,30 @@ class TfidfClassifier(nn.Module):
     def _fit_vocabulary(self, terms: TermCounts, n_names: int, max_terms: int) -> None:
         """Select the terms with the highest document frequencies, and compute their idf."""
         # Each key is a pair of a name and a term. A term has one key for each name with it.
-        term_ids = unpack_term_ids(terms.keys)  # [G]
-        unique_ids, df = torch.unique(term_ids, return_counts=True)
+        ids = unpack_term_ids(terms.keys)  # [G]
+        unique_ids, df = torch.unique(ids, return_counts=True)
         most_frequent = df.argsort(descending=True, stable=True)[:max_terms]
         is_frequent = df[most_frequent] >= MIN_DOCUMENT_FREQUENCY
         selected = most_frequent[is_frequent].sort().values  # [T]
         idf = 1 + ((1 + n_names) / (1 + df[selected])).log()  # (1), [T]
-        self.grams = F.pad(unique_ids[selected], (0, 1), value=END_OF_VOCABULARY)
+        self.term_ids = F.pad(unique_ids[selected], (0, 1), value=END_OF_VOCABULARY)
         self.idf = F.pad(idf, (0, 1))
 
     def _compute_features(self, terms: TermCounts, n_names: int) -> SparseRows:
         """Return the tf-idf features x of names [n_names, T + 1]."""
-        # Look up the terms, and drop those that are not in the vocabulary.
+        # Look up the candidates, and drop those that are not in the vocabulary.
         ids = unpack_term_ids(terms.keys)  # [G]
-        last_row = len(self.grams) - 1
-        candidates = torch.searchsorted(self.grams, ids).clamp(max=last_row)
-        is_known = self.grams[candidates] == ids
-        columns = candidates[is_known]  # [V], as all tensors up to x but the norms
-        name_index = unpack_name_index(terms.keys[is_known])
-        tf = terms.counts[is_known]
+        last_row = len(self.term_ids) - 1
+        rows = torch.searchsorted(self.term_ids, ids).clamp(max=last_row)  # [G]
+        is_known = self.term_ids[rows] == ids  # [G]
+        columns = rows[is_known]  # [V]
+        name_index = unpack_name_index(terms.keys[is_known])  # [V]
+        tf = terms.counts[is_known]  # [V]
 
-        v = (1 + tf.log()) * self.idf[columns]  # (2)
+        v = (1 + tf.log()) * self.idf[columns]  # (2), [V]
         squared_norms = v.new_zeros(n_names).index_add(0, name_index, v * v)  # |v|², [n_names]
-        norms = squared_norms.sqrt()
-        x = v / norms[name_index]  # (3)
+        norms = squared_norms.sqrt()  # [n_names]
+        x = v / norms[name_index]  # (3), [V]
 
         # The keys are sorted by name, so the features of a name are next to each other.
         all_names = torch.arange(n_names + 1, device=name_index.device)
@@ -269,19 +272,19 @@ class TfidfClassifier(nn.Module):
         targets: Tensor,
         prior: Tensor,
         seed: int,
-        stop: Event | None,
+        progress: FitProgress | None,
     ) -> None:
         """Learn W and b from the features of the training names [N, T + 1]."""
         n_names = len(targets)
         generator = torch.Generator().manual_seed(seed)
-        weight = torch.zeros(len(self.grams), len(prior), requires_grad=True)  # W, [T + 1, C]
-        bias = prior.log().requires_grad_()  # b plus the logarithm of the prior, [C]
+        weight = torch.zeros(len(self.term_ids), len(prior), requires_grad=True)  # W, [T + 1, C]
+        bias_with_prior = prior.log().requires_grad_()  # b plus the logarithm of the prior, [C]
 
         def compute_loss(indices: Tensor) -> Tensor:
             batch = features.select(indices)  # [B, T + 1]
             x = drop_out(batch.values, generator)
             batch = batch._replace(values=x)
-            logits = batch.matmul(weight) + bias  # (4), [B, C]
+            logits = batch.matmul(weight) + bias_with_prior  # (4), [B, C]
             return F.cross_entropy(logits, targets[indices])
 
         # Adam's weight decay λ adds λ |W|² / 2 to the loss.
@@ -289,16 +292,16 @@ class TfidfClassifier(nn.Module):
         schedule = choose_schedule(n_names)
         minimize_with_adam(
             compute_loss,
-            [{"params": weight, "weight_decay": weight_decay}, {"params": bias}],
+            [{"params": weight, "weight_decay": weight_decay}, {"params": bias_with_prior}],
             max_lr=MAX_LR,
             n_steps=schedule.n_steps,
             batch_size=schedule.batch_size,
             n_examples=n_names,
             generator=generator,
-            stop=stop,
+            progress=progress,
         )
         self.weight = weight.detach().to(self.weight)
-        self.bias.data = (bias - prior.log()).detach()
+        self.bias.data = (bias_with_prior - prior.log()).detach()
 
 
 def drop_out(values: Tensor, generator: torch.Generator) -> Tensor:
@@ -311,7 +314,7 @@ def drop_out(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 class Schedule(NamedTuple):
-    """The length of a training."""
+    """The number of steps and the batch size of a fit."""
 
     n_steps: int
     """Number of optimizer steps."""
@@ -322,8 +325,8 @@ class Schedule(NamedTuple):
 def choose_schedule(n_names: int) -> Schedule:
     """Choose a number of steps and a batch size that make about N_EPOCHS epochs.
 
-    Few names take more epochs, because of MIN_STEPS. More names than fit into MAX_STEPS steps of
-    the smallest batch size get larger batches.
+    If that would take fewer than MIN_STEPS steps, there are more epochs. If it would take more than
+    MAX_STEPS steps, the batches get larger.
     """
     n_examples = N_EPOCHS * n_names
     n_steps = n_examples // MIN_BATCH_SIZE

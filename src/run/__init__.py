@@ -1,1 +1,1 @@
-"""What goes on around a run's training, and what the run leaves."""
+"""Everything around the training of a run: settings, callbacks, output files and signals."""

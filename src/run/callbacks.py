@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,17 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tqdm import tqdm
 
+from src.data.alphabet import UNKNOWN_SYMBOL
 from src.data.batch import Batch
 from src.models.classifier import NameClassifier
 from src.models.registry import SCORE
+from src.run.environment import should_show_progress
 from src.run.signals import STOP_HANDLER, StopHandler, is_sweep_worker
 
 log = logging.getLogger(__name__)
 
-# As in tqdm's default format, but without the number of names, which the percentage shows.
-BAR_FORMAT = "{percentage:3.0f}% |{bar}| {remaining} left, {rate_fmt}{postfix}"
+# As in tqdm's default format, but without the number of iterations, which the percentage shows.
+BAR_FORMAT = "{percentage:3.0f}% |{bar}| {remaining} left{postfix}"
 
 
 class Progress(Callback):
@@ -35,8 +36,8 @@ class Progress(Callback):
 
     Attributes:
         has_started: whether training has started.
-        n_names: number of names that the trainer has trained on. If batches differ in size, this is
-            an estimate.
+        n_names: number of names that the trainer has trained on, counted as `names_per_iteration`
+            per iteration. If batches differ in size, this is an estimate.
         seconds: time spent on sampling names and training on them, without validations and
             checkpoints.
     """
@@ -48,9 +49,6 @@ class Progress(Callback):
         self.n_names = 0.0
         self.seconds = 0.0
         self._last_time = 0.0
-        # tqdm's default lock is shared by forked processes. A process that is killed would never
-        # release it.
-        tqdm.set_lock(threading.RLock())
         self._bar = tqdm(disable=True)
 
     @property
@@ -61,18 +59,14 @@ class Progress(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         """Show the progress bar if the output is a terminal."""
         self.has_started = True
-        # The bars of several processes would overwrite each other.
-        is_alone = trainer.is_global_zero and not is_sweep_worker()
         # tqdm: None shows the bar only if the output is a terminal; True never shows it.
-        disable = None if is_alone else True
+        disable = None if should_show_progress() else True
         self._bar = tqdm(
-            total=pl_module.run_length.iterations * self.names_per_iteration,
-            initial=pl_module.iteration * self.names_per_iteration,
+            total=pl_module.run_length.iterations,
+            initial=pl_module.iteration,
             disable=disable,
             leave=False,
             bar_format=BAR_FORMAT,
-            unit=" names",
-            unit_scale=True,
             dynamic_ncols=True,
         )
 
@@ -86,15 +80,18 @@ class Progress(Callback):
         """Print the examples that are due, and update the progress bar and the clock."""
         self._print_due_examples(pl_module, outputs, batch)
         losses = outputs["losses"]  # [number of iterations in the batch]
-        postfix = {"loss": float(losses.double().mean())}  # of this batch
+        # The values have a fixed number of decimals, so that the bar does not jump.
+        values = []
+        if self.seconds:
+            values.append(f"{self.names_per_second:,.0f} names/s")
+        values.append(f"loss={losses.double().mean():.2f}")  # of this batch
         if SCORE in trainer.callback_metrics:
-            postfix["val"] = float(trainer.callback_metrics[SCORE])
+            values.append(f"val_bal_acc={trainer.callback_metrics[SCORE]:.3f}")
         # tqdm redraws the bar at its own intervals.
-        self._bar.set_postfix(postfix, refresh=False)
+        self._bar.set_postfix_str(", ".join(values), refresh=False)
         n_iterations = len(losses)
-        n_names = n_iterations * self.names_per_iteration
-        self._bar.update(n_names)
-        self.n_names += n_names
+        self._bar.update(n_iterations)
+        self.n_names += n_iterations * self.names_per_iteration
         now = time.perf_counter()
         self.seconds += now - self._last_time
         self._last_time = now
@@ -102,9 +99,13 @@ class Progress(Callback):
     def _print_due_examples(self, model: NameClassifier, outputs: Any, batch: Batch) -> None:
         """Print the examples of a batch that are due.
 
+        In online training, each name of the batch is one iteration, so the iteration with an index
+        in the batch is the name with the same index. Otherwise, the whole batch is one iteration
+        with the index 0, and its example is the first name.
+
         Args:
-            model: the model, whose `iteration` does not include the batch yet: Lightning calls the
-                hooks of callbacks before those of the model.
+            model: the model, whose `iteration` is that of the previous batch, because Lightning
+                calls the hooks of callbacks before those of the model.
             outputs: what `training_step` returned.
             batch: the names.
         """
@@ -115,10 +116,9 @@ class Progress(Callback):
         n_since_due = first_iteration % self.print_every
         n_until_due = (self.print_every - n_since_due) % self.print_every
         for index in range(n_until_due, len(losses), self.print_every):
-            # In online training, iteration `index` of the batch is name `index`. Otherwise, the
-            # batch is one iteration, and `index` is 0, the first name. With DDP, this process may
-            # have no names in the batch.
+            # With DDP, this process may have no names in the batch.
             has_name = index < len(batch.lengths)
+            # A loss that is not finite is reported by a DivergenceError instead.
             if has_name and losses[index].isfinite():
                 line = self._format_example(model, outputs, batch, index)
                 with tqdm.external_write_mode():  # above the progress bar
@@ -130,12 +130,17 @@ class Progress(Callback):
         iteration = model.iteration + index + 1
         progress = iteration / model.run_length.iterations
         letters = torch.split(batch.letters, batch.lengths.tolist())[index]
-        name = model.network.alphabet.decode(letters)
+        # A symbol that the alphabet does not contain is shown as a question mark.
+        name = model.network.alphabet.decode(letters).replace(UNKNOWN_SYMBOL, "?")
         guess = categories[outputs["guesses"][index]]
         target = categories[batch.targets[index]]
         verdict = "CORRECT" if guess == target else f"WRONG ({target})"
         loss = outputs["losses"][index]
-        return f"{iteration:>9}  {progress:>4.0%}  {loss:.4f}  {name} / {guess}  {verdict}"
+        # If the percentage hardly changes from line to line, it has a decimal.
+        n_decimals = 0 if self.print_every >= model.run_length.iterations / 100 else 1
+        return (
+            f"{iteration:>9}  {progress:>4.{n_decimals}%}  {loss:.4f}  {name} / {guess}  {verdict}"
+        )
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Remove the progress bar after training."""
@@ -180,10 +185,11 @@ class Checkpoint(ModelCheckpoint):
         if "score" not in state_dict:
             return
         if not self.file.is_file():
-            log.info(f"{self.file}: is gone; the best weights from here on are kept")
+            log.info(f"{self.file}: no longer exists; the best weights from now on will be saved")
             return
         # These are the attributes that `ModelCheckpoint._update_best_and_save` sets.
         score = torch.tensor(float(state_dict["score"]))
+        # This is the path of `file`, because its name does not contain metrics.
         path = self.format_checkpoint_name({})
         self.best_model_score = score
         self.kth_value = score
@@ -209,14 +215,14 @@ class StopOnSignal(Callback):
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Declare that training is running, so that the handler only records signals."""
         # Training has not started yet, but `OnlineSGD` is about to compile its kernel, which must
-        # not be interrupted. Tests and validations of their own can be interrupted at any time.
+        # not be interrupted. Stand-alone tests and validations can be interrupted at any time.
         is_fitting = stage == "fit"
         STOP_HANDLER.is_training = is_fitting
 
     def on_train_start(self, *_: Any) -> None:
         """Replace Lightning's signal handlers, which would stop without a checkpoint."""
-        # Lightning has replaced the handler of SIGTERM, but not that of SIGINT, which still shows
-        # whether ours was installed.
+        # If our handler was installed, SIGINT still has it, because Lightning replaces only the
+        # handler of SIGTERM.
         if isinstance(signal.getsignal(signal.SIGINT), StopHandler):
             STOP_HANDLER.install()
 

@@ -23,7 +23,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # The other arguments of Lightning, such as options of the storage, are not used.
         file = Path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
-        # Serialize to memory first: if `torch.save` cannot write a file, its error has no reason.
+        # Serialize to memory first, because an error of `torch.save` does not say why a file could
+        # not be written.
         content = io.BytesIO()
         torch.save({**checkpoint, "version": VERSION}, content)
         write_bytes_atomically(file, content.getvalue())

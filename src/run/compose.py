@@ -8,10 +8,10 @@ from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.config import KEYS, RUN_KEYS, Config
+from src.config import ALWAYS_DISPLAYED, KEYS, RUN_KEYS, Config
 from src.errors import UserError
-from src.run import resolvers as resolvers  # importing it registers them for the YAML files
-from src.run.messages import unknown_key_message
+from src.run import resolvers  # noqa: F401  # registers the resolvers of the YAML files
+from src.run.hydra_errors import omegaconf_error_message, unknown_key_message
 from src.run.run_folder import CONFIG_FILE, read_settings
 
 PATH_KEYS = ("data_dir", "data_file", "init_from", "resume")
@@ -37,14 +37,10 @@ def build_config(cfg: DictConfig, overrides: Sequence[str] = ()) -> Config:
             settings = check_and_merge_resumed_settings(settings, get_override_keys(overrides))
         config = convert_to_validated_config(settings)
         for group in ("logger", "callbacks"):
-            if group in cfg:
-                # Hydra resolves these values later, when it builds the objects.
-                setattr(config, group, OmegaConf.to_container(cfg[group]))
+            # Hydra resolves the values of a group later, when it builds the objects.
+            setattr(config, group, OmegaConf.to_container(cfg[group]))
     except OmegaConfBaseException as error:
-        # The other lines of the message are about types of this program.
-        reason = str(error.msg or error).partition("\n")[0]
-        message = f"{error.full_key}: {reason}" if error.full_key else reason
-        raise UserError(message) from None
+        raise UserError(omegaconf_error_message(error)) from None
     config.overrides = tuple(overrides)
     return config
 
@@ -64,9 +60,10 @@ def check_keys_exist(cfg: DictConfig) -> None:
 def resolve_interpolations_and_paths(cfg: DictConfig) -> dict[str, Any]:
     """Return the settings as plain values, without the loggers and callbacks.
 
-    Interpolations are resolved, and relative paths refer to the folder of the command.
+    Interpolations are resolved, and relative paths are made absolute, relative to the folder in
+    which the command was started.
     """
-    # The loggers can refer to the folder of the run, which Hydra does not know yet.
+    # The loggers can refer to the folder of the run, which Hydra only sets when the job starts.
     selected = OmegaConf.masked_copy(cfg, [*RUN_KEYS, "resume", "trainer"])
     settings: Any = OmegaConf.to_container(selected, resolve=True, throw_on_missing=True)
     # Hydra can change the current folder of a job.
@@ -104,9 +101,12 @@ def check_and_merge_resumed_settings(
     """
     folder = Path(settings["resume"])
     saved = read_settings(folder)
-    # A file without content, or with the keys of another program, is no better than none.
-    if not saved or not set(saved).issubset(RUN_KEYS):
-        raise UserError(f"resume={folder}: no run's folder with a whole {CONFIG_FILE} in it")
+    # A file that is truncated or has the keys of another program is treated as missing. A run of an
+    # older version may lack some keys, but not those in `ALWAYS_DISPLAYED`.
+    if saved is None or not set(ALWAYS_DISPLAYED) <= set(saved) <= set(RUN_KEYS):
+        raise UserError(
+            f"resume={folder}: not the folder of a run; {CONFIG_FILE} is missing or damaged"
+        )
     for key in list_keys_that_may_have_changed(override_keys):
         # A run of an older version may lack a key.
         old_value = saved.get(key)
@@ -114,12 +114,12 @@ def check_and_merge_resumed_settings(
         if new_value == old_value:
             continue
         # The cosine schedule depends on the number of iterations.
-        is_constant = saved.get("schedule") == "constant"
-        is_extension = key == "iterations" and is_constant and new_value > old_value
-        if not is_extension:
+        can_be_extended = saved.get("schedule") == "constant"
+        is_extension = key == "iterations" and new_value > old_value
+        if not (is_extension and can_be_extended):
             raise UserError(
                 f"{key}={new_value}: the run in {folder} has {key}={old_value}; "
-                "only iterations can be raised, if the schedule is constant"
+                "only iterations can be increased, and only if schedule=constant"
             )
     resumed = dict(settings)
     # Only `resume` and `trainer`, which are not saved, remain from this command.

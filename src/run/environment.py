@@ -8,17 +8,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
+from tqdm import tqdm
+
+from src.run.signals import is_sweep_worker
+
 LIGHTNING_LOGGERS = ("lightning.pytorch", "lightning.fabric")
+PROFILER_LOGGER = "lightning.pytorch.profilers"
 
 
 @contextmanager
 def training_environment() -> Iterator[None]:
     """Run a `with` block with a single torch thread, and without Lightning's tips and warnings.
 
-    Objects that exist already are excluded from garbage collection; this is not undone.
+    If several processes train together, only the one of rank 0 prints. Objects that exist already
+    are excluded from garbage collection; this is not undone.
     """
-    with single_torch_thread(), hidden_tracebacks(), silenced_lightning():
-        exclude_existing_objects_from_garbage_collection()
+    with (
+        single_torch_thread(),
+        hidden_tracebacks(),
+        silenced_lightning(),
+        silenced_unless_rank_zero(),
+    ):
+        # tqdm's default lock is shared by forked processes. If one of them were killed while it
+        # holds the lock, the others would hang.
+        tqdm.set_lock(threading.RLock())
+        freeze_objects_and_enable_gc_once()
         yield
 
 
@@ -57,12 +71,13 @@ def hidden_tracebacks() -> Iterator[None]:
 @contextmanager
 def silenced_lightning() -> Iterator[None]:
     """Suppress Lightning's tips and warnings in a `with` block."""
-    previous_levels = {name: logging.getLogger(name).level for name in LIGHTNING_LOGGERS}
+    names = (*LIGHTNING_LOGGERS, PROFILER_LOGGER)
+    previous_levels = {name: logging.getLogger(name).level for name in names}
     try:
         for name in LIGHTNING_LOGGERS:
             logging.getLogger(name).setLevel(logging.ERROR)
         # If there is a profiler, the user has asked for its report.
-        logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+        logging.getLogger(PROFILER_LOGGER).setLevel(logging.INFO)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
@@ -71,11 +86,40 @@ def silenced_lightning() -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-@cache  # A second call would also exclude the objects that the first run of a sweep has left.
-def exclude_existing_objects_from_garbage_collection() -> None:
-    """Exclude imported modules from garbage collection, which saves a tenth of the training time.
+def is_rank_zero() -> bool:
+    """Return whether this is the only process of the run, or the one of rank 0."""
+    from lightning.pytorch.utilities import rank_zero_only  # takes seconds
 
-    This also enables garbage collection, which `run_cli_and_exit` has disabled.
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def should_show_progress() -> bool:
+    """Return whether this process may show a progress bar.
+
+    The bars of several processes would overwrite each other.
+    """
+    return is_rank_zero() and not is_sweep_worker()
+
+
+@contextmanager
+def silenced_unless_rank_zero() -> Iterator[None]:
+    """Suppress messages and warnings in a `with` block, unless this is the process of rank 0."""
+    # All processes would print the same lines.
+    if not is_rank_zero():
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@cache  # The body runs once: later, it would also exclude what the first run of a sweep has left.
+def freeze_objects_and_enable_gc_once() -> None:
+    """Exclude all existing objects from garbage collection, then enable garbage collection.
+
+    Most of these objects belong to imported modules and are never garbage. Excluding them saves a
+    tenth of the training time. `run_cli_and_exit` has disabled garbage collection for the imports.
+    Only the first call in a process has an effect.
     """
     gc.freeze()
     gc.enable()

@@ -20,19 +20,21 @@ MAX_CATEGORIES = 400
 """Maximum number of categories that a confusion matrix shows."""
 MAX_NUMBERED_CATEGORIES = 60
 """Maximum number of categories for which the cells of a confusion matrix contain numbers."""
+MIN_RELIABLE_SUPPORT = 20
+"""Rows of a confusion matrix with fewer names are marked as unreliable."""
 MIN_SHOWN_SHARE = 0.01
-"""Share below which a cell of a confusion matrix contains no number."""
+"""Cells of a confusion matrix with a smaller share contain no number."""
 MIN_DARK_SHARE = 0.715
-"""Share above which a cell is so dark that white text has a contrast above 4.5."""
+"""Cells with a larger share are so dark that their text is white, with a contrast above 4.5."""
 MAX_LABEL_LENGTH = 30
-"""Number of letters of a category for which a confusion matrix has room."""
+"""Longer labels of a confusion matrix may be cut off at the edge of the figure."""
 MAX_LOSS_RATIO = 1.5
-"""Highest top of the loss axis, as a multiple of the loss of blind guessing.
+"""Highest top of the loss axis, as a multiple of the loss at the chance level.
 
-A blind guess gives all C categories the probability 1 / C, so its loss is ln C.
+At the chance level, all C categories have the probability 1 / C, so the loss is ln C.
 """
 MAX_POINTS_WITH_MARKERS = 40
-"""Number of points of a curve up to which each point has a marker."""
+"""The points of longer curves have no markers."""
 DPI = 120
 """Resolution of the pictures: a fifth higher than the default of matplotlib."""
 
@@ -61,14 +63,14 @@ def escape_dollar_signs(text: str) -> str:
 def draw_loss_curves(
     curves: Curves, n_categories: int, title: str, subtitle: str, is_finished: bool
 ) -> Figure:
-    """Draw the loss over the iterations, and the loss of blind guessing.
+    """Draw the loss over the iterations, and the loss at the chance level.
 
     Args:
         curves: the curves by label; at least one, and none of them empty.
         n_categories: number of categories.
         title: title, which is wrapped.
-        subtitle: lines below the title.
-        is_finished: whether the run ended as it should; if not, the subtitle is red.
+        subtitle: lines below the title; can be empty.
+        is_finished: whether the run has finished; if not, the subtitle is red.
     """
     figure = Figure(figsize=(7, 4.4))
     # Fixed positions, as fractions of the figure, because a layout engine would draw everything
@@ -83,34 +85,35 @@ def draw_loss_curves(
         0.09, subtitle_top, escape_dollar_signs(subtitle), va="top", size=9, color=subtitle_color
     )
 
-    blind_loss = math.log(n_categories)
+    chance_loss = math.log(n_categories)
     all_points = chain.from_iterable(curves.values())
     highest_loss = max(loss for _, loss in all_points)
-    # If a run diverges, the top is limited: the other points would be indistinguishable from 0.
-    needed_top = 1.05 * max(highest_loss, blind_loss)
-    top = min(needed_top, MAX_LOSS_RATIO * blind_loss)
+    # Limit the top, because in a run that diverges, the other points would be indistinguishable
+    # from 0.
+    needed_top = 1.05 * max(highest_loss, chance_loss)
+    top = min(needed_top, MAX_LOSS_RATIO * chance_loss)
     is_cut_off = highest_loss >= top
     for label, curve in curves.items():
         iterations = [iteration for iteration, _ in curve]
         losses = [loss for _, loss in curve]
-        # The end of a curve may be above the top, so the legend names it.
+        # The end of a curve may be above the top, so the legend contains the last loss.
         legend_label = f"{label}, ends at {losses[-1]:.3g}" if is_cut_off else label
-        marker = "." if len(curve) < MAX_POINTS_WITH_MARKERS else ""
+        marker = "." if len(curve) <= MAX_POINTS_WITH_MARKERS else ""
         axes.plot(iterations, losses, marker=marker, label=legend_label)
-    blind_label = f"blind guessing, ln {n_categories}"
-    axes.axhline(blind_loss, color="black", linestyle=":", label=blind_label)
-    axes.set(xlabel="iteration", ylabel="loss", ylim=(0, top))
+    chance_label = f"chance level (ln {n_categories} = {chance_loss:.2f})"
+    axes.axhline(chance_loss, color="black", linestyle=":", label=chance_label)
+    axes.set(xlabel="iteration", ylabel="loss", xlim=(0, None), ylim=(0, top))
     axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.legend(loc=(-0.02, 0.98), ncols=3, frameon=False, fontsize=9, columnspacing=1.2)
+    axes.legend(loc=(0, 0.98), ncols=3, frameon=False, fontsize=8, columnspacing=1.2)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
 def draw_clustered_confusion_matrix(
-    targets: Ints, predictions: Ints, categories: list[str], names_description: str
+    targets: Ints, predictions: Ints, categories: list[str], names_description: str, prior: str
 ) -> Figure:
-    """Draw a confusion matrix in percent of each true category.
+    """Draw a confusion matrix whose rows are percentages of each true category.
 
     Categories that are often confused are next to each other. If there are very many categories,
     the ones with the most names are shown.
@@ -119,14 +122,16 @@ def draw_clustered_confusion_matrix(
         targets: index of the true category of each name [N].
         predictions: index of the predicted category of each name [N].
         categories: names of the categories [C].
-        names_description: describes the names in the title.
+        names_description: describes the names in the title: `test set`.
+        prior: name of the class prior of the predictions.
     """
     support = np.bincount(targets, minlength=len(categories))  # [C]
     most_frequent = np.argsort(-support, kind="stable")[:MAX_CATEGORIES]
-    shown = np.sort(most_frequent)  # indices of the categories that are shown [S]
-    shares = compute_confusion_shares(targets, predictions, support, shown)  # [S, S]
+    # Sorted, because the ordering below leaves ties as they are.
+    unordered = np.sort(most_frequent)  # indices of the categories that are shown [S]
+    shares = compute_confusion_shares(targets, predictions, support, unordered)  # [S, S]
     order = order_categories_by_confusion(shares)  # [S]
-    shown = shown[order]
+    shown = unordered[order]
     shares = shares[np.ix_(order, order)]
 
     labels = []
@@ -134,9 +139,13 @@ def draw_clustered_confusion_matrix(
     for index in shown:
         label = escape_dollar_signs(categories[index])
         labels.append(label)
-        labels_with_counts.append(f"{label}  {support[index]:,}")
-    longest_label = max(map(len, labels_with_counts))
-    layout = compute_matrix_layout(len(shown), longest_label)
+        star = "*" if support[index] < MIN_RELIABLE_SUPPORT else ""
+        labels_with_counts.append(f"{label}{star} ({support[index]:,})")
+    layout = compute_matrix_layout(
+        n_rows=len(shown),
+        longest_row_label=max(map(len, labels_with_counts)),
+        longest_column_label=max(map(len, labels)),
+    )
     figure = Figure(figsize=layout.figure_size)
     axes = figure.add_axes(layout.axes_position)
     has_numbers = len(shown) <= MAX_NUMBERED_CATEGORIES
@@ -150,9 +159,18 @@ def draw_clustered_confusion_matrix(
         figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
     axes.set_xticks(range(len(shown)), labels, rotation=90, size=layout.font_size)
     axes.set_yticks(range(len(shown)), labels_with_counts, size=layout.font_size)
-    axes.set(xlabel="guess", ylabel="true category, names")
-    title = f"Guesses on {escape_dollar_signs(names_description)}, % of each true category"
-    axes.set_title(title, size=14, x=1, ha="right")
+    # Rows of few names are gray.
+    for tick, index in zip(axes.get_yticklabels(), shown, strict=True):
+        if support[index] < MIN_RELIABLE_SUPPORT:
+            tick.set_color("gray")
+    axes.set_xlabel("predicted category", size=layout.font_size)
+    axes.set_ylabel(
+        f"true category (number of names; * fewer than {MIN_RELIABLE_SUPPORT})",
+        size=layout.font_size,
+    )
+    description = escape_dollar_signs(names_description)
+    title = f"Confusion matrix, {description} (n = {len(targets):,}), prior = {prior}, row %"
+    axes.set_title(title, size=layout.font_size, x=1, ha="right")
     return figure
 
 
@@ -167,24 +185,31 @@ class MatrixLayout(NamedTuple):
     """Size of the labels in points."""
 
 
-def compute_matrix_layout(n_rows: int, longest_label: int) -> MatrixLayout:
+def compute_matrix_layout(
+    n_rows: int, longest_row_label: int, longest_column_label: int
+) -> MatrixLayout:
     """Return the sizes of a figure with a confusion matrix.
 
     Args:
         n_rows: number of rows of the matrix, which is also that of its columns.
-        longest_label: number of letters of the longest label.
+        longest_row_label: number of letters of the longest label of a row.
+        longest_column_label: number of letters of the longest label of a column.
     """
-    # All sizes but that of the font are in inches. A matrix grows with its rows, up to a limit at
-    # which the rows become smaller.
+    # All sizes except for the font size are in inches. A matrix has 0.33 inches per row, but at
+    # least 4 and at most 21 inches in total.
     matrix_size = min(max(0.33 * n_rows + 1, 4), 21)
+    # The font has 65 points per inch of the height of a row. An inch has 72 points.
     font_size = min(15, 65 * matrix_size / n_rows)
-    # The labels are to the left of the matrix and, rotated, below it.
-    label_size = 0.6 + font_size / 110 * min(MAX_LABEL_LENGTH, longest_label)
-    width = label_size + matrix_size + 0.3
-    height = label_size + matrix_size + 0.5
+    # The labels are to the left of the matrix and, rotated, below it. This is the mean width of a
+    # letter.
+    letter_size = font_size / 110
+    left = 0.6 + letter_size * min(MAX_LABEL_LENGTH, longest_row_label)
+    bottom = 0.6 + letter_size * min(MAX_LABEL_LENGTH, longest_column_label)
+    width = left + matrix_size + 0.3
+    height = bottom + matrix_size + 0.5
     axes_position = (
-        label_size / width,
-        label_size / height,
+        left / width,
+        bottom / height,
         matrix_size / width,
         matrix_size / height,
     )
@@ -206,8 +231,8 @@ def compute_confusion_shares(
         The shares [S, S]; row: true category, column: prediction.
     """
     n_shown = len(shown)
-    # All categories that are not shown share the last row and the last column, which are dropped
-    # at the end.
+    # The counts have an additional last row and column for all categories that are not shown. Both
+    # are dropped at the end.
     position = np.full(len(support), n_shown)
     position[shown] = np.arange(n_shown)
     counts = np.zeros((n_shown + 1, n_shown + 1))
@@ -239,7 +264,7 @@ def order_categories_by_confusion(shares: Floats) -> Ints:
 
 
 def _write_percentages(axes: Axes, shares: Floats) -> None:
-    """Write the percentage into each cell of a confusion matrix that is not almost empty."""
+    """Write percentages into the cells of a confusion matrix. Almost empty cells are left out."""
     for row, column in np.argwhere(shares >= MIN_SHOWN_SHARE):
         share = shares[row, column]
         color = "white" if share > MIN_DARK_SHARE else "black"
@@ -262,8 +287,11 @@ def draw_letter_probabilities(
     figure = Figure(size, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(probabilities.T, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    axes.set_xticks(range(len(name)), list(map(escape_dollar_signs, name)))
-    axes.set_yticks(range(len(categories)), list(map(escape_dollar_signs, categories)))
-    axes.set(xlabel="letters read so far", title=escape_dollar_signs(name))
-    figure.colorbar(image, label=f"probability, prior: {prior}")
+    letter_labels = [escape_dollar_signs(letter) for letter in name]
+    category_labels = [escape_dollar_signs(category) for category in categories]
+    axes.set_xticks(range(len(name)), letter_labels)
+    axes.set_yticks(range(len(categories)), category_labels)
+    title = f"{escape_dollar_signs(name)}: prediction after each letter"
+    axes.set(xlabel="letters read so far", title=title)
+    figure.colorbar(image, label=f"probability (prior = {prior})")
     return figure

@@ -1,7 +1,8 @@
 """Builds the loggers and callbacks of a run that the configuration describes."""
 
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
@@ -22,11 +23,16 @@ from src.run.messages import first_line_of_message
 
 FIRST_METRICS = (SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy")
 """The metrics that TensorBoard's HParams tab shows first."""
-MAX_HPARAM_COLUMNS = 5
-"""Number of settings that TensorBoard's HParams tab shows until the user selects others."""
-# Category, chart, type of the chart and tags, in the format of `add_custom_scalars`.
-LOSS_CHARTS = {"loss": {"train/loss and val/loss": ["Multiline", ["train/loss", "val/loss"]]}}
-"""The charts of TensorBoard's Custom Scalars tab."""
+N_HPARAMS = 4
+"""Number of settings in TensorBoard's HParams tab, unless the command line sets more. With four
+settings, the score is among the five columns that the tab shows. TensorBoard shows all settings as
+the text `settings`."""
+# TensorBoard sorts tags alphabetically. With these prefixes, the curves (`train/` and `val/`) come
+# first, then the figures, and then the metrics of the test, which are single points.
+FIGURE_TAG_PREFIX = "visualization/"
+"""Prefix of the tags of figures."""
+TEST_TAG_PREFIX = "z_test/"
+"""Prefix of the tags of test metrics, in place of `test/`."""
 LogSettings = dict[str, Any]
 """The settings of a run that its loggers show, by key."""
 LOG_FILES = ("events.out.tfevents.*", "metrics.csv")
@@ -100,8 +106,8 @@ def make_logger(logger_config: dict[str, Any], folder: Path) -> Logger:
     """Build a logger.
 
     Args:
-        logger_config: its class as `_target_`, and the arguments of the class. If `save_dir` is one
-            of them and null, it is replaced by the folder.
+        logger_config: its class as `_target_`, and the arguments of the class. A `save_dir` of null
+            is replaced by the folder.
         folder: the folder of the run.
     """
     arguments = dict(logger_config)
@@ -127,6 +133,8 @@ class RunTensorBoardLogger(TensorBoardLogger):
     """A TensorBoard logger that writes one file per run.
 
     Lightning's logger closes its file after `fit` and opens another one for `test`.
+
+    The metrics of the test have other tags than in other loggers; see `TEST_TAG_PREFIX`.
     """
 
     def save(self) -> None:
@@ -137,61 +145,81 @@ class RunTensorBoardLogger(TensorBoardLogger):
         """Flush the file, and leave it open for `test`."""
         self.experiment.flush()
 
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        """Log metrics as scalars."""
+        scalars = {to_tensorboard_tag(tag): value for tag, value in metrics.items()}
+        super().log_metrics(scalars, step)
+
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
-        """Log the settings as text, and define the charts of the Custom Scalars tab."""
+        """Log the settings as text."""
         # Markdown shows text that is indented by four spaces verbatim.
         text = indent(yaml.safe_dump(params, sort_keys=False), "    ")
         self.experiment.add_text("settings", text)
-        self.experiment.add_custom_scalars(LOSS_CHARTS)
+
+    def log_figure(self, name: str, png: bytes, iteration: int) -> None:
+        """Log a picture in PNG format."""
+        pixels = matplotlib.image.imread(io.BytesIO(png))  # [height, width, 4]
+        tag = FIGURE_TAG_PREFIX + name
+        self.experiment.add_image(tag, pixels, iteration, dataformats="HWC")
 
     def log_result_and_hparams(
         self,
         *,
         iteration: int,
-        confusion_matrix: bytes,
         result_table: str,
         settings: LogSettings,
-        displayed_keys: Iterable[str],
+        overridden_keys: Sequence[str],
         metric_tags: Iterable[str],
     ) -> None:
         """Log the result of a run that has ended, and its row in the HParams tab.
 
         Args:
             iteration: the last iteration.
-            confusion_matrix: a picture in PNG format.
             result_table: the metrics as text.
             settings: all settings of the run.
-            displayed_keys: keys of the settings that the HParams tab shows first.
-            metric_tags: tags of the metrics that the HParams tab shows.
+            overridden_keys: keys of the settings that the command line sets.
+            metric_tags: tags of the metrics of validation and test.
         """
-        pixels = matplotlib.image.imread(io.BytesIO(confusion_matrix))  # [height, width, 4]
-        self.experiment.add_image("confusion_matrix", pixels, iteration, dataformats="HWC")
         self.experiment.add_text("result", indent(result_table, "    "), iteration)
-        self._log_hparams(settings, displayed_keys, metric_tags)
+        self._log_hparams(settings, overridden_keys, metric_tags)
 
     def _log_hparams(
-        self, settings: LogSettings, displayed_keys: Iterable[str], metric_tags: Iterable[str]
+        self, settings: LogSettings, overridden_keys: Sequence[str], metric_tags: Iterable[str]
     ) -> None:
-        """Log the row of the HParams tab.
-
-        TensorBoard takes the columns of the tab from the summary of one arbitrary run. Therefore
-        all runs name the same metrics in the same order.
-        """
-        values = {}
-        for key, value in settings.items():
-            # Booleans are shown as they are typed: `true` and `false`.
-            values[key] = str(value).lower() if isinstance(value, bool) else value
-        displayed = [key for key in displayed_keys if key in values][:MAX_HPARAM_COLUMNS]
-        # TensorBoard ignores the value 0 and shows the values that were logged as scalars.
-        metrics = dict.fromkeys([*FIRST_METRICS, *metric_tags], 0.0)
-        summaries = hparams(values, metrics)  # type: ignore[no-untyped-call]
+        """Log the row of the HParams tab."""
+        # `dict.fromkeys` removes duplicates.
+        keys = list(dict.fromkeys(["lr", "hidden", *overridden_keys, "seed", "iterations"]))
+        # The settings at the beginning of the list are always kept: lr, hidden and what was set.
+        n_required = len(set(overridden_keys).union(["lr", "hidden"]))
+        n_hparams = max(N_HPARAMS, n_required)
+        values = {key: convert_to_hparam(settings[key]) for key in keys[:n_hparams]}
+        # TensorBoard takes the columns from the summary of one arbitrary run. Therefore, the
+        # summary of every run lists the same metrics in the same order. TensorBoard ignores the
+        # values in this list, which are 0, and reads the metrics from the scalars.
+        tags = [to_tensorboard_tag(tag) for tag in (*FIRST_METRICS, *metric_tags)]
+        summaries = hparams(values, dict.fromkeys(tags, 0.0))  # type: ignore[no-untyped-call]
         experiment_summary, session_start, session_end = summaries
-        # TensorBoard first shows the settings whose flag `differs` is set.
         plugin_data = experiment_summary.value[0].metadata.plugin_data
         content = HParamsPluginData.FromString(plugin_data.content)
-        for hparam_info in content.experiment.hparam_infos:
-            hparam_info.differs = hparam_info.name in displayed
+        # The columns show `z_test/accuracy` as `test/accuracy`, for example.
+        for metric_info in content.experiment.metric_infos:
+            metric_info.display_name = metric_info.name.tag.replace(TEST_TAG_PREFIX, "test/")
         # The message is stored as bytes, so a changed copy has to be written back.
         plugin_data.content = content.SerializeToString()
         for summary in (experiment_summary, session_start, session_end):
             self.experiment.file_writer.add_summary(summary)
+
+
+def to_tensorboard_tag(tag: str) -> str:
+    """Return the tag of a metric in TensorBoard; see `TEST_TAG_PREFIX`."""
+    return re.sub("^test/", TEST_TAG_PREFIX, tag)
+
+
+def convert_to_hparam(value: Any) -> Any:
+    """Convert integers and booleans to text, so that the HParams tab shows them as typed."""
+    # TensorBoard would show the integer 128 as 128.00.
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    return value

@@ -53,19 +53,22 @@ class Preflight(Callback):
             # Training would resume from the checkpoints, although the user wants a new run.
             if has_checkpoints(folder) and not settings.resume:
                 resume = format_folder_override("resume", folder)
-                raise UserError(f"{folder}: holds a run; go on with it: {resume}")
+                raise UserError(
+                    f"{folder}: already contains a run; use another folder, or {resume}"
+                )
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Check the settings that all runs of a sweep share, and lock the folder of the sweep."""
         with exit_with_message_on_error():
             set_hydra_config(config)
-            check_settings_shared_by_runs(config)
+            check_no_forbidden_settings(config)
             check_search_settings(config)
-            connect_to_cluster_if_any(config)
+            check_or_connect_to_cluster(config)
             n_runs = count_sweep_runs(config)
             os.environ[N_RUNS_VARIABLE] = str(n_runs or 0)
             limit_joblib_workers(config, n_runs)
             Preflight._lock = create_and_lock_folder(Path(config.hydra.sweep.dir))
+            announce_sweep(config, n_runs)
 
 
 @contextmanager
@@ -92,21 +95,23 @@ def has_checkpoints(folder: Path) -> bool:
     return any(folder.glob(f"{SEED_FOLDER_PATTERN}/{checkpoint_folder}"))
 
 
-def check_settings_shared_by_runs(config: DictConfig) -> None:
-    """Check the settings that have no meaning in a sweep.
+def check_no_forbidden_settings(config: DictConfig) -> None:
+    """Check that settings which cannot be used in a sweep are not set.
 
     Raises:
         UserError: if such a setting is set.
     """
     overrides = list(config.hydra.overrides.task)
     if any(override.startswith("resume=") for override in overrides):
-        raise UserError("resume: is of a single run; a sweep goes on with hydra.sweep.dir=")
-    if config.trainer.strategy == "ddp" or config.trainer.devices not in (None, 1):
-        raise UserError("trainer: a sweep's runs have one process each: trainer.devices=1")
+        raise UserError("resume: cannot be used with -m; to resume a sweep, set hydra.sweep.dir")
+    # Null is not allowed either, because Lightning would use all devices.
+    if config.trainer.strategy == "ddp" or config.trainer.devices != 1:
+        raise UserError("trainer.devices: must be 1 in a sweep, because each run has one process")
 
 
 def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
     """Return the overrides that have more than one value, by key."""
+    # A configuration file, such as an experiment, defines the values of its sweep in this key.
     params = OmegaConf.select(config, "hydra.sweeper.params") or {}
     overrides = [f"{key}={value}" for key, value in params.items()]
     overrides += list(config.hydra.overrides.task)
@@ -114,7 +119,7 @@ def find_sweep_overrides(config: DictConfig) -> dict[str, Override]:
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())
     sweep_overrides: dict[str, Override] = {}
     for override in parser.parse_overrides(overrides):
-        # A later override of the same key, which may have a single value, replaces an earlier one.
+        # A later override of the same key takes precedence, even if it has a single value.
         sweep_overrides.pop(override.key_or_group, None)
         if override.is_sweep_override():
             sweep_overrides[override.key_or_group] = override
@@ -134,8 +139,17 @@ def count_sweep_runs(config: DictConfig) -> int | None:
     return n_runs
 
 
+def announce_sweep(config: DictConfig, n_runs: int | None) -> None:
+    """Print the number of runs and the folder of a sweep, as the first result may take a while."""
+    runs = "runs" if n_runs is None else f"{n_runs:,} runs"
+    if config.hydra.runtime.choices["hydra/launcher"] == "joblib":
+        n_workers = config.hydra.launcher.n_jobs
+        runs += ", one at a time" if n_workers == 1 else f", {n_workers} at a time"
+    print(f"Sweep: {runs} → {config.hydra.sweep.dir}", flush=True)
+
+
 def limit_joblib_workers(config: DictConfig, n_runs: int | None) -> None:
-    """Limit joblib to one worker process per core, run and job of the sweeper.
+    """Limit the number of joblib's workers to the number of cores, runs and jobs of the sweeper.
 
     Nothing changes if another launcher is selected, or the user has set the number of workers. With
     a single worker, joblib executes the runs in this process.
@@ -162,8 +176,8 @@ def limit_joblib_workers(config: DictConfig, n_runs: int | None) -> None:
         n_workers = min(n_workers, n_sweeper_jobs)
     with read_write(config.hydra):
         launcher.n_jobs = n_workers
-        # By default, joblib hands out more runs than there are workers. These would wait for a
-        # worker that is still busy, while another one is idle.
+        # By default, joblib assigns more runs to workers in advance, so a run may wait for a worker
+        # that is still busy while another worker is idle.
         launcher.pre_dispatch = str(n_workers)
 
 
@@ -179,15 +193,19 @@ def check_search_settings(config: DictConfig) -> None:
         return
     # By default, Optuna minimizes. The value can be a text or an enum.
     if "maximize" not in str(OmegaConf.select(config, "hydra.sweeper.direction")):
-        raise UserError("hydra.sweeper.direction: must be maximize: the score is an accuracy")
+        raise UserError(
+            "hydra.sweeper.direction: must be maximize, because the score is an accuracy"
+        )
     if config.val_fraction == 0:
-        raise UserError("val_fraction=0: a search needs validation names to score by")
+        raise UserError(
+            "val_fraction=0: a search requires validation names; use a larger val_fraction"
+        )
     # A search would look for the best seed instead of repeating runs.
     if "seed" in find_sweep_overrides(config):
-        raise UserError("seed: is no parameter of a search; seeds=3 repeats each run")
+        raise UserError("seed: cannot be a parameter of a search; use seeds=3 to repeat each run")
 
 
-def connect_to_cluster_if_any(config: DictConfig) -> None:
+def check_or_connect_to_cluster(config: DictConfig) -> None:
     """Check that SLURM is available, or connect to Ray, if the sweep is to run there.
 
     Raises:
@@ -195,7 +213,9 @@ def connect_to_cluster_if_any(config: DictConfig) -> None:
     """
     launcher_name = config.hydra.runtime.choices["hydra/launcher"]
     if launcher_name == "submitit_slurm" and shutil.which("sbatch") is None:
-        raise UserError("hydra/launcher=submitit_slurm: SLURM's sbatch is not on this machine")
+        raise UserError(
+            "cluster=slurm: the command sbatch was not found; start the sweep on a SLURM machine"
+        )
     if launcher_name == "ray":
         init_arguments: Any = OmegaConf.to_container(config.hydra.launcher.ray.init, resolve=True)
         connect_to_ray(init_arguments)
@@ -208,7 +228,7 @@ def connect_to_ray(init_arguments: dict[str, Any]) -> None:
         init_arguments: the arguments of `ray.init`.
 
     Raises:
-        UserError: if that is not possible.
+        UserError: if Ray cannot be reached or started.
     """
     import ray  # optional dependency, and slow
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -13,9 +13,9 @@ from torch import Tensor
 
 from src.config import RESULT_KEYS, RUN_KEYS, Config
 from src.errors import UserError
-from src.files import write_bytes_atomically
+from src.files import relative_to_current_folder, write_bytes_atomically
 from src.models.classifier import DivergenceError, NameClassifier
-from src.models.registry import SCORE
+from src.models.registry import DEFAULT_PRIOR, SCORE
 from src.run import figures
 from src.run.callbacks import Progress
 from src.run.loggers import (
@@ -36,7 +36,7 @@ from src.run.run_folder import (
 )
 
 SPLIT_LABELS = {"train": "training", "val": "validation", "test": "test"}
-"""The names of the splits, and how figures show them."""
+"""Names of the splits in the titles of figures."""
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +49,10 @@ class Report:
 
     Attributes:
         logged_settings: all settings of the run, for its loggers.
-        displayed_settings: the settings that identify the run, for the title of the loss curves and
-            the first columns of TensorBoard.
+        displayed_settings: the settings that identify the run, for the title of the loss curves.
         metric_names: the names of the metrics without the prefix `val/` or `test/`.
+        prior_scores: the scores of the test names under each prior, by tag; empty until
+            `report_result` is called.
     """
 
     config: Config
@@ -63,7 +64,6 @@ class Report:
     """The callback that measures the speed."""
     is_resumed: bool
     """Whether the run continues from a checkpoint."""
-    start_time: float = field(default_factory=time.perf_counter)
 
     def __post_init__(self) -> None:
         self.logged_settings = self.config.subset(RESULT_KEYS)
@@ -79,8 +79,6 @@ class Report:
     def __enter__(self) -> "Report":
         """Write the settings of the run to its folder, and create its loggers."""
         if not self.trainer.is_global_zero:
-            # All processes would print the same lines. Warnings are disabled as well.
-            logging.disable(logging.WARNING)
             return self
         start_run_folder(self.folder, self.config.subset(RUN_KEYS))
         # With `fast_dev_run`, which is for debugging, Lightning logs nothing either.
@@ -96,13 +94,12 @@ class Report:
     @property
     def metrics(self) -> Metrics:
         """The current values of all metrics."""
-        # The speed is that of the training loop alone, the seconds are those of the whole run.
         return {
             **self.model.last_values(),
             **self.prior_scores,
             "iterations": self.model.iteration,
-            "seconds": time.perf_counter() - self.start_time,
-            "names_per_second": self.progress.names_per_second,
+            "seconds": time.perf_counter() - self.config.start_time,  # of the whole run
+            "names_per_second": self.progress.names_per_second,  # of the training loop alone
         }
 
     def report_result(
@@ -118,33 +115,45 @@ class Report:
             split: the split that these names belong to; a key of `SPLIT_LABELS`.
             prior_scores: scores of the test names under each prior.
         """
-        # Stored first, so that `__exit__` writes them to metrics.json even if a signal comes below.
+        # Stored first, so that `__exit__` writes them to metrics.json even if a signal arrives
+        # while the rest of this method runs.
         self.prior_scores = prior_scores
-        metrics = self.metrics
-        # All processes return the score, but only the one of rank 0 writes and prints.
+        # All processes return the metrics, but only the one of rank 0 writes and prints.
         if not self.trainer.is_global_zero:
-            return metrics
+            return self.metrics
+        prior = "as trained"
+        if self.model.calibration:
+            # The picture shows the predictions that `src.predict` makes by default.
+            prior = DEFAULT_PRIOR
+            log_probs = self.model.calibration.log_probabilities(log_probs, DEFAULT_PRIOR)
         figure = figures.draw_clustered_confusion_matrix(
             targets=targets.numpy(),
             predictions=log_probs.argmax(dim=1).numpy(),
             categories=self.model.network.categories,
-            names_description=f"the {SPLIT_LABELS[split]} names",
+            names_description=f"{SPLIT_LABELS[split]} set",
+            prior=prior,
         )
         confusion_matrix = figures.render_png(figure)
         write_bytes_atomically(self.folder / "confusion_matrix.png", confusion_matrix)
+        # Here, so that the duration in the summary includes the time for the picture.
+        metrics = self.metrics
         summary = format_result_summary(
-            metrics, self.metric_names, self.folder, self.trainer.loggers
+            metrics=metrics,
+            metric_names=self.metric_names,
+            training_seconds=self.progress.seconds,
+            folder=self.folder,
+            loggers=self.trainer.loggers,
         )
         for logger in self.trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
                 logger.log_result_and_hparams(
                     iteration=self.model.iteration,
-                    confusion_matrix=confusion_matrix,
                     result_table=summary,
                     settings=self.logged_settings,
-                    displayed_keys=self.displayed_settings,
+                    overridden_keys=self.config.overridden_keys,
                     metric_tags=self._list_val_and_test_tags(),
                 )
+                logger.log_figure("confusion_matrix", confusion_matrix, self.model.iteration)
         log.info(summary)
         return metrics
 
@@ -165,13 +174,15 @@ class Report:
                 with a UserError.
         """
         status = self._status_after(error)
-        # `kill_ddp_processes` says why this comes before any file is written.
+        # This comes before any file is written, because Lightning could kill this process while it
+        # writes them; see `kill_ddp_processes`.
         if status == Status.INTERRUPTED:
             kill_ddp_processes(self.trainer)
         if not self.trainer.is_global_zero:
             if status == Status.INTERRUPTED or isinstance(error, UserError):
-                # The process of rank 0, which reports the error, needs a while to write its files.
-                # With any other exit status of this process, Lightning would kill it at once.
+                # The process of rank 0 reports the error, and needs a while to write its files. If
+                # this process had any other exit status, Lightning would kill the one of rank 0 at
+                # once.
                 raise SystemExit(0) from error
             return
         self._write_loss_figure(status, error)
@@ -188,7 +199,11 @@ class Report:
         self._raise_user_error_if_fixable(error)
 
     def _status_after(self, error: BaseException | None) -> Status:
-        """Return the status of a run that ended with an exception, or with None."""
+        """Return the status of a run that has ended.
+
+        Args:
+            error: the exception that ended the run, or None.
+        """
         if error is None:
             # A stopping callback or `max_time` can end a run early.
             is_finished = self.model.iteration >= self.model.run_length.iterations
@@ -201,11 +216,11 @@ class Report:
 
     def _format_resume_message(self, status: Status) -> str:
         """Return how the run ended and, if it has a checkpoint, the command that resumes it."""
-        message = f"{status.value.capitalize()} at iteration {self.model.iteration:,}."
+        message = f"{status.value.capitalize()} at iteration {self.model.iteration:,}"
         # A run of several seeds is resumed as a whole.
         if not self.config.is_seed_run and (self.folder / LAST_CHECKPOINT).exists():
-            override = format_folder_override("resume", self.folder)
-            message += f" To go on:\npython -m src.train {override}"
+            override = format_folder_override("resume", relative_to_current_folder(self.folder))
+            message += f"\nResume       python -m src.train {override}"
         return message
 
     def _raise_user_error_if_fixable(self, error: BaseException | None) -> None:
@@ -220,15 +235,15 @@ class Report:
         # A resumed run that fails before its first step most likely has an unsuitable checkpoint.
         if self.is_resumed and not self.progress.has_started:
             reason = first_line_of_message(error)
-            raise UserError(f"{self.folder}: cannot be taken up: {reason}") from error
+            raise UserError(f"{self.folder}: the run cannot be resumed: {reason}") from error
         # For example, a GPU has too little memory, or two arguments of the Trainer conflict.
         if isinstance(error, RuntimeError | MisconfigurationException):
-            raise UserError(f"the training has failed: {first_line_of_message(error)}") from error
+            raise UserError(f"training failed: {first_line_of_message(error)}") from error
 
     def _write_loss_figure(self, status: Status, error: BaseException | None) -> None:
         """Draw the loss curves and write the picture, if there is a point to draw."""
         curves = {}
-        for label, tag in (("training", "train/loss"), ("validation", "val/loss")):
+        for tag, label in self._label_loss_curves().items():
             curve = self.model.curve(tag)
             if curve:
                 curves[label] = curve
@@ -242,30 +257,53 @@ class Report:
             subtitle=self._format_outcome(status, error),
             is_finished=status == Status.FINISHED,
         )
-        write_bytes_atomically(self.folder / "loss.png", figures.render_png(figure))
+        png = figures.render_png(figure)
+        write_bytes_atomically(self.folder / "loss.png", png)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.log_figure("loss", png, self.model.iteration)
+
+    def _label_loss_curves(self) -> dict[str, str]:
+        """Return the labels of the loss curves by tag; they say how the two curves differ."""
+        training = "training"
+        validation = "validation"
+        if self.model.network.ngrams is not None:
+            training += " (network alone)"
+            validation += " (with n-grams)"
+        elif self.config.sampling == "balanced":
+            training += " (balanced categories)"
+            validation += " (natural frequencies)"
+        return {"train/loss": training, "val/loss": validation}
 
     def _format_outcome(self, status: Status, error: BaseException | None) -> str:
-        """Return how and when the run ended, and on a second line its score, if it has one."""
-        if status == Status.DIVERGED:
+        """Return the subtitle of the loss figure.
+
+        The first line says how the run ended, unless it is finished, and the next one contains the
+        score, if there is one.
+        """
+        iterations = self.model.run_length.iterations
+        if status == Status.FINISHED:
+            outcome = ""
+        elif status == Status.DIVERGED:
             # The message of a DivergenceError contains the iteration.
             outcome = f"{status.value}, {error}"
         else:
-            iterations = self.model.run_length.iterations
             outcome = f"{status.value} at iteration {self.model.iteration:,} of {iterations:,}"
         score = self.model.last_values().get(SCORE)
-        if score:
+        if score is not None:
             n_categories = len(self.model.network.categories)
-            outcome += f"\nvalidation balanced accuracy {score:.3f}; "
-            outcome += f"blind guessing {1 / n_categories:.3f}"
-        return outcome
+            outcome += f"\nvalidation balanced accuracy {score:.3f} "
+            outcome += f"(chance level {1 / n_categories:.3f})"
+        # For a finished run, the line before the score is empty and is removed.
+        return outcome.strip()
 
 
 def kill_ddp_processes(trainer: Trainer) -> None:
     """Kill the processes that Lightning has started for DDP, and wait for them.
 
-    After a KeyboardInterrupt, Lightning kills them as well, but up to five seconds later its
-    monitor thread kills this process too, perhaps before the files of the run are written. The
-    monitor thread ends when the list of processes is empty.
+    After a KeyboardInterrupt, Lightning would kill these processes as well. But its monitor thread
+    would then also kill this process within five seconds, perhaps before the files of the run are
+    written. The monitor thread ends if the list of processes is empty.
     """
     child_processes: list[Popen[bytes]] = getattr(trainer.strategy.launcher, "procs", [])
     for child in child_processes:

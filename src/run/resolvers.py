@@ -6,7 +6,7 @@ Importing this module registers them. The worker processes of a sweep also impor
 
 import inspect
 import re
-from ast import AnnAssign, Constant, Expr, Name, parse
+from ast import AnnAssign, Constant, Expr, parse
 from collections.abc import Iterable
 from importlib.util import find_spec
 from itertools import pairwise
@@ -22,19 +22,21 @@ from omegaconf import DictConfig, OmegaConf
 from src.config import Config
 
 HELP_SECTIONS = {
-    "lr": "The experiment",
-    "log_every": "What is seen of it",
-    "val_fraction": "Names, and going on",
-    "cell": "The network",
-    "sampling": "Its training",
+    "data_dir": "Data",
+    "cell": "Model",
+    "lr": "Optimization",
+    "log_every": "Logging",
+    "resume": "Resuming and fine-tuning",
 }
 """Headings of `--help`, by the first key below each."""
 HELP_WIDTH = 80
 """Number of columns of a terminal."""
+HELP_ASSIGNMENT_WIDTH = 21
+"""Width of the column of `--help` that contains `key=value`."""
 MAX_RUN_NAME_LENGTH = 60
 """Maximum length of the part of a folder's name that shows the overrides."""
 KEYS_NOT_IN_RUN_NAME = ("resume", "logger", "cluster")
-"""Keys that do not change the result of a run."""
+"""Keys that are left out of the names of folders."""
 
 
 def register_schema_and_resolvers() -> None:
@@ -44,16 +46,16 @@ def register_schema_and_resolvers() -> None:
         "key_help": format_key_help,
         "run_name": format_overrides_for_folder_name,
         "default_launcher": find_default_launcher,
-        # The name that loggers give to a run is that of its folder.
+        # WandB and MLflow name a run after its folder, which is the last component of a path.
         "last_component": lambda path: Path(path).name,
-        # A resumed run continues in its own folder: the folder is `resume`, if it is set.
+        # A resumed run continues in its own folder: `hydra.run.dir` is `resume`, if that is set.
         "first_set": lambda value, default: value or default,
-        # The folder .hydra of a resumed run is not written again: it is null if `resume` is set.
+        # `hydra.output_subdir` is null if `resume` is set, so that .hydra is not overwritten.
         "null_if_set": lambda value, default: None if value else default,
     }
     for name, resolver in resolvers.items():
         OmegaConf.register_new_resolver(name, resolver, replace=True)
-    # A random text. With the cache, all references within one run get the same one.
+    # A random suffix. It is cached, so that it is the same wherever a run refers to it.
     OmegaConf.register_new_resolver("unique", lambda: token_hex(4), use_cache=True, replace=True)
 
 
@@ -64,9 +66,12 @@ def read_key_docstrings() -> dict[str, str]:
     # as `lr: float = key_field(…)` is followed by a statement that is only a text.
     class_definition: Any = parse(inspect.getsource(Config)).body[0]
     for statement, following in pairwise(class_definition.body):
-        match statement, following:
-            case AnnAssign(target=Name(id=key)), Expr(value=Constant(value=str(docstring))):
-                docstrings[key] = " ".join(docstring.split())
+        is_field = isinstance(statement, AnnAssign)
+        is_text = isinstance(following, Expr) and isinstance(following.value, Constant)
+        if is_field and is_text:
+            key = statement.target.id
+            docstring = following.value.value
+            docstrings[key] = " ".join(docstring.split())
     return docstrings
 
 
@@ -76,6 +81,9 @@ def format_key_help(_root_: DictConfig) -> str:
     Args:
         _root_: the whole configuration; OmegaConf passes it to an argument of this name.
     """
+    indent = "  "
+    # All lines of a paragraph start below the docstring, which follows `key=value` and a space.
+    hanging_indent = indent + " " * (HELP_ASSIGNMENT_WIDTH + 1)
     lines = []
     for key, docstring in read_key_docstrings().items():
         if key in HELP_SECTIONS:
@@ -85,8 +93,10 @@ def format_key_help(_root_: DictConfig) -> str:
         value = yaml.safe_dump(OmegaConf.select(_root_, key)).partition("\n")[0]
         allowed = Config.__dataclass_fields__[key].metadata["allowed"]
         assignment = f"{key}={value}"
-        text = f"{assignment:<21} {docstring} ({allowed})"
-        lines.append(fill(text, HELP_WIDTH, initial_indent="  ", subsequent_indent=" " * 24))
+        text = f"{assignment:<{HELP_ASSIGNMENT_WIDTH}} {docstring} ({allowed})"
+        lines.append(
+            fill(text, HELP_WIDTH, initial_indent=indent, subsequent_indent=hanging_indent)
+        )
     return "\n".join(lines)
 
 

@@ -6,6 +6,7 @@ Imports neither torch nor Hydra, because all programs look for runs before they 
 import json
 import logging
 import os
+from contextlib import suppress
 from enum import Enum
 from math import isfinite
 from pathlib import Path
@@ -24,6 +25,8 @@ OUTPUTS = Path("outputs")
 """Folder of all runs by default."""
 CONFIG_FILE = "config.yaml"
 """The settings of a run as plain values, by key."""
+SWEEP_CONFIG_FILE = "multirun.yaml"
+"""A file that Hydra writes to the folder of a sweep."""
 METRICS_FILE = "metrics.json"
 """The result of a run; see `RunResult`."""
 LAST_CHECKPOINT = Path("checkpoints/last.ckpt")
@@ -90,7 +93,7 @@ def write_result(folder: Path, result: RunResult) -> None:
     if result.reason:
         content["reason"] = result.reason
     for name, value in result.metrics.items():
-        # JSON has no infinity. The metric train/hidden_norm can overflow while the loss is finite.
+        # JSON has no infinity. The norm of the hidden state can overflow while the loss is finite.
         if isfinite(value):
             content[name] = value
     text = json.dumps(content, indent=2)
@@ -146,13 +149,14 @@ def create_and_lock_folder(folder: Path) -> FileLock:
     try:
         file_lock.acquire(blocking=False)
     except Timeout:
-        raise UserError(f"{folder}: is in use by another process") from None
+        raise UserError(f"{folder}: another process is using this folder") from None
     except (NotImplementedError, OSError) as error:
-        # Without permission to write, the run could not write its files either.
+        # The error is then a missing permission and not a file system without locks. The run could
+        # not write its files either.
         if not os.access(folder, os.W_OK):
             raise
         # Some network file systems have no locks. This is no reason not to train.
-        log.warning(f"{folder}: cannot be locked here ({error}); start nothing else in it")
+        log.warning(f"{folder}: cannot be locked ({error}); do not start another run in it")
     return file_lock
 
 
@@ -166,7 +170,8 @@ def find_checkpoint(run_or_checkpoint: Path | None) -> Path:
             - the folder of a run, for its last checkpoint;
             - a folder that contains runs, such as that of a sweep, for the last checkpoint of the
               run with the highest validation score;
-            - None, for the last checkpoint of the newest run in `OUTPUTS`.
+            - None, for the last checkpoint of the newest run in `OUTPUTS`, or of the best run of
+              its sweep.
 
     Raises:
         UserError: if no run can be used, or none of the runs in a folder has a score.
@@ -179,20 +184,27 @@ def find_checkpoint(run_or_checkpoint: Path | None) -> Path:
         run = run_or_checkpoint
     else:
         run = _find_best_run(run_or_checkpoint)
-    # Not the best checkpoint: the metrics of a run, by which it is chosen, are those of its last
-    # weights.
+    # This is the last and not the best checkpoint, because runs are ranked by the metrics of their
+    # last weights.
     return run / LAST_CHECKPOINT
 
 
 def _find_newest_run() -> Path:
-    """Return the folder of the usable run that ended last."""
+    """Return the folder of the usable run that ended last; in a sweep, that of the best run."""
     end_times = {}
     for folder in _find_usable_runs(OUTPUTS):
         # metrics.json is written at the end of a run.
         end_times[folder] = (folder / METRICS_FILE).stat().st_mtime
     if not end_times:
-        raise UserError(f"no finished run under {OUTPUTS}/; train one, or name a --checkpoint")
-    return max(end_times, key=lambda folder: end_times[folder])
+        raise UserError(f"no finished run in {OUTPUTS}/; train a model first, or use --checkpoint")
+    newest_run = max(end_times, key=lambda folder: end_times[folder])
+    # Which run of a sweep ends last is arbitrary, so the best run of the sweep is used instead. A
+    # run with several seeds is one level deeper.
+    for parent in (newest_run.parent, newest_run.parent.parent):
+        if (parent / SWEEP_CONFIG_FILE).exists():
+            with suppress(UserError):  # without a score, all runs are equally good
+                return _find_best_run(parent)
+    return newest_run
 
 
 def _find_best_run(parent: Path) -> Path:
@@ -202,12 +214,14 @@ def _find_best_run(parent: Path) -> Path:
         if SCORE in result.metrics:
             scores[folder] = result.metrics[SCORE]
     if not scores:
-        raise UserError(f"no finished run with a {SCORE} in {parent}/; name a run or a checkpoint")
+        raise UserError(
+            f"{parent}: no finished run with a {SCORE}; use the folder of a run, or a checkpoint"
+        )
     return max(scores, key=lambda folder: scores[folder])
 
 
 def _find_usable_runs(parent: Path) -> dict[Path, RunResult]:
-    """Return the results of the runs below a folder that finished or were stopped, by folder."""
+    """Map the folder of each finished or stopped run below `parent` to its result."""
     runs = {}
     # In the order of their names, so that the choice between equal scores is always the same.
     for file in sorted(parent.glob(f"**/{METRICS_FILE}")):

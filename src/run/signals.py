@@ -11,7 +11,7 @@ from typing import Any
 SIGNAL_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 """Ctrl-C; the request to end a program; SLURM's warning that a job is about to reach its limit."""
 
-STOP_SIGNALS = [number for number in signal.Signals if number.name in SIGNAL_NAMES]
+STOP_SIGNALS = [sig for sig in signal.Signals if sig.name in SIGNAL_NAMES]
 """The signals that stop a run. Windows has no SIGUSR1."""
 
 WORKER_EXIT_SECONDS = 2
@@ -36,16 +36,19 @@ class StopHandler:
         """Record the signal, or end the program.
 
         Raises:
-            KeyboardInterrupt: if this is the second signal, or training is not running.
+            KeyboardInterrupt: if this is the second signal, or training is not running, except in a
+                worker process of a sweep.
         """
         is_first = self.signum == 0
         self.signum = signum
         if is_sweep_worker():
-            # The signal may have come before training. The run then stops at its first batch.
+            # Even a signal that arrives before training, or a second one, is only recorded. The run
+            # stops at its next batch.
             return
         if is_first and self.is_training:
             # An exception within a batch would leave the weights and the iteration in disagreement.
             return
+        # A second signal finds the workers already asked to end, and does not wait for them.
         if is_first:
             terminate_workers_and_wait()
         raise KeyboardInterrupt

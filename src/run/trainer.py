@@ -31,7 +31,7 @@ def build_trainer_and_progress(
     Raises:
         UserError: if Lightning rejects one of the `trainer.` settings.
     """
-    # By default, 10 examples are printed per run.
+    # With print_every=0, 10 examples are printed per run.
     print_every = config.print_every or ceil(data.run_length.iterations / 10)
     progress = Progress(print_every, data.sampler.names_per_iteration)
     callbacks: list[Callback] = [progress, StopOnSignal(folder / LAST_CHECKPOINT)]
@@ -39,7 +39,7 @@ def build_trainer_and_progress(
         callbacks.append(Checkpoint(folder / BEST_CHECKPOINT, monitor=SCORE))
     callbacks.append(Checkpoint(folder / LAST_CHECKPOINT))
     callbacks += make_callbacks(config.callbacks)
-    gradient_clip = None  # Lightning does not clip.
+    gradient_clip = None  # None means that Lightning does not clip the gradients.
     # `OnlineClassifier` clips the gradients itself, because Lightning cannot clip them in manual
     # optimization.
     if config.clip > 0 and not config.is_online:

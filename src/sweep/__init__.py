@@ -1,1 +1,1 @@
-"""Many runs: how each of them ends, and which were best."""
+"""Sweeps: their runs, repeated seeds and the leaderboard."""

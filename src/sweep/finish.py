@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from src.console import BOLD, colorize
 from src.errors import UserError
 from src.files import write_bytes_atomically
 from src.run.messages import format_folder_override
@@ -13,7 +14,7 @@ from src.sweep.leaderboard_files import format_leaderboard_table, write_leaderbo
 from src.sweep.runs import print_unless_pipe_is_closed, read_ended_runs
 
 ExitStatus = int
-"""Exit status of a command: 0 if it succeeded, and above 128 after a signal."""
+"""Exit status of a command: 0 if it succeeded, 1 after an error, and above 128 after a signal."""
 
 TRAIN_COMMAND = ["python", "-m", "src.train"]
 
@@ -29,9 +30,11 @@ def write_and_print_leaderboard(sweep_folder: Path, exit_status: ExitStatus) -> 
         The exit status of the command: `exit_status`, or 1 if it is 0 and a run has failed or a
         file cannot be written.
     """
-    # Runs that were interrupted are not among these. The same command resumes them.
+    # Interrupted runs are not included. Repeating the command of the sweep resumes them.
     runs = read_ended_runs(sweep_folder)
-    n_failed = sum(bool(run.failure) for run in runs)
+    n_failed = len([run for run in runs if run.failure])
+    is_interrupted = exit_status > 128
+    is_written = True
     if runs:
         rows = group_and_rank_runs(runs)
         # The runs of a row differ in their seeds, so a row has no seed.
@@ -40,20 +43,20 @@ def write_and_print_leaderboard(sweep_folder: Path, exit_status: ExitStatus) -> 
         try:
             write_leaderboard_files_and_figure(sweep_folder, rows, keys)
         except (UserError, OSError) as error:
-            # An earlier error is more important than this one.
-            print_unless_pipe_is_closed(f"Not written    {error}")
-            exit_status = exit_status or 1
-    is_interrupted = exit_status > 128
+            print_unless_pipe_is_closed(f"The leaderboard was not written: {error}")
+            is_written = False
     if is_interrupted:
-        print_unless_pipe_is_closed(f"Interrupted; runs done: {len(runs) - n_failed}")
+        print_unless_pipe_is_closed(f"Interrupted. Finished runs: {len(runs) - n_failed}")
     if n_failed:
-        print_unless_pipe_is_closed(f"Runs failed: {n_failed} of {len(runs)}")
+        print_unless_pipe_is_closed(f"Failed: {n_failed} of {len(runs)} runs")
     # Without any run, an error is most likely a mistake in the command, which has to be corrected.
-    has_error_after_runs = exit_status != 0 and len(runs) > 0
+    has_error = exit_status != 0 or not is_written
+    has_error_after_runs = has_error and len(runs) > 0
     should_be_resumed = n_failed > 0 or is_interrupted or has_error_after_runs
     if should_be_resumed:
-        print_unless_pipe_is_closed(f"To go on       {format_resume_command(sweep_folder)}")
-    if exit_status == 0 and n_failed:
+        print_unless_pipe_is_closed(f"Resume         {format_resume_command(sweep_folder)}")
+    # An earlier error or signal is more important than failed runs or a missing file.
+    if exit_status == 0 and (n_failed > 0 or not is_written):
         return 1
     return exit_status
 
@@ -69,22 +72,33 @@ def print_leaderboard_and_commands(
         keys: the swept keys, without the seed.
     """
     quoted_folder = shlex.quote(str(sweep_folder))
-    table = "\n".join(format_leaderboard_table(rows, keys))
+    header, *lines = format_leaderboard_table(rows, keys)
+    # Without validation names, no run has a score, so none is the best one.
+    has_best_row = rows[0].score is not None
+    if has_best_row:
+        lines[0] = colorize(lines[0], BOLD, sys.stdout)
+    table = "\n".join([header, *lines])
     print_unless_pipe_is_closed(f"\n{table}\n")
-    # Without validation names, no run is the best one.
-    if rows[0].score is not None:
+    if has_best_row:
         print_unless_pipe_is_closed(f"Best settings  {format_command_with_settings(rows[0])}")
         print_unless_pipe_is_closed(
             f"Best run       python -m src.predict --checkpoint {quoted_folder}"
         )
-    print_unless_pipe_is_closed(f"Leaderboard    {sweep_folder}/leaderboard.*")
+    print_unless_pipe_is_closed(
+        f"Leaderboard    {sweep_folder / 'leaderboard.csv'}, leaderboard.png"
+    )
     print_unless_pipe_is_closed(f"TensorBoard    tensorboard --logdir {quoted_folder}")
 
 
 def write_leaderboard_files_and_figure(
     sweep_folder: Path, rows: Sequence[LeaderboardRow], keys: Sequence[str]
 ) -> None:
-    """Write the CSV files and the picture of a leaderboard; see `print_leaderboard_and_commands`.
+    """Write the CSV files and the picture of a leaderboard.
+
+    Args:
+        sweep_folder: the folder of the sweep.
+        rows: the leaderboard, the best row first.
+        keys: the swept keys, without the seed.
 
     Raises:
         UserError: if a file cannot be written.
@@ -108,7 +122,8 @@ def format_command_with_settings(row: LeaderboardRow) -> str:
     if row.seeds:
         overrides += ["-m", f"seed={','.join(row.seeds)}"]
     elif "experiment" in row.settings:
-        # The experiment may define a sweep, which must not start again.
+        # The experiment may define a sweep, which must not start again. With `-m` for the seeds,
+        # the command starts a sweep anyway.
         overrides.append("hydra.mode=RUN")
     return shlex.join(TRAIN_COMMAND + overrides)
 

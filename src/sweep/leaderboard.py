@@ -23,8 +23,8 @@ class EndedRun:
     """The reason if it failed; otherwise empty."""
 
     @property
-    def number(self) -> str:
-        """The number of the run in the sweep, with which the name of its folder starts."""
+    def id(self) -> str:
+        """The part of `name` before the first hyphen, which is the run's number in the sweep."""
         return self.name.partition("-")[0]
 
 
@@ -50,7 +50,7 @@ class LeaderboardRow:
         """The mean of each metric, and the standard deviation of each score as `<score>_std`."""
         means = {}
         deviations = {}
-        for metric in self._list_metrics():
+        for metric in self._list_metric_names():
             values = self.metric_values(metric)
             means[metric] = mean(values)
             is_score = "/" in metric  # unlike `seconds` and `iterations`
@@ -59,13 +59,13 @@ class LeaderboardRow:
         # All deviations come after all means, also in the columns of leaderboard.csv.
         return {**means, **deviations}
 
-    def _list_metrics(self) -> list[str]:
+    def _list_metric_names(self) -> list[str]:
         """Return the names of all metrics, in the order in which they first occur."""
         # The keys of a dictionary keep their order, which a set would not.
-        metrics: dict[str, None] = {}
+        names: dict[str, None] = {}
         for run in self.runs:
-            metrics.update(dict.fromkeys(run.metrics))
-        return list(metrics)
+            names.update(dict.fromkeys(run.metrics))
+        return list(names)
 
     @property
     def score(self) -> float | None:
@@ -76,8 +76,9 @@ class LeaderboardRow:
 
     @property
     def seeds(self) -> list[str]:
-        """The seeds that the sweep gave to the runs, in ascending order."""
-        # `group_and_rank_runs` keeps the seed in the settings only if all runs have the same one.
+        """The swept seeds of the runs, in ascending order."""
+        # `group_and_rank_runs` keeps the seed in the settings only if all runs of the sweep have
+        # the same one. The command gave it to all of them, so it is not swept.
         if "seed" in self.settings:
             return []
         seeds = [run.settings["seed"] for run in self.runs if run.settings.get("seed")]
@@ -123,7 +124,8 @@ def group_and_rank_runs(runs: Sequence[EndedRun]) -> list[LeaderboardRow]:
 
 def make_sort_key(row: LeaderboardRow) -> tuple[bool, bool, float]:
     """Return the sort key of a row; see `group_and_rank_runs`."""
-    # False comes before True, and the negative of the highest score comes first.
+    # False comes before True, and the negative of the highest score comes first. A row without a
+    # score is already last, so its value is arbitrary.
     has_no_score = row.score is None
     has_failures = len(row.failures) > 0
     negative_score = -(row.score or 0)

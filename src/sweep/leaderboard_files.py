@@ -28,7 +28,7 @@ def format_leaderboard_table(rows: Sequence[LeaderboardRow], keys: Sequence[str]
         rows: the leaderboard, the best row first.
         keys: the settings to show.
     """
-    # Without validation or test names, the table has fewer columns.
+    # Metrics that no run has are left out, such as those of the test if there are no test names.
     metrics = []
     titles = []
     for metric in TABLE_METRICS:
@@ -66,16 +66,16 @@ def format_run_numbers_and_failure(row: LeaderboardRow) -> str:
 
     Failed runs are listed separately, with the reason of the first one.
     """
-    finished_runs = []
+    successful_runs = []
     failed_runs = []
     for run in row.runs:
         if run.failure:
             failed_runs.append(run)
         else:
-            finished_runs.append(run)
+            successful_runs.append(run)
     texts = []
-    if finished_runs:
-        texts.append(join_run_numbers(finished_runs))
+    if successful_runs:
+        texts.append(join_run_numbers(successful_runs))
     if failed_runs:
         texts.append(f"failed: {join_run_numbers(failed_runs)} ({row.failures[0]})")
     return ", ".join(texts)
@@ -84,7 +84,7 @@ def format_run_numbers_and_failure(row: LeaderboardRow) -> str:
 def join_run_numbers(runs: Sequence[EndedRun]) -> str:
     """Return the distinct numbers of some runs, separated by spaces."""
     # With `seeds=`, several runs have the same number, which is shown once.
-    distinct_numbers = dict.fromkeys(run.number for run in runs)
+    distinct_numbers = dict.fromkeys(run.id for run in runs)
     return " ".join(distinct_numbers)
 
 
@@ -112,7 +112,8 @@ def write_leaderboard_and_runs_csv(sweep_folder: Path, rows: Sequence[Leaderboar
     for rank, row in enumerate(rows, start=1):
         leaderboard.append(make_leaderboard_csv_row(rank, row))
         for run in row.runs:
-            # A metric takes precedence over a setting of the same name here: it says what was done.
+            # A metric replaces a setting of the same name, such as `iterations`, because it says
+            # what the run has done.
             runs.append({"run": run.name, **run.settings, **run.metrics, "failed": run.failure})
     write_csv(sweep_folder / "leaderboard.csv", leaderboard)
     write_csv(sweep_folder / "runs.csv", runs)
@@ -123,7 +124,8 @@ def make_leaderboard_csv_row(rank: int, row: LeaderboardRow) -> CsvRow:
     cells: CsvRow = {"rank": format_rank(rank, row)}
     cells.update(row.settings)
     for name, value in row.means_and_deviations.items():
-        # A setting takes precedence over a metric of the same name, such as `iterations`.
+        # Unlike in runs.csv, a setting takes precedence over a metric of the same name, because the
+        # settings identify the row.
         if name not in row.settings:
             cells[name] = value
     cells["runs"] = len(row.runs)

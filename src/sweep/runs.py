@@ -1,6 +1,6 @@
 """The runs of a sweep, which may take place in other processes or on other machines.
 
-All that the process of the sweep knows about them is what they write to their folders.
+The main process of the sweep learns about them only from the files in their folders.
 """
 
 import json
@@ -70,7 +70,7 @@ def train_run_of_sweep_unless_finished(
     """
     show_only_warnings_on_console()
     logging.raiseExceptions = False  # if the disk is full, the error is reported once
-    # If the signal came between two runs, no training was there to notice it.
+    # A signal that arrived between two runs has only been recorded so far.
     if STOP_HANDLER.signum:
         raise KeyboardInterrupt
     with create_and_lock_folder(folder):
@@ -81,8 +81,10 @@ def train_run_of_sweep_unless_finished(
             # An earlier command with the same overrides may have had other settings, for example
             # from an experiment that was edited since then.
             delete_run_with_other_settings(config, folder)
+            # `train` would return the score as well, but only the line printed here says that the
+            # run has not been repeated.
             if read_result_or_empty(folder).status == Status.FINISHED:
-                print_outcome_and_runs_left(folder, number, "done before")
+                print_outcome_of_run_and_runs_left(folder, number, "already finished")
                 return read_result_or_empty(folder).metrics.get(SCORE)
             score = train(config, folder)
             seconds = read_result_or_empty(folder).metrics["seconds"]  # training has written it
@@ -92,8 +94,8 @@ def train_run_of_sweep_unless_finished(
             if not isinstance(error, UserError | OSError):
                 raise
             return FAILURE_SCORE
-    outcome = "done" if score is None else f"validation balanced accuracy {score:.4f}"
-    print_outcome_and_runs_left(folder, number, f"{outcome}, {seconds:.1f} s")
+    outcome = "done" if score is None else f"validation balanced accuracy {score:.3f}"
+    print_outcome_of_run_and_runs_left(folder, number, f"{outcome}, {seconds:.1f} s")
     return score
 
 
@@ -104,7 +106,7 @@ def record_and_print_failure(error: Exception, folder: Path, number: int) -> Non
     log.info(f"Failed: {reason}")
     with suppress(UserError):  # the disk may be full
         write_failure_reason(folder, reason)
-    print_outcome_and_runs_left(folder, number, f"failed: {reason}")
+    print_outcome_of_run_and_runs_left(folder, number, f"failed: {reason}")
 
 
 def show_only_warnings_on_console() -> None:
@@ -127,26 +129,27 @@ def delete_run_with_other_settings(config: Config, folder: Path) -> None:
         picture.unlink(missing_ok=True)
 
 
-def print_outcome_and_runs_left(folder: Path, number: int, outcome: str) -> None:
+def print_outcome_of_run_and_runs_left(run_folder: Path, run_number: int, outcome: str) -> None:
     """Print how a run ended, and how many runs of the sweep are left."""
-    # Without the variable, such as in a worker on another machine, the number is unknown.
+    # The number is unknown (0) for some sweepers. In workers on other machines, the variable is
+    # missing.
     n_runs = int(os.environ.get(N_RUNS_VARIABLE, "0"))
-    n_left = n_runs - count_ended_runs(folder.parent, number)
-    # The folder of a sweep can contain more runs, from an earlier command with more values.
-    if n_left > 0:
-        outcome += f"; {n_left} left"
-    # Hydra prints its line at the start of a run in the same format.
-    print_unless_pipe_is_closed(f"\t#{number} : {outcome}")
+    if n_runs > 0:
+        n_left = n_runs - count_ended_runs(run_folder.parent, run_number)
+        # The folder of a sweep can contain more runs, from an earlier command with more values.
+        if n_left > 0:
+            outcome += f"; {n_left} left"
+    print_unless_pipe_is_closed(f"Run {run_number}: {outcome}")
 
 
-def count_ended_runs(sweep_folder: Path, number: int) -> int:
-    """Return how many runs of a sweep have ended.
+def count_ended_runs(sweep_folder: Path, run_number: int) -> int:
+    """Return how many runs of a sweep have ended, without failed ones that will be repeated.
 
     Args:
         sweep_folder: the folder of the sweep.
-        number: the number of the run that has just ended. If the sweep is repeated, runs that
-            failed are repeated in the order of their numbers, so a failed run with a higher number
-            counts as not yet executed.
+        run_number: the number of the run that has just ended. If the sweep is repeated, runs that
+            failed are repeated in the order of their numbers, so those with a higher number will
+            still be repeated.
     """
     n_ended = 0
     for overrides_file in sweep_folder.glob(f"*/{OVERRIDES_FILE}"):
@@ -155,8 +158,8 @@ def count_ended_runs(sweep_folder: Path, number: int) -> int:
         if status is None:
             continue
         # A folder is called 3-lr_0.01, for example.
-        run_number = run_folder.name.partition("-")[0]
-        is_later = run_number.isdecimal() and int(run_number) > number
+        number = run_folder.name.partition("-")[0]
+        is_later = number.isdecimal() and int(number) > run_number
         will_be_repeated = status.is_failure and is_later
         if not will_be_repeated:
             n_ended += 1
@@ -172,19 +175,24 @@ def print_unless_pipe_is_closed(text: str) -> None:
 
 
 def read_ended_runs(sweep_folder: Path) -> list[EndedRun]:
-    """Return the runs of a sweep that have ended or failed, in the order of their numbers."""
+    """Return the finished, stopped and failed runs of a sweep, in the order of their numbers."""
     runs = []
     for overrides_file in sweep_folder.glob(f"**/{OVERRIDES_FILE}"):
         overrides = read_overrides_or_empty(overrides_file)
         runs += read_run_or_its_seeds(overrides_file.parent, sweep_folder, overrides)
-    # Numbers have no leading zeros, so the longer of two numbers is the higher one.
-    return sorted(runs, key=lambda run: (len(run.number), run.name))
+    return sorted(runs, key=make_number_sort_key)
+
+
+def make_number_sort_key(run: EndedRun) -> tuple[int, str]:
+    """Return the sort key of a run that sorts runs by their numbers, then by their seeds."""
+    # The number is a text. It has no leading zeros, so the longer of two numbers is the higher one.
+    return len(run.id), run.name
 
 
 def read_run_or_its_seeds(
     folder: Path, sweep_folder: Path, settings: dict[str, str]
 ) -> list[EndedRun]:
-    """Return the run in a folder if it has ended or failed; with `seeds=`, one run for each seed.
+    """Return the finished, stopped or failed run in a folder; with `seeds=`, one for each seed.
 
     Args:
         folder: the folder of the run.
@@ -204,8 +212,8 @@ def read_run_or_its_seeds(
             failure = result.reason or result.status.value
             runs.append(EndedRun(name, settings, metrics={}, failure=failure))
         elif result.status.is_usable:
-            # An interrupted run is neither: it will be resumed.
             runs.append(EndedRun(name, settings, metrics=result.metrics, failure=""))
+        # An interrupted run is neither. It is left out, because it will be resumed.
     return runs
 
 

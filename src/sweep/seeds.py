@@ -1,4 +1,4 @@
-"""Repeats a run with several seeds: `seeds=3`."""
+"""Repeats a run (one Hydra job) with several seeds: `seeds=3`."""
 
 import logging
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from src.config import RUN_KEYS, Config
 from src.errors import UserError
+from src.files import relative_to_current_folder
 from src.run.messages import format_folder_override
 from src.run.run_folder import (
     LAST_CHECKPOINT,
@@ -60,15 +61,16 @@ def train_each_seed_and_average(train: TrainFunction, config: Config, folder: Pa
             if any((seed_folder / LAST_CHECKPOINT).exists() for seed_folder in seed_folders):
                 log.info(format_resume_message(folder))
             raise
-    return write_and_print_mean_of_seeds(folder, seed_folders)
+    return print_and_write_mean_of_seeds(folder, seed_folders)
 
 
 def copy_config_for_single_seed(config: Config, seed: int) -> Config:
     """Return a copy of the settings for one of the seeds."""
-    # `replace` calls `__init__`, which sets the two attributes below to their defaults.
+    # `replace` calls `__init__`, so `is_seed_run` and `overrides` must be set again.
     seed_config = replace(config, seed=seed, seeds=1)
     seed_config.is_seed_run = True
-    # The overrides of a run are its title in figures and TensorBoard, so each seed has its own.
+    # The title of a run in figures and in TensorBoard consists of its overrides, so they have to
+    # contain the seed.
     overrides = []
     for override in config.overrides:
         if not override.startswith(("seed=", "seeds=")):
@@ -78,20 +80,21 @@ def copy_config_for_single_seed(config: Config, seed: int) -> Config:
     return seed_config
 
 
-def write_and_print_mean_of_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
+def print_and_write_mean_of_seeds(folder: Path, seed_folders: Sequence[Path]) -> float | None:
     """Print and write the mean metrics of the runs of all seeds, and return the mean score.
 
     Raises:
-        UserError: if a run has failed.
+        UserError: if a run has failed. Nothing is written in this case.
     """
-    # The mean is shown as in a sweep: as the only row of a leaderboard.
+    # The mean is shown in a leaderboard with a single row.
     runs = read_run_or_its_seeds(folder, sweep_folder=folder, settings={})
     row = LeaderboardRow(settings={}, runs=runs)
     lines = ["", *format_leaderboard_table([row], keys=[]), "", f"Run          {folder}"]
     log.info("\n".join(lines))
     if row.failures:
-        n_failed = f"{len(row.failures)} of {len(seed_folders)}"
-        raise UserError(f"seeds failed: {n_failed}: {row.failures[0]}")
+        n_failed = len(row.failures)
+        n_seeds = len(seed_folders)
+        raise UserError(f"{n_failed} of {n_seeds} seeds failed: {row.failures[0]}")
     # The whole run can be resumed if the Trainer has stopped one of its parts early.
     statuses = {read_result_or_empty(seed_folder).status for seed_folder in seed_folders}
     is_finished = statuses == {Status.FINISHED}
@@ -107,4 +110,6 @@ def write_and_print_mean_of_seeds(folder: Path, seed_folders: Sequence[Path]) ->
 
 def format_resume_message(folder: Path) -> str:
     """Return a message with the command that resumes the runs of all seeds."""
-    return f"To go on:\npython -m src.train {format_folder_override('resume', folder)}"
+    # Aligned with the line that starts with `Run`.
+    override = format_folder_override("resume", relative_to_current_folder(folder))
+    return f"Resume       python -m src.train {override}"

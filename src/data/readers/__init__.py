@@ -18,7 +18,7 @@ def list_files(source: DataSource) -> list[Path]:
     """Return the files that a source is read from.
 
     Raises:
-        UserError: if the source is not one that can be read; see `DataSource.check_settings`.
+        UserError: if the settings of the source are invalid; see `DataSource.check_settings`.
     """
     source.check_settings()
     if source.data_file:
@@ -41,9 +41,18 @@ def read_rows(source: DataSource, report: Callable[[str], None] = log.info) -> I
     read = read_table_rows if source.data_file else read_folder_rows
     try:
         yield from read(source, report)
-    except Exception as error:  # damaged files make libraries raise all kinds of errors
-        # An OSError without a file name is gzip's way to report damaged files.
-        has_file_name = isinstance(error, OSError) and bool(error.filename)
-        if isinstance(error, UserError) or has_file_name:
+    except UserError:
+        raise
+    except OSError as error:
+        # gzip reports a damaged file by an OSError without a file name.
+        if error.filename:
             raise
-        raise UserError(f"{source}: {error}; is it damaged, or still being written?") from None
+        raise damaged_file_error(source, error) from None
+    except Exception as error:  # damaged files make libraries raise all kinds of errors
+        raise damaged_file_error(source, error) from None
+
+
+def damaged_file_error(source: DataSource, error: Exception) -> UserError:
+    """Return the error to raise for a file that a library cannot read."""
+    reason = "the file may be damaged or still being written"
+    return UserError(f"{source}: cannot be read ({error}); {reason}")

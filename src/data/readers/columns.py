@@ -1,4 +1,7 @@
-"""Finds the name, category, count and split columns of a table."""
+"""Finds the name, category, count and split columns of a table.
+
+The label of a name is its category: the setting `label_column` selects the column of categories.
+"""
 
 import re
 from collections.abc import Collection, Sequence
@@ -14,7 +17,7 @@ LABEL_WORDS = "label category class language lang country nationality origin gen
 def choose_columns(
     source: DataSource, header: list[str], sample: list[list[str]]
 ) -> dict[str, int]:
-    """Return the indices of the columns to read, by the keys of the configuration.
+    """Return the index of each column to read, as a dictionary with keys such as `name_column`.
 
     Names and categories are in the columns that the user has set, or else in those with usual
     names. If there are only two columns, finding one determines the other.
@@ -34,16 +37,17 @@ def choose_columns(
     for key, usual_names in (("name_column", NAME_WORDS), ("label_column", LABEL_WORDS)):
         if key in chosen:
             continue
-        # A column has one meaning only, and two columns with usual names would be ambiguous.
         candidates = []
         for index, cell in enumerate(header):
-            if is_usual_name(cell, usual_names) and index not in chosen.values():
+            is_free = index not in chosen.values()  # a column cannot have two meanings
+            if is_free and is_usual_name(cell, usual_names):
                 candidates.append(index)
+        # With several candidates, the choice would be ambiguous.
         if len(candidates) == 1:
             chosen[key] = candidates[0]
     if len(header) == 2:
         if "name_column" not in chosen and "label_column" not in chosen:
-            # The header is part of the sample, because the table may have none.
+            # The table may have no header. The first row is then data, so it is counted too.
             choose_column_with_fewer_values_as_label(chosen, [header, *sample])
         choose_other_column_of_pair(chosen)
     # Names and categories are necessary; counts and splits are read only if the user sets them.
@@ -51,7 +55,7 @@ def choose_columns(
     label_index = chosen.get("label_column")
     if name_index is None or label_index is None or name_index == label_index:
         hint = f"set name_column= and label_column= to two of: {quoted_list(header)}"
-        raise UserError(f"{source}: {hint}")
+        raise UserError(f"{source}: the columns of names and categories are not clear; {hint}")
     return chosen
 
 
@@ -89,8 +93,8 @@ def find_column(column: str | None, header: list[str], location: str, key: str) 
     """Return the index of a column.
 
     Args:
-        column: name or number of the column. If None, the table must have a single column; with
-            this, `python -m src.predict` reads a CSV file that has only names.
+        column: name or number of the column. If None, the table must have a single column;
+            `python -m src.predict` passes None if the option `--column` is not set.
         header: the names of all columns.
         location: the table, for error messages.
         key: the setting with the name or number, for error messages.
@@ -101,19 +105,23 @@ def find_column(column: str | None, header: list[str], location: str, key: str) 
     indices = find_matching_columns(header, column)
     if len(indices) == 1:
         return indices[0]
-    number = "no column"
+    problem = "has no column"
     if indices:
-        number = f"{len(indices)} columns"
-    name = "" if column is None else f" {column!r}"
+        problem = f"has {len(indices)} columns"
+    if column is not None:
+        problem += f" {column!r}"
     choices = f"{key} must be the name or number of one of: {quoted_list(header)}"
-    raise UserError(f"{location}: has {number}{name}; {choices}")
+    raise UserError(f"{location}: {problem}; {choices}")
 
 
 def find_matching_columns(header: list[str], column: str | None) -> list[int]:
     """Return the indices of the columns that a user can mean by a name or a number.
 
-    These are the columns of exactly this name; if there are none, those whose name differs only in
-    case and surrounding blanks; if there are none, either, the column with this number, from 1.
+    The first of these rules that matches any column applies:
+
+    1. The name of the column is equal to the text.
+    2. The name differs from the text only in case and surrounding spaces.
+    3. The text is the number of the column. Columns are numbered from 1.
 
     Args:
         header: the names of all columns.
@@ -138,7 +146,7 @@ def find_matching_columns(header: list[str], column: str | None) -> list[int]:
 
 
 def is_usual_name(cell: str, usual_names: Collection[str]) -> bool:
-    """Return whether a cell is one of these names, ignoring case, blanks and underscores."""
+    """Return whether a cell is one of these names, ignoring case, spaces and underscores."""
     name = re.sub(r"[\s_]", "", cell.casefold())
     return name in usual_names
 
@@ -146,5 +154,5 @@ def is_usual_name(cell: str, usual_names: Collection[str]) -> bool:
 def quoted_list(items: Sequence[str]) -> str:
     """Return the quoted items as text, truncated to 500 characters, or `none` without items."""
     text = ", ".join(repr(item) for item in items)
-    # `repr` also makes control characters visible, which could control the terminal.
+    # `repr` also escapes control characters, which could otherwise control the terminal.
     return text[:500] or "none"

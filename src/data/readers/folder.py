@@ -1,4 +1,4 @@
-"""Reader of a folder with a text file for each category, one name a line."""
+"""Reader of a folder with a text file for each category, with one name on each line."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ class NameFile:
     path: Path
     label: str
     split: str
-    """`train`, `val` or `test` if the folders give the split; else empty."""
+    """`train`, `val` or `test` if the file is in a folder of that name; else empty."""
 
 
 def read_folder_rows(source: DataSource, report: Callable[[str], None]) -> Iterator[Row]:
     """Yield the names of a folder; see `read_rows`."""
     files = find_name_files(source)
     if files[0].split:
-        report(f"{source}: using the split that its folders give")
+        report(f"{source}: using the split given by its subfolders")
     for file in files:
         for number, name in read_name_file(file.path).items():
             yield Row(
@@ -37,7 +37,7 @@ def read_folder_rows(source: DataSource, report: Callable[[str], None]) -> Itera
 
 def find_text_files(folder: Path) -> list[Path]:
     """Return the `.txt` files in a folder and up to two levels below, as sorted relative paths."""
-    # Two levels are a folder for each split, and in it one for each category.
+    # The deepest files are, for example, train/French/a.txt: a split, a category and a file.
     paths = []
     for pattern in ("*.[tT][xX][tT]", "*/*.[tT][xX][tT]", "*/*/*.[tT][xX][tT]"):
         for file in folder.glob(pattern):
@@ -56,7 +56,7 @@ def find_name_files(source: DataSource) -> list[NameFile]:
     them is `train` and the others are `val` or `test`. Files next to them are then ignored.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the folder contains no text files.
     """
     paths = find_text_files(source.path)
     is_split = are_top_folders_splits(paths)
@@ -69,15 +69,16 @@ def find_name_files(source: DataSource) -> list[NameFile]:
                 continue
             split_folder = folders.pop(0)
             split = SPLIT_NAMES[split_folder.casefold()]
-        label = normalize_label(folders[0] if folders else path.stem)
-        files.append(NameFile(source.path / path, label, split))
+        # The category is a folder of files, if there is one, or else a single file.
+        category = folders[0] if folders else path.stem
+        files.append(NameFile(source.path / path, normalize_label(category), split))
     if not files:
         raise UserError(f"{source}: contains no <Category>.txt files")
     return files
 
 
 def are_top_folders_splits(paths: list[Path]) -> bool:
-    """Return whether the top folders are `train` and others with names of splits, but no more.
+    """Return whether `train` is among the top folders and all of them have names of splits.
 
     Args:
         paths: the paths of all text files, relative to the folder of names.
@@ -96,17 +97,18 @@ def read_name_file(path: Path) -> dict[int, str]:
     """Return the names in a text file by their line numbers.
 
     Raises:
-        UserError: if there are none.
+        UserError: if the file contains no names.
     """
     names = {}
-    # Blank lines have numbers, too, so that messages name the right line.
+    # The suffix of these files is always `.txt`, so they are never gzipped. Blank lines have
+    # numbers, too, so that messages name the right line.
     for number, line in enumerate(read_plain_or_gzip_lines(path), start=1):
         if line.strip():
             names[number] = line.rstrip("\r\n")
     if not names:
-        raise UserError(f"{path}: holds no names; delete the file or add one name a line")
-    # Like the tutorial, strip the text as a whole: only blanks before the first and after the last
-    # name. With `letters=tutorial`, those around other names are kept.
+        raise UserError(f"{path}: contains no names; delete the file, or add one name per line")
+    # The tutorial strips the text of the file as a whole, so spaces are removed only before the
+    # first name and after the last name. With `letters=tutorial`, all other spaces are kept.
     first_number = min(names)
     last_number = max(names)
     names[first_number] = names[first_number].lstrip()

@@ -23,7 +23,8 @@ SEPARATOR_LINE = re.compile(r'(?i)"?sep=([^"\r\n])"?\s*')
 """The optional first line of a CSV file from Excel, which names the delimiter: `sep=;` or
 `"sep=;"`."""
 BYTE_ORDER_MARK = "\ufeff"
-"""The first character of UTF-8 files of some programs, by which Excel recognizes the encoding."""
+"""Some programs write this character at the start of UTF-8 files. Excel needs it to detect the
+encoding."""
 PARQUET_BATCH_SIZE = 1000
 """Number of rows of a Parquet file that are in memory at once."""
 
@@ -43,7 +44,7 @@ def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], 
     The delimiter is empty for JSON Lines and Parquet.
 
     Args:
-        path: the file; its suffix says which format it has.
+        path: the file; its suffix determines the format.
         columns: names or numbers that the user has set; used to guess the delimiter.
     """
     file = str(path)
@@ -53,7 +54,7 @@ def read_records(path: Path, columns: Sequence[str]) -> tuple[Iterator[Record], 
     lines = read_plain_or_gzip_lines(path)
     if uncompressed_name.endswith(".jsonl"):
         return objects_to_records(parse_json_objects(lines, file)), ""
-    # The suffix says that a file is separated by tabs. For others, the header decides.
+    # A `.tsv` file is separated by tabs. For other files, the delimiter is guessed from the header.
     delimiter = "\t" if uncompressed_name.endswith(".tsv") else None
     reader = DelimitedReader(lines, file, delimiter, columns)
     return iter(reader), reader.delimiter
@@ -82,10 +83,12 @@ class DelimitedReader:
     ) -> None:
         self._location = location
         self._lines = iter(lines)
-        # Read now, because the delimiter is guessed from it.
+        # The header is read here, because the delimiter is guessed from it.
         self._header = next(self._lines, "")
         self._header_number = 1
         self.preamble = ""
+        # `read_plain_or_gzip_lines` has removed the mark; only the lines of `src.predict --csv` may
+        # still begin with it.
         if self._header.startswith(BYTE_ORDER_MARK):
             self.preamble = BYTE_ORDER_MARK
             self._header = self._header.removeprefix(BYTE_ORDER_MARK)
@@ -108,16 +111,17 @@ class DelimitedReader:
         n_columns = 0  # until the header has been read
         try:
             for cells in reader:
-                if n_columns == 0:
-                    n_columns = len(cells)
-                # A blank line has no cells, and is left out.
-                if cells and len(cells) != n_columns:
-                    raise csv.Error(f"{len(cells)} fields; the header has {n_columns}")
-                if cells:
+                if cells:  # a blank line has no cells, and is left out
+                    if n_columns == 0:
+                        n_columns = len(cells)
+                    if len(cells) != n_columns:
+                        raise csv.Error(
+                            f"the number of columns is {len(cells)}, but the header has {n_columns}"
+                        )
                     yield Record(cells, number)
-                # The line on which the next record starts. `line_num` is the number of lines read
-                # so far, which can be several for a record, because quoted cells may contain line
-                # ends.
+                # The next record starts after all lines that have been read. A record can span
+                # several lines, because quoted cells may contain line ends, so the records cannot
+                # be counted instead.
                 number = self._header_number + reader.line_num
         except csv.Error as error:
             raise UserError(f"{self._location}:{number}: {error}") from None
@@ -194,7 +198,9 @@ def read_parquet_objects(file: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         from pyarrow.parquet import ParquetFile  # an optional dependency
     except ImportError:
-        raise UserError(f"{file}: Parquet needs an extra: pip install -e '.[tables]'") from None
+        raise UserError(
+            f"{file}: Parquet requires an extra; run pip install -e '.[tables]'"
+        ) from None
     # The rows are read in batches, because a file may not fit into memory.
     with ParquetFile(file) as table:
         batches = table.iter_batches(PARQUET_BATCH_SIZE)

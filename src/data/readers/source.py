@@ -84,6 +84,6 @@ class Row:
 
 
 def normalize_label(text: str) -> str:
-    """Return a category in Unicode form NFC, without blanks around it."""
+    """Return a category in Unicode form NFC, without spaces around it."""
     # Macs write `é` in file names as `e` and an accent, which would be another category.
     return unicodedata.normalize("NFC", text).strip()

@@ -1,4 +1,4 @@
-"""The recipes of docs/template.md are applied as they are written there, and their commands run."""
+"""Apply the changes on docs/extending.md exactly as they are written, and run its commands."""
 
 import json
 import re
@@ -48,9 +48,9 @@ def apply_changes(page: str, project: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_recipes_of_the_template_page(tmp_path: Path, programs: Programs) -> None:
+def test_changes_on_the_page_about_extending(tmp_path: Path, programs: Programs) -> None:
     """A new interpreter, because it imports the changed code. All recipes go together."""
-    page = (ROOT / "docs/template.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
     for name in ("src", "configs", "data"):
         shutil.copytree(ROOT / name, tmp_path / name)
     assert len(apply_changes(page, tmp_path)) == 11
