@@ -336,7 +336,7 @@ SUMMARY: dict[str, tuple[str, str]] = {
         "the tutorial's cell (`src.train`)",
         UNCALIBRATED,
     ),
-    "PyTorch's current tutorial, its own loop": (
+    "The current version of PyTorch's tutorial (`nn.RNN`), its own loop": (
         "PyTorch's current tutorial, plain loop",
         UNCALIBRATED,
     ),
