@@ -33,6 +33,7 @@ N_TRIED_INPUTS: Counter[str] = Counter()
 FORK_SERVER = pytest.StashKey[ForkServer]()
 """Where pytest's main process keeps the fork server."""
 
+# Tests must not depend on chance, so the suite tries the same inputs in every run.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.register_profile(FUZZ_PROFILE, deadline=None, print_blob=True)
 hypothesis.settings.load_profile("suite")
@@ -124,18 +125,19 @@ def sweep(all_programs: Programs, tmp_path_factory: pytest.TempPathFactory) -> "
     """
     from tests.helpers import QUICK_RUN, Sweep, make_corpus
 
+    # Each worker of pytest-xdist has a folder of its own below a common one.
     shared_folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared_folder = shared_folder.parent
     cwd = shared_folder / "sweep"
-    common = [*QUICK_RUN, f"data_dir={cwd}/names", "hidden=8", "clip=0"]
-    overrides = ["lr=0.01,0.2,900", "seed=range(2)", *common, "hydra/launcher=basic"]
+    common = QUICK_RUN + [f"data_dir={cwd}/names", "hidden=8", "clip=0"]
+    overrides = ["lr=0.01,0.2,900", "seed=range(2)"] + common + ["hydra/launcher=basic"]
     result_file = cwd / "result.json"
     with FileLock(shared_folder / "sweep.lock"):
         if not result_file.exists():
             cwd.mkdir()
             make_corpus(cwd / "names")
-            result = all_programs.train("-m", *overrides, cwd=cwd)
+            result = all_programs.train(["-m"] + overrides, cwd=cwd)
             result_file.write_text(json.dumps(result))
     (folder,) = cwd.glob("outputs/sweeps/*/*")
     return Sweep(cwd, folder, overrides, common, Result(*json.loads(result_file.read_text())))
@@ -147,13 +149,14 @@ def train_in_process(
 ) -> Callable[..., Result]:
     """A function that runs `python -m src.train` with some arguments, but in this process."""
 
-    def run(*overrides: str) -> Result:
+    def run(overrides: list[str]) -> Result:
         import src.train
         from src.launch import run_cli
 
         message = ""
         with monkeypatch.context() as patch:
-            patch.setattr("sys.argv", ["train.py", *overrides])
+            patch.setattr("sys.argv", ["train.py"] + overrides)
+            # The variable decides whether errors are shown as messages or as tracebacks.
             patch.setitem(os.environ, "HYDRA_FULL_ERROR", "0")
             try:
                 status = run_cli(src.train.main)

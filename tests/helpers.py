@@ -71,6 +71,7 @@ def make_corpus(folder: Path) -> Path:
     vowels = "aeiou"
     names_by_category: dict[str, list[str]] = {"Alpha": [], "Beta": [], "Gamma": []}
     for first in vowels:
+        # All names have a regular form, so that a network learns them within a few hundred steps.
         names_by_category["Alpha"] += [f"{first}l{last}" for last in vowels[:4]]
     for first in vowels[:4]:
         names_by_category["Beta"] += [f"b{first}t{last}" for last in vowels[:3]]
@@ -138,6 +139,7 @@ CHECKPOINT_SUMMARY = (
 
 def make_checkpoint(network: dict[str, Any] = NETWORK) -> dict[str, Any]:
     """Return the content of a checkpoint of an untrained network."""
+    # Tests compare the predictions of checkpoints, so the weights must be equal in every run.
     torch.manual_seed(0)
     weights = Network(**network).state_dict()
     return {
@@ -224,7 +226,7 @@ def replace_value(content: Any, path: str, value: Any) -> Any:
 QUICK_RUN = ["iterations=200", "log_every=50", "print_every=100", "val_every=100"]
 
 
-def settings(*overrides: str) -> Config:
+def settings(overrides: list[str]) -> Config:
     """Return the settings that `python -m src.train` would run with.
 
     Hydra takes a third of a second to compose them. Therefore, a composed configuration is kept for
@@ -233,6 +235,7 @@ def settings(*overrides: str) -> Config:
     """
     values: dict[str, Any] = {}
     other_overrides = []
+    # Hydra itself parses everything but plain values of known keys.
     for override in overrides:
         key, _, value = override.partition("=")
         if (key in RUN_KEYS or key.startswith("trainer.")) and re.fullmatch(r"[\w./+-]+", value):
@@ -244,7 +247,7 @@ def settings(*overrides: str) -> Config:
         for key, value in values.items():
             OmegaConf.update(cfg, key, value)
     except OmegaConfBaseException:
-        return compose_settings(*overrides)  # Hydra's message is the one that users see
+        return compose_settings(overrides)  # Hydra's message is the one that users see
     return build_config(cfg, overrides)
 
 
@@ -259,7 +262,7 @@ def _compose_once(overrides: tuple[str, ...]) -> DictConfig:
     return _compose(overrides)
 
 
-def compose_settings(*overrides: str) -> Config:
+def compose_settings(overrides: list[str]) -> Config:
     """Compose the settings with Hydra, as the program does."""
     return build_config(_compose(overrides), overrides)
 
@@ -299,6 +302,7 @@ def train_unless_finished(config: Config, folder: Path) -> float | None:
 
 def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
     """Return the curves in a run's TensorBoard log: for each tag, its steps and values."""
+    # A size of 0 keeps all points instead of a sample.
     log = EventAccumulator(str(run), size_guidance={"scalars": 0})
     log.Reload()
     curves = {}
@@ -310,6 +314,7 @@ def read_curves(run: Path) -> dict[str, list[tuple[int, float]]]:
 def timeless_metrics(run: Path) -> dict[str, Any]:
     """Return the content of a run's metrics.json that does not depend on the machine's speed."""
     metrics = json.loads((run / "metrics.json").read_text())
+    # These depend on the machine and its load.
     del metrics["seconds"], metrics["names_per_second"]
     return dict(metrics)
 
@@ -361,6 +366,7 @@ class Sweep(NamedTuple):
 
 def assert_equal_runs(actual: Path, expected: Path) -> None:
     """Assert that two runs have the same weights, bit for bit, the same metrics and curves."""
+    # Equal predictions are not enough, because a resumed run must be the same run.
     for name in ("last", "best"):
         weights = dict(load_checkpoint(actual, name)["state_dict"])
         expected_weights = dict(load_checkpoint(expected, name)["state_dict"])

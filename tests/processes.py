@@ -53,7 +53,7 @@ class Result(NamedTuple):
 class Request(NamedTuple):
     """A request to the fork server to start a program; see `Programs.start`."""
 
-    command: tuple[str, ...]
+    command: list[str]
     cwd: str
     env: dict[str, str]
     is_forked: bool
@@ -174,7 +174,7 @@ class Programs:
 
     def start(
         self,
-        *command: str,
+        command: list[str],
         cwd: Path,
         env: Mapping[str, str] | None = None,
         stdin: str | IO[Any] = "",
@@ -232,15 +232,15 @@ class Programs:
         self._sessions.append(process.pid)
         return process
 
-    def run(self, *command: str, cwd: Path, **options: Any) -> Result:
+    def run(self, command: list[str], cwd: Path, **options: Any) -> Result:
         """Run a program to its end; see `start` for the arguments."""
-        return self.start(*command, cwd=cwd, **options).result()
+        return self.start(command, cwd=cwd, **options).result()
 
-    def train(self, *overrides: str, cwd: Path = ROOT, **options: Any) -> Result:
+    def train(self, overrides: list[str], cwd: Path = ROOT, **options: Any) -> Result:
         """Run `python -m src.train` to its end."""
-        return self.run("src.train", *overrides, cwd=cwd, **options)
+        return self.run(["src.train"] + overrides, cwd=cwd, **options)
 
-    def start_training(self, *overrides: str, cwd: Path, until: str) -> Process:
+    def start_training(self, overrides: list[str], cwd: Path, until: str) -> Process:
         """Start `python -m src.train`, and wait for a file.
 
         Args:
@@ -248,7 +248,7 @@ class Programs:
             cwd: the folder in which the program starts.
             until: a pattern in this folder; the function returns when a file matches it.
         """
-        process = self.start("src.train", *overrides, cwd=cwd)
+        process = self.start(["src.train"] + overrides, cwd=cwd)
         wait_until(lambda: list(cwd.glob(until)), process)
         return process
 

@@ -15,7 +15,7 @@ def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "folded"),
+    ("text", "normalized"),
     [
         ("Jones", "Jones"),
         ("Ślusàrski", "Slusarski"),
@@ -25,26 +25,26 @@ def test_alphabet_is_57_symbols_in_the_tutorials_order() -> None:
         ("Wałęsa", "Walesa"),
         ("Øster", "Oster"),
         ("Иванов", "Ivanov"),
-        ("ЯКОВЛЕВ", "YAKOVLEV"),  # not YaKOVLEV, which is in two cases
+        ("ЯКОВЛЕВ", "YAKOVLEV"),  # The first letter becomes YA, not Ya.
         ("Яковлев", "Yakovlev"),
-        ("Ильин", "Ilin"),  # ь is no apostrophe
-        ("Толстой", "Tolstoy"),  # й is a letter, no i with an accent
+        ("Ильин", "Ilin"),  # The soft sign does not become an apostrophe.
+        ("Толстой", "Tolstoy"),  # The last letter is not an accented vowel.
         ("王", "wang"),
-        ("김철수", "gimcheolsu"),  # its syllables, not its parts ᄀ ᅵ ᆷ
-        ("S\u0301lusarski", "Slusarski"),  # an accent of its own, as files from a Mac have
-        ("m\u0303a", "ma"),  # one that no letter is composed with
-        ("\uff33mith", "Smith"),  # of full width
+        ("김철수", "gimcheolsu"),  # Syllables are not decomposed into letters.
+        ("S\u0301lusarski", "Slusarski"),  # Files from a Mac have separate accents.
+        ("m\u0303a", "ma"),  # There is no composed form of these two.
+        ("\uff33mith", "Smith"),  # The first letter has full width.
         ("12-34", ""),
         ("\u0301", ""),
         ("", ""),
     ],
 )
-def test_ascii_normalization(text: str, folded: str) -> None:
-    assert normalize_name(text) == folded
+def test_ascii_normalization(text: str, normalized: str) -> None:
+    assert normalize_name(text) == normalized
 
 
 @pytest.mark.parametrize(
-    ("name", "spelled"),
+    ("name", "transliterated"),
     [
         ("कुमार", "kumar"),
         ("শেখ", "sekh"),
@@ -62,12 +62,13 @@ def test_ascii_normalization(text: str, folded: str) -> None:
         ("བོད", "bod"),
         ("ދިވެހި", "dhivehi"),
         ("ᮞᮥᮔ᮪ᮓ", "sund"),
-        ("שָׁלוֹם", "slvm"),  # points of Hebrew and of Arabic go, so that a name is
-        ("مُحَمَّد", "mhmd"),  # the same with and without them
+        # Hebrew and Arabic names are the same with and without vowel points.
+        ("שָׁלוֹם", "slvm"),
+        ("مُحَمَّد", "mhmd"),
     ],
 )
-def test_vowel_signs_are_transliterated(name: str, spelled: str) -> None:
-    assert normalize_name(name) == spelled
+def test_vowel_signs_are_transliterated(name: str, transliterated: str) -> None:
+    assert normalize_name(name) == transliterated
 
 
 @pytest.mark.parametrize("kind", ["ascii", "corpus"])
@@ -117,17 +118,17 @@ def test_punctuation_and_spaces_in_names(kind: AlphabetKind, text: str, name: st
 
 
 @pytest.mark.parametrize(
-    ("text", "folded"),
+    ("text", "normalized"),
     [
         ("Ślusàrski", "Slusarski"),
-        ("Weiß-Wałęsa ", "WeiWaesa "),  # no hyphen, ß or ł, and the blank stays
+        ("Weiß-Wałęsa ", "WeiWaesa "),  # The blank stays, unlike the hyphen, ß and ł.
         ("“Smith”,", "Smith,"),
         ("Иванов", ""),
         (".;'", ""),
     ],
 )
-def test_tutorial_normalization(text: str, folded: str) -> None:
-    assert normalize_name(text, "tutorial") == folded
+def test_tutorial_normalization(text: str, normalized: str) -> None:
+    assert normalize_name(text, "tutorial") == normalized
 
 
 @pytest.mark.parametrize("name", ["Ślusàrski", "Иванов", "王小明", "कुमार", "김철수", "さくら はな"])
@@ -137,14 +138,16 @@ def test_corpus_normalization_keeps_letters(name: str) -> None:
 
 
 def test_name_key() -> None:
+    # These spellings are held out together.
     assert len({name_key(name) for name in ("O'Neill", "ONEILL", "o neill", "Oneill")}) == 1
     assert name_key("Weiß") == name_key("WEISS")
     assert name_key("Müller") != name_key("Muller")
-    assert name_key("कुमार") != name_key("कमर")  # marks count
+    # Vowel signs are marks, but names differ by them.
+    assert name_key("कुमार") != name_key("कमर")
 
 
 @pytest.mark.parametrize(
-    ("names", "style", "always"),
+    ("names", "style", "force_case"),
     [
         (["Smith", "O'neill", "De la fontaine", "McDonald", "X"], "capitalised", False),
         (["smith", "jones", "Lee"], "lower", False),
@@ -152,14 +155,15 @@ def test_name_key() -> None:
         ([f"SMITH {c}" for c in "ABCDEFGHIJ" * 10] + ["Lee"], "upper", True),
         (["McDonald", "x"], "", False),
         (["王", "कुमार"], "", False),
-        (["გიორგი"] * 3, "lower", True),  # Georgian has capitals, but not for names
+        # Georgian has capitals, but names are written without them.
+        (["გიორგი"] * 3, "lower", True),
     ],
 )
-def test_detected_case_style(names: list[str], style: str, always: bool) -> None:
+def test_detected_case_style(names: list[str], style: str, force_case: bool) -> None:
     for kind in ("ascii", "corpus"):
         letters = Alphabet.from_names(kind, [normalize_name(name, kind) for name in names])
         if kind == "corpus" or all(map(str.isascii, names)):
-            assert (letters.case_style, letters.force_case) == (style, always)
+            assert (letters.case_style, letters.force_case) == (style, force_case)
     assert Alphabet.from_names("tutorial", names) == Alphabet("tutorial")
 
 
@@ -171,7 +175,8 @@ def test_names_in_a_single_case_are_converted() -> None:
     assert capitalised.normalize("DE LA FONTAINE") == "De la fontaine"
     assert capitalised.normalize("'t hooft") == "'T hooft"
     assert capitalised.normalize("McDonald") == "McDonald"
-    assert capitalised.normalize("王小明") == "Wangxiaoming"  # no letter has a case
+    # These letters have no case, but their transliteration is converted.
+    assert capitalised.normalize("王小明") == "Wangxiaoming"
     assert Alphabet(case_style="lower").normalize("SMITH") == "smith"
     assert Alphabet(case_style="lower").normalize("Smith") == "Smith"
     assert Alphabet(case_style="lower", force_case=True).normalize("Smith") == "smith"
@@ -181,7 +186,7 @@ def test_names_in_a_single_case_are_converted() -> None:
 
 def test_symbols_of_the_corpus() -> None:
     letters = Alphabet.from_names("corpus", ["Ōno", "Ono", "Ān", "Bān", "Kān", "x'y", "Y'z", "xo"])
-    # Not those that stand there once. x'y and xo are read X'y and Xo.
+    # Symbols that occur once are left out. The names x'y and xo are normalized to X'y and Xo.
     assert letters.symbols == "'Xnoā" + UNKNOWN_SYMBOL
     indices, lengths = letters.encode(["Ōno", "王n"])
     assert indices.dtype == torch.uint8
@@ -194,6 +199,7 @@ def test_alphabet_of_thousands_of_symbols() -> None:
     letters = Alphabet.from_names("corpus", names)
     assert len(letters.symbols) == 8001
     indices, _ = letters.encode(names)
+    # The indices do not fit into one byte.
     assert indices.dtype == torch.int16
     assert letters.decode(indices.tolist()) == "".join(names)
 

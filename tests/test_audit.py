@@ -3,6 +3,7 @@
 import json
 import logging
 import zlib
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,23 +34,28 @@ def write_names(folder: Path, **files: list[str]) -> AuditSettings:
     return AuditSettings(source, letters="ascii", val_fraction=0, test_fraction=0)
 
 
-def find_finding(report: AuditReport, words: str) -> Finding:
-    """Return the one finding that contains these words."""
-    (finding,) = (finding for finding in report.findings if words in finding.text)
+def find_finding(report: AuditReport, text: str) -> Finding:
+    """Return the only finding that contains a text."""
+    (finding,) = [finding for finding in report.findings if text in finding.text]
     return finding
 
 
 def check_finding(
-    report: AuditReport, words: str, severity: str, count: int, examples: list[str]
+    report: AuditReport, text: str, severity: str, count: int, examples: list[str]
 ) -> None:
-    """Assert that the one finding that contains these words is as expected."""
-    finding = find_finding(report, words)
+    """Assert that the only finding that contains a text is as expected."""
+    finding = find_finding(report, text)
     assert (finding.severity, finding.count, finding.examples) == (severity, count, examples)
 
 
 def test_report_without_findings(tmp_path: Path) -> None:
     names = write_names(tmp_path, Alpha=["Ali", "Ami", "Asa"], Beta=["Bob", "Bert", "Bill"])
     report = audit(names)
+    expected_categories = []
+    for category in ("Alpha", "Beta"):
+        expected_categories.append(
+            CategorySummary(category, lines=3, changed=0.0, distinct=3, train=3, val=0, test=0)
+        )
     assert report == AuditReport(
         guessed=[],
         lines=6,
@@ -59,10 +65,7 @@ def test_report_without_findings(tmp_path: Path) -> None:
         symbols=57,
         letters=20,
         findings=[],
-        categories=[
-            CategorySummary(category, lines=3, changed=0.0, distinct=3, train=3, val=0, test=0)
-            for category in ("Alpha", "Beta")
-        ],
+        categories=expected_categories,
         doubted=[],
     )
     assert report.to_dict()["categories"][1] == {
@@ -77,18 +80,21 @@ def test_report_without_findings(tmp_path: Path) -> None:
 
 
 def test_all_rejected_lines_are_counted(tmp_path: Path) -> None:
-    rejected = [f"{i}" for i in range(23)] + ["a\tb", "x" * 201]
-    report = audit(write_names(tmp_path, Alpha=["Ali", *rejected], Beta=["Bob"]))
+    # These are numbers, a name with a tab, and a name with more than 200 letters.
+    rejected = [str(number) for number in range(23)] + ["a\tb", "x" * 201]
+    report = audit(write_names(tmp_path, Alpha=["Ali"] + rejected, Beta=["Bob"]))
     finding = find_finding(report, "25 lines without a valid name: a name must have ")
+    # A finding lists at most 20 examples.
     assert (finding.severity, finding.count, len(finding.examples)) == ("error", 25, 20)
     assert finding.examples[0] == f"{tmp_path}/Alpha.txt:2: '0'"
     assert report.lines == 2
-    assert report.findings[0].count == 25  # the most serious finding is the first
+    assert report.findings[0].count == 25  # The most serious finding is the first one.
 
 
 def test_missing_names_unusual_categories_and_ignored_files(tmp_path: Path) -> None:
     (tmp_path / "people.csv").touch()
     (tmp_path / ".hidden.txt").touch()
+    # `Nan` in any case is what pandas writes for a missing value.
     names = ["Ali", "N/A", "none", "Surname", "Nan"]
     report = audit(write_names(tmp_path, README=names, TRAIN=["Bob"], **{"New York": ["Cy"]}))
     finding = find_finding(report, "4 names look like placeholders or headers")
@@ -118,6 +124,7 @@ def test_names_that_normalization_changes_or_merges(tmp_path: Path) -> None:
     examples = ["Müller = Muller", "SMITH = Smith"]
     text = "2 spellings are normalized to the same name as another one"
     check_finding(report, text, "info", 2, examples)
+    # With this alphabet, only the case and the hyphens are changed.
     report = audit(names._replace(letters="corpus"))
     assert [row.changed for row in report.categories] == [0, 0]
     text = "1 spelling is normalized to the same name as another one"
@@ -127,6 +134,7 @@ def test_names_that_normalization_changes_or_merges(tmp_path: Path) -> None:
 def test_ambiguous_names_and_the_accuracy_ceiling(tmp_path: Path) -> None:
     files = {"A": ["Ali", "Lee", "lee"], "B": ["Lee", "Ali", "Bob"], "C": ["Lee"]}
     report = audit(write_names(tmp_path, **files))
+    # Three names have three, two and one categories, so three of six pairs can be correct.
     assert (report.names, report.pairs, report.ceiling) == (3, 6, 0.5)
     examples = ["Ali: A, B", "Lee: A, B, C"]
     text = "2 names have several categories, so the accuracy cannot exceed 0.500"
@@ -140,7 +148,8 @@ def test_counts_and_splits_of_a_table(tmp_path: Path) -> None:
     file.write_text("\n".join(table))
     source = DataSource(data_file=str(file), count_column="n", split_column="split")
     report = audit(AuditSettings(source))
-    assert len(report.guessed) == 1  # the columns
+    # The columns of names and categories were not given.
+    assert len(report.guessed) == 1
     assert report.lines == 10
     text = "1 name is in more than one split, so the scores are too optimistic"
     check_finding(report, text, "suspect", 1, ["anna"])
@@ -176,26 +185,30 @@ def test_names_that_cannot_be_split(tmp_path: Path) -> None:
     assert [row.train for row in report.categories] == [1, 1]
 
 
-@pytest.mark.parametrize(
-    ("name", "other", "is_similar"),
-    [
-        *(("anna", other, True) for other in ("anne", "ann", "annan", "xanna", "nna", "ana")),
-        *(("anna", other, False) for other in ("anna", "an", "anan", "annabe", "nnax", "")),
-    ],
-)
-def test_names_one_letter_apart(name: str, other: str, is_similar: bool) -> None:
-    expected = {name: other} if is_similar else {}
-    assert find_names_one_letter_apart([name], [other]) == expected
+@pytest.mark.parametrize("similar_name", ["anne", "ann", "annan", "xanna", "nna", "ana"])
+def test_names_one_letter_apart(similar_name: str) -> None:
+    expected = {"anna": similar_name}
+    assert find_names_one_letter_apart(["anna"], [similar_name]) == expected
+
+
+# An equal name is not similar: it would be in the same split.
+@pytest.mark.parametrize("different_name", ["anna", "an", "anan", "annabe", "nnax", ""])
+def test_names_that_are_not_one_letter_apart(different_name: str) -> None:
+    assert find_names_one_letter_apart(["anna"], [different_name]) == {}
 
 
 def test_doubted_labels_of_two_languages_without_common_letters(tmp_path: Path) -> None:
     names = {}
     for letters in ("abcde", "vwxyz"):
-        names[letters] = [f"{x}{y}{z}{y}" for x in letters for y in letters for z in letters]
+        names[letters] = [
+            first + second + third + second for first, second, third in product(letters, repeat=3)
+        ]
+    # Each language gets a name of the other one.
     names["abcde"].append("wyvxz")
     names["vwxyz"].append("bdace")
     report = audit(write_names(tmp_path, **names))
     doubted = [(label.name, label.category, label.guess) for label in report.doubted]
+    # Both labels, and no others, are doubted.
     assert sorted(doubted) == [("bdace", "vwxyz", "abcde"), ("wyvxz", "abcde", "vwxyz")]
     assert all(0.99 < label.probability <= 1 for label in report.doubted)
     assert find_finding(report, "n-grams").count == 2
@@ -208,22 +221,29 @@ def test_doubted_labels_of_two_languages_without_common_letters(tmp_path: Path) 
 def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(labels_module, "MIN_PROBABILITY", 1.1)  # all labels are doubted
-    monkeypatch.setattr(labels_module, "MAX_SCORES_PER_BATCH", 30)  # several batches
+    # With these limits, all labels are doubted, and the names are scored in several batches.
+    monkeypatch.setattr(labels_module, "MIN_PROBABILITY", 1.1)
+    monkeypatch.setattr(labels_module, "MAX_SCORES_PER_BATCH", 30)
     files = {"A": ["aba", "ab", "ba", "caba"], "B": ["aba", "bb", "abb"], "C": ["ba", "cab"]}
     corpus = read_audited_corpus(write_names(tmp_path, **files))
     alphabet = corpus.alphabet
-    pairs = [(name, index) for index, names in enumerate(files.values()) for name in names]
+    pairs = []
+    for index, names in enumerate(files.values()):
+        pairs += [(name, index) for name in names]
 
     expected = []
     for name, label in pairs:
-        others = [(other, index) for other, index in pairs if other != name]
+        # All pairs of the name are left out, and then a new model is counted.
+        remaining_pairs = [pair for pair in pairs if pair[0] != name]
         model = build_ngram_models(corpus)
-        letters, lengths = alphabet.encode([other for other, _ in others])
-        model.count(letters, lengths, torch.tensor([index for _, index in others]))
-        scores = model(*alphabet.encode([name]))[0]
-        other_labels = [index for other, index in pairs if other == name and index != label]
-        scores[other_labels] = -torch.inf
+        letters, lengths = alphabet.encode([pair[0] for pair in remaining_pairs])
+        model.count(letters, lengths, torch.tensor([pair[1] for pair in remaining_pairs]))
+        letters, lengths = alphabet.encode([name])
+        scores = model(letters, lengths)[0]
+        # Another label of the same name is correct, too, so it cannot be the guess.
+        for paired_name, paired_label in pairs:
+            if paired_name == name and paired_label != label:
+                scores[paired_label] = -torch.inf
         guess = int(scores.argmax())
         margin = float(scores[label] - scores[guess])
         expected.append((margin, name, "ABC"[label], "ABC"[guess], scores.softmax(0)[guess]))
@@ -248,7 +268,7 @@ def test_the_models_prior_is_the_share_of_each_category(tmp_path: Path) -> None:
 def test_report_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None:
     write_names(tmp_path / "names", Alpha=["Ali", "Ami\x1b"], Beta=["Bob", "Bea"])
     keys = [f"data_dir={tmp_path}/names", "val_fraction=0", "test_fraction=0", "iterations=3000"]
-    command.main([*keys, f"--out={tmp_path}/audit.json"])
+    command.main(keys + [f"--out={tmp_path}/audit.json"])
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "audit.json").read_text())
     first_line = "3 lines; 3 distinct names, 3 pairs of a name and a category, 57 symbols"
@@ -256,6 +276,7 @@ def test_report_is_printed_and_written(tmp_path: Path, capsys: Captured) -> None
     assert (
         "\nerror     1 line without a valid name: a name must have at least one letter " in printed
     )
+    # An escape sequence in a name must not reach the terminal.
     assert "\x1b" not in printed
     assert report["findings"][0]["severity"] == "error"
     assert [row["category"] for row in report["categories"]] == ["Alpha", "Beta"]
@@ -301,23 +322,27 @@ def test_warnings_before_training(
     own_names: Any = [f"data_dir={tmp_path}", "val_fraction=0", "test_fraction=0"]
     with caplog.at_level(logging.WARNING):
         monkeypatch.setenv("LOCAL_RANK", "1")
-        warn_about_user_names(settings(*own_names))  # another process of DDP
+        # Only the first process of DDP warns.
+        warn_about_user_names(settings(own_names))
         monkeypatch.delenv("LOCAL_RANK")
-        warn_about_user_names(settings())  # the included names
+        # Users do not need warnings about the included names, which they cannot change.
+        warn_about_user_names(settings([]))
         assert caplog.messages == []
-        for seed in (0, 1):  # the runs of a sweep
-            warn_about_user_names(settings(*own_names, f"seed={seed}"))
+        # The runs of a sweep have the same names, so only the first of them warns.
+        for seed in (0, 1):
+            warn_about_user_names(settings(own_names + [f"seed={seed}"]))
     assert caplog.messages == ["warning   1 category looks like a file or column name: README"]
 
 
 def test_only_a_sample_of_many_names_is_audited_before_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [f"{a}{b}{c}ov" for a in "BDGK" for b in "aeiou" for c in "lmr"]
-    files = {"A": [*names, "None"], "B": [*names, "Bob"], "README": ["Cy"]}
+    names = ["".join(letters) + "ov" for letters in product("BDGK", "aeiou", "lmr")]
+    files = {"A": names + ["None"], "B": names + ["Bob"], "README": ["Cy"]}
     audit_settings = write_names(tmp_path, **files)
     n_bytes = sum(file.stat().st_size for file in tmp_path.iterdir())
-    monkeypatch.setattr(audit_module, "MAX_FULLY_AUDITED_BYTES", n_bytes // 2)  # one name in three
+    # At half of the size, one name in three is audited, which a hash of the name selects.
+    monkeypatch.setattr(audit_module, "MAX_FULLY_AUDITED_BYTES", n_bytes // 2)
     n_ambiguous = sum(zlib.crc32(name.lower().encode()) % 3 == 0 for name in names)
     assert 10 < n_ambiguous < 30
     with caplog.at_level(logging.INFO):

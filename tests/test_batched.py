@@ -33,15 +33,17 @@ def make_model(network: dict[str, Any] | None = None, **changes: Any) -> NameCla
         changes: arguments of the model that differ from plain SGD.
     """
     torch.manual_seed(0)
-    names = {
+    names: dict[str, Any] = {
         "alphabet": ASCII_ALPHABET.to_dict(),
         "categories": ["A", "B", "C"],
         "train_prior": [0.5, 0.3, 0.2],
     }
     arguments: dict[str, Any] = {"iterations": 100, "log_every": 1, "lr": 0.1}
-    return NameClassifier(
-        {**names, "cell": "rnn", "hidden": 5, **(network or {})}, **arguments | changes
-    )
+    network_arguments = names | {"cell": "rnn", "hidden": 5}
+    if network is not None:
+        network_arguments |= network
+    arguments |= changes
+    return NameClassifier(network_arguments, **arguments)
 
 
 class StepRecorder(Callback):
@@ -60,10 +62,10 @@ class StepRecorder(Callback):
         self.outputs.append(outputs)
 
 
-def train_on_batches(model: NameClassifier, *batches: Batch, **arguments: Any) -> StepRecorder:
+def train_on_batches(model: NameClassifier, batches: list[Batch], **arguments: Any) -> StepRecorder:
     """Take one training step on each batch, and return the outputs of the steps."""
     recorder = StepRecorder()
-    dataset: Any = list(batches)
+    dataset: Any = batches
     loader = DataLoader[Any](dataset, batch_size=None)
     make_trainer(callbacks=[recorder], max_epochs=1, **arguments).fit(model, loader)
     return recorder
@@ -76,9 +78,10 @@ def compute_scores(model: NameClassifier, batch: Batch) -> Tensor:
 
 
 def test_step_is_plain_sgd_on_the_mean_loss() -> None:
-    model, reference = make_model(), make_model()
+    model = make_model()
+    reference = make_model()
     batch = make_batch(NAMES)
-    (results,) = train_on_batches(model, batch).outputs
+    (results,) = train_on_batches(model, [batch]).outputs
     scores = compute_scores(reference, batch)
     loss = F.cross_entropy(scores, batch.targets)
     loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
@@ -94,36 +97,37 @@ def test_step_is_plain_sgd_on_the_mean_loss() -> None:
 
 
 def test_label_smoothing_equals_pytorch() -> None:
-    model, reference = make_model(label_smoothing=0.1), make_model()
+    model = make_model(label_smoothing=0.1)
+    reference = make_model()
     batch = make_batch(NAMES)
     scores = compute_scores(reference, batch)
     expected = F.cross_entropy(scores, batch.targets, label_smoothing=0.1).item()
-    assert train_on_batches(model, batch).outputs[0]["losses"].item() == pytest.approx(
-        expected, abs=1e-6
-    )
+    (results,) = train_on_batches(model, [batch]).outputs
+    assert results["losses"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_long_gradients_are_clipped_by_lightning() -> None:
     model = make_model()
     before = flat_weights(model).clone()
-    train_on_batches(model, make_batch(NAMES), gradient_clip_val=0.01)
+    train_on_batches(model, [make_batch(NAMES)], gradient_clip_val=0.01)
     assert float((flat_weights(model) - before).norm()) == pytest.approx(0.1 * 0.01, rel=1e-3)
 
 
 def test_cosine_schedule() -> None:
-    recorder = train_on_batches(
-        make_model(schedule="cosine", iterations=200), *[make_batch(["Lee"])] * 200
-    )
+    model = make_model(schedule="cosine", iterations=200)
+    recorder = train_on_batches(model, [make_batch(["Lee"])] * 200)
     for iteration, rate in enumerate(recorder.rates):
         decay = (1 + math.cos(math.pi * iteration / 200)) / 2
-        assert rate == pytest.approx(0.1 * min(1, (iteration + 1) / 10) * decay)
+        warm_up = min(1, (iteration + 1) / 10)  # The first 5 % of the iterations.
+        assert rate == pytest.approx(0.1 * warm_up * decay)
     assert len(recorder.rates) == 200
 
 
 def test_adamw_equals_pytorch() -> None:
-    model, reference = (make_model(optimizer="adamw", weight_decay=0.5) for _ in range(2))
+    model = make_model(optimizer="adamw", weight_decay=0.5)
+    reference = make_model(optimizer="adamw", weight_decay=0.5)
     batch = make_batch(NAMES)
-    train_on_batches(model, batch, batch)
+    train_on_batches(model, [batch, batch])
     trained = [weight for weight in reference.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=0.1, weight_decay=0.5, betas=(0.9, 0.99))
     for _ in range(2):
@@ -137,16 +141,18 @@ def test_adamw_equals_pytorch() -> None:
 def test_dropout_depends_only_on_the_iteration_and_the_seed() -> None:
     batch = make_batch(NAMES)
 
-    def losses(first: int, seed: int = 0) -> list[float]:
+    def compute_losses(first_iteration: int, seed: int = 0) -> list[float]:
+        # With lr=0, the losses differ only by the dropout.
         model = make_model({"dropout": 0.5}, lr=0.0, seed=seed)
-        model.iteration = first
-        torch.manual_seed(first)  # the state of the generator before should not matter
-        return [
-            outputs["losses"].item() for outputs in train_on_batches(model, *[batch] * 4).outputs
-        ]
+        model.iteration = first_iteration
+        # The previous state of the global generator must not matter.
+        torch.manual_seed(first_iteration)
+        outputs = train_on_batches(model, [batch] * 4).outputs
+        return [output["losses"].item() for output in outputs]
 
-    assert losses(2)[:2] == losses(0)[2:]
-    assert len({*losses(0), *losses(0, seed=1)}) == 8
+    assert compute_losses(2)[:2] == compute_losses(0)[2:]
+    all_losses = compute_losses(0) + compute_losses(0, seed=1)
+    assert len(set(all_losses)) == 8
 
 
 @pytest.mark.parametrize("is_fitted", [True, False])
@@ -157,20 +163,21 @@ def test_ngrams_are_not_trained_with_the_network(
     monkeypatch.setattr("src.ngrams.letter_ngrams.N_STEPS", 3)
     monkeypatch.setattr("src.ngrams.tfidf.MIN_STEPS", 3)
     monkeypatch.setattr("src.ngrams.tfidf.MAX_STEPS", 3)
-    model, without_ngrams = (
-        make_model({"ngrams": 2}, weight_decay=0.1),
-        make_model(weight_decay=0.1),
-    )
+    # Weight decay would change weights that have no gradient.
+    model = make_model({"ngrams": 2}, weight_decay=0.1)
+    without_ngrams = make_model(weight_decay=0.1)
     ngrams = model.network.ngrams
     assert ngrams is not None
     if is_fitted:
         names = NamesDataset({"A": ["Lee"], "B": ["Li"], "C": ["Wu"]})
         ngrams.fit(names, [1 / 3] * 3, seed=0)
     before = [weight.clone() for weight in ngrams.parameters()]
-    (group,), (expected,) = (m.configure_optimizers().param_groups for m in (model, without_ngrams))
-    assert [weight.shape for weight in group["params"]] == [w.shape for w in expected["params"]]
+    (group,) = model.configure_optimizers().param_groups
+    (expected_group,) = without_ngrams.configure_optimizers().param_groups
+    expected_shapes = [weight.shape for weight in expected_group["params"]]
+    assert [weight.shape for weight in group["params"]] == expected_shapes
     for trained_model in (model, without_ngrams):
-        train_on_batches(trained_model, make_batch(NAMES), make_batch(NAMES))
+        train_on_batches(trained_model, [make_batch(NAMES), make_batch(NAMES)])
     torch.testing.assert_close(list(ngrams.parameters()), before, atol=0, rtol=0)
     for weight, expected_weight in zip(
         model.network.recurrent.parameters(),
@@ -186,7 +193,9 @@ def test_batch_without_names_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
     model.trainer = make_trainer()
     sums_of_another_process = torch.tensor([0.0, 7.0])
     monkeypatch.setattr(model.trainer.strategy, "reduce", sums_of_another_process.add)
-    results = model.training_step(Batch(*(part[:0] for part in make_batch(NAMES))), 0)
+    batch = make_batch(NAMES)
+    empty_batch = Batch(batch.letters[:0], batch.lengths[:0], batch.targets[:0])
+    results = model.training_step(empty_batch, 0)
     results["loss"].backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
     assert results["losses"].tolist() == [0]
     assert results["guesses"].tolist() == []
@@ -238,12 +247,16 @@ def test_names_of_equal_length_and_batches_of_one_name(tmp_path: Path) -> None:
         tmp_path, 0.1, 0.1, 0, **sizes, batch_size=7, chunk_size=1, sampling="natural"
     )
     batches = list(data.train_dataloader())
+    # A pass over the 22 training names ends with a batch of a single name.
     assert sorted(len(batch.lengths) for batch in batches[:4]) == [1, 7, 7, 7]
     shape = {"cell": "gru", "bidirectional": True, "pooling": "all", "embedding": 4, "dropout": 0.5}
-    category_arguments = {"categories": data.categories, "train_prior": data.train_prior}
-    model = make_model(
-        {**category_arguments, **shape, "hidden": 8}, lr=0.05, optimizer="adamw", **sizes
-    )
+    category_arguments: dict[str, Any] = {
+        "categories": data.categories,
+        "train_prior": data.train_prior,
+    }
+    network = category_arguments | shape | {"hidden": 8}
+    model = make_model(network, lr=0.05, optimizer="adamw", **sizes)
     trainer = fit(model, data)
     trainer.test(model, data, verbose=False)
-    assert model.last_values()["test/accuracy"] == 1  # the vowel determines the category
+    # The vowel determines the category, so a network that learns anything is always correct.
+    assert model.last_values()["test/accuracy"] == 1

@@ -27,10 +27,12 @@ def calibrate(
 def test_bayes_rule_by_hand() -> None:
     """With probabilities 0.6 and 0.4, the likelihoods are 0.6 / 0.75 and 0.4 / 0.25, or 1 to 2."""
     calibration = Calibration([0.75, 0.25], [0.9, 0.1], prior_strength=0.5)
-    uniform, corpus, tempered = (calibrate(calibration, [0.6, 0.4], prior) for prior in PRIORS)
-    assert uniform == pytest.approx([1 / 3, 2 / 3])
-    assert corpus == pytest.approx([9 / 11, 2 / 11])  # 1 · 0.9 to 2 · 0.1
-    assert tempered == pytest.approx([3 / 5, 2 / 5])  # 1 · √0.9 to 2 · √0.1
+    assert calibrate(calibration, [0.6, 0.4], "uniform") == pytest.approx([1 / 3, 2 / 3])
+    # The corpus prior makes 1 · 0.9 to 2 · 0.1 of the likelihoods.
+    assert calibrate(calibration, [0.6, 0.4], "corpus") == pytest.approx([9 / 11, 2 / 11])
+    # With a strength of 0.5, it is 1 · √0.9 to 2 · √0.1.
+    assert calibrate(calibration, [0.6, 0.4], "tempered") == pytest.approx([3 / 5, 2 / 5])
+    # A temperature of 0.5 squares the likelihoods: 1 to 4.
     cooler = Calibration([0.75, 0.25], [0.9, 0.1], temperature=0.5)
     assert calibrate(cooler, [0.6, 0.4], "uniform") == pytest.approx([1 / 5, 4 / 5])
     assert calibrate(cooler, [0.6, 0.4], "corpus") == pytest.approx([9 / 13, 4 / 13])
@@ -48,8 +50,9 @@ def test_the_trained_prior_leaves_probabilities_unchanged() -> None:
 
 def test_a_row_of_nan_remains_a_row_of_nan() -> None:
     log_probs = torch.tensor([[0.5, 0.5], [torch.nan, torch.nan], [0.1, 0.9]]).log()
+    calibration = Calibration([0.5, 0.5], [0.9, 0.1], 2.0)
     for prior in PRIORS:
-        calibrated = Calibration([0.5, 0.5], [0.9, 0.1], 2.0).log_probabilities(log_probs, prior)
+        calibrated = calibration.log_probabilities(log_probs, prior)
         assert calibrated.dtype == torch.float32
         assert calibrated.isnan().all(dim=1).tolist() == [False, True, False]
         assert calibrated[[0, 2]].exp().sum(dim=1).tolist() == pytest.approx([1, 1])
@@ -74,13 +77,18 @@ def make_overconfident(
 def test_the_fitted_temperature_corrects_over_and_underconfidence(temperature: float) -> None:
     """The names of each row have the correct frequencies exactly, so the fit is exact, too."""
     rows = torch.tensor([[0.1, 0.9], [0.5, 0.5], [0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
-    targets = torch.tensor([i >= round(10 * p) for p in rows[:, 0].tolist() for i in range(10)])
+    # Ten names have the probabilities of each row, and their targets have the same frequencies.
+    targets = []
+    for probability in rows[:, 0].tolist():
+        n_first = round(10 * probability)
+        targets += [0] * n_first + [1] * (10 - n_first)
     train_prior = torch.tensor([0.6, 0.4])
     corpus_prior = torch.tensor([0.375, 0.625])
+    # The corpus prior of the names is 15 to 25 of 40.
     calibrated = rows.repeat_interleave(10, dim=0)
     log_probs = make_overconfident(calibrated, train_prior, corpus_prior, temperature)
     calibration = fit_calibration(
-        log_probs, targets.long(), train_prior.tolist(), corpus_prior.tolist()
+        log_probs, torch.tensor(targets), train_prior.tolist(), corpus_prior.tolist()
     )
     assert calibration.temperature == pytest.approx(temperature, rel=1e-4)
     fitted = calibration.log_probabilities(log_probs, "corpus").exp()
@@ -91,6 +99,7 @@ def test_the_fitted_temperature_has_bounds() -> None:
     log_probs = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()
     correct = torch.tensor([0, 1])
     wrong = torch.tensor([1, 0])
+    # Networks that are always right or always wrong would need the temperatures 0 and infinity.
     for targets, bound in ((correct, 0.2), (wrong, 5)):
         calibration = fit_calibration(log_probs, targets, [0.5, 0.5], [0.5, 0.5])
         assert calibration.temperature == pytest.approx(bound, rel=1e-4)
@@ -98,8 +107,8 @@ def test_the_fitted_temperature_has_bounds() -> None:
 
 @pytest.mark.parametrize("minimum", [-1.0, 0.25, 2.0])
 def test_golden_section_search(minimum: float) -> None:
-    found = golden_section_search(lambda x: abs(x - minimum), low=-1, high=2, tolerance=1e-6)
-    assert found == pytest.approx(minimum, abs=1e-6)
+    result = golden_section_search(lambda x: abs(x - minimum), low=-1, high=2, tolerance=1e-6)
+    assert result == pytest.approx(minimum, abs=1e-6)
 
 
 def random_predictions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,15 +133,21 @@ def best_strength(
         predictions = (scaled + i / 20 * corpus_prior.double().log()).argmax(dim=1)
         pairs = list(zip(predictions.tolist(), targets.tolist(), strict=True))
         f1 = []
-        for c in {target for _, target in pairs}:
-            n_correct = pairs.count((c, c))
-            n_wrong = sum((prediction == c) != (target == c) for prediction, target in pairs)
+        for category in set(targets.tolist()):
+            n_correct = pairs.count((category, category))
+            n_wrong = 0
+            for prediction, target in pairs:
+                # Names of the category that are missed, and others that are predicted as it.
+                n_wrong += (prediction == category) != (target == category)
             f1.append(n_correct / (n_correct + n_wrong / 2))
         scores.append(np.mean(f1))
+    # The moving average has a width of five. The first and the last score are repeated.
+    padded_scores = [scores[0]] * 2 + scores + [scores[-1]] * 2
     smoothed = []
     for i in range(21):
-        smoothed.append(np.mean([scores[min(max(i + d, 0), 20)] for d in range(-2, 3)]))
-    return int(np.flatnonzero(np.array(smoothed) >= max(smoothed) - 0.005)[0]) / 20
+        smoothed.append(np.mean(padded_scores[i : i + 5]))
+    is_nearly_best = np.array(smoothed) >= max(smoothed) - 0.005
+    return int(np.flatnonzero(is_nearly_best)[0]) / 20
 
 
 def test_the_fitted_strength_is_the_lowest_of_the_best() -> None:
@@ -145,7 +160,8 @@ def test_the_fitted_strength_is_the_lowest_of_the_best() -> None:
         repeated = fit_calibration(log_probs, targets, [0.2] * 5, corpus_prior.tolist())
         assert repeated == calibration
         strengths.add(calibration.prior_strength)
-    assert len(strengths) > 3  # the seeds have different results
+    # The test would prove little if all seeds had the same strength.
+    assert len(strengths) > 3
 
 
 def test_a_calibration_of_many_names_uses_evenly_spaced_ones(
@@ -190,13 +206,14 @@ def test_the_stored_curve_by_hand() -> None:
     for prior in PRIORS:
         curve = calibration.precision_curves[prior]
         confidence = calibration.log_probabilities(log_probs, prior).exp()[:, 0]
-        assert [(point.precision, point.coverage) for point in curve] == [
-            *((37 / 40, 1), (33 / 35, 35 / 40), (29 / 30, 30 / 40)),
-        ]
-        assert [int((confidence >= point.threshold).sum()) for point in curve] == [40, 35, 30]
+        points = [(point.precision, point.coverage) for point in curve]
+        assert points == [(37 / 40, 1), (33 / 35, 35 / 40), (29 / 30, 30 / 40)]
+        n_answered = [int((confidence >= point.threshold).sum()) for point in curve]
+        assert n_answered == [40, 35, 30]
     assert Calibration.from_checkpoint(calibration.to_checkpoint()) == calibration
-    of_few_names = fit_calibration(log_probs[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
-    assert of_few_names.precision_curves == {prior: [] for prior in PRIORS}
+    # With fewer than 20 names, no precision can be estimated.
+    small_calibration = fit_calibration(log_probs[:19], targets[:19], [0.5, 0.5], [0.5, 0.5])
+    assert small_calibration.precision_curves == {prior: [] for prior in PRIORS}
 
 
 def test_the_stored_curve_has_the_lowest_thresholds() -> None:
@@ -212,10 +229,13 @@ def test_the_stored_curve_has_the_lowest_thresholds() -> None:
         is_answered = confidence >= threshold
         assert is_answered.double().mean().item() == pytest.approx(coverage)
         assert is_correct[is_answered].double().mean().item() == pytest.approx(precision)
-    for wanted in (0.8, 0.9, curve[-1].precision):
-        lowest = next(point.threshold for point in curve if point.precision >= wanted)
-        step = int(1000 * wanted + 1) / 1000
-        for threshold in confidence.tolist():  # no lower one reaches that step of precision
+    for min_precision in (0.8, 0.9, curve[-1].precision):
+        precise_points = [point for point in curve if point.precision >= min_precision]
+        lowest = precise_points[0].threshold
+        # A curve has a point for each thousandth of precision.
+        step = int(1000 * min_precision + 1) / 1000
+        for threshold in confidence.tolist():
+            # No lower threshold reaches the next thousandth with at least 20 names.
             is_answered = confidence >= threshold
             precision = is_correct[is_answered].double().mean().item()
             assert threshold >= lowest or is_answered.sum() < 20 or precision < step
@@ -225,11 +245,16 @@ VALUES = Calibration([0.25, 0.75], [0.5, 0.5], 1.5, 0.25).to_checkpoint()
 
 
 def test_values_in_a_checkpoint() -> None:
+    # Checkpoints contain these keys, so they must not be renamed.
     assert VALUES == {
-        **{"trained_prior": [0.25, 0.75], "corpus_prior": [0.5, 0.5]},
-        **{"temperature": 1.5, "strength": 0.25, "curves": {}},
+        "trained_prior": [0.25, 0.75],
+        "corpus_prior": [0.5, 0.5],
+        "temperature": 1.5,
+        "strength": 0.25,
+        "curves": {},
     }
     assert Calibration.from_checkpoint(VALUES).to_checkpoint() == VALUES
+    # The sum of a prior may differ from 1 by rounding.
     limits = {"temperature": 20, "strength": 1, "corpus_prior": [0.49995, 0.50001]}
     assert Calibration.from_checkpoint(VALUES | limits).prior_strength == 1
     curves = {"corpus": [[0.0, 0.5, 1.0], [0.25, 1.0, 0.0]], "uniform": []}
@@ -241,11 +266,21 @@ def test_values_in_a_checkpoint() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        *(None, [], 3, "corpus", {}, torch.zeros(2)),
+        None,
+        [],
+        3,
+        "corpus",
+        {},
+        torch.zeros(2),
         VALUES | {"more": 1},
         {key: value for key, value in VALUES.items() if key != "corpus_prior"},
         {key: value for key, value in VALUES.items() if key != "curves"},
-        *(VALUES | {"curves": value} for value in (None, 5, [], [5], "corpus", torch.zeros(2))),
+        VALUES | {"curves": None},
+        VALUES | {"curves": 5},
+        VALUES | {"curves": []},
+        VALUES | {"curves": [5]},
+        VALUES | {"curves": "corpus"},
+        VALUES | {"curves": torch.zeros(2)},
     ],
 )
 def test_malformed_values_raise(values: Any) -> None:
@@ -257,8 +292,16 @@ def test_malformed_values_raise(values: Any) -> None:
 @pytest.mark.parametrize(
     "curve",
     [
-        *(None, "row", [None], [[]], [[0.5, 0.5]], [[0.5] * 4], ["row"]),
-        *([[0.5, "half", 0.5]], [[0.5, [], 0.5]], [[0.5, torch.zeros(2), 0.5]]),
+        None,
+        "row",
+        [None],
+        [[]],
+        [[0.5, 0.5]],
+        [[0.5] * 4],
+        ["row"],
+        [[0.5, "half", 0.5]],
+        [[0.5, [], 0.5]],
+        [[0.5, torch.zeros(2), 0.5]],
         [[0.5, 10**400, 0.5]],
     ],
 )

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -38,14 +39,16 @@ DAMAGED = "not a checkpoint, or a damaged one"
 def read_refusal(capsys: Captured, path: Path) -> str:
     """Assert that `predict` and `evaluate` refuse a checkpoint in one line; return its message."""
     messages = set()
-    for program, arguments in ((predict, ["Jones"]), (evaluate, [])):
+    arguments_by_program: dict[ModuleType, list[str]] = {predict: ["Jones"], evaluate: []}
+    for program, arguments in arguments_by_program.items():
         with pytest.raises(SystemExit) as exit_request:
-            program.main([f"--checkpoint={path}", *arguments])
+            program.main([f"--checkpoint={path}"] + arguments)
         assert exit_request.value.code == 2
         stdout, stderr = capsys.readouterr()
         prefix = f"python -m {program.__name__}: {path}: "
         assert (stdout, stderr.count("\n"), stderr[: len(prefix)]) == ("", 1, prefix)
         messages.add(stderr[len(prefix) : -1])
+    # Both programs give the same reason.
     (message,) = messages
     return message
 
@@ -79,7 +82,8 @@ def test_the_code_in_a_malicious_checkpoint_is_not_run(
     save({"state_dict": Malicious(target)}, tmp_path / "bad.ckpt")
     assert read_refusal(capsys, tmp_path / "bad.ckpt") == DAMAGED
     assert not target.exists()
-    pickle.loads(pickle.dumps(Malicious(target)))  # unpickling does run the code
+    # The test would be useless if unpickling did not run the code.
+    pickle.loads(pickle.dumps(Malicious(target)))
     assert target.exists()
 
 
@@ -92,6 +96,7 @@ def test_a_checkpoint_that_is_larger_in_memory_is_refused(tmp_path: Path, capsys
     ):
         for entry in stored.infolist():
             deflated.writestr(entry.filename, stored.read(entry))
+    # The file has less than 100 kB, but its tensor has 4 MB.
     assert small.stat().st_size < 10**5
     assert len(torch.load(small, weights_only=True)["zeros"]) == 10**6
     assert read_refusal(capsys, small) == DAMAGED
@@ -120,6 +125,7 @@ def test_a_flipped_bit_anywhere_in_the_data_is_refused(tmp_path: Path, capsys: C
             start = entry.header_offset + 30 + sum(lengths)
             assert content[start : start + entry.file_size] == archive.read(entry)
             data_positions += range(start, start + entry.file_size)
+    # Headers of the archive may change without effect, but most of the file is data.
     assert len(data_positions) > len(content) / 2
     for position in random.Random(0).sample(data_positions, 50):
         flipped = bytearray(content)
@@ -152,9 +158,20 @@ def test_another_type_of_file_is_refused(
 @pytest.mark.parametrize(
     "content",
     [
-        *(torch.zeros(()), torch.zeros(3), [1, 2], [], None, 5, "version", {}, {1: 2}),
-        *({"version": VERSION}, {"version": torch.ones(3), "NamesDataModule": {}}),
-        *({"state_dict": {}, "epoch": 3, "pytorch-lightning_version": "2.6"}, {2: {}, (): ()}),
+        torch.zeros(()),
+        torch.zeros(3),
+        [1, 2],
+        [],
+        None,
+        5,
+        "version",
+        {},
+        {1: 2},
+        {"version": VERSION},
+        {"version": torch.ones(3), "NamesDataModule": {}},
+        # This is how the checkpoint of another program that uses Lightning begins.
+        {"state_dict": {}, "epoch": 3, "pytorch-lightning_version": "2.6"},
+        {2: {}, (): ()},
     ],
     ids=str,
 )
@@ -173,10 +190,11 @@ def test_a_checkpoint_of_an_older_version_is_refused(tmp_path: Path, capsys: Cap
         "letters": ASCII_ALPHABET.to_dict(),
         "hidden": 16,
     }
-    oldest["state_dict"] = {
-        name.replace("network.recurrent.", ""): weight
-        for name, weight in oldest["state_dict"].items()
-    }
+    # The first version had no network around the recurrent network.
+    weights = {}
+    for name, weight in oldest["state_dict"].items():
+        weights[name.replace("network.recurrent.", "")] = weight
+    oldest["state_dict"] = weights
     all_changes: list[dict[str, Any]] = [{}, {"loops": {}}, {"version": 1}, {"version": None}]
     for changes in all_changes:
         torch.save(oldest | changes, tmp_path / "old.ckpt")
@@ -212,81 +230,112 @@ def test_a_recent_network_may_use_the_weight_names_of_an_older_version() -> None
     assert list(checkpoint["state_dict"]) == keys
 
 
-def with_values(place: str, *values: object) -> list[tuple[str, object]]:
-    """Return a pair of the place and the value for each of the values."""
-    return [(place, value) for value in values]
+def pair_keys_with_values(values_by_key: dict[str, list[Any]]) -> list[tuple[str, Any]]:
+    """Return a pair of the key and the value for each value of each key."""
+    pairs = []
+    for key, values in values_by_key.items():
+        for value in values:
+            pairs.append((key, value))
+    return pairs
 
 
 BIAS = "state_dict network.recurrent.rnn.i2h.bias"
+# A prior has three positive values, whose sum is 1.
 MALFORMED_PRIORS: list[Any] = [
-    *(None, {}, [], [0.5, 0.5], [0.25] * 4, "corpus", ["0.5"] * 3),
-    *([torch.nan] * 3, [torch.inf] * 3, [10**400] * 3, [1.0, 0.0, 0.0], [1.5, -0.25, -0.25]),
+    None,
+    {},
+    [],
+    [0.5, 0.5],
+    [0.25] * 4,
+    "corpus",
+    ["0.5"] * 3,
+    [torch.nan] * 3,
+    [torch.inf] * 3,
+    [10**400] * 3,
+    [1.0, 0.0, 0.0],
+    [1.5, -0.25, -0.25],
 ]
+# Terminals would run the escape sequence if a program printed the alphabet.
+ALPHABET_WITH_ESCAPE = Alphabet("corpus", "\x1b" + ASCII_SYMBOLS[:55] + UNKNOWN_SYMBOL).to_dict()
 
-
-@pytest.mark.parametrize(
-    ("place", "value"),
-    [
-        *with_values("hyper_parameters", {}, None, [], 5, {"network": None}),
-        *with_values("state_dict", {}, None, [], {5: torch.zeros(3)}),
-        *with_values("NamesDataModule", {}, None, [], "seed"),
-        *with_values(f"{NETWORK_PATH} categories", [], 3, None, ["A"], ["\x1b", "B", "C"]),
-        *with_values(f"{NETWORK_PATH} alphabet", None, 57, [], {"symbols": None}, {"more": 1}),
-        *with_values(f"{NETWORK_PATH} alphabet symbols", "", None, 57, ["a"]),
-        *with_values(f"{NETWORK_PATH} alphabet style", "bold"),
-        *with_values(
-            f"{NETWORK_PATH} alphabet",
-            Alphabet("corpus", "\x1b" + ASCII_SYMBOLS[:55] + UNKNOWN_SYMBOL).to_dict(),
-        ),
-        *with_values(f"{NETWORK_PATH} hidden", 17, 0, -1, 10**9, 10**30, 0.5, "16", None),
-        *with_values(f"{NETWORK_PATH} cell", "mlp", "gru", None, []),
-        *with_values(f"{NETWORK_PATH} train_prior", [1.0], ["a"], 5, [0.5, 0.5, 0.0]),
-        *with_values(f"{NETWORK_PATH} ngrams", 4, -1, 7, 10**9, 10**30, 0.5, "4", [4]),
-        *with_values(BIAS, None, 5, [0.0] * 16, torch.zeros(3), torch.zeros(())),
-        *with_values(BIAS, torch.full((16,), torch.nan), torch.full((16,), torch.inf)),
-        *with_values(
-            BIAS, torch.zeros(16).long(), torch.zeros(16) + 0j, torch.zeros(16).to_sparse()
-        ),
-        *with_values("state_dict network.more", torch.zeros(3)),
-        *with_values("state_dict more_extra_state", {}),
-        *with_values("NamesDataModule val_fraction", "all", None, [], 1.5),
-        *with_values("NamesDataModule data_dir", 5),
-        *with_values("calibration", {}, [], CALIBRATION | {"more": 1}),
-        *with_values("calibration trained_prior", *MALFORMED_PRIORS),
-        *with_values("calibration corpus_prior", *MALFORMED_PRIORS),
-        *with_values("iteration", None, "many", [], torch.zeros(3)),
-        *with_values(
-            "history", None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]
-        ),
-        *with_values("calibration curves", None, [], {"tempered": [[0.5, 0.5]]}),
-        *with_values("calibration temperature", 0.0, torch.nan, 10**400, "1", None, []),
-        *with_values("calibration strength", torch.nan, torch.inf, 10**400, "1", None, []),
+INVALID_VALUES: dict[str, list[Any]] = {
+    "hyper_parameters": [{}, None, [], 5, {"network": None}],
+    "state_dict": [{}, None, [], {5: torch.zeros(3)}],
+    "NamesDataModule": [{}, None, [], "seed"],
+    f"{NETWORK_PATH} categories": [[], 3, None, ["A"], ["\x1b", "B", "C"]],
+    f"{NETWORK_PATH} alphabet": [
+        None,
+        57,
+        [],
+        {"symbols": None},
+        {"more": 1},
+        ALPHABET_WITH_ESCAPE,
     ],
-)
+    f"{NETWORK_PATH} alphabet symbols": ["", None, 57, ["a"]],
+    f"{NETWORK_PATH} alphabet style": ["bold"],
+    # Huge sizes must be refused before memory for the network is allocated.
+    f"{NETWORK_PATH} hidden": [17, 0, -1, 10**9, 10**30, 0.5, "16", None],
+    f"{NETWORK_PATH} cell": ["mlp", "gru", None, []],
+    f"{NETWORK_PATH} train_prior": [[1.0], ["a"], 5, [0.5, 0.5, 0.0]],
+    f"{NETWORK_PATH} ngrams": [4, -1, 7, 10**9, 10**30, 0.5, "4", [4]],
+    # The bias has 16 finite real values. Other shapes, types and layouts are refused.
+    BIAS: [
+        None,
+        5,
+        [0.0] * 16,
+        torch.zeros(3),
+        torch.zeros(()),
+        torch.full((16,), torch.nan),
+        torch.full((16,), torch.inf),
+        torch.zeros(16).long(),
+        torch.zeros(16) + 0j,
+        torch.zeros(16).to_sparse(),
+    ],
+    "state_dict network.more": [torch.zeros(3)],
+    "state_dict more_extra_state": [{}],
+    "NamesDataModule val_fraction": ["all", None, [], 1.5],
+    "NamesDataModule data_dir": [5],
+    "calibration": [{}, [], CALIBRATION | {"more": 1}],
+    "calibration trained_prior": MALFORMED_PRIORS,
+    "calibration corpus_prior": MALFORMED_PRIORS,
+    "iteration": [None, "many", [], torch.zeros(3)],
+    "history": [None, 5, [5], [(5, None)], [(5, {SCORE: "high"})], [(5, {SCORE: None})]],
+    "calibration curves": [None, [], {"tempered": [[0.5, 0.5]]}],
+    # An integer of 401 digits is too large for a float.
+    "calibration temperature": [0.0, torch.nan, 10**400, "1", None, []],
+    "calibration strength": [torch.nan, torch.inf, 10**400, "1", None, []],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), pair_keys_with_values(INVALID_VALUES))
 def test_an_invalid_value_is_refused(
-    tmp_path: Path, capsys: Captured, place: str, value: object
+    tmp_path: Path, capsys: Captured, path: str, value: object
 ) -> None:
     checkpoint = make_checkpoint() | {"calibration": CALIBRATION}
-    torch.save(replace_value(checkpoint, place, value), tmp_path / "bad.ckpt")
+    torch.save(replace_value(checkpoint, path, value), tmp_path / "bad.ckpt")
     assert "not a checkpoint of this program" in read_refusal(capsys, tmp_path / "bad.ckpt")
+
+
+# The weights are those of a bidirectional GRU with a single layer.
+IMPOSSIBLE_ARGUMENTS: dict[str, list[Any]] = {
+    "layers": [0, 2, 17, 10**9, 10**30, "two", 1.5],
+    "dropout": [7.0, 1.0, -0.5, float("nan"), "half"],
+    "recurrent_dropout": [7.0],
+    "cell": ["mlp", "lstm", "tutorial"],
+    "hidden": [9, -1, 10**9, 10**12, 10**30],
+    "embedding": [0, 5, -1, 10**9, 10**30, None],
+    "pooling": ["all"],
+    "ngrams": [3, 7, 10**6, 10**9, 10**30],
+    "bidirectional": [False, 7, "yes"],
+    "train_prior": [[1.0], None],
+    "categories": [[str(number) for number in range(10_000)]],
+    "more": [1],
+}
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        *with_values("layers", 0, 2, 17, 10**9, 10**30, "two", 1.5),
-        *with_values("dropout", 7.0, 1.0, -0.5, float("nan"), "half"),
-        *with_values("recurrent_dropout", 7.0),
-        *with_values("cell", "mlp", "lstm", "tutorial"),
-        *with_values("hidden", 9, -1, 10**9, 10**12, 10**30),
-        *with_values("embedding", 0, 5, -1, 10**9, 10**30, None),
-        *with_values("pooling", "all"),
-        *with_values("ngrams", 3, 7, 10**6, 10**9, 10**30),
-        *with_values("bidirectional", False, 7, "yes"),
-        *with_values("train_prior", [1.0], None),
-        *with_values("categories", [str(number) for number in range(10_000)]),
-        *with_values("more", 1),
-    ],
+    pair_keys_with_values(IMPOSSIBLE_ARGUMENTS),
     ids=lambda part: str(part)[:40],
 )
 def test_an_impossible_network_is_refused(
@@ -296,6 +345,7 @@ def test_an_impossible_network_is_refused(
     torch.save(checkpoint, tmp_path / "good.ckpt")
     assert load_model(tmp_path / "good.ckpt").predict_probabilities(["Jones"]).shape == (1, 3)
     torch.save(replace_value(checkpoint, f"{NETWORK_PATH} {key}", value), tmp_path / "bad.ckpt")
+    # A network that needs much memory would take longer than two seconds to build.
     start = time.perf_counter()
     assert "not a checkpoint of this program" in read_refusal(capsys, tmp_path / "bad.ckpt")
     assert time.perf_counter() - start < 2
@@ -321,7 +371,7 @@ def test_weights_of_lower_precision_are_accepted(tmp_path: Path) -> None:
     names = ["Jones", "Lee"]
     expected = load_model(tmp_path / "full.ckpt").predict_probabilities(names)
     actual = load_model(tmp_path / "half.ckpt").predict_probabilities(names)
-    assert actual.dtype == torch.float32
+    assert actual.dtype == torch.float32  # The weights are converted to float32.
     torch.testing.assert_close(actual, expected, atol=0.01, rtol=0)
 
 
@@ -341,6 +391,7 @@ def test_ngram_tables_that_are_larger_in_memory_are_refused(
     assert time.perf_counter() - start < 2
 
 
+# In Python, 1 == True, so a comparison with the default values does not detect these.
 @pytest.mark.parametrize(("key", "value"), [("bidirectional", 1), ("layers", True)])
 def test_a_value_of_the_wrong_type_is_refused(
     tmp_path: Path, capsys: Captured, key: str, value: object

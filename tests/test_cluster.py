@@ -30,6 +30,7 @@ def is_listening(port: int) -> bool:
 def test_sweep_on_a_ray_cluster(corpus_dir: Path, tmp_path: Path, programs: Programs) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
+        # The operating system chooses a free port.
         port = free.getsockname()[1]
     ray = str(Path(sys.executable).with_name("ray"))
     options = ["--head", "--block", f"--port={port}", "--num-cpus=1"]
@@ -37,16 +38,21 @@ def test_sweep_on_a_ray_cluster(corpus_dir: Path, tmp_path: Path, programs: Prog
     # Ray creates sockets in its folder, and the length of their paths is limited.
     with tempfile.TemporaryDirectory(prefix="ray") as short_folder:
         cluster = programs.start(
-            *(ray, "start", *options, f"--temp-dir={short_folder}"), cwd=tmp_path, is_forked=False
+            [ray, "start"] + options + [f"--temp-dir={short_folder}"], cwd=tmp_path, is_forked=False
         )
         wait_until(lambda: is_listening(port), cluster)
+        # The port is open some time before the cluster accepts jobs.
         time.sleep(2)
-        result = programs.train(
-            *("-m", "cluster=ray", f"hydra.launcher.ray.init.address=127.0.0.1:{port}"),
-            *("lr=0.05,900", "hidden=8", "backend=autograd"),  # its workers have no cache
-            *(*QUICK_RUN, "clip=0", f"data_dir={corpus_dir}"),
-            cwd=tmp_path,
-        )
+        overrides = QUICK_RUN + [
+            "cluster=ray",
+            f"hydra.launcher.ray.init.address=127.0.0.1:{port}",
+            "lr=0.05,900",
+            "hidden=8",
+            "backend=autograd",  # The workers have no cache of compiled code.
+            "clip=0",
+            f"data_dir={corpus_dir}",
+        ]
+        result = programs.train(["-m"] + overrides, cwd=tmp_path)
         cluster.kill_group()
     assert result.returncode == 1, result.stderr
     (folder,) = tmp_path.glob("outputs/sweeps/*/*")
@@ -57,8 +63,8 @@ def test_sweep_on_a_ray_cluster(corpus_dir: Path, tmp_path: Path, programs: Prog
 
 def test_missing_cluster_is_refused(tmp_path: Path, programs: Programs) -> None:
     no_cluster = ["cluster=ray", "hydra.launcher.ray.init.address=127.0.0.1:1"]
-    ray = programs.train("-m", "lr=0.1,0.2", *no_cluster, cwd=tmp_path)
-    slurm = programs.train("-m", "lr=0.1,0.2", "cluster=slurm", cwd=tmp_path)
+    ray = programs.train(["-m", "lr=0.1,0.2"] + no_cluster, cwd=tmp_path)
+    slurm = programs.train(["-m", "lr=0.1,0.2", "cluster=slurm"], cwd=tmp_path)
     for result, message in (
         (ray, "hydra.launcher.ray.init: "),
         (slurm, "cluster=slurm: the command sbatch was not found"),
@@ -73,9 +79,9 @@ def test_sweep_with_submitit_on_this_machine(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
     """Its local executor takes SLURM's place: same launcher, same job files."""
-    words = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "lr=0.05,0.2"]
+    overrides = ["hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5", "lr=0.05,0.2"]
     result = programs.train(
-        "-m", *words, "hidden=8", *QUICK_RUN, f"data_dir={corpus_dir}", cwd=tmp_path
+        ["-m"] + overrides + ["hidden=8"] + QUICK_RUN + [f"data_dir={corpus_dir}"], cwd=tmp_path
     )
     assert result.returncode == 0, result.stderr
     (folder,) = tmp_path.glob("outputs/sweeps/*/*")
@@ -83,7 +89,7 @@ def test_sweep_with_submitit_on_this_machine(
 
 
 SLURM = {
-    # answers, and runs the tasks of the array then, one after the other
+    # It answers at once, and then runs the tasks of the array one after the other.
     "sbatch": """#!/bin/bash
 ended=$(dirname "$0")/ended
 touch "$ended"
@@ -96,7 +102,7 @@ for task in $(seq 0 "$last"); do
 done > /dev/null 2>&1 &
 echo "Submitted batch job $$"
 """,
-    # --unbuffered --output FILE --error FILE COMMAND
+    # Its arguments are --unbuffered --output FILE --error FILE COMMAND.
     "srun": """#!/bin/bash
 log=${3//%A/$SLURM_ARRAY_JOB_ID}
 log=${log//%a/$SLURM_ARRAY_TASK_ID}
@@ -119,9 +125,10 @@ def test_sweep_as_a_slurm_job_array(
         (tmp_path / "bin" / name).write_text(script)
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
-    words = ["lr=0.1,0.2", "iterations=20", f"data_dir={corpus_dir}", "cluster=slurm"]
+    overrides = ["lr=0.1,0.2", "iterations=20", f"data_dir={corpus_dir}", "cluster=slurm"]
+    # The second time, the runs have finished, and nothing is trained.
     for outcome in ("validation balanced accuracy", "already finished"):
-        result = programs.train("-m", *words, "hydra.sweep.dir=sweep", cwd=tmp_path)
+        result = programs.train(["-m"] + overrides + ["hydra.sweep.dir=sweep"], cwd=tmp_path)
         assert (result.returncode, result.stderr) == (0, "")
         logs = [log.read_text() for log in tmp_path.glob("sweep/.submitit/*/*_0_log.out")]
         for number, lr in enumerate(("0.1", "0.2")):

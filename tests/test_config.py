@@ -30,7 +30,7 @@ from tests.processes import Programs, Result
 
 
 def test_defaults_are_those_of_the_tutorial() -> None:
-    config = compose_settings()
+    config = compose_settings([])
     assert config.subset(RUN_KEYS) == {
         "lr": 0.005,
         "hidden": 128,
@@ -82,46 +82,45 @@ def test_defaults_are_those_of_the_tutorial() -> None:
     ],
 )
 def test_settings_helper_equals_hydra(overrides: list[str]) -> None:
-    assert settings(*overrides) == compose_settings(*overrides)
+    assert settings(overrides) == compose_settings(overrides)
 
 
 def test_overrides_and_groups() -> None:
-    assert compose_settings("lr=0.01", "hidden=64").lr == 0.01
-    gpu = compose_settings("trainer=gpu", "backend=autograd", "batch_size=2")
+    assert compose_settings(["lr=0.01", "hidden=64"]).lr == 0.01
+    gpu = compose_settings(["trainer=gpu", "backend=autograd", "batch_size=2"])
     assert gpu.non_null_trainer_arguments["accelerator"] == "gpu"
-    assert (
-        compose_settings("trainer.precision=64", "backend=autograd").non_null_trainer_arguments[
-            "precision"
-        ]
-        == 64
-    )
-    assert list(compose_settings("logger=csv").logger) == ["csv"]
-    assert list(compose_settings("logger=[tensorboard,csv]").logger) == ["tensorboard", "csv"]
-    assert compose_settings("logger=[]").logger == {}
+    double = compose_settings(["trainer.precision=64", "backend=autograd"])
+    assert double.non_null_trainer_arguments["precision"] == 64
+    assert list(compose_settings(["logger=csv"]).logger) == ["csv"]
+    assert list(compose_settings(["logger=[tensorboard,csv]"]).logger) == ["tensorboard", "csv"]
+    assert compose_settings(["logger=[]"]).logger == {}
 
 
 def test_every_trainer_argument_is_passed_or_refused() -> None:
     from lightning.pytorch import Trainer
 
+    # A new version of Lightning may have new arguments, about which the program must decide.
     assert sorted(ALL_TRAINER_ARGUMENTS) == sorted(inspect.signature(Trainer).parameters)
     messages = {name: f"cannot be set; use {key} instead" for name, key in USE_INSTEAD.items()}
     messages.update(dict.fromkeys(SET_BY_PROGRAM, "cannot be set, because the program sets it"))
     for name, message in messages.items():
         with pytest.raises(UserError) as caught:
-            settings(f"trainer.{name}=1")
+            settings([f"trainer.{name}=1"])
         assert str(caught.value) == f"trainer.{name}: {message}"
 
 
 def test_every_experiment_can_be_overridden() -> None:
     for experiment in (ROOT / "configs/experiment").iterdir():
-        assert compose_settings(f"experiment={experiment.stem}", "lr=0.25").lr == 0.25
+        assert compose_settings([f"experiment={experiment.stem}", "lr=0.25"]).lr == 0.25
 
 
 def test_tutorial_experiment_holds_nothing_out() -> None:
-    tutorial = compose_settings("experiment=tutorial")
+    tutorial = compose_settings(["experiment=tutorial"])
+    # The tutorial trains on all names and clips no gradients.
     assert (tutorial.val_fraction, tutorial.test_fraction, tutorial.clip) == (0, 0, 0)
     assert tutorial.is_online
-    assert compose_settings("experiment=tutorial", "val_fraction=0.1").val_fraction == 0.1
+    # An experiment is a set of defaults, which overrides replace.
+    assert compose_settings(["experiment=tutorial", "val_fraction=0.1"]).val_fraction == 0.1
 
 
 @pytest.mark.parametrize(
@@ -162,7 +161,7 @@ def test_tutorial_experiment_holds_nothing_out() -> None:
 )
 def test_value_out_of_range_is_refused(override: str, message: str) -> None:
     with pytest.raises(UserError) as caught:
-        settings(override)
+        settings([override])
     assert message in str(caught.value)
 
 
@@ -178,18 +177,19 @@ def test_online_training_with_several_processes_is_refused(
     overrides: list[str], message: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        compose_settings("trainer=ddp", *overrides)
+        compose_settings(["trainer=ddp"] + overrides)
     assert message in str(caught.value)
 
 
 def test_strategies_other_than_ddp_are_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.strategy=ddp_spawn: must be ddp or auto"):
-        compose_settings("experiment=best", "trainer.strategy=ddp_spawn")
+        compose_settings(["experiment=best", "trainer.strategy=ddp_spawn"])
 
 
 def test_held_out_fractions_must_be_below_one() -> None:
     with pytest.raises(UserError, match=r"val_fraction \+ test_fraction = 1\.1: must be below 1"):
-        compose_settings("val_fraction=0.9", "test_fraction=0.2")
+        # Each fraction alone would be valid.
+        compose_settings(["val_fraction=0.9", "test_fraction=0.2"])
 
 
 @pytest.mark.parametrize(
@@ -251,12 +251,14 @@ def test_invalid_settings_produce_a_message_and_write_nothing(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # A file cannot be a folder of runs, and a folder with checkpoints is that of a run.
     (tmp_path / "taken").write_text("a file, no folder")
     (tmp_path / "old/checkpoints").mkdir(parents=True)
-    result = train_in_process(*overrides)
+    result = train_in_process(overrides)
     assert (result.returncode, result.stdout) == (1, "")
     assert message in result.stderr
     assert "Traceback" not in result.stderr
+    # The file and the two folders of the test are all there is.
     assert len([path for path in tmp_path.rglob("*") if path.name != ".lock"]) == 3
 
 
@@ -321,8 +323,9 @@ def test_message_of_a_mistake_in_the_command_line(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = train_in_process(override)
-    if message.endswith(", "):  # all other options follow
+    result = train_in_process([override])
+    # All other options follow, which need not be repeated here.
+    if message.endswith(", "):
         message += "mlflow, tensorboard, wandb"
     assert result == (1, "", f"{message}\n")
 
@@ -331,32 +334,32 @@ def test_message_of_a_missing_main_configuration(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, train_in_process: Callable[..., Result]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = train_in_process("--config-name", "other")
+    result = train_in_process(["--config-name", "other"])
     message = f"--config-name other: there is no such file in {CONFIG_FOLDER}\n"
     assert result == (1, "", message)
 
 
 def test_unknown_key_in_a_new_interpreter(tmp_path: Path, programs: Programs) -> None:
     command = [sys.executable, "-m", "src.train", "hidden_size=64"]
-    result = programs.run(*command, cwd=tmp_path, is_forked=False)
+    result = programs.run(command, cwd=tmp_path, is_forked=False)
     message = "hidden_size: unknown key; did you mean hidden? See --help\n"
     assert result == (1, "", message)
     assert not any(tmp_path.iterdir())
 
 
 def test_folder_names_contain_the_overrides() -> None:
-    def format_name(*overrides: str) -> str:
-        return format_overrides_for_folder_name(overrides)
-
-    assert format_name("lr=0.01", "hidden=64") == "-lr_0.01-hidden_64"
-    assert format_name("experiment=best", "resume=x", "logger=[csv]") == "-experiment_best"
-    assert format_name("data_dir=/some/where/my names/", "+trainer.precision=16") == (
-        "-data_dir_my_names-precision_16"
-    )
-    assert format_name("lr=choice(1,2)", "~x") == "-lr_choice_1_2_-x"
-    assert format_name() == ""
-    assert len(format_name(*[f"hidden={n}" for n in range(99)])) <= 60
-    assert not re.search(r"[^A-Za-z0-9._+-]", format_name("a='{b: [1, 2]}'", "c=ü=,$x"))
+    format_name = format_overrides_for_folder_name
+    assert format_name(["lr=0.01", "hidden=64"]) == "-lr_0.01-hidden_64"
+    # Keys that do not change the result of a run are left out.
+    assert format_name(["experiment=best", "resume=x", "logger=[csv]"]) == "-experiment_best"
+    # Of a path or a dotted key, only the last part is kept.
+    name = format_name(["data_dir=/some/where/my names/", "+trainer.precision=16"])
+    assert name == "-data_dir_my_names-precision_16"
+    assert format_name(["lr=choice(1,2)", "~x"]) == "-lr_choice_1_2_-x"
+    assert format_name([]) == ""
+    # File systems limit the length of names, and shells have special characters.
+    assert len(format_name([f"hidden={size}" for size in range(99)])) <= 60
+    assert not re.search(r"[^A-Za-z0-9._+-]", format_name(["a='{b: [1, 2]}'", "c=ü=,$x"]))
 
 
 @pytest.mark.parametrize(
@@ -368,16 +371,19 @@ def test_quoted_folder_override_is_parsed_back(folder: str) -> None:
     override = OverridesParser.create().parse_override(argument)
     config = OmegaConf.create({"resume": None})
     value = override.value()
+    # Hydra removes the quotes of a quoted string later.
     text = value.text if isinstance(value, QuotedString) else value
     OmegaConf.update(config, "resume", text)
     assert Path(config.resume) == Path(folder)
 
 
 def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> None:
-    result = train_in_process("--help", "hidden=77")
+    result = train_in_process(["--help", "hidden=77"])
     assert result.returncode == 0
+    # The list of experiments is not wrapped.
     lines = [line for line in result.stdout.splitlines() if not line.startswith("experiment: ")]
     assert max(map(len, lines)) <= 80
+    # Descriptions are wrapped, so they are compared without line breaks.
     text_without_line_breaks = " ".join(result.stdout.split())
     for field in fields(Config):
         if field.metadata:
@@ -385,7 +391,9 @@ def test_help_documents_every_key(train_in_process: Callable[..., Result]) -> No
             description = f"{read_key_docstrings()[field.name]} ({field.metadata['allowed']})"
             assert description in text_without_line_breaks
     assert "\n  hidden=77 " in result.stdout
-    assert "\n  bidirectional=false " in result.stdout  # as it is typed
+    # Booleans are shown as they are written in a command, not as in Python.
+    assert "\n  bidirectional=false " in result.stdout
+    # Examples come first, because most users look for them.
     examples = result.stdout.index("python -m")
     first_section = result.stdout.index("\nData\n")
     assert examples < result.stdout.index("resume=FOLDER") < first_section
@@ -399,5 +407,5 @@ def test_settings_are_checked_before_torch_is_imported(programs: Programs) -> No
     code = (
         "import sys, src.train, src.run.preflight; print({'torch', 'lightning'} & {*sys.modules})"
     )
-    result = programs.run(sys.executable, "-c", code, cwd=ROOT, is_forked=False)
+    result = programs.run([sys.executable, "-c", code], cwd=ROOT, is_forked=False)
     assert result == (0, "set()\n", "")

@@ -41,6 +41,7 @@ class Terminal(io.StringIO):
 @pytest.fixture(autouse=True)
 def color_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the environment variables of a terminal with colors."""
+    # The environment of the tests may disable colors.
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
 
@@ -90,9 +91,11 @@ def test_slow_step_is_announced(monkeypatch: pytest.MonkeyPatch) -> None:
         is_announced.set()
 
     monkeypatch.setattr(console.log, "info", record)
+    # A step that ends in time is not announced.
     with console.announce_if_slow("Not slow"):
         pass
     monkeypatch.setattr(console, "MAX_SILENT_SECONDS", 0.0)
     with console.announce_if_slow("Slow"):
+        # The message is logged by a timer, in another thread.
         assert is_announced.wait(timeout=60)
     assert messages == ["Slow"]

@@ -8,21 +8,24 @@ from tests.helpers import INCLUDED_COUNTS, read_corpus
 
 
 def test_included_corpus() -> None:
-    shipped = read_corpus(INCLUDED_CORPUS)
-    assert list(shipped) == sorted(INCLUDED_COUNTS)
-    assert {c: (len(names), len(set(names))) for c, names in shipped.items()} == INCLUDED_COUNTS
-    assert sum(len(names) for names in shipped.values()) == 20054
+    corpus = read_corpus(INCLUDED_CORPUS)
+    assert list(corpus) == sorted(INCLUDED_COUNTS)
+    for category, names in corpus.items():
+        assert (len(names), len(set(names))) == INCLUDED_COUNTS[category]
+    assert sum(len(names) for names in corpus.values()) == 20054
 
 
 def test_files_of_various_encodings_and_line_ends_are_read(tmp_path: Path) -> None:
     (tmp_path / "B.txt").write_bytes("\ufeffŚlusàrski \r\n\r\n  Jones\u00a0\r\nJones".encode())
     (tmp_path / "A.txt").write_bytes("Weiß\n\n".encode())
+    # Copies from a Mac may have such files next to the actual ones.
     (tmp_path / "._A.txt").write_bytes(b"\xff\xfe resource fork")
     (tmp_path / "notes.md").write_text("no names")
     (tmp_path / "A-B.txt").write_bytes(b"old\rMac\r")
     corpus = read_corpus(tmp_path)
     assert corpus == {"A": ["Weiss"], "A-B": ["old", "Mac"], "B": ["Slusarski", "Jones", "Jones"]}
-    assert list(corpus) == ["A", "A-B", "B"]  # sorted by category: A-B.txt comes before A.txt
+    # Categories are sorted, not the names of files, of which A-B.txt comes before A.txt.
+    assert list(corpus) == ["A", "A-B", "B"]
 
 
 def test_invalid_folders_are_refused(tmp_path: Path) -> None:
@@ -75,6 +78,7 @@ def test_unprintable_category_is_refused(tmp_path: Path) -> None:
 
 def test_unreadable_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "Good.txt").write_text("Jones\n")
+    # The test may run as root, who can read every existing file.
     (tmp_path / "Bad.txt").symlink_to("gone")
     with pytest.raises(OSError, match=r"No such file or directory: '.*Bad\.txt'"):
         read_corpus(tmp_path)
@@ -88,6 +92,7 @@ def test_names_in_another_script(tmp_path: Path) -> None:
         match=r": 2 lines without a valid name: .*; letters=corpus supports all writing systems\n",
     ):
         read_corpus(tmp_path, "tutorial")
+    # The default alphabet transliterates names.
     assert read_corpus(tmp_path)["Russian"] == ["Ivanov", "Petrov"]
     assert read_corpus(tmp_path, "corpus")["Russian"] == ["Иванов", "Петров"]
 

@@ -28,6 +28,7 @@ def test_items_are_the_tensors_of_the_tutorial() -> None:
     dataset = NamesDataset(CORPUS)
     assert len(dataset) == 3
     name, category = dataset[0]
+    # A name is a tensor of one-hot vectors, as the tutorial creates it.
     assert torch.equal(name, name_to_tensor("Jones"))
     assert name.shape == (5, 1, 57)
     assert category.dtype == torch.int64
@@ -65,16 +66,16 @@ def test_batches_contain_all_lines_in_order(corpus_dir: Path) -> None:
     small_batches = list(data.train_dataset.loader(max_batch_size=7))
     assert [len(batch.lengths) for batch in small_batches] == [7] * 5 + [4]
     for batches in (one_batch, small_batches):
-        # Joins the tensors of all batches for each field of `Batch`.
-        joined = map(torch.cat, zip(*batches, strict=True))
-        for actual, expected in zip(joined, whole, strict=True):
-            assert torch.equal(actual, expected)
+        assert torch.equal(torch.cat([batch.letters for batch in batches]), whole.letters)
+        assert torch.equal(torch.cat([batch.lengths for batch in batches]), whole.lengths)
+        assert torch.equal(torch.cat([batch.targets for batch in batches]), whole.targets)
 
 
 def test_loaders(corpus_dir: Path) -> None:
     data = NamesDataModule(corpus_dir, 0.1, 0.1, 3, iterations=25, log_every=10, chunk_size=1000)
     assert data.categories == ["Alpha", "Beta", "Gamma"]
     batches = list(data.train_dataloader())
+    # A batch ends at each multiple of log_every and with the last iteration.
     assert [len(batch.lengths) for batch in batches] == [10, 10, 5]
 
     counts = data.train_dataset.targets.bincount().tolist()
@@ -101,11 +102,13 @@ def test_natural_sampling_passes_over_the_distinct_spellings(corpus_dir: Path) -
     first_pass: list[tuple[str, int]] = []
     for batch in batches[:6]:
         first_pass += zip(decode_names(batch), batch.targets.tolist(), strict=True)
-    assert len(first_pass) == len(set(first_pass)) == 38  # 39 lines, of which two are equal
+    # Two of the 39 lines are equal.
+    assert len(first_pass) == len(set(first_pass)) == 38
     assert len(data.distinct_spellings) == 38
     counts = data.distinct_spellings.targets.bincount()
     assert data.train_prior == data.corpus_prior == pytest.approx((counts / 38).tolist())
     balanced = NamesDataModule(corpus_dir, 0, 0)
+    # All categories are drawn equally often, but the corpus remains the same.
     assert balanced.train_prior == [1 / 3] * 3
     assert balanced.corpus_prior == data.corpus_prior
 
@@ -138,6 +141,7 @@ def test_category_of_one_name_is_in_the_training_split(own_corpus_dir: Path) -> 
 
 def test_moved_corpus_has_the_same_split(own_corpus_dir: Path) -> None:
     state = NamesDataModule(own_corpus_dir, 0.1, 0.1).state_dict()
+    # The state contains the names, but no path.
     moved = own_corpus_dir.rename(own_corpus_dir.parent / "moved")
     NamesDataModule(moved, 0.1, 0.1).load_state_dict(state)
     for other in (NamesDataModule(moved, 0.1, 0.1, seed=1), NamesDataModule(moved, 0.1, 0.2)):
@@ -158,9 +162,19 @@ def test_draws_equal_the_tutorial_on_an_unusual_folder(tmp_path: Path) -> None:
     }
     for category, text in files.items():
         (tmp_path / f"{category}.txt").write_bytes(text.encode())
-    n = 400
-    expected_losses = torch.tensor(tutorial_loop.train(tmp_path, n, 16)["losses"])
-    data = NamesDataModule(tmp_path, 0, 0, 0, n, n, n, chunk_size=n, letters="tutorial")
+    n_names = 400
+    expected_losses = torch.tensor(tutorial_loop.train(tmp_path, n_names, 16)["losses"])
+    data = NamesDataModule(
+        tmp_path,
+        val_fraction=0,
+        test_fraction=0,
+        seed=0,
+        iterations=n_names,
+        log_every=n_names,
+        val_every=n_names,
+        chunk_size=n_names,
+        letters="tutorial",
+    )
     torch.manual_seed(0)
     rnn = RNN(57, 16, 3)
     (batch,) = data.train_dataloader()

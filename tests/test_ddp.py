@@ -60,20 +60,25 @@ def test_each_name_is_in_the_batch_of_one_process(corpus_dir: Path, sampling: Sa
         return list(data.train_dataloader())
 
     def decode_pairs(batch: Batch) -> list[tuple[bytes, int]]:
-        letters = torch.split(batch.letters, batch.lengths.tolist())
-        return [
-            (bytes(name.tolist()), int(category))
-            for name, category in zip(letters, batch.targets, strict=True)
-        ]
+        encoded_names = torch.split(batch.letters, batch.lengths.tolist())
+        pairs = []
+        for letters, category in zip(encoded_names, batch.targets, strict=True):
+            pairs.append((bytes(letters.tolist()), int(category)))
+        return pairs
 
     batches = load_batches(rank=0, world_size=1)
     batches_by_rank = [load_batches(rank, world_size=3) for rank in range(3)]
     assert len(batches) == 30
-    for batch, *parts in zip(batches, *batches_by_rank, strict=True):
+    for number, batch in enumerate(batches):
+        parts = [rank_batches[number] for rank_batches in batches_by_rank]
+        # The work of the processes is as equal as possible.
         sizes = [len(part.lengths) for part in parts]
         assert max(sizes) - min(sizes) <= 1
-        pairs = [pair for part in parts for pair in decode_pairs(part)]
+        pairs = []
+        for part in parts:
+            pairs += decode_pairs(part)
         assert sorted(pairs) == sorted(decode_pairs(batch))
+    assert [len(rank_batches) for rank_batches in batches_by_rank] == [30, 30, 30]
 
 
 @pytest.mark.slow
@@ -84,22 +89,26 @@ def test_two_processes_take_the_same_steps_as_one(
     # which the processes get 4 and 3. The last batch of a pass has one name, so one process has no
     # name in it. The run is long enough for the signal to come during training, even on a busy
     # machine.
-    overrides = [*BATCHED_RUN, f"data_dir={corpus_dir}"]
-    one, two = tmp_path / "one", tmp_path / "two"
+    overrides = BATCHED_RUN + [f"data_dir={corpus_dir}"]
+    one = tmp_path / "one"
+    two = tmp_path / "two"
     one.mkdir()
-    train(settings(*overrides, "logger=[]"), one)
+    train(settings(overrides + ["logger=[]"]), one)
     checkpoint = "two/checkpoints/last.ckpt"
     process = programs.start_training(
-        *overrides, *TWO_PROCESSES, f"hydra.run.dir={two}", cwd=tmp_path, until=checkpoint
+        overrides + TWO_PROCESSES + [f"hydra.run.dir={two}"], cwd=tmp_path, until=checkpoint
     )
-    process.send_signal(signal.SIGUSR1)  # SLURM sends it to one of the processes
+    # SLURM sends this signal to one of the processes.
+    process.send_signal(signal.SIGUSR1)
     interrupted = process.result()
     assert (interrupted.returncode, interrupted.stderr) == (128 + signal.SIGUSR1, "")
+    # Only the first process prints.
     assert interrupted.stdout.count("Resume  ") == 1
     assert 0 < int(timeless_metrics(two)["iterations"]) < 400
-    resumed = programs.train("resume=two", *TWO_PROCESSES, cwd=tmp_path)
+    resumed = programs.train(["resume=two"] + TWO_PROCESSES, cwd=tmp_path)
     assert (resumed.returncode, resumed.stderr) == (0, "")
     assert_close_runs(two, one, atol=1e-5)
+    # Only the first process writes files, and loggers add some of their own.
     files = {}
     for folder in (one, two):
         names = {path.name for path in folder.iterdir()}
@@ -116,24 +125,20 @@ def test_child_processes_are_killed_after_an_interruption() -> None:
     )
     kill_ddp_processes(trainer)
     assert child.returncode == -signal.SIGKILL
-    assert observer._run()  # it has finished, and this process is still alive
+    # Lightning's observer of child processes has finished, and has not killed this process.
+    assert observer._run()
 
 
 @pytest.mark.slow
 def test_divergence_of_two_processes_is_reported_once(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
-    overrides = [
-        *BATCHED_RUN,
-        *TWO_PROCESSES,
-        "cell=tutorial",
-        "bidirectional=false",
-        "pooling=last",
-        "embedding=0",
-    ]
+    overrides = BATCHED_RUN + TWO_PROCESSES
+    overrides += ["cell=tutorial", "bidirectional=false", "pooling=last", "embedding=0"]
     overrides += ["batch_size=5", "lr=100", "clip=0", f"data_dir={corpus_dir}"]
-    overrides += ["print_every=1"]  # a process without a name in the batch prints nothing
-    result = programs.train(*overrides, "hydra.run.dir=run", cwd=tmp_path)
+    # A process without a name in the batch must print nothing, even if every iteration is printed.
+    overrides += ["print_every=1"]
+    result = programs.train(overrides + ["hydra.run.dir=run"], cwd=tmp_path)
     assert result.returncode == 1
     assert result.stderr.count("the loss or a weight is no longer finite") == 1
     assert "Traceback" not in result.stderr
@@ -141,7 +146,7 @@ def test_divergence_of_two_processes_is_reported_once(
 
 
 def test_sweep_of_runs_with_two_processes_is_refused(tmp_path: Path, programs: Programs) -> None:
-    result = programs.train("-m", "seed=1,2", *BATCHED_RUN, *TWO_PROCESSES, cwd=tmp_path)
+    result = programs.train(["-m", "seed=1,2"] + BATCHED_RUN + TWO_PROCESSES, cwd=tmp_path)
     message = "trainer.devices: must be 1 in a sweep, because each run has one process"
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == f"{message}\n"

@@ -1,6 +1,7 @@
 import json
 import math
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def make_evaluated_names(n_pairs: int = 400) -> EvaluatedNames:
     targets = torch.from_numpy(rng.integers(5, size=n_pairs))
     logits = rng.normal(size=(n_pairs, 5)) + 1.5 * np.eye(5)[targets]
     probabilities = torch.from_numpy(logits).softmax(dim=1)
+    # Each name occurs twice, because intervals are computed from samples of names, not of pairs.
     names = [f"n{i // 2}" for i in range(n_pairs)]
     return EvaluatedNames(names, targets, probabilities, list("ABCDE"))
 
@@ -50,24 +52,26 @@ def compute_unweighted_scores(evaluated: EvaluatedNames) -> dict[str, float]:
 
 def test_scores_against_torchmetrics() -> None:
     evaluated = make_evaluated_names()
-    p, y = evaluated.probabilities, evaluated.targets
-    assert compute_unweighted_scores(evaluated) == {
-        "accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="micro").item()),
-        "balanced_accuracy": pytest.approx(multiclass_accuracy(p, y, 5, average="macro").item()),
-        "macro_f1": pytest.approx(multiclass_f1_score(p, y, 5, average="macro").item()),
-        "top3_accuracy": pytest.approx(
-            multiclass_accuracy(p, y, 5, average="micro", top_k=3).item()
-        ),
-        "log_loss": pytest.approx(torch.nn.functional.nll_loss(p.log(), y).item()),
-        "ece": pytest.approx(
-            multiclass_calibration_error(p, y, 5, n_bins=N_CALIBRATION_BINS).item(), abs=1e-6
-        ),
+    p = evaluated.probabilities
+    y = evaluated.targets
+    expected = {
+        "accuracy": multiclass_accuracy(p, y, 5, average="micro"),
+        "balanced_accuracy": multiclass_accuracy(p, y, 5, average="macro"),
+        "macro_f1": multiclass_f1_score(p, y, 5, average="macro"),
+        "top3_accuracy": multiclass_accuracy(p, y, 5, average="micro", top_k=3),
+        "log_loss": torch.nn.functional.nll_loss(p.log(), y),
+        "ece": multiclass_calibration_error(p, y, 5, n_bins=N_CALIBRATION_BINS),
     }
+    scores = compute_unweighted_scores(evaluated)
+    assert scores.keys() == expected.keys()
+    for name, value in expected.items():
+        assert scores[name] == pytest.approx(value.item()), name
 
 
 def test_weights_count_as_repetitions_of_the_pairs() -> None:
     evaluated = make_evaluated_names(n_pairs=30)
     weights = torch.from_numpy(np.random.default_rng(1).integers(3, size=30))
+    # A pair with a weight of 2 is in the list twice, and one with 0 is not.
     indices = torch.arange(30).repeat_interleave(weights)
     repeated = EvaluatedNames(
         [evaluated.names[i] for i in indices],
@@ -83,6 +87,7 @@ def test_weights_count_as_repetitions_of_the_pairs() -> None:
 def test_the_interval_of_the_accuracy_is_that_of_the_binomial_distribution() -> None:
     report = build_report(make_evaluated_names(n_pairs=1000))
     value = report["accuracy"]["value"]
+    # 95 % of a normal distribution are within 1.96 standard deviations.
     half_width = 1.96 * (value * (1 - value) / 1000) ** 0.5
     assert report["accuracy"]["low"] == pytest.approx(value - half_width, abs=0.15 * half_width)
     assert report["accuracy"]["high"] == pytest.approx(value + half_width, abs=0.15 * half_width)
@@ -93,7 +98,8 @@ def test_the_rest_of_the_report_by_hand() -> None:
     targets = torch.tensor([0, 0, 1, 1])
     report = build_report(EvaluatedNames(["a", "b", "c", "a"], targets, p, list("ABC")))
     assert report["pairs"] == 4
-    assert report["ceiling"] == 3 / 4  # the name `a` belongs to A and B
+    # The name `a` belongs to A and B, and only one prediction is made for it.
+    assert report["ceiling"] == 3 / 4
     assert report["majority"] == {"category": "A", "accuracy": 0.5}
     assert report["categories"] == [
         {"category": "A", "precision": 2 / 3, "recall": 1.0, "f1": 0.8, "support": 2},
@@ -103,13 +109,17 @@ def test_the_rest_of_the_report_by_hand() -> None:
     assert report["confused"] == [{"category": "B", "guess": "A", "count": 1, "examples": ["a"]}]
     assert report["accuracy"]["value"] == 0.75
     # The confidences are 0.9, where the prediction is wrong, 0.8, 0.7 and 0.6.
-    assert [tuple(row.values()) for row in report["coverage"]] == [
-        pytest.approx((threshold, precision, coverage))
-        for threshold, precision, coverage in (
-            *((0.3, 3 / 4, 1), (0.3, 3 / 4, 1), (0.65, 2 / 3, 0.75)),
-            *((0.75, 1 / 2, 0.5), (0.85, 0, 0.25)),
-        )
+    coverage = [list(row.values()) for row in report["coverage"]]
+    expected_coverage = [
+        [0.3, 3 / 4, 1],
+        [0.3, 3 / 4, 1],
+        [0.65, 2 / 3, 0.75],
+        [0.75, 1 / 2, 0.5],
+        [0.85, 0, 0.25],
     ]
+    assert len(coverage) == len(expected_coverage)
+    for row, expected_row in zip(coverage, expected_coverage, strict=True):
+        assert row == pytest.approx(expected_row)
 
 
 def test_macro_averages_include_only_categories_that_have_names() -> None:
@@ -126,18 +136,23 @@ def test_categories_with_few_names_are_marked() -> None:
     p = torch.eye(3).double()[targets]
     evaluated = EvaluatedNames([str(i) for i in range(39)], targets, p, list("ABC"))
     text = format_report(build_report(evaluated))
-    assert re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE) == [
-        *(("A", "20", ""), ("B", "19", " *"), ("C", "0", "")),
+    rows = re.findall(r"^([ABC]) .* (\d+)( \*)?$", text, re.MULTILINE)
+    # A row ends with the number of names. C has no scores that could be unreliable.
+    assert rows == [
+        ("A", "20", ""),
+        ("B", "19", " *"),
+        ("C", "0", ""),
     ]
     note = "* fewer than 20 names; the margin of error of the recall can be 0.2 or more"
     assert f"\n{note}\n" in text
     only_a = EvaluatedNames(["a"] * 20, targets[:20], p[:20], list("ABC"))
+    # Categories without names are not marked.
     assert "*" not in format_report(build_report(only_a))
 
 
-def train_run(folder: Path, *overrides: str, **values: Any) -> Path:
+def train_run(folder: Path, overrides: list[str], **values: Any) -> Path:
     """Train without loggers and return the folder of the run."""
-    config = settings(*overrides)
+    config = settings(overrides)
     vars(config).update(values, logger={})
     folder.mkdir()
     train(config, folder)
@@ -150,17 +165,18 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("evaluate")
     (folder / "names").mkdir()
     for category, vowel in (("A", "a"), ("B", "e"), ("C", "o")):
-        names = [f"{x}{vowel}{y}{z}" for x in "bdg" for y in "lmn" for z in "aei"]
-        (folder / "names" / f"{category}.txt").write_text("\n".join([*names, "shared"]))
-    overrides = ("hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3")
-    train_run(folder / "run", *overrides, data_dir=str(folder / "names"))
+        names = ["".join(letters) for letters in product("bdg", vowel, "lmn", "aei")]
+        # A name of all categories makes the accuracy ceiling lower than 1.
+        (folder / "names" / f"{category}.txt").write_text("\n".join(names + ["shared"]))
+    overrides = ["hidden=16", "lr=0.05", "iterations=300", "log_every=100", "seed=3"]
+    train_run(folder / "run", overrides, data_dir=str(folder / "names"))
     return folder
 
 
-def run_evaluate(run: Path, *arguments: str) -> int:
+def run_evaluate(run: Path, arguments: list[str]) -> int:
     """Run the program with a checkpoint of the fixture `run`, and return its exit status."""
     try:
-        evaluate.main([f"--checkpoint={run}/run", *arguments])
+        evaluate.main([f"--checkpoint={run}/run"] + arguments)
     except SystemExit as exit_request:
         return int(exit_request.code or 0)
     return 0
@@ -177,14 +193,14 @@ def test_scores_equal_the_metrics_of_the_run(
     run: Path, tmp_path: Path, capsys: Captured, split: str
 ) -> None:
     """The run was trained under the uniform prior."""
-    outputs = (f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png")
+    outputs = [f"--out={tmp_path}/e.json", f"--plot={tmp_path}/e.png"]
     if split == "test":
         prior = "corpus"
         tags = "test/corpus"
     else:
         prior = "uniform"
         tags = "val"
-    assert run_evaluate(run, f"--split={split}", f"--prior={prior}", *outputs) == 0
+    assert run_evaluate(run, [f"--split={split}", f"--prior={prior}"] + outputs) == 0
     metrics = json.loads((run / "run/metrics.json").read_text())
     report = read_report(tmp_path / "e.json")
     stdout = capsys.readouterr().out
@@ -194,26 +210,31 @@ def test_scores_equal_the_metrics_of_the_run(
         assert f"{report[name]['value']:.3f}" in stdout
     assert report["split"] == split
     assert matplotlib.image.imread(tmp_path / "e.png").std() > 0.01
-    assert run_evaluate(run, f"--out={tmp_path}/e.json") == 2
+    assert run_evaluate(run, [f"--out={tmp_path}/e.json"]) == 2
     assert "e.json: the file already exists; use --force to replace it\n" in capsys.readouterr().err
 
 
 def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -> None:
     """Under a prior that favors A, all names are classified as A."""
     checkpoint = torch.load(run / "run/checkpoints/last.ckpt", weights_only=True)
+    # A high temperature makes all likelihoods nearly equal, so the prior decides.
     checkpoint["calibration"] = {
-        **{"trained_prior": [1 / 3] * 3, "corpus_prior": [1 - 2e-6, 1e-6, 1e-6]},
-        **{"temperature": 20.0, "strength": 0.0, "curves": {}},
+        "trained_prior": [1 / 3] * 3,
+        "corpus_prior": [1 - 2e-6, 1e-6, 1e-6],
+        "temperature": 20.0,
+        "strength": 0.0,
+        "curves": {},
     }
     torch.save(checkpoint, tmp_path / "a.ckpt")
     reports = {}
     for prior in ("uniform", "corpus", "tempered"):
         options = [f"--checkpoint={tmp_path}/a.ckpt", "--split=all", f"--prior={prior}"]
-        evaluate.main([*options, f"--out={tmp_path}/{prior}.json"])
+        evaluate.main(options + [f"--out={tmp_path}/{prior}.json"])
         assert f"\nClass prior: {prior}\n\n" in capsys.readouterr().out
         reports[prior] = read_report(tmp_path / f"{prior}.json")
         assert reports[prior].pop("prior") == prior
-    assert reports["tempered"] == reports["uniform"]  # the strength is 0
+    # With a strength of 0, the tempered prior is uniform.
+    assert reports["tempered"] == reports["uniform"]
     assert reports["corpus"]["balanced_accuracy"]["value"] == pytest.approx(1 / 3)
     assert [row["recall"] for row in reports["corpus"]["categories"]] == [1, 0, 0]
 
@@ -235,9 +256,11 @@ def test_evaluation_under_a_prior(run: Path, tmp_path: Path, capsys: Captured) -
 def test_the_splits_are_those_of_the_run(run: Path, tmp_path: Path) -> None:
     n_pairs = {}
     for split in ("train", "val", "test", "all"):
-        assert run_evaluate(run, f"--split={split}", f"--out={tmp_path}/{split}.json") == 0
+        assert run_evaluate(run, [f"--split={split}", f"--out={tmp_path}/{split}.json"]) == 0
         n_pairs[split] = read_report(tmp_path / f"{split}.json")["pairs"]
-    assert n_pairs["all"] == 3 * 28 == n_pairs["train"] + n_pairs["val"] + n_pairs["test"]
+    # Each of the three categories has 28 names.
+    assert n_pairs["all"] == 3 * 28
+    assert n_pairs["train"] + n_pairs["val"] + n_pairs["test"] == 3 * 28
 
 
 def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured) -> None:
@@ -245,11 +268,12 @@ def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured
     changed.mkdir()
     for file in (run / "names").iterdir():
         (changed / file.name).write_text(file.read_text())
-    assert run_evaluate(run, f"--data-dir={changed}") == 0  # a copy is the same corpus
+    # A copy is the same corpus, because only names and categories are compared.
+    assert run_evaluate(run, [f"--data-dir={changed}"]) == 0
     (changed / "A.txt").write_text((run / "names/A.txt").read_text() + "\nnewname")
     capsys.readouterr()
     for split in ("test", "val", "train"):
-        assert run_evaluate(run, f"--data-dir={changed}", f"--split={split}") == 2
+        assert run_evaluate(run, [f"--data-dir={changed}", f"--split={split}"]) == 2
         stdout, stderr = capsys.readouterr()
         assert stdout == ""
         assert stderr.endswith(
@@ -257,10 +281,11 @@ def test_a_changed_corpus_is_refused(run: Path, tmp_path: Path, capsys: Captured
             "use --split all\n"
         )
         assert stderr.count("\n") == 1
-    assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 0
+    assert run_evaluate(run, [f"--data-dir={changed}", "--split=all"]) == 0
     assert f"\nNames: {changed}, all names\n" in capsys.readouterr().out
+    # A category that the model does not know cannot be predicted.
     (changed / "D.txt").write_text("dodo\n")
-    assert run_evaluate(run, f"--data-dir={changed}", "--split=all") == 2
+    assert run_evaluate(run, [f"--data-dir={changed}", "--split=all"]) == 2
     assert capsys.readouterr().err.endswith(
         f"{changed}: the model does not know 1 of 4 categories ('D'); "
         "use --unknown skip to leave them out, or --unknown wrong to count them as wrong\n"
@@ -287,13 +312,15 @@ def test_categories_that_the_model_does_not_know(
     reports = {}
     capsys.readouterr()
     for mode, description in (("skip", "left out"), ("wrong", "counted as wrong predictions")):
-        assert run_evaluate(run, *options, f"--unknown={mode}") == 0
+        assert run_evaluate(run, options + [f"--unknown={mode}"]) == 0
         reports[mode] = read_report(tmp_path / "e.json")
         assert reports[mode]["unknown"] == mode
         assert reports[mode]["unknown_categories"] == ["D", "E, F"]
         line = f"Unknown: 2 of 4 categories ('D', 'E, F'), {description}"
         assert f"\n{line}\n" in capsys.readouterr().out
-    skip, wrong = reports["skip"], reports["wrong"]
+    skip = reports["skip"]
+    wrong = reports["wrong"]
+    # The unknown categories have three names.
     assert (skip["pairs"], wrong["pairs"]) == (56, 59)
     assert [row["support"] for row in skip["categories"]] == [28, 0, 28]
     assert [row["support"] for row in wrong["categories"]] == [28, 0, 28, 2, 1]
@@ -306,6 +333,7 @@ def test_categories_that_the_model_does_not_know(
     assert skip["balanced_accuracy"]["value"] == pytest.approx(sum(recalls) / 2)
     assert wrong["balanced_accuracy"]["value"] == pytest.approx(sum(recalls) / 4)
     for report in (skip, wrong):
+        # Categories without names have no part in the mean.
         f1 = [row["f1"] or 0 for row in report["categories"] if row["support"]]
         assert report["macro_f1"]["value"] == pytest.approx(sum(f1) / len(f1))
 
@@ -315,16 +343,16 @@ def test_one_category_or_none(
 ) -> None:
     (other_names / "A.txt").unlink()
     (other_names / "C.txt").unlink()
-    options = f"--data-dir={other_names}", "--split=all"
-    assert run_evaluate(run, *options, "--unknown=skip") == 2
+    options = [f"--data-dir={other_names}", "--split=all"]
+    assert run_evaluate(run, options + ["--unknown=skip"]) == 2
     message = "there are no names of these categories: 'A', 'B', 'C'\n"
     assert capsys.readouterr().err.endswith(message)
-    assert run_evaluate(run, *options, "--unknown=wrong", f"--out={tmp_path}/wrong.json") == 0
+    assert run_evaluate(run, options + ["--unknown=wrong", f"--out={tmp_path}/wrong.json"]) == 0
     assert read_report(tmp_path / "wrong.json")["accuracy"]["value"] == 0
     for category in ("D", "E, F"):
         (other_names / f"{category}.txt").unlink()
     (other_names / "B.txt").write_text((run / "names/B.txt").read_text())
-    assert run_evaluate(run, *options, f"--out={tmp_path}/one.json") == 0
+    assert run_evaluate(run, options + [f"--out={tmp_path}/one.json"]) == 0
     report = read_report(tmp_path / "one.json")
     assert report["pairs"] == 28
     assert report["balanced_accuracy"] == report["accuracy"]
@@ -335,17 +363,17 @@ def test_one_category_or_none(
 
 
 def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert run_evaluate(run, "--among=C,A") == 2
+    assert run_evaluate(run, ["--among=C,A"]) == 2
     assert (
         "the model does not know 1 of 3 categories ('B'); use --unknown skip to"
         in capsys.readouterr().err
     )
     out = f"--out={tmp_path}/e.json"
-    assert run_evaluate(run, "--among=C,A", "--unknown=skip", out) == 0
+    assert run_evaluate(run, ["--among=C,A", "--unknown=skip", out]) == 0
     report = read_report(tmp_path / "e.json")
     assert report["among"] == ["C", "A"]
     assert [row["category"] for row in report["categories"]] == ["C", "A"]
-    assert run_evaluate(run, "--among=C,A", "--unknown=skip", "--split=all", out, "--force") == 0
+    assert run_evaluate(run, ["--among=C,A", "--unknown=skip", "--split=all", out, "--force"]) == 0
     report = read_report(tmp_path / "e.json")
     model = load_model(run / "run/checkpoints/last.ckpt")
     is_correct: list[bool] = []
@@ -358,7 +386,7 @@ def test_among_some_categories(run: Path, tmp_path: Path, capsys: Captured) -> N
 
 
 def test_coverage_and_plot(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    assert run_evaluate(run, "--split=all", f"--out={tmp_path}/e.json") == 0
+    assert run_evaluate(run, ["--split=all", f"--out={tmp_path}/e.json"]) == 0
     rows = read_report(tmp_path / "e.json")["coverage"]
     assert len(rows) == len(REPORTED_COVERAGES)
     for row, min_coverage in zip(rows, REPORTED_COVERAGES, strict=True):
@@ -368,9 +396,9 @@ def test_coverage_and_plot(run: Path, tmp_path: Path, capsys: Captured) -> None:
         line = "{coverage:>10.3f}{precision:>12.3f}{threshold:>12.6f}".format(**row)
         assert f"\n{line}\n" in stdout
     plot = f"--plot={tmp_path}/c.png"
-    assert run_evaluate(run, plot) == 0
+    assert run_evaluate(run, [plot]) == 0
     assert matplotlib.image.imread(tmp_path / "c.png").std() > 0.01
-    assert run_evaluate(run, plot) == 2
+    assert run_evaluate(run, [plot]) == 2
     assert "c.png: the file already exists; use --force to replace it\n" in capsys.readouterr().err
 
 
@@ -389,10 +417,22 @@ def test_another_split_is_refused(run: Path, tmp_path: Path, capsys: Captured) -
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        *(("val_fraction", value) for value in (math.nan, math.inf, -1.0, 2, 10**400)),
-        *(("test_fraction", value) for value in (math.nan, 0.95, -0.1)),
-        *(("seed", value) for value in (-1, 10**5000)),
-        *(("data_dir", value) for value in ("", "no\0where", "no\nwhere", "x" * 5000)),
+        ("val_fraction", math.nan),
+        ("val_fraction", math.inf),
+        ("val_fraction", -1.0),
+        ("val_fraction", 2),
+        # These integers are too large for a float.
+        ("val_fraction", 10**400),
+        ("test_fraction", math.nan),
+        # Together with the fraction of validation names, nothing is left to train on.
+        ("test_fraction", 0.95),
+        ("test_fraction", -0.1),
+        ("seed", -1),
+        ("seed", 10**5000),
+        ("data_dir", ""),
+        ("data_dir", "no\0where"),
+        ("data_dir", "no\nwhere"),
+        ("data_dir", "x" * 5000),
     ],
     ids=lambda part: part if isinstance(part, str) and len(part) < 20 else "number",
 )
@@ -412,7 +452,8 @@ def test_the_included_corpus_is_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     """The checkpoint contains no path, because the corpus comes with the program."""
-    train_run(tmp_path / "run", "hidden=4", "iterations=10", "test_fraction=0.01")
+    train_run(tmp_path / "run", ["hidden=4", "iterations=10", "test_fraction=0.01"])
+    # The corpus is found from any folder.
     monkeypatch.chdir(tmp_path)
     evaluate.main(["--checkpoint=run"])
     stdout = capsys.readouterr().out
@@ -420,12 +461,12 @@ def test_the_included_corpus_is_found(
 
 
 def test_a_run_without_test_names(run: Path, tmp_path: Path, capsys: Captured) -> None:
-    overrides = ("hidden=4", "iterations=10", "experiment=tutorial")
-    train_run(tmp_path / "tutorial", *overrides, data_dir=str(run / "names"))
+    overrides = ["hidden=4", "iterations=10", "experiment=tutorial"]
+    train_run(tmp_path / "tutorial", overrides, data_dir=str(run / "names"))
     with pytest.raises(SystemExit):
         evaluate.main([f"--checkpoint={tmp_path}/tutorial"])
     assert capsys.readouterr().err.endswith(
         "--split test: the run has no test set; use --split all\n"
     )
-    assert run_evaluate(run, "--data-dir=nowhere") == 2
+    assert run_evaluate(run, ["--data-dir=nowhere"]) == 2
     assert "nowhere: contains no <Category>.txt files" in capsys.readouterr().err

@@ -56,15 +56,16 @@ def write_model(file: Path, network: dict[str, Any], **entries: object) -> Path:
     """Write a checkpoint whose probabilities differ much from letter to letter."""
     checkpoint = make_checkpoint(network) | entries
     for name, weight in checkpoint["state_dict"].items():
+        # The outputs of a network with random weights would be nearly equal for all names.
         weight.mul_(20 if "i2o" in name or "output" in name else 2)
     torch.save(checkpoint, file)
     return file
 
 
-def run_export(*arguments: str) -> int:
+def run_export(arguments: list[str]) -> int:
     """Run the program, and return its exit status."""
     try:
-        export.main(list(arguments))
+        export.main(arguments)
     except SystemExit as exit_request:
         return int(exit_request.code or 0)
     return 0
@@ -80,14 +81,14 @@ def embedded_values(page: str) -> dict[str, Any]:
 def test_page_contains_the_exact_weights(tmp_path: Path, capsys: Captured) -> None:
     file = write_model(tmp_path / "a.ckpt", NETWORK, calibration=CALIBRATION)
     page = tmp_path / "see.html"
-    assert run_export(str(file), f"--html={page}", "--prior=uniform") == 0
+    assert run_export([str(file), f"--html={page}", "--prior=uniform"]) == 0
     lines = capsys.readouterr().out.splitlines()
     size = f"{page.stat().st_size / 1000:,.0f} kB"
     source = f"{file} (validation balanced accuracy 0.625)"
     assert lines == [f"Wrote {page} ({size}) from {source}", f"Open {page} in a browser."]
     values = embedded_values(page.read_text(encoding="utf-8"))
     weights = torch.load(file, weights_only=True)["state_dict"]
-    assert [*values["weights"]] == ["i2h.weight", "i2h.bias", "i2o.weight", "i2o.bias"]
+    assert list(values["weights"]) == ["i2h.weight", "i2h.bias", "i2o.weight", "i2o.bias"]
     for name, text in values["weights"].items():
         expected = weights[f"network.recurrent.rnn.{name}"].numpy()
         embedded = np.frombuffer(b64decode(text), "<f4").reshape(expected.shape)
@@ -96,13 +97,14 @@ def test_page_contains_the_exact_weights(tmp_path: Path, capsys: Captured) -> No
     assert values["letters"]["symbols"] == ASCII_SYMBOLS
     assert values["prior"] == "uniform"
     assert values["about"] == CHECKPOINT_SUMMARY
+    # A published page must not reveal the folders of its author.
     assert str(tmp_path) not in page.read_text(encoding="utf-8")
 
 
 def test_page_loads_nothing(tmp_path: Path) -> None:
     file = write_model(tmp_path / "a.ckpt", NETWORK)
     page = tmp_path / "see.html"
-    assert run_export(f"--checkpoint={file}", f"--html={page}") == 0
+    assert run_export([f"--checkpoint={file}", f"--html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     assert "default-src 'none'" in text
     # A link loads nothing until it is clicked.
@@ -120,7 +122,7 @@ def test_page_loads_nothing(tmp_path: Path) -> None:
 def test_title_of_the_page(tmp_path: Path, categories: list[str], title: str) -> None:
     file = write_model(tmp_path / "a.ckpt", NETWORK | {"categories": categories})
     page = tmp_path / "see.html"
-    assert run_export(str(file), f"--html={page}") == 0
+    assert run_export([str(file), f"--html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     assert f"<title>{title}</title>" in text
     assert f"<h1>{title}</h1>" in text
@@ -133,9 +135,10 @@ def test_untrusted_categories_cannot_inject_code(tmp_path: Path) -> None:
     categories = ["</script><script>alert(1)</script>", "{model}\"'&", "<!--"]
     file = write_model(tmp_path / "a.ckpt", NETWORK | {"categories": categories})
     page = tmp_path / "see.html"
-    assert run_export(str(file), f"--html={page}") == 0
+    assert run_export([str(file), f"--html={page}"]) == 0
     text = page.read_text(encoding="utf-8")
     assert embedded_values(text)["categories"] == categories
+    # The page has one script for the values and one for its code.
     assert text.count("</script>") == 2
     assert "innerHTML" not in text
 
@@ -143,51 +146,56 @@ def test_untrusted_categories_cannot_inject_code(tmp_path: Path) -> None:
 def test_errors(tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
-    def run_error(*arguments: str) -> str:
-        assert run_export(*arguments) == 2
+    def run_error(arguments: list[str]) -> str:
+        assert run_export(arguments) == 2
         (line,) = capsys.readouterr().err.splitlines()
         return line.removeprefix("python -m src.export: ")
 
+    # The page draws the computation of the tutorial's cell only.
     write_model(Path("gru.ckpt"), GRU_NETWORK)
     message = "gru.ckpt: --html supports only cell=tutorial with ngrams=0"
-    assert run_error("gru.ckpt", "--html=a.html", "--onnx=a.onnx") == message
+    assert run_error(["gru.ckpt", "--html=a.html", "--onnx=a.onnx"]) == message
     torch.save(make_checkpoint(GRU_NETWORK | {"ngrams": 1}), "best.ckpt")
     reason = "n-gram models cannot be exported to ONNX"
     message = f"best.ckpt: --onnx: {reason}; train with ngrams=0"
-    assert run_error("best.ckpt", "--onnx=a.onnx") == message
+    assert run_error(["best.ckpt", "--onnx=a.onnx"]) == message
     message = "nothing to write; use --html FILE.html or --onnx FILE.onnx"
-    assert run_error("gru.ckpt") == message
+    assert run_error(["gru.ckpt"]) == message
     write_model(Path("a.ckpt"), NETWORK)
     exists = "the file already exists; use --force to replace it"
-    assert run_error("a.ckpt", "--html=a.ckpt") == f"a.ckpt: {exists}"
+    assert run_error(["a.ckpt", "--html=a.ckpt"]) == f"a.ckpt: {exists}"
     reason = "a.ckpt has no calibration, because no names were held out for validation"
     message = f"--prior corpus: {reason}; omit --prior"
-    assert run_error("a.ckpt", "--html=a.html", "--prior=corpus") == message
+    assert run_error(["a.ckpt", "--html=a.html", "--prior=corpus"]) == message
     content = Path("a.ckpt").read_bytes()
+    # A copy may have been interrupted.
     Path("b.ckpt").write_bytes(content[: len(content) // 2])
-    assert run_error("b.ckpt", "--html=a.html") == "b.ckpt: not a checkpoint, or a damaged one"
+    assert run_error(["b.ckpt", "--html=a.html"]) == "b.ckpt: not a checkpoint, or a damaged one"
     message = "no finished run in outputs/; train a model first, or use --checkpoint"
-    assert run_error("--html=a.html") == message
-    assert "No such file" in run_error("nowhere.ckpt", "--html=a.html")
-    assert not {*Path().glob("a.*")} - {Path("a.ckpt")}
+    assert run_error(["--html=a.html"]) == message
+    assert "No such file" in run_error(["nowhere.ckpt", "--html=a.html"])
+    # Nothing was written, because all errors are detected before.
+    assert list(Path().glob("a.*")) == [Path("a.ckpt")]
     Path("a.html").touch()
     Path("a.onnx").touch()
-    assert run_error("a.ckpt", "--onnx=a.onnx") == f"a.onnx: {exists}"
-    assert run_export("a.ckpt", "--html=a.html", "--onnx=a.onnx", "--force") == 0
+    assert run_error(["a.ckpt", "--onnx=a.onnx"]) == f"a.onnx: {exists}"
+    assert run_export(["a.ckpt", "--html=a.html", "--onnx=a.onnx", "--force"]) == 0
     assert Path("a.html").stat().st_size > 10_000
     assert Path("a.onnx").stat().st_size > 1000
     capsys.readouterr()
+    # This simulates an environment without the extra, even if the package was imported before.
     monkeypatch.delitem(sys.modules, "src.export.onnx_graph")
     monkeypatch.setitem(sys.modules, "onnx", None)
     message = "--onnx requires an extra; run pip install -e '.[export]'"
-    assert run_error("a.ckpt", "--onnx=b") == message
+    assert run_error(["a.ckpt", "--onnx=b"]) == message
 
 
 CORPUS_ALPHABET = Alphabet(
     "corpus", "".join(sorted("абвЖИяáéabcdeijlns O'")) + UNKNOWN_SYMBOL, "lower", True
 )
+CHINESE_SYMBOLS = "".join(chr(code_point) for code_point in range(0x4E00, 0x4F00))
 LARGE_ALPHABET = Alphabet(
-    "corpus", "".join(sorted([*ASCII_SYMBOLS, *map(chr, range(0x4E00, 0x4F00))])) + UNKNOWN_SYMBOL
+    "corpus", "".join(sorted(ASCII_SYMBOLS + CHINESE_SYMBOLS)) + UNKNOWN_SYMBOL
 )
 WITH_CORPUS_ALPHABET = {"alphabet": CORPUS_ALPHABET.to_dict()}
 WITH_LARGE_ALPHABET = {"alphabet": LARGE_ALPHABET.to_dict()}
@@ -197,7 +205,7 @@ ONE_HOT: dict[str, Any] = {"bidirectional": False, "embedding": 0}
 
 def export_session(file: Path, prior: str) -> onnxruntime.InferenceSession:
     """Export the model of a checkpoint, and load the graph in onnxruntime."""
-    assert run_export(str(file), f"--onnx={file}.onnx", f"--prior={prior}", "--force") == 0
+    assert run_export([str(file), f"--onnx={file}.onnx", f"--prior={prior}", "--force"]) == 0
     onnx.checker.check_model(f"{file}.onnx", full_check=True)
     return onnxruntime.InferenceSession(f"{file}.onnx")
 
@@ -216,7 +224,8 @@ def run_graph(
     A symbol that is not in the alphabet has the letter index -1, which is the last one.
     """
     symbols = read_metadata(session)["letters"]["symbols"]
-    lengths = np.array([*map(len, names)])
+    lengths = np.array([len(name) for name in names])
+    # The graph must ignore the letters behind the end of a name, whatever their indices are.
     letters = np.full((len(names), lengths.max() + 2), padding)
     for row, name in zip(letters, names, strict=True):
         row[: len(name)] = [symbols.find(letter) for letter in name]
@@ -225,34 +234,40 @@ def run_graph(
     return probabilities
 
 
-@pytest.mark.parametrize(
-    "network",
-    [
-        NETWORK,
-        NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
-        *(GRU_NETWORK | {"cell": cell} | ONE_HOT for cell in LAYER_CLASSES),
-        *(GRU_NETWORK | {"cell": cell} | DEEP for cell in LAYER_CLASSES),
-        *(GRU_NETWORK | {"cell": cell, "pooling": "all"} for cell in LAYER_CLASSES),
-        GRU_NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
-        GRU_NETWORK | WITH_LARGE_ALPHABET | {"layers": 2, "pooling": "all"},
-    ],
-)
+EXPORTED_NETWORKS = [
+    NETWORK,
+    NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
+    GRU_NETWORK | WITH_CORPUS_ALPHABET | {"train_prior": [0.2, 0.3, 0.5]},
+    GRU_NETWORK | WITH_LARGE_ALPHABET | {"layers": 2, "pooling": "all"},
+]
+for cell in LAYER_CLASSES:
+    cell_network = GRU_NETWORK | {"cell": cell}
+    EXPORTED_NETWORKS.append(cell_network | ONE_HOT)
+    EXPORTED_NETWORKS.append(cell_network | DEEP)
+    EXPORTED_NETWORKS.append(cell_network | {"pooling": "all"})
+
+
+@pytest.mark.parametrize("network", EXPORTED_NETWORKS)
 def test_onnx_graph_gives_the_same_probabilities_as_predict(
     network: dict[str, Any], tmp_path: Path
 ) -> None:
     file = write_model(tmp_path / "a.ckpt", network, calibration=CALIBRATION)
     model = load_model(file, "corpus")
     session = export_session(file, "corpus")
-    included_names = [name for names in read_corpus(ROOT / "data/names").values() for name in names]
-    texts = ["a", *NAMES, *included_names[::20]]
+    included_names: list[str] = []
+    for category_names in read_corpus(ROOT / "data/names").values():
+        included_names += category_names
+    # One name in twenty is enough to contain all letters of the corpus.
+    texts = ["a"] + NAMES + included_names[::20]
     names = [name for name in map(model.alphabet.normalize, texts) if name]
     assert len(names) > 1000
-    assert {1, MAX_NAME_LENGTH} <= {*map(len, names)}
+    assert {1, MAX_NAME_LENGTH} <= {len(name) for name in names}
     expected = model.predict_probabilities(names).numpy()
+    # The comparison would prove little if all names had nearly the same probabilities.
     assert expected.std(axis=0).max() > 0.02
     probabilities = run_graph(session, names, padding=-1)
     np.testing.assert_allclose(probabilities, expected, atol=1e-5, rtol=0)
-    some_names = [*names[:20], "x" * MAX_NAME_LENGTH]
+    some_names = names[:20] + ["x" * MAX_NAME_LENGTH]
     one_by_one = np.concatenate([run_graph(session, [name], padding=0) for name in some_names])
     np.testing.assert_allclose(
         one_by_one, model.predict_probabilities(some_names), atol=1e-5, rtol=0
@@ -264,6 +279,7 @@ def test_onnx_metadata(tmp_path: Path) -> None:
     file = write_model(tmp_path / "a.ckpt", network, calibration=CALIBRATION)
     session = export_session(file, "uniform")
     metadata = read_metadata(session)
+    # A program needs the alphabet to convert letters to indices.
     assert Alphabet.from_dict(metadata["letters"]) == CORPUS_ALPHABET
     assert metadata["categories"] == ["A", "B", "C"]
     assert metadata["prior"] == "uniform"
@@ -272,7 +288,8 @@ def test_onnx_metadata(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(metadata)
     uniform = run_graph(session, ["lisa"], padding=0)
     offsets = metadata["priors"]
-    for prior in PRIORS:  # a program can compute the probabilities under all priors from one
+    # A program can compute the probabilities under all priors from those under one of them.
+    for prior in PRIORS:
         scores = uniform * np.exp(np.subtract(offsets[prior], offsets["uniform"]))
         expected = load_model(file, prior).predict_probabilities(["lisa"])
         np.testing.assert_allclose(scores / scores.sum(), expected, atol=1e-6)
@@ -335,12 +352,12 @@ def browser_results(
     for i, (network, calibration) in enumerate(zip(networks, calibrations, strict=True)):
         entries = {} if calibration is None else {"calibration": calibration}
         files.append(write_model(folder / f"{i}.ckpt", network, **entries))
-        assert run_export(str(files[i]), f"--html={folder / 'see.html'}", "--force") == 0
+        assert run_export([str(files[i]), f"--html={folder / 'see.html'}", "--force"]) == 0
         page = (folder / "see.html").read_text(encoding="utf-8").replace("</html>", code)
         frames += f'<iframe srcdoc="{html.escape(page)}"></iframe><pre></pre>'
     (folder / "all.html").write_text(f"<meta charset=utf-8><body>{frames}", encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder / 'user'}"]
-    command = [browser, *options, "--dump-dom", (folder / "all.html").as_uri()]
+    command = [browser] + options + ["--dump-dom", (folder / "all.html").as_uri()]
     dom = subprocess.run(command, capture_output=True, check=True, timeout=120).stdout.decode()
     results = [json.loads(html.unescape(text)) for text in re.findall("<pre>(.*?)</pre>", dom)]
     return list(zip(map(load_model, files), results, strict=True))
@@ -401,5 +418,5 @@ def test_page_starts_with_an_example_that_it_can_read(
         for name in examples:
             if set(model.alphabet.normalize(name)) <= set(model.alphabet.symbols):
                 readable.append(name)
-        assert results["examples"] == ["Try", *readable]
+        assert results["examples"] == ["Try"] + readable
         assert results["first"] == (readable[0] if readable else "")

@@ -35,13 +35,20 @@ def apply_changes(page: str, project: Path) -> list[str]:
         file = project / name
         names.append(name)
         if language != "diff":
+            # The page must not replace a file without a description of the change.
             assert not file.exists(), name
             file.write_text(content)
             continue
         lines = content.splitlines(keepends=True)
-        old = "".join(line[1:] for line in lines if line[0] in " -")
-        new = "".join(line[1:] for line in lines if line[0] in " +")
+        old = ""
+        new = ""
+        for line in lines:
+            if line[0] in " -":
+                old += line[1:]
+            if line[0] in " +":
+                new += line[1:]
         text = file.read_text()
+        # A reader must know at which place of the file the change is made.
         assert text.count(old) == 1, (name, old)
         file.write_text(text.replace(old, new))
     return names
@@ -58,10 +65,11 @@ def test_changes_on_the_page_about_extending(tmp_path: Path, programs: Programs)
     for block in re.findall(r"^```shell\n(.*?)^```$", page, re.M | re.S):
         for line in block.splitlines():
             commands.append(shlex.split(line.removeprefix("python -m src.train ")))
+    # If the expression for code blocks no longer matched, nothing would be tested.
     assert len(commands) == 9
 
     result = programs.run(
-        sys.executable, "-c", RUN_COMMANDS, json.dumps(commands), cwd=tmp_path, is_forked=False
+        [sys.executable, "-c", RUN_COMMANDS, json.dumps(commands)], cwd=tmp_path, is_forked=False
     )
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.count("weighted f1") == len(commands)

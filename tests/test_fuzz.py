@@ -68,6 +68,7 @@ def with_random_inputs(
             test(**drawn)
             N_TRIED_INPUTS[test.__name__] += 1
 
+        # Only the profile `suite` tries the same inputs in every run.
         is_quick = hypothesis.settings().derandomize
         n_inputs = n_quick_inputs if is_quick else n_fuzz_inputs
         return hypothesis.settings(max_examples=n_inputs)(given(**inputs)(run_and_count))
@@ -105,12 +106,9 @@ def test_normalization_is_idempotent(text: str, kind: AlphabetKind) -> None:
 def test_composed_and_decomposed_letters_are_normalized_to_the_same_name(
     text: str, kind: AlphabetKind
 ) -> None:
-    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
-    assert (
-        normalize_name(composed, kind)
-        == normalize_name(decomposed, kind)
-        == normalize_name(text, kind)
-    )
+    normalized = normalize_name(text, kind)
+    assert normalize_name(unicodedata.normalize("NFC", text), kind) == normalized
+    assert normalize_name(unicodedata.normalize("NFD", text), kind) == normalized
 
 
 @with_random_inputs(3000, text=st.text(st.characters(max_codepoint=127)))
@@ -135,7 +133,7 @@ def test_accents_are_dropped(letters: list[tuple[str, str]]) -> None:
 
 
 @with_random_inputs(
-    3000, name=names_of_letters, style=st.sampled_from([*CASE_STYLES]), force_case=st.booleans()
+    3000, name=names_of_letters, style=st.sampled_from(list(CASE_STYLES)), force_case=st.booleans()
 )
 def test_case_of_a_name_does_not_matter(name: str, style: CaseStyle, force_case: bool) -> None:
     alphabet = Alphabet(case_style=style, force_case=force_case)
@@ -175,6 +173,7 @@ def read_names_or_error(content: bytes) -> list[str] | str:
     """
     lines = re.split(rb"\r\n|\r|\n", content.removeprefix(codecs.BOM_UTF8))
     for number, line in enumerate(lines, start=1):
+        # The message about the encoding takes precedence over those about names.
         if line.decode(errors="ignore").encode() != line:
             return f":{number}: not UTF-8"
     names = []
@@ -242,6 +241,7 @@ def test_categories_are_printable_names_of_files(categories: set[str]) -> None:
         if all(label and label.isprintable() for label in labels) and len(labels) > 1:
             corpus = read_corpus(Path(folder))
             assert list(corpus) == sorted(labels)
+            # A category that is not valid Unicode would raise an error here.
             assert len(fingerprint(corpus)) == 64
         else:
             with pytest.raises(
@@ -275,6 +275,7 @@ def expected_splits(
         remaining.sort(key=lambda name: sha256(f"{seed} {name}".encode()).hexdigest())
         n_names = len(remaining)
         for split, fraction in (("test", fractions[1]), ("val", fractions[0])):
+            # Small categories give a name to each split, as long as one is left.
             n_minimum = 1 if fraction and n_names >= 3 else 0
             n_maximum = len(remaining) - 1  # one name remains for training
             n_held_out = min(max(round(fraction * n_names), n_minimum), n_maximum)
@@ -287,18 +288,22 @@ def expected_splits(
 def test_split_equals_that_of_a_simple_implementation(
     corpus: NamesByCategory, fractions: tuple[float, float], seed: int
 ) -> None:
+    val_fraction, test_fraction = fractions
     splits = expected_splits(corpus, fractions, seed)
-    untrained = [c for c, names in corpus.items() if "train" not in map(splits.get, names)]
+    untrained = []
+    for category, names in corpus.items():
+        if all(splits[name] != "train" for name in names):
+            untrained.append(category)
     if untrained:
         with pytest.raises(UserError, match=f"^{untrained[0]}: no name is left to train on"):
-            hold_out_distinct_names(corpus, *fractions, seed)
+            hold_out_distinct_names(corpus, val_fraction, test_fraction, seed)
         return
     for key, fraction in zip(("val", "test"), fractions, strict=True):
         if fraction and key not in splits.values():
             with pytest.raises(UserError, match=f"^{key}_fraction={fraction}: too few names"):
-                hold_out_distinct_names(corpus, *fractions, seed)
+                hold_out_distinct_names(corpus, val_fraction, test_fraction, seed)
             return
-    train, val, test = hold_out_distinct_names(corpus, *fractions, seed)
+    train, val, test = hold_out_distinct_names(corpus, val_fraction, test_fraction, seed)
     for category, names in corpus.items():
         assert train[category] == [name for name in names if splits[name] == "train"]
         assert val[category] == sorted({name for name in names if splits[name] == "val"})
@@ -309,20 +314,25 @@ def test_split_equals_that_of_a_simple_implementation(
 def test_split_depends_neither_on_order_nor_on_repeated_lines(
     corpus: NamesByCategory, fractions: tuple[float, float], seed: int, shuffle: random.Random
 ) -> None:
+    val_fraction, test_fraction = fractions
     try:
-        train, val, test = hold_out_distinct_names(corpus, *fractions, seed)
+        train, val, test = hold_out_distinct_names(corpus, val_fraction, test_fraction, seed)
     except UserError:
         return
     categories = shuffle.sample(list(corpus), len(corpus))
-    shuffled = {c: corpus[c] + shuffle.choices(corpus[c], k=3) for c in categories}
+    shuffled = {}
+    for category in categories:
+        # Three lines of each category are repeated.
+        shuffled[category] = corpus[category] + shuffle.choices(corpus[category], k=3)
     for lines in shuffled.values():
         shuffle.shuffle(lines)
-    shuffled_split = hold_out_distinct_names(shuffled, *fractions, seed)
+    shuffled_split = hold_out_distinct_names(shuffled, val_fraction, test_fraction, seed)
     assert shuffled_split[1:] == (val, test)
-    assert {c: set(names) for c, names in shuffled_split[0].items()} == {
-        c: set(names) for c, names in train.items()
-    }
-    assert hold_out_distinct_names(corpus, *fractions, seed) == (train, val, test)
+    # Repeated lines remain in the training split, where their order is that of the file.
+    assert shuffled_split[0].keys() == train.keys()
+    for category, names in shuffled_split[0].items():
+        assert set(names) == set(train[category])
+    assert hold_out_distinct_names(corpus, val_fraction, test_fraction, seed) == (train, val, test)
 
 
 # The examples
@@ -332,11 +342,12 @@ line_counts = st.lists(st.integers(1, 30) | st.integers(1, 10**6), min_size=1)
 
 def first_examples(counts: list[int], seed: int, n_examples: int) -> list[int]:
     """Return the first balanced examples, sampled in a plain loop like the tutorial's."""
-    rng = random.Random(seed)
+    generator = random.Random(seed)
     lines = []
     for _ in range(n_examples):
-        category = rng.randint(0, len(counts) - 1)
-        lines.append(sum(counts[:category]) + rng.randint(0, counts[category] - 1))
+        category = generator.randint(0, len(counts) - 1)
+        first_line = sum(counts[:category])
+        lines.append(first_line + generator.randint(0, counts[category] - 1))
     return lines
 
 
@@ -384,15 +395,16 @@ def test_batches_contain_each_example_up_to_the_next_validation_once(
         batches_by_rank.append(list(batches))
     for parts in zip(*batches_by_rank, strict=True):  # the parts of a batch, by rank
         # The processes take the examples in turn, so the last ones can have one example less.
-        longest = max(map(len, parts))
-        padded = [[*part, None][:longest] for part in parts]
-        lines = [line for row in zip(*padded, strict=True) for line in row if line is not None]
+        lines = [-1] * sum(len(part) for part in parts)
+        for rank, part in enumerate(parts):
+            lines[rank::world_size] = part
         n_iterations = len(lines) // batch_size
         end = iteration + n_iterations
         expected = first_examples(counts, seed, end * batch_size)
         assert lines == expected[iteration * batch_size :]
         assert 1 <= n_iterations <= chunk_size
         assert end in (next_validation, iteration + chunk_size) or end % log_every == 0
+        # No batch contains a log point before its end.
         assert iteration // log_every == (end - 1) // log_every
         iteration = end
     assert iteration == next_validation or not batches_by_rank[0]
@@ -404,7 +416,9 @@ def test_batch_of_a_dataset_equals_its_items(corpus: NamesByCategory, numbers: l
     lines = [number % len(dataset) for number in numbers]
     batch = dataset.batch(lines)
     encoded_names = torch.split(batch.letters, batch.lengths.tolist())
-    pairs = [(c, name) for c, names in enumerate(corpus.values()) for name in names]
+    pairs: list[tuple[int, str]] = []
+    for index, category_names in enumerate(corpus.values()):
+        pairs += [(index, name) for name in category_names]
     for line, encoded, category in zip(lines, encoded_names, batch.targets, strict=True):
         item_letters, item_category = dataset[line]
         assert torch.equal(one_hot(encoded).unsqueeze(1), item_letters)
@@ -429,7 +443,7 @@ INTEGER_RANGES = {
 FRACTIONS = (
     "val_fraction test_fraction dropout recurrent_dropout weight_decay label_smoothing"
 ).split()
-BATCHED = ("cell=gru", "backend=autograd")  # these allow more values than the defaults
+BATCHED = ["cell=gru", "backend=autograd"]  # these allow more values than the defaults
 
 
 def is_allowed(key: str, value: float) -> bool:
@@ -443,22 +457,26 @@ def is_allowed(key: str, value: float) -> bool:
 
 def numbers_for(key: str) -> st.SearchStrategy[float]:
     """Return a strategy of numbers inside, outside and at the limits of a key's range."""
+    # These have the type `float`, also for keys that are integers.
     not_finite = st.sampled_from([float("nan"), float("inf"), -float("inf")])
     if key in INTEGER_RANGES:
         minimum, maximum = INTEGER_RANGES[key]
         limits = st.sampled_from([minimum - 1, minimum, maximum, maximum + 1])
         return st.integers(minimum, maximum) | limits | st.integers() | not_finite
+    # These include the smallest and the next greater number of 64 bits.
     limits = st.sampled_from([0.0, -0.0, 5e-324, 0.5, 1.0, 1000.0, 1000.0000000000001])
     return st.floats(0, 1) | limits | st.floats() | not_finite
 
 
-numbers = {key: numbers_for(key) for key in (*INTEGER_RANGES, *FRACTIONS, "lr")}
+number_keys = list(INTEGER_RANGES) + list(FRACTIONS) + ["lr"]
+numbers = {key: numbers_for(key) for key in number_keys}
 
 
 @with_random_inputs(4000, changes=st.fixed_dictionaries({}, optional=numbers))
 def test_numbers_are_accepted_if_and_only_if_they_are_in_range(changes: dict[str, Any]) -> None:
     values = default_settings().subset(KEYS) | changes
     invalid_keys = [key for key in changes if not is_allowed(key, changes[key])]
+    # The sum is checked only if both fractions are valid.
     has_training_names = values["val_fraction"] + values["test_fraction"] < 1
     if invalid_keys:
         with pytest.raises(UserError, match=f"^({'|'.join(invalid_keys)})="):
@@ -475,7 +493,7 @@ def test_numbers_are_accepted_if_and_only_if_they_are_in_range(changes: dict[str
 @cache
 def default_settings() -> Config:
     """Return the default settings with `BATCHED`."""
-    return settings(*BATCHED)
+    return settings(BATCHED)
 
 
 one_number = st.one_of([st.tuples(st.just(key), numbers[key]) for key in numbers])
@@ -484,20 +502,26 @@ one_number = st.one_of([st.tuples(st.just(key), numbers[key]) for key in numbers
 @with_random_inputs(200, n_quick_inputs=4, chosen=one_number)
 def test_numbers_of_the_command_line_keep_their_values_and_types(chosen: tuple[str, float]) -> None:
     key, value = chosen
-    overrides = [*BATCHED, f"{key}={value}"]
+    overrides = BATCHED + [f"{key}={value}"]
     # The sum of the two fractions must be below 1.
     for fraction_key in sorted({"val_fraction", "test_fraction"} - {key}):
         overrides.append(f"{fraction_key}=0")
     if is_allowed(key, value):
-        parsed = getattr(settings(*overrides), key)
+        parsed = getattr(settings(overrides), key)
         assert parsed == value
         assert type(parsed) is (int if key in INTEGER_RANGES else float)
     else:
         with pytest.raises((UserError, CompactHydraException), match=key):
-            settings(*overrides)
+            settings(overrides)
 
 
-keys = [*numbers, "data_dir", "backend", "trainer.devices", "logger._target_", "hydra.run.dir"]
+keys = list(numbers) + [
+    "data_dir",
+    "backend",
+    "trainer.devices",
+    "logger._target_",
+    "hydra.run.dir",
+]
 references = "${ } ${lr} ${oc.env:HOME} ${now:%Y} ${key_help:} ${.}"
 grammar = "[ ] { } ( ) : , ' \" \\ = ~ @ choice(1,2) range(3) int(2) tag(a,1) glob(*) 1,2"
 values = "??? null true inf nan 1e999 -0 007 1_000 128 0.5"
@@ -515,8 +539,9 @@ pieces = st.text(max_size=5) | st.sampled_from(special_texts)
 )
 def test_any_override_is_accepted_or_refused(sign: str, key: str, value: str) -> None:
     try:
-        config = settings(f"{sign}{key}={value}")
-    except (UserError, CompactHydraException):  # the program shows these as a message
+        config = settings([f"{sign}{key}={value}"])
+    except (UserError, CompactHydraException):
+        # The program shows these errors as a message.
         return
     assert all(is_allowed(name, getattr(config, name)) for name in numbers)
 
@@ -572,7 +597,8 @@ def check_predictions(folder: Path, content: bytes, encoding: str, delimiter: st
 
     The expected predictions are those of single names.
     """
-    source, target = folder / "in.csv", folder / "out.csv"
+    source = folder / "in.csv"
+    target = folder / "out.csv"
     source.write_bytes(content)
     target.write_text("old content")
     try:
@@ -594,24 +620,26 @@ def check_predictions(folder: Path, content: bytes, encoding: str, delimiter: st
     if not is_valid:
         with pytest.raises(UserError, match=f"^{re.escape(str(source))}:"):
             predict()
+        # A refused file leaves the output as it was, and no temporary file.
         assert target.read_text() == "old content"
         assert len(list(folder.iterdir())) == 2
         return
     predict()
     output = target.read_bytes().decode(encoding)
+    # The byte-order mark of the input is kept.
     assert output.startswith("\ufeff") == content.decode(encoding).startswith("\ufeff")
-    header, *output_rows = parse_csv(output, delimiter)
+    output_rows = parse_csv(output, delimiter)
+    header = output_rows.pop(0)
     n_columns = len(rows[0])
     assert header == rows[0] + ADDED_COLUMNS
     assert [row[:n_columns] for row in output_rows] == rows[1:]
     for row in output_rows:
-        check_prediction(row[0], *row[n_columns:])
+        check_prediction(row[0], added_cells=row[n_columns:])
 
 
-def check_prediction(
-    name: str, category_1: str, probability_1: str, category_2: str, probability_2: str, reason: str
-) -> None:
+def check_prediction(name: str, added_cells: list[str]) -> None:
     """Check the cells that were added for a name."""
+    category_1, probability_1, category_2, probability_2, reason = added_cells
     normalized = normalize_name(name)
     if not 0 < len(normalized) <= MAX_NAME_LENGTH:
         assert (category_1, probability_1, category_2, probability_2) == ("", "", "", "")
@@ -621,6 +649,7 @@ def check_prediction(
     by_category = dict(zip(CATEGORIES, probabilities, strict=True))
     assert reason == ""
     assert category_1 != category_2
+    # Probabilities are written with six digits.
     for text in (probability_1, probability_2):
         assert re.fullmatch("[01][.][0-9]{6}", text)
     actual = [float(probability_1), float(probability_2)]
@@ -674,6 +703,7 @@ def test_any_csv_file_is_classified_or_refused(begin: bytes, content: bytes) -> 
 # Checkpoints
 
 unusual_tensors = [torch.zeros(()), torch.zeros(3), torch.ones(2, 2).half(), torch.ones(16) * 1j]
+# The expanded tensor has one number in the file, but 40 MB if it is copied.
 unusual_tensors += [torch.eye(57).long(), torch.zeros(1).expand(10**7), torch.zeros(3).to_sparse()]
 plain_values = st.recursive(
     st.none()
@@ -691,6 +721,7 @@ plain_values = st.recursive(
 @cache
 def valid_checkpoint(cell: str) -> bytes:
     """Return the content of a checkpoint file."""
+    # Both kinds of network have their own checks.
     network = GRU_NETWORK | {"embedding": 0, "ngrams": 2} if cell == "gru" else NETWORK
     content = io.BytesIO()
     torch.save(make_checkpoint(network), content)
@@ -716,6 +747,7 @@ def check_loading(content: bytes) -> list[list[float]] | None:
     assert probabilities.shape == (3, len(model.categories))
     assert probabilities.dtype == torch.float32
     for row in probabilities[:2]:
+        # Changed weights may overflow.
         assert row.isnan().all() or float(row.sum()) == pytest.approx(1, abs=1e-4)
     assert probabilities[2].isnan().all()  # 7 has no letters
     rows: list[list[float]] = probabilities[:2].tolist()
@@ -741,6 +773,7 @@ def test_damaged_checkpoint_is_refused_or_predicts_the_same(
         content[position % len(content)] = byte
     if size is not None:
         content = content[: size % len(content)]
+    # The checksums of the archive detect damage of the data, but not of all headers.
     assert check_loading(bytes(content)) in (None, check_loading(valid_content))
 
 
@@ -754,7 +787,7 @@ def list_key_paths(value: Any) -> list[list[Any]]:
     key_paths: list[list[Any]] = [[]]  # the value itself
     for key, inner_value in items:
         for inner_path in list_key_paths(inner_value):
-            key_paths.append([key, *inner_path])
+            key_paths.append([key] + inner_path)
     return key_paths
 
 
@@ -769,12 +802,13 @@ def test_checkpoint_with_any_other_value_in_it_is_refused_or_predicts(
     value: Any, cell: str, number: int
 ) -> None:
     checkpoint = {"": torch.load(io.BytesIO(valid_checkpoint(cell)), weights_only=True)}
+    # The first path is that of the dictionary itself, which has no container.
     key_paths = list_key_paths(checkpoint)[1:]
-    *outer_keys, last_key = key_paths[number % len(key_paths)]
+    key_path = key_paths[number % len(key_paths)]
     container: Any = checkpoint
-    for key in outer_keys:
+    for key in key_path[:-1]:
         container = container[key]
-    container[last_key] = value
+    container[key_path[-1]] = value
     content = io.BytesIO()
     torch.save(checkpoint[""], content)
     check_loading(content.getvalue())

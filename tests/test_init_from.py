@@ -73,9 +73,8 @@ def letter_columns(network: Any) -> Tensor:
 def test_transfer_of_the_tutorial_cell() -> None:
     """Letters are columns of both layers, and categories are rows of the second."""
     source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, cell="tutorial")
-    network, fresh = (
-        make_network(TARGET_ALPHABET, TARGET_CATEGORIES, cell="tutorial") for _ in range(2)
-    )
+    network = make_network(TARGET_ALPHABET, TARGET_CATEGORIES, cell="tutorial")
+    fresh = make_network(TARGET_ALPHABET, TARGET_CATEGORIES, cell="tutorial")
     assert transfer_and_describe_weights(source, network, "it") == (
         "it: copied 2 of 4 categories (new: Epsilon, Gamma; left out: Delta), "
         "4 of 6 letters (new: c, Ä; left out: a)"
@@ -83,7 +82,8 @@ def test_transfer_of_the_tutorial_cell() -> None:
     actual = get_weights(network)
     source_weights = get_weights(source)
     initial = get_weights(fresh)
-    inputs = LETTER_MATCHES | {6 + i: 5 + i for i in range(6)}  # and the hidden state
+    # The hidden state follows the letters, of which the source has one less.
+    inputs = LETTER_MATCHES | {6 + i: 5 + i for i in range(6)}
     hidden = replace_rows(initial["rnn.i2h.weight"].T, source_weights["rnn.i2h.weight"].T, inputs).T
     rows = list(initial["rnn.i2o.weight"])
     for target_index, source_index in CATEGORY_MATCHES.items():
@@ -108,7 +108,8 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
         "layers": 1 + bidirectional,
     }
     source = make_network(SOURCE_ALPHABET, SOURCE_CATEGORIES, seed=1, **sizes)
-    network, fresh = (make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes) for _ in range(2))
+    network = make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes)
+    fresh = make_network(TARGET_ALPHABET, TARGET_CATEGORIES, **sizes)
     transfer_and_describe_weights(source, network, "it")
     actual = get_weights(network)
     source_weights = get_weights(source)
@@ -117,6 +118,7 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
         assert torch.equal(
             actual[name], replace_rows(initial[name], source_weights[name], CATEGORY_MATCHES)
         )
+    # Without embeddings, letters are columns of these weights.
     letter_weights = [] if embedding else ["rnn.weight_ih_l0", "rnn.weight_ih_l0_reverse"]
     for name in actual:
         if name.startswith("rnn.") and name not in letter_weights:
@@ -131,7 +133,8 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
         for k in range(2):
             target_row = int(network.recurrent.groups[target_index, k])
             shared_vectors[target_row] = int(source.recurrent.groups[source_index, k])
-    assert len(shared_vectors) == 2 + 4  # two cases; a, b, e and the unknown symbol
+    # These are the vectors of two cases, of a, b and e, and of the unknown symbol.
+    assert len(shared_vectors) == 2 + 4
     expected = replace_rows(
         initial["input_vectors"], source_weights["input_vectors"], LETTER_MATCHES | shared_vectors
     )
@@ -150,14 +153,18 @@ def test_transfer_of_the_cells_of_pytorch(cell: str, bidirectional: bool, embedd
 def test_predictions_for_shared_letters_are_unchanged(
     letters: Alphabet, other_letters: Alphabet, sizes: dict[str, Any], is_swapped: bool
 ) -> None:
+    # Weights are transferred to a larger and to a smaller alphabet.
     if is_swapped:
         letters, other_letters = other_letters, letters
     source = make_network(letters, SOURCE_CATEGORIES, seed=1, **sizes)
     network = make_network(other_letters, SOURCE_CATEGORIES, **sizes)
     transfer_and_describe_weights(source, network, "it")
     names = ["bAc", "A", "cccb"]
-    expected = source.eval()(*source.alphabet.encode(names))
-    actual = network.eval()(*network.alphabet.encode(names))
+    # Letters have different indices in the two alphabets.
+    source_letters, lengths = source.alphabet.encode(names)
+    expected = source.eval()(source_letters, lengths)
+    network_letters, lengths = network.alphabet.encode(names)
+    actual = network.eval()(network_letters, lengths)
     torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
@@ -175,26 +182,42 @@ def test_prior_case_and_ngrams_are_not_transferred() -> None:
     network = make_network(Alphabet(case_style="lower"), SOURCE_CATEGORIES, ngrams=1)
     transfer_and_describe_weights(source, network, "it")
     assert network.alphabet.case_style == "lower"
+    # The n-gram model has not been fitted yet.
     assert len(network.ngrams.letter_ngrams[0].table.counts) == 0
 
 
 @pytest.mark.parametrize(
     ("letters", "categories", "sizes", "message"),
     [
-        *(
-            (
-                ASCII_ALPHABET,
-                TARGET_CATEGORIES,
-                {key: value},
-                f"{key}={value}: it has another architecture; use {key}={source_value}",
-            )
-            for key, value, source_value in [
-                ("hidden", 8, 6),
-                ("layers", 2, 1),
-                ("embedding", 4, 0),
-                ("cell", "tutorial", "gru"),
-                ("pooling", "all", "last"),
-            ]
+        (
+            ASCII_ALPHABET,
+            TARGET_CATEGORIES,
+            {"hidden": 8},
+            "hidden=8: it has another architecture; use hidden=6",
+        ),
+        (
+            ASCII_ALPHABET,
+            TARGET_CATEGORIES,
+            {"layers": 2},
+            "layers=2: it has another architecture; use layers=1",
+        ),
+        (
+            ASCII_ALPHABET,
+            TARGET_CATEGORIES,
+            {"embedding": 4},
+            "embedding=4: it has another architecture; use embedding=0",
+        ),
+        (
+            ASCII_ALPHABET,
+            TARGET_CATEGORIES,
+            {"cell": "tutorial"},
+            "cell=tutorial: it has another architecture; use cell=gru",
+        ),
+        (
+            ASCII_ALPHABET,
+            TARGET_CATEGORIES,
+            {"pooling": "all"},
+            "pooling=all: it has another architecture; use pooling=last",
         ),
         (
             ASCII_ALPHABET,
@@ -244,8 +267,9 @@ QUICK_RUN = ["hidden=8", "iterations=100", "log_every=50", "val_every=50"]
 def source_run(tmp_path: Path, own_corpus_dir: Path) -> Path:
     """A run that was trained on Alpha and Beta."""
     shutil.copytree(own_corpus_dir, tmp_path / "others")
+    # The target has a category that the source lacks.
     (tmp_path / "others/Gamma.txt").unlink()
-    train(settings(*QUICK_RUN, f"data_dir={tmp_path / 'others'}"), tmp_path / "source")
+    train(settings(QUICK_RUN + [f"data_dir={tmp_path / 'others'}"]), tmp_path / "source")
     return tmp_path / "source"
 
 
@@ -258,10 +282,10 @@ def test_a_run(
 ) -> None:
     """A very small step leaves the copied weights and the initial weights of the seed."""
     monkeypatch.chdir(tmp_path)
-    overrides = [*QUICK_RUN, "data_dir=names", "lr=1e-30", "iterations=50"]
-    train(settings(*overrides), tmp_path / "fresh")
+    overrides = QUICK_RUN + ["data_dir=names", "lr=1e-30", "iterations=50"]
+    train(settings(overrides), tmp_path / "fresh")
     with caplog.at_level("INFO"):
-        train(settings(*overrides, "init_from=source"), tmp_path / "run")
+        train(settings(overrides + ["init_from=source"]), tmp_path / "run")
     (message,) = [text for text in caplog.messages if text.startswith("init_from=")]
     copied = "2 of 3 categories (new: Gamma), 57 of 57 letters"
     assert message == f"init_from={source_run / LAST_CHECKPOINT}: copied {copied}"
@@ -272,22 +296,24 @@ def test_a_run(
     assert torch.equal(actual[name], replace_rows(fresh[name], source_weights[name], {0: 0, 1: 1}))
     saved = read_settings(tmp_path / "run")
     assert saved is not None
+    # The path is stored absolutely, so that it can be found from other folders.
     assert saved["init_from"] == str(source_run)
 
 
 def test_run_is_resumed_without_the_source_of_its_weights(
     source_run: Path, corpus_dir: Path, tmp_path: Path
 ) -> None:
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}", f"init_from={source_run}"]
-    train(settings(*overrides, "iterations=200"), tmp_path / "uninterrupted")
-    train(settings(*overrides), tmp_path / "parts")
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}", f"init_from={source_run}"]
+    train(settings(overrides + ["iterations=200"]), tmp_path / "uninterrupted")
+    train(settings(overrides), tmp_path / "parts")
+    # The weights are in the checkpoint of the new run, so the source is no longer needed.
     shutil.rmtree(source_run)
-    train(settings(f"resume={tmp_path / 'parts'}", "iterations=200"), tmp_path / "parts")
+    train(settings([f"resume={tmp_path / 'parts'}", "iterations=200"]), tmp_path / "parts")
     assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "parts")
     with pytest.raises(UserError, match=f"init_from={source_run}: no such file or folder"):
-        settings(*overrides)
+        settings(overrides)
     with pytest.raises(UserError, match=r"init_from=\S+names: the run in \S+parts has init"):
-        settings(f"resume={tmp_path / 'parts'}", f"init_from={corpus_dir}")
+        settings([f"resume={tmp_path / 'parts'}", f"init_from={corpus_dir}"])
 
 
 @pytest.mark.parametrize(
@@ -311,6 +337,7 @@ def test_invalid_source_of_weights_is_refused(
     tmp_path: Path, corpus_dir: Path, content: Any, message: str
 ) -> None:
     path = tmp_path / "bad.ckpt"
+    # The content is the file itself, or a change of a valid checkpoint.
     if content is None:
         path.mkdir()
     elif isinstance(content, bytes):
@@ -318,7 +345,9 @@ def test_invalid_source_of_weights_is_refused(
     else:
         torch.save(replace_value(make_checkpoint(GRU_NETWORK), *content), path)
     with pytest.raises(UserError) as caught:
-        train(settings(*QUICK_RUN, f"data_dir={corpus_dir}", f"init_from={path}"), tmp_path / "run")
+        train(
+            settings(QUICK_RUN + [f"data_dir={corpus_dir}", f"init_from={path}"]), tmp_path / "run"
+        )
     assert str(caught.value).startswith(message.format(path))
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()

@@ -16,10 +16,29 @@ from src.sweep.runs import print_outcome_of_run_and_runs_left, read_ended_runs
 from tests.helpers import read_csv
 
 MALFORMED_CONTENTS = [
-    *(b"", b"{", b"\xff", b"null", b"3", b"[1]", b"[{}]", b'{"a": {}}', b"[" * 100_000),
-    *(b'["="]', b'["lr=["]', b'["lr=1,2"]', b'[["lr=1"]]', b"- 1\n- {", b"a: 1\0", b"a: !!bool x"),
-    *(b"? [a]\n: 1", b"a: 2020-99-99", b"a: !!int ''", b'{"status": 3}', b'{"status": []}'),
-    *(b'{"status": "finished", "seconds": [1]}', b'{"status": "finished", "seconds": 1%0400d}' % 0),
+    b"",
+    b"{",
+    b"\xff",
+    b"null",
+    b"3",
+    b"[1]",
+    b"[{}]",
+    b'{"a": {}}',
+    b"[" * 100_000,
+    b'["="]',
+    b'["lr=["]',
+    b'["lr=1,2"]',
+    b'[["lr=1"]]',
+    b"- 1\n- {",
+    b"a: 1\0",
+    b"a: !!bool x",
+    b"? [a]\n: 1",
+    b"a: 2020-99-99",
+    b"a: !!int ''",
+    b'{"status": 3}',
+    b'{"status": []}',
+    b'{"status": "finished", "seconds": [1]}',
+    b'{"status": "finished", "seconds": 1%0400d}' % 0,
 ]
 
 
@@ -36,8 +55,10 @@ def test_malformed_file_of_a_run_is_ignored(
     for content in MALFORMED_CONTENTS:
         (run / name).write_bytes(content)
         read_settings(run)
-        first, *others = read_ended_runs(tmp_path)
-        assert (first.id, first.settings, len(others)) == ("0", {"lr": "0"}, name[0] != "m")
+        ended_runs = read_ended_runs(tmp_path)
+        # A run without metrics has not ended, but settings are not necessary.
+        assert len(ended_runs) == (1 if name == "metrics.json" else 2)
+        assert (ended_runs[0].id, ended_runs[0].settings) == ("0", {"lr": "0"})
     (run / name).unlink()
     (run / name).mkdir()
     assert write_and_print_leaderboard(tmp_path, 0) == 0
@@ -54,6 +75,7 @@ def test_leaderboard_that_cannot_be_written_is_printed(
         (run / "overrides.json").write_text(json.dumps([f"lr={number}"]))
         metrics = {"status": "finished", SCORE: 0.25 * number, "seconds": 1.0}
         (run / "metrics.json").write_text(json.dumps(metrics))
+    # A folder of this name cannot be replaced by a file.
     (tmp_path / "leaderboard.csv").mkdir()
     assert write_and_print_leaderboard(tmp_path, 0) == 1
     printed = capsys.readouterr().out.splitlines()
@@ -84,8 +106,12 @@ def test_number_of_runs_that_are_left(
 
 
 def make_run(name: str, score: float | None, failed: str = "", **settings: str) -> EndedRun:
-    numbers = {} if score is None else {SCORE: score, "test/balanced_accuracy": 1 - score}
-    return EndedRun(name, settings, numbers | ({} if failed else {"seconds": 1.0}), failed)
+    metrics = {}
+    if score is not None:
+        metrics = {SCORE: score, "test/balanced_accuracy": 1 - score}
+    if not failed:
+        metrics["seconds"] = 1.0
+    return EndedRun(name, settings, metrics, failed)
 
 
 def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
@@ -93,6 +119,7 @@ def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
         make_run("0", 0.5, lr="1", seed="0"),
         make_run("1", 0.3, lr="1", seed="1"),
         make_run("2", 0.9, lr="2", seed="0"),
+        # A failure of one seed puts its settings behind all that succeeded.
         make_run("3", None, failed="it exploded", lr="2", seed="1"),
         make_run("4", 0.45, lr="3", seed="0"),
         make_run("5", 0.45, lr="3", seed="1"),
@@ -101,6 +128,7 @@ def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
     assert find_swept_keys(runs) == ["lr", "seed"]
     rows = group_and_rank_runs(runs)
     assert [row.settings["lr"] for row in rows] == ["3", "1", "2", "4"]
+    # The mean of the scores 0.5 and 0.3 is printed with its standard deviation.
     assert rows[1].score == pytest.approx(0.4)
     assert [len(row.failures) for row in rows] == [0, 0, 1, 1]
     lines = format_leaderboard_table(rows, ["lr"])
@@ -111,12 +139,13 @@ def test_rank_by_mean_validation_score_with_failed_settings_last() -> None:
 
 def test_runs_without_validation_have_no_rank() -> None:
     runs = [
-        EndedRun(str(n), {"lr": str(n)}, {"train/loss": 3.0 - n, "seconds": 1.0}, "")
-        for n in range(2)
+        EndedRun("0", {"lr": "0"}, {"train/loss": 3.0, "seconds": 1.0}, ""),
+        EndedRun("1", {"lr": "1"}, {"train/loss": 2.0, "seconds": 1.0}, ""),
     ]
     lines = format_leaderboard_table(group_and_rank_runs(runs), ["lr"])
     assert lines[0].split() == ["lr", "seconds", "run"]
-    assert [line.split()[0] for line in lines[1:]] == ["0", "1"]  # the lr; there is no rank
+    # Lines begin with the learning rate, because there is no rank.
+    assert [line.split()[0] for line in lines[1:]] == ["0", "1"]
 
 
 def test_sweep_without_finished_runs_has_no_leaderboard(

@@ -1,6 +1,7 @@
 """Lightning's loggers for wandb and mlflow, with mocks of these packages."""
 
 import sys
+from collections import defaultdict
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -59,21 +60,25 @@ def test_each_run_is_a_separate_wandb_run(
 ) -> None:
     mock = MockWandb()
     monkeypatch.setitem(sys.modules, "wandb", mock.module)
+    # Lightning imports these modules for the types of the runs that it accepts.
     for name in ("wandb.sdk", "wandb.sdk.lib", "wandb.wandb_run"):
         module: Any = ModuleType(name)
         module.RunDisabled = module.Run = type("Run", (), {})
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("lightning.pytorch.loggers.wandb._WANDB_AVAILABLE", True)
     for lr in (0.05, 0.02):
-        config = settings(*TINY, f"lr={lr}", f"data_dir={corpus_dir}")
+        config = settings(TINY + [f"lr={lr}", f"data_dir={corpus_dir}"])
+        # Hydra would resolve the folder of the run in the configuration.
         config.logger = load_logger_config("wandb", tmp_path / f"0-lr_{lr}")
         train(config, tmp_path / f"0-lr_{lr}")
     assert [run["name"] for run in mock.runs] == ["0-lr_0.05", "0-lr_0.02"]
     assert [run["config"]["lr"] for run in mock.runs] == [0.05, 0.02]
     for run in mock.runs:
         assert run["dir"] == str(tmp_path / run["name"])
-        steps = [p["trainer/global_step"] for p in run["points"] if "train/loss" in p]
+        loss_points = [point for point in run["points"] if "train/loss" in point]
+        steps = [point["trainer/global_step"] for point in loss_points]
         assert steps == [50, 100]
+        # The scores of the test are logged after the training.
         assert any("test/loss" in point for point in run["points"])
 
 
@@ -84,32 +89,38 @@ def test_each_run_is_a_separate_mlflow_run(
     client.create_run.side_effect = lambda **arguments: SimpleNamespace(
         info=SimpleNamespace(run_id=arguments["tags"]["name"])
     )
-    modules: dict[str, Any] = {
-        name: ModuleType(name)
-        for name in ("mlflow", "mlflow.tracking", "mlflow.entities", "mlflow.utils.mlflow_tags")
+    # Lightning uses only these attributes of the package.
+    attributes_by_module: dict[str, dict[str, Any]] = {
+        "mlflow": {"set_tracking_uri": lambda uri: None},
+        "mlflow.tracking": {"MlflowClient": lambda uri: client},
+        "mlflow.entities": {"Param": SimpleNamespace, "Metric": SimpleNamespace},
+        "mlflow.utils.mlflow_tags": {"MLFLOW_RUN_NAME": "name"},
     }
-    modules["mlflow"].set_tracking_uri = lambda uri: None
-    modules["mlflow.tracking"].MlflowClient = lambda uri: client
-    modules["mlflow.entities"].Param = modules["mlflow.entities"].Metric = SimpleNamespace
-    modules["mlflow.utils.mlflow_tags"].MLFLOW_RUN_NAME = "name"
-    for name, module in modules.items():
+    for name, attributes in attributes_by_module.items():
+        module = ModuleType(name)
+        vars(module).update(attributes)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr("lightning.pytorch.loggers.mlflow._MLFLOW_AVAILABLE", True)
     monkeypatch.setattr(
         "lightning.pytorch.loggers.mlflow._get_resolve_tags", lambda: lambda tags: tags
     )
     for number in (0, 1):
-        config = settings(*TINY, f"data_dir={corpus_dir}")
+        config = settings(TINY + [f"data_dir={corpus_dir}"])
         config.logger = load_logger_config("mlflow", tmp_path / f"{number}-run")
         train(config, tmp_path / f"{number}-run")
     batches = [call.kwargs for call in client.log_batch.call_args_list]
     for number in (0, 1):
-        run_batches = [batch for batch in batches if batch["run_id"] == f"{number}-run"]
-        params = {p.key: p.value for batch in run_batches for p in batch.get("params", [])}
+        params = {}
+        steps: dict[str, list[int]] = defaultdict(list)
+        for batch in batches:
+            if batch["run_id"] == f"{number}-run":
+                for param in batch.get("params", []):
+                    params[param.key] = param.value
+                for metric in batch.get("metrics", []):
+                    steps[metric.key].append(metric.step)
         assert params["lr"] == "0.05"
-        points = [(m.key, m.step) for batch in run_batches for m in batch.get("metrics", [])]
-        assert [step for key, step in points if key == "train/loss"] == [50, 100]
-        assert ("test/loss", 100) in points
+        assert steps["train/loss"] == [50, 100]
+        assert 100 in steps["test/loss"]
 
 
 class MissingPackageFlag:
@@ -128,7 +139,7 @@ def test_error_names_a_logger_that_is_not_installed(
 ) -> None:
     flag = f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE"
     monkeypatch.setattr(flag, MissingPackageFlag())
-    config = settings(*TINY, f"data_dir={corpus_dir}")
+    config = settings(TINY + [f"data_dir={corpus_dir}"])
     config.logger = load_logger_config(name, tmp_path / "run")
     with pytest.raises(UserError, match=rf"^logger\.{name}: .*not installed"):
         train(config, tmp_path / "run")
@@ -136,4 +147,4 @@ def test_error_names_a_logger_that_is_not_installed(
 
 def test_loggers_compose() -> None:
     names = ["tensorboard", "wandb", "mlflow"]
-    assert list(settings(f"logger=[{','.join(names)}]").logger) == names
+    assert list(settings([f"logger=[{','.join(names)}]"]).logger) == names

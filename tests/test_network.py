@@ -17,15 +17,16 @@ NAMES = ["Jones", "O'Neill", "a", "Lee", "Abdulkhalikovchenkos", "Li"]
 PRIOR = [0.5, 0.3, 0.2]
 
 
-def make(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
+def make_recurrent(cell: PyTorchCell, **changes: Any) -> RecurrentNetwork:
     torch.manual_seed(0)
     return RecurrentNetwork(ASCII_ALPHABET, 3, cell=cell, hidden=6, **changes)
 
 
-def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
-    """Read a single name with PyTorch's layer itself: no padding, no packing."""
+def compute_log_probs_of_name(network: RecurrentNetwork, name: str) -> torch.Tensor:
+    """Read a single name with PyTorch's layer itself, without padding and packing."""
     letters = ASCII_ALPHABET.encode([name]).letters.tolist()
     states, _ = network.rnn(network.input_vectors[letters])  # [L, D · H]
+    # The backward direction ends at the first letter.
     if network.pooling == "all":
         features = torch.cat((states.max(dim=0).values, states.mean(dim=0)))
     elif network.rnn.bidirectional:
@@ -48,27 +49,29 @@ def one_by_one(network: RecurrentNetwork, name: str) -> torch.Tensor:
     ],
 )
 def test_batch_equals_single_names(cell: PyTorchCell, changes: dict[str, Any]) -> None:
-    network = make(cell, **changes)
+    network = make_recurrent(cell, **changes)
     batch = make_batch(NAMES)
-    together = network(batch.letters, batch.lengths)
-    expected = torch.stack([one_by_one(network, name) for name in NAMES])
-    torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
+    actual = network(batch.letters, batch.lengths)
+    expected = torch.stack([compute_log_probs_of_name(network, name) for name in NAMES])
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_names_of_equal_length_and_a_single_name() -> None:
-    network = make("gru", bidirectional=True, pooling="all")
+    network = make_recurrent("gru", bidirectional=True, pooling="all")
+    # Without padding, a packed sequence has a single batch size.
     for names in (["Li", "Wu", "Bo"], ["a", "b"], ["Abel"]):
         batch = make_batch(names)
-        expected = torch.stack([one_by_one(network, name) for name in names])
-        together = network(batch.letters, batch.lengths)
-        torch.testing.assert_close(together, expected, atol=1e-6, rtol=0)
+        expected = torch.stack([compute_log_probs_of_name(network, name) for name in names])
+        actual = network(batch.letters, batch.lengths)
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_recurrent_dropout_applies_to_hidden_weights() -> None:
-    network = make("gru", recurrent_dropout=0.5)
+    network = make_recurrent("gru", recurrent_dropout=0.5)
     batch = make_batch(NAMES)
     torch.manual_seed(3)
     dropped = network(batch.letters, batch.lengths)
+    # With the same random numbers, dropout of the weights by hand has the same result.
     torch.manual_seed(3)
     with torch.no_grad():
         weight = dict(network.rnn.named_parameters())["weight_hh_l0"]
@@ -78,52 +81,63 @@ def test_recurrent_dropout_applies_to_hidden_weights() -> None:
 
 
 def test_no_dropout_in_evaluation_mode() -> None:
-    network = make("lstm", dropout=0.5, recurrent_dropout=0.5, embedding=4).eval()
+    network = make_recurrent("lstm", dropout=0.5, recurrent_dropout=0.5, embedding=4).eval()
     batch = make_batch(NAMES)
-    once, again = (network(batch.letters, batch.lengths) for _ in range(2))
-    assert torch.equal(once, again)
+    first = network(batch.letters, batch.lengths)
+    second = network(batch.letters, batch.lengths)
+    assert torch.equal(first, second)
 
 
 def test_batch_gradient_of_the_tutorial_cell_is_the_mean() -> None:
     torch.manual_seed(0)
     network = TutorialNetwork(ASCII_ALPHABET, 3, 8)
     batch = make_batch(NAMES)
-    F.nll_loss(network(batch.letters, batch.lengths), batch.targets).backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-    together = [weight.grad for weight in network.parameters()]
+    batch_loss = F.nll_loss(network(batch.letters, batch.lengths), batch.targets)
+    batch_loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
+    batch_gradients = [weight.grad for weight in network.parameters()]
+    # The mean of the gradients of single names is accumulated next.
     network.zero_grad()
     for name, category in zip(NAMES, batch.targets, strict=True):
-        one_hot = (
-            F.one_hot(torch.tensor(ASCII_ALPHABET.encode([name])[0].tolist()), 57)
-            .float()
-            .unsqueeze(1)
-        )
+        letters, _ = ASCII_ALPHABET.encode([name])
+        one_hot = F.one_hot(letters.long(), 57).float().unsqueeze(1)  # [L, 1, 57]
         loss = -read_name(network.rnn, one_hot)[0, category] / len(NAMES)
         loss.backward()  # type: ignore[no-untyped-call] # torch leaves backward untyped
-    for mine, weight in zip(together, network.parameters(), strict=True):
-        torch.testing.assert_close(mine, weight.grad, atol=1e-6, rtol=0)
+    for gradient, weight in zip(batch_gradients, network.parameters(), strict=True):
+        torch.testing.assert_close(gradient, weight.grad, atol=1e-6, rtol=0)
 
 
 def test_groups_of_letters_share_a_part_of_their_vectors() -> None:
     symbols = "AaáÄбŐ" + UNKNOWN_SYMBOL
-    upper, lower = 8, 7  # behind the symbols: the cases, then three letters, and what is unknown
-    expected = [(upper, 9), (lower, 9), (lower, 9), (upper, 9), (lower, 10), (upper, 11)]
-    assert symbol_groups(symbols).tolist() == [*map(list, expected), [lower, 12]]
+    # The vectors of the 7 symbols are followed by those of the two cases, of the three letters
+    # without accents, and of unknown letters.
+    lower = 7
+    upper = 8
+    assert symbol_groups(symbols).tolist() == [
+        [upper, 9],
+        [lower, 9],
+        [lower, 9],
+        [upper, 9],
+        [lower, 10],
+        [upper, 11],
+        [lower, 12],
+    ]
     torch.manual_seed(0)
     letters = Alphabet("corpus", symbols)
     network = Network(letters.to_dict(), ["A", "B"], None, "gru", 4, embedding=3).eval()
     recurrent: Any = network.recurrent
     ungrouped = Alphabet("ascii", symbols)
     plain = RecurrentNetwork(ungrouped, 2, 4, "gru", embedding=3).eval()
-    own = recurrent.input_vectors.detach()
-    assert own.shape == (13, 3)
-    sums = [own[i] + own[case] + own[bare] for i, (case, bare) in enumerate(symbol_groups(symbols))]
-    plain.load_state_dict({**recurrent.state_dict(), "input_vectors": torch.stack(sums)})
+    vectors = recurrent.input_vectors.detach()
+    assert vectors.shape == (13, 3)
+    case_index, letter_index = symbol_groups(symbols).unbind(dim=1)
+    sums = vectors[:7] + vectors[case_index] + vectors[letter_index]
+    plain.load_state_dict(recurrent.state_dict() | {"input_vectors": sums})
     batch = letters.encode(["Aáб", "ŐaÄ", "a" + UNKNOWN_SYMBOL])
-    torch.testing.assert_close(network(*batch), plain(*batch))
+    actual = network(batch.letters, batch.lengths)
+    torch.testing.assert_close(actual, plain(batch.letters, batch.lengths))
     one_hot: Any = Network(letters.to_dict(), ["A", "B"], None, "gru", 4).recurrent
-    assert torch.equal(
-        one_hot.sum_input_vectors(), torch.eye(7)
-    )  # nothing is learned that could be shared
+    # One-hot vectors are not learned, so nothing could be shared.
+    assert torch.equal(one_hot.sum_input_vectors(), torch.eye(7))
 
 
 def test_one_hot_letters_have_no_groups() -> None:
@@ -133,12 +147,14 @@ def test_one_hot_letters_have_no_groups() -> None:
     torch.manual_seed(0)
     plain = RecurrentNetwork(Alphabet("ascii", letters.symbols), 2, 4, "gru")
     network.recurrent.load_state_dict(plain.state_dict())
-    torch.testing.assert_close(network(*batch), plain(*batch))
+    actual = network(batch.letters, batch.lengths)
+    torch.testing.assert_close(actual, plain(batch.letters, batch.lengths))
 
 
 def test_one_hot_letters_of_a_large_alphabet_are_refused() -> None:
     symbols = "".join(map(chr, range(0x4E00, 0x4F00)))
     alphabet = Alphabet("corpus", symbols[1:])
+    # One-hot vectors of 255 symbols are still small enough.
     assert RecurrentNetwork(alphabet, 2, 4, "gru").input_vectors.shape == (255, 255)
     alphabet = Alphabet("corpus", symbols)
     with pytest.raises(UserError, match=r"embedding=0: the names have 256 .* use embedding=32"):
@@ -156,11 +172,11 @@ def test_options_that_a_cell_does_not_take_must_have_no_effect() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
+    "arguments", [{"layers": 0}, {"layers": 17}, {"dropout": 1.0}, {"recurrent_dropout": -0.1}]
 )
-def test_network_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+def test_network_options_out_of_range_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="out of range"):
-        make("gru", **wrong)
+        make_recurrent("gru", **arguments)
 
 
 def make_network_with_ngrams(is_fitted: bool = True) -> Network:
@@ -175,7 +191,7 @@ def make_network_with_ngrams(is_fitted: bool = True) -> Network:
 
 
 def fit_ngrams(ngrams: NgramEnsemble) -> None:
-    train_names = {c: NAMES[i::3] for i, c in enumerate("ABC")}
+    train_names = {"A": NAMES[0::3], "B": NAMES[1::3], "C": NAMES[2::3]}
     ngrams.fit(NamesDataset(train_names), PRIOR, seed=0)
 
 
@@ -188,12 +204,13 @@ def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_models_are_multiplied_with_weights_and_with_the_prior() -> None:
     network = make_network_with_ngrams().eval()
-    batch = make_batch([*NAMES, "Zhang"])
+    batch = make_batch(NAMES + ["Zhang"])
     log_probs = network(batch.letters, batch.lengths)
     recurrent = network.recurrent(batch.letters, batch.lengths).exp()
     assert isinstance(network.ngrams, NgramEnsemble)
     models = network.ngrams.letter_ngrams
     lower, case_sensitive = (model(batch.letters, batch.lengths).softmax(1) for model in models)
+    # The two n-gram models must differ for the test to detect an exchange.
     assert not torch.allclose(lower, case_sensitive)
     matches = [model.match_grams(batch.letters, batch.lengths) for model in models]
     tfidf = network.ngrams.tfidf(matches).softmax(1)
@@ -209,8 +226,11 @@ def test_an_alphabet_without_case_has_a_single_ngram_model() -> None:
     ngrams.eval().fit(dataset, [0.6, 0.4], 0)
     batch = alphabet.encode(["아이우", "우"])
     (model,) = ngrams.letter_ngrams
-    tfidf = ngrams.tfidf([model.match_grams(*batch)])
-    torch.testing.assert_close(ngrams(*batch), 0.6 * model(*batch) + 0.2 * tfidf)
+    letters, lengths = batch
+    tfidf = ngrams.tfidf([model.match_grams(letters, lengths)])
+    # The single model has the weights of both n-gram models, 2 · 0.3.
+    expected = 0.6 * model(letters, lengths) + 0.2 * tfidf
+    torch.testing.assert_close(ngrams(letters, lengths), expected)
 
 
 def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
@@ -221,10 +241,8 @@ def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
     loaded.load_state_dict(state)
     assert torch.equal(loaded(batch.letters, batch.lengths), network(batch.letters, batch.lengths))
     counts = state["ngrams.letter_ngrams.1._extra_state"]
-    malformed = {
-        **state,
-        "ngrams.letter_ngrams.1._extra_state": {**counts, "counts": -counts["counts"]},
-    }
+    malformed_counts = counts | {"counts": -counts["counts"]}
+    malformed = state | {"ngrams.letter_ngrams.1._extra_state": malformed_counts}
     with pytest.raises(ValueError, match="letter counts: out of range"):
         loaded.load_state_dict(malformed)
 
@@ -232,7 +250,11 @@ def test_the_state_of_a_network_contains_the_counts_and_is_checked() -> None:
 def test_the_keys_of_the_state_dict() -> None:
     """They are the names in checkpoints: if one is renamed, older checkpoints need a conversion."""
     network = make_network_with_ngrams()
-    names = {name for name in network.state_dict() if "rnn." not in name and "output." not in name}
+    names = set()
+    for name in network.state_dict():
+        # The keys of PyTorch's own layers are known not to change.
+        if "rnn." not in name and "output." not in name:
+            names.add(name)
     expected = {"log_train_prior", "recurrent.input_vectors", "ngrams.tfidf.bias"}
     expected.add("ngrams.tfidf._extra_state")
     for model in ("ngrams.letter_ngrams.0", "ngrams.letter_ngrams.1"):
@@ -263,7 +285,10 @@ def test_without_a_prior_the_log_probabilities_are_those_of_the_tutorials_networ
     log_probs = network(batch.letters, batch.lengths)
     assert torch.equal(log_probs, network.recurrent(batch.letters, batch.lengths))
     assert set(network.state_dict()) == {
-        f"recurrent.rnn.{layer}.{part}" for layer in ("i2h", "i2o") for part in ("weight", "bias")
+        "recurrent.rnn.i2h.weight",
+        "recurrent.rnn.i2h.bias",
+        "recurrent.rnn.i2o.weight",
+        "recurrent.rnn.i2o.bias",
     }
 
 
@@ -276,4 +301,5 @@ def test_ngram_models_do_not_change_the_initial_weights_of_the_network() -> None
         if network.ngrams is not None:
             fit_ngrams(network.ngrams)
         results.append((network.recurrent.state_dict(), torch.rand(1)))
-    torch.testing.assert_close(*results, atol=0, rtol=0)
+    results_without_ngrams, results_with_ngrams = results
+    torch.testing.assert_close(results_without_ngrams, results_with_ngrams, atol=0, rtol=0)

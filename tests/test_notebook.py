@@ -19,7 +19,8 @@ NUMBER = re.compile(r"\d+(?:\.\d*)?(?:e[+-]?\d+)?")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
 def test_stored_outputs_equal_a_new_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    # Running the notebook replaces the outputs of its cells.
     stored = notebook.read_notebook()
     fresh = deepcopy(stored)
     notebook.run_notebook(fresh)
@@ -39,7 +40,8 @@ def assert_similar_outputs(old: list[Any], new: list[Any], source: str) -> None:
             old_picture = read_picture(old_output)
             new_picture = read_picture(new_output)
             assert old_picture.shape == new_picture.shape
-            assert np.abs(old_picture - new_picture).mean() < 0.01  # fonts may differ, too
+            # The fonts may differ, too.
+            assert np.abs(old_picture - new_picture).mean() < 0.01
             continue
         old_text = read_text(old_output)
         new_text = read_text(new_output)
@@ -70,6 +72,7 @@ def test_comparison_detects_other_numbers_and_words() -> None:
         return [{"output_type": "stream", "name": "stdout", "text": [text]}]
 
     assert_similar_outputs(make_outputs("loss 2.503\n"), make_outputs("loss 2.504\n"), "")
+    # A larger difference, another word and an additional number must be detected.
     for changed_text in "loss 2.603\n", "lost 2.503\n", "loss 2.503 2\n":
         with pytest.raises(AssertionError):
             assert_similar_outputs(make_outputs("loss 2.503\n"), make_outputs(changed_text), "")

@@ -36,8 +36,9 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
 
         assert losses.item() == pytest.approx(loss.item(), abs=1e-6)
         assert guesses.item() == output.argmax().item()
-        for weight, old, gradient in zip(rnn.parameters(), before, gradients, strict=True):
-            torch.testing.assert_close(old - weight.detach(), gradient, atol=2e-6, rtol=1e-5)
+        for weight, initial, gradient in zip(rnn.parameters(), before, gradients, strict=True):
+            step = initial - weight.detach()
+            torch.testing.assert_close(step, gradient, atol=2e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("hidden", [1, 13, 128])
@@ -46,10 +47,12 @@ def test_gradient_against_autograd(hidden: int, n_categories: int) -> None:
 )
 def test_steps_equal_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
     torch.manual_seed(0)
-    rnn, reference = RNN(57, hidden, 4), RNN(57, hidden, 4)
+    rnn = RNN(57, hidden, 4)
+    reference = RNN(57, hidden, 4)
     reference.load_state_dict(rnn.state_dict())
     batch = random_batch([5, 1, 19, 2, 7, 3] * 10, 4)
-    batch = batch._replace(letters=batch.letters % 3)  # names of which letters come twice
+    # With three letters, each one occurs several times in a name, and gets several gradients.
+    batch = batch._replace(letters=batch.letters % 3)
     losses, guesses = train_on_each_name(rnn, batch, 0.05, clip)
 
     optimizer = torch.optim.SGD(reference.parameters(), lr=0.05)
@@ -65,8 +68,14 @@ def test_steps_equal_torch_sgd(hidden: int, clip: float, clipped: str) -> None:
         assert guesses[i] == output.argmax()
     for weight, expected in zip(rnn.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(weight, expected, atol=1e-5, rtol=0)
-    share = (torch.stack(norms) > (clip or torch.inf)).float().mean().item()
-    assert {"none": share == 0, "some": 0.1 < share < 0.9, "all": share > 0.9}[clipped], share
+    clipped_fraction = (torch.stack(norms) > (clip or torch.inf)).float().mean().item()
+    # The case must be what its name says.
+    if clipped == "none":
+        assert clipped_fraction == 0
+    elif clipped == "some":
+        assert 0.1 < clipped_fraction < 0.9
+    else:
+        assert clipped_fraction > 0.9
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -75,23 +84,27 @@ def test_default_clip_has_no_effect_on_the_included_corpus(seed: int) -> None:
         seed=seed, iterations=4000, log_every=4000, val_every=4000, chunk_size=4000
     )
     (batch,) = data.train_dataloader()
-    trained = []
+    results = []
     for clip in (0.0, 500.0):
         torch.manual_seed(seed)
         rnn = RNN(57, 128, 18)
-        trained.append([*train_on_each_name(rnn, batch, 0.005, clip), *rnn.parameters()])
-    for free, clipped in zip(*trained, strict=True):
-        assert torch.equal(free, clipped)
+        losses, guesses = train_on_each_name(rnn, batch, 0.005, clip)
+        results.append([losses, guesses] + list(rnn.parameters()))
+    unclipped_results, clipped_results = results
+    for unclipped, clipped in zip(unclipped_results, clipped_results, strict=True):
+        assert torch.equal(unclipped, clipped)
 
 
 def test_clipping_of_a_huge_gradient() -> None:
     """Its square is too large for 32 bits; its norm is not."""
     torch.manual_seed(0)
-    rnn, batch = RNN(57, 8, 3), random_batch([3], 3)
+    rnn = RNN(57, 8, 3)
+    batch = random_batch([3], 3)
     with torch.no_grad():
         rnn.i2h.weight *= 1e15
     _, guesses = train_on_each_name(rnn, batch, 0.0)
-    batch = batch._replace(targets=(guesses + 1) % 3)  # wrong
+    # Only a wrong prediction has a large gradient.
+    batch = batch._replace(targets=(guesses + 1) % 3)
     before = torch.cat([weight.detach().flatten().clone() for weight in rnn.parameters()]).double()
     train_on_each_name(rnn, batch, 1e20, 0.01)
     after = torch.cat([weight.detach().flatten() for weight in rnn.parameters()]).double()
@@ -115,21 +128,25 @@ def test_creating_the_optimizer_changes_no_weight() -> None:
 
 def test_optimizer_uses_its_current_learning_rate() -> None:
     torch.manual_seed(0)
-    rnn, twin = RNN(57, 8, 3), RNN(57, 8, 3)
-    twin.load_state_dict(rnn.state_dict())
+    rnn = RNN(57, 8, 3)
+    reference = RNN(57, 8, 3)
+    reference.load_state_dict(rnn.state_dict())
     batch = random_batch([4, 6], 3)
     optimizer = OnlineSGD(rnn, 0.1, clip=0.5)
+    # A learning-rate scheduler does this.
     optimizer.param_groups[0]["lr"] *= 0.5
     losses, guesses = optimizer.step(batch=batch)
-    expected_losses, expected_guesses = train_on_each_name(twin, batch, 0.05, 0.5)
+    expected_losses, expected_guesses = train_on_each_name(reference, batch, 0.05, 0.5)
     assert torch.equal(losses, expected_losses)
     assert torch.equal(guesses, expected_guesses)
-    assert torch.equal(rnn.i2h.weight, twin.i2h.weight)
+    assert torch.equal(rnn.i2h.weight, reference.i2h.weight)
 
 
 def test_ctrl_c_in_the_kernel_raises_keyboard_interrupt() -> None:
-    rnn, batch = RNN(57, 64, 3), random_batch([8] * 100_000, 3)
-    train_on_each_name(rnn, random_batch([1], 3), 0.0)  # compiled now
+    rnn = RNN(57, 64, 3)
+    batch = random_batch([8] * 100_000, 3)
+    # The first call compiles the kernel, which must not be interrupted.
+    train_on_each_name(rnn, random_batch([1], 3), 0.0)
     signal.signal(signal.SIGALRM, signal.default_int_handler)
     for _ in range(3):
         signal.setitimer(signal.ITIMER_REAL, 0.05)

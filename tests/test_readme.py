@@ -21,14 +21,20 @@ from tests.helpers import INCLUDED_COUNTS, ROOT, read_corpus, settings, write_ch
 README = ROOT / "README.md"
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 NOTEBOOK = ROOT / "docs/walkthrough.ipynb"
-PAGES = {
-    page: page.read_text(encoding="utf-8") for page in (README, ROOT / "CONTRIBUTING.md", *DOCS)
-}
-PAGES[NOTEBOOK] = "\n".join(
-    "".join(cell["source"])
-    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    if cell["cell_type"] == "markdown"
-)
+
+
+def read_notebook_text(file: Path) -> str:
+    """Return the text of a notebook without its code."""
+    texts = []
+    for cell in json.loads(file.read_text(encoding="utf-8"))["cells"]:
+        if cell["cell_type"] == "markdown":
+            texts.append("".join(cell["source"]))
+    return "\n".join(texts)
+
+
+MARKDOWN_FILES = [README, ROOT / "CONTRIBUTING.md"] + DOCS
+PAGES = {file: file.read_text(encoding="utf-8") for file in MARKDOWN_FILES}
+PAGES[NOTEBOOK] = read_notebook_text(NOTEBOOK)
 TEXT = "\n".join(PAGES.values())
 GROUPS = ("trainer", "logger", "callbacks")
 """Keys whose values are groups of settings."""
@@ -43,7 +49,7 @@ def read_commands() -> list[list[str]]:
     return commands
 
 
-def arguments_of(module: str) -> list[list[str]]:
+def find_arguments(module: str) -> list[list[str]]:
     """Return the arguments of all commands that run a module."""
     arguments = []
     for command in read_commands():
@@ -60,17 +66,24 @@ def arguments_of(module: str) -> list[list[str]]:
     return arguments
 
 
-def links(page: Path) -> list[tuple[Path, str]]:
+def find_links(page: Path) -> list[tuple[Path, str]]:
     """Return the files that a page links to, each with its anchor or an empty text."""
-    targets = re.findall(r"\]\((?!https:)([^)\s]+)\)", PAGES[page])
-    parts = [target.partition("#") for target in targets]
-    return [((page.parent / file).resolve() if file else page, to) for file, _, to in parts]
+    links = []
+    for target in re.findall(r"\]\((?!https:)([^)\s]+)\)", PAGES[page]):
+        path, _, anchor = target.partition("#")
+        # A link without a path is to a heading of the same page.
+        file = (page.parent / path).resolve() if path else page
+        links.append((file, anchor))
+    return links
 
 
-def anchors(text: str) -> set[str]:
-    """Return the anchors that a forge makes of a page's headings."""
-    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+def find_anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub generates from a page's headings."""
+    anchors = set()
+    for heading in re.findall(r"^#+ (.*)$", text, re.MULTILINE):
+        letters = re.sub(r"[^\w -]", "", heading.lower())
+        anchors.add(letters.replace(" ", "-"))
+    return anchors
 
 
 def is_for_cluster(overrides: list[str]) -> bool:
@@ -87,9 +100,10 @@ def test_settings_of_train_commands_are_valid(
     monkeypatch.chdir(tmp_path)
     Path("path/to/folder").mkdir(parents=True)
     Path("people.csv").touch()
-    commands = arguments_of("src.train")
+    commands = find_arguments("src.train")
+    # If the expression for code blocks no longer matched, all commands would be valid.
     assert len(commands) >= 40
-    audits = arguments_of("src.audit")
+    audits = find_arguments("src.audit")
     assert len(audits) >= 3
     commands += [audit.make_parser().parse_args(arguments).keys for arguments in audits]
     commands = [command for command in commands if is_for_cluster(command) == on_cluster]
@@ -101,14 +115,14 @@ def test_settings_of_train_commands_are_valid(
                 # Of several values, the first one is checked. A list in brackets is one value.
                 several_values = r"=(?:choice\(|interval\()?([^,\[]*),.*"
                 overrides.append(re.sub(several_values, r"=\1", word))
-        settings(*overrides)
+        settings(overrides)
 
 
 def test_options_of_other_commands_are_valid() -> None:
     programs = {"src.predict": predict, "src.evaluate": evaluate, "src.export": export}
     n_commands = 0
     for module, program in programs.items():
-        for arguments in arguments_of(module):
+        for arguments in find_arguments(module):
             program.make_parser().parse_args(arguments)
             n_commands += 1
     assert n_commands >= 20
@@ -116,14 +130,17 @@ def test_options_of_other_commands_are_valid() -> None:
 
 def test_links_have_a_target() -> None:
     for page in PAGES:
-        for file, anchor in links(page):
+        for file, anchor in find_links(page):
             assert file.exists(), (page, file)
-            assert not anchor or anchor in anchors(PAGES[file]), (page, file, anchor)
+            assert not anchor or anchor in find_anchors(PAGES[file]), (page, file, anchor)
     index = ROOT / "docs/README.md"
-    linked_pages = {file for file, _ in [*links(README), *links(index)]}
+    linked_pages = {file for file, _ in find_links(README) + find_links(index)}
+    # Each page can be reached from the first page or from the index.
     assert linked_pages >= set(PAGES) - {README}
-    pictures = {file for page in PAGES for file, _ in links(page)}
-    assert pictures >= set((ROOT / "benchmarks/pictures").iterdir())
+    linked_files: set[Path] = set()
+    for page in PAGES:
+        linked_files.update(file for file, _ in find_links(page))
+    assert linked_files >= set((ROOT / "benchmarks/pictures").iterdir())
 
 
 def test_benchmarks_and_make_targets_exist() -> None:
@@ -132,19 +149,23 @@ def test_benchmarks_and_make_targets_exist() -> None:
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     mentioned = re.findall(r"(?:^|`)make (\w+)", TEXT, re.MULTILINE)
     assert len(mentioned) >= 6
-    assert {*mentioned} <= {*targets}
+    assert set(mentioned) <= set(targets)
 
 
 def test_map_lists_all_files() -> None:
     text = PAGES[ROOT / "docs/architecture.md"]
-    package, shown = ROOT / "src", set()
+    package = ROOT / "src"
+    listed_files = set()
     for indent, name in re.findall(r"^( +)([\w/]+(?:/|\.py)) +", text, re.MULTILINE):
         if name.endswith("/"):
             package = ROOT / "src" / name
+        elif len(indent) > 2:
+            # The files of a package are indented below its name.
+            listed_files.add(package / name)
         else:
-            shown.add((package if len(indent) > 2 else ROOT / "src") / name)
+            listed_files.add(ROOT / "src" / name)
     files = {file for file in (ROOT / "src").rglob("*.py") if file.name != "__init__.py"}
-    assert shown == files
+    assert listed_files == files
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning:lightning")
@@ -168,8 +189,10 @@ def test_python_examples_run(
     names: dict[str, Any] = {}
     exec(predict_example, names)
     predict.main(["--json", "O'Neill", "Müller", "Иванов"])
-    printed = map(json.loads, capsys.readouterr().out.splitlines())
-    expected = [[tuple(each.values()) for each in answer["predictions"]] for answer in printed]
+    expected = []
+    for line in capsys.readouterr().out.splitlines():
+        predictions = json.loads(line)["predictions"]
+        expected.append([tuple(prediction.values()) for prediction in predictions])
     assert names["answers"] == expected
 
     export.main(["--onnx", "model.onnx"])
@@ -178,8 +201,10 @@ def test_python_examples_run(
     expected = names["model"].predict_probabilities(names["names"])
     np.testing.assert_allclose(names["probabilities"], expected, atol=1e-5)
 
+    # A tenth of the iterations is enough to show that the example works.
     exec(train_example.replace("20_000", "2_000"), names)
-    assert sum(map(len, names["answers"])) == 1799
+    n_test_names = sum(len(answers) for answers in names["answers"])
+    assert n_test_names == 1799
 
 
 def test_configuration_page_is_up_to_date() -> None:
@@ -191,9 +216,15 @@ def test_configuration_page_is_up_to_date() -> None:
 def test_corpus_table_has_the_right_numbers() -> None:
     text = (ROOT / "data/README.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
-    assert {name: (int(lines), int(distinct)) for name, lines, distinct in rows} == INCLUDED_COUNTS
+    counts = {}
+    for category, n_lines, n_distinct_lines in rows:
+        counts[category] = (int(n_lines), int(n_distinct_lines))
+    assert counts == INCLUDED_COUNTS
 
-    corpus = read_corpus(ROOT / "data/names")
-    categories_of = Counter(name for names in corpus.values() for name in set(names))
-    assert len(categories_of) == 17415
-    assert sum(count > 1 for count in categories_of.values()) == 477
+    n_categories_by_name: Counter[str] = Counter()
+    for names in read_corpus(ROOT / "data/names").values():
+        n_categories_by_name.update(set(names))
+    # The page mentions the number of names and that of ambiguous names.
+    assert len(n_categories_by_name) == 17415
+    n_ambiguous_names = sum(count > 1 for count in n_categories_by_name.values())
+    assert n_ambiguous_names == 477

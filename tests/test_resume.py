@@ -88,9 +88,17 @@ def uninterrupted_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("overrides", "stop"),
     [
-        *((QUICK_RUN, stop) for stop in (0, 50, 200, 250)),
-        *(([*QUICK_RUN, "log_every=70"], stop) for stop in (35, 300)),
-        *(([*QUICK_RUN, *BATCHED_RUN], stop) for stop in (1, 27, 40)),
+        # A run may stop before the first iteration, and at or between validations.
+        (QUICK_RUN, 0),
+        (QUICK_RUN, 50),
+        (QUICK_RUN, 200),
+        (QUICK_RUN, 250),
+        # At 35, the mean loss of 70 iterations is half computed.
+        (QUICK_RUN + ["log_every=70"], 35),
+        (QUICK_RUN + ["log_every=70"], 300),
+        (QUICK_RUN + BATCHED_RUN, 1),
+        (QUICK_RUN + BATCHED_RUN, 27),
+        (QUICK_RUN + BATCHED_RUN, 40),
     ],
 )
 def test_resumed_run_equals_an_uninterrupted_run(
@@ -101,24 +109,26 @@ def test_resumed_run_equals_an_uninterrupted_run(
     overrides: list[str],
     stop: int,
 ) -> None:
-    overrides = [*overrides, f"data_dir={corpus_dir}"]
+    overrides = overrides + [f"data_dir={corpus_dir}"]
     uninterrupted = uninterrupted_runs / str(hash(tuple(overrides)))
+    # Tests with the same settings share this run.
     if not uninterrupted.exists():
-        train(settings(*overrides), uninterrupted)
+        train(settings(overrides), uninterrupted)
     with monkeypatch.context() as patched:
         interrupt_at(patched, stop)
         if stop == 35:  # between two points of the curve
             patched.setattr("src.config.Config.chunk_size", 35)
         with pytest.raises(KeyboardInterrupt):
-            train(settings(*overrides), tmp_path / "parts")
+            train(settings(overrides), tmp_path / "parts")
     STOP_HANDLER.signum = 0
     metrics = timeless_metrics(tmp_path / "parts")
     assert metrics["status"] == "interrupted"
     assert stop <= int(metrics["iterations"]) < stop + 70
+    # There is no loss curve to draw before the first point.
     has_picture = (tmp_path / "parts/loss.png").exists()
     assert has_picture == ("train/loss" in metrics)
     (tmp_path / "parts/.0123.part").touch()  # a killed run leaves such files
-    train(settings(*overrides), tmp_path / "parts")
+    train(settings(overrides), tmp_path / "parts")
     assert_equal_runs(uninterrupted, tmp_path / "parts")
     assert not list(tmp_path.rglob("*.part"))
 
@@ -126,8 +136,8 @@ def test_resumed_run_equals_an_uninterrupted_run(
 @pytest.mark.usefixtures("few_ngram_steps")
 def test_run_of_an_older_version_is_resumed(corpus_dir: Path, tmp_path: Path) -> None:
     """Its checkpoints have other names for the same values."""
-    overrides = [*QUICK_RUN, *BATCHED_RUN, "schedule=constant", f"data_dir={corpus_dir}"]
-    train(settings(*overrides, "iterations=40"), tmp_path / "new")
+    overrides = QUICK_RUN + BATCHED_RUN + ["schedule=constant", f"data_dir={corpus_dir}"]
+    train(settings(overrides + ["iterations=40"]), tmp_path / "new")
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     for file in (tmp_path / "old/checkpoints").iterdir():
         checkpoint = torch.load(file, weights_only=True)
@@ -135,22 +145,24 @@ def test_run_of_an_older_version_is_resumed(corpus_dir: Path, tmp_path: Path) ->
         if "calibration" in checkpoint:
             torch.save(with_old_names(checkpoint), file)
     assert "decision" in load_checkpoint(tmp_path / "old")
+    # Both runs are resumed from the same iteration.
     for name in ("new", "old"):
-        train(settings(*overrides), tmp_path / name)
+        train(settings(overrides), tmp_path / name)
     assert_equal_runs(tmp_path / "old", tmp_path / "new")
 
 
 def test_killed_run_is_resumed_from_its_last_validation(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = settings(*QUICK_RUN, f"data_dir={corpus_dir}")
+    config = settings(QUICK_RUN + [f"data_dir={corpus_dir}"])
     train(config, tmp_path / "uninterrupted")
 
     original_hook = NameClassifier.on_validation_epoch_end
 
     def failing_hook(self: NameClassifier) -> None:
         if self.iteration == 400:
-            raise ZeroDivisionError  # the program does not handle it, as it does not SIGKILL
+            # The program does not handle this error, just as it cannot handle SIGKILL.
+            raise ZeroDivisionError
         original_hook(self)
 
     with monkeypatch.context() as patched:
@@ -166,10 +178,10 @@ def test_killed_run_is_resumed_from_its_last_validation(
 @pytest.mark.parametrize("first_end", [600, 530, 290])
 def test_extended_run_equals_a_long_run(corpus_dir: Path, tmp_path: Path, first_end: int) -> None:
     """The curves have no points at the iteration at which the run first ended."""
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
-    train(settings(*overrides, f"iterations={first_end}"), tmp_path / "parts")
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}"]
+    train(settings(overrides + [f"iterations={first_end}"]), tmp_path / "parts")
     assert read_curves(tmp_path / "parts")["val/loss"][-1][0] == first_end
-    extended_settings = settings(*overrides, "iterations=850")
+    extended_settings = settings(overrides + ["iterations=850"])
     train(extended_settings, tmp_path / "parts")
     train(extended_settings, tmp_path / "uninterrupted")
     for tag, curve in read_curves(tmp_path / "uninterrupted").items():
@@ -182,30 +194,32 @@ def test_extended_run_equals_a_long_run(corpus_dir: Path, tmp_path: Path, first_
 
 @pytest.mark.usefixtures("few_ngram_steps")
 def test_run_killed_before_its_report_is_resumed(corpus_dir: Path, tmp_path: Path) -> None:
-    config = settings(*QUICK_RUN, *BATCHED_RUN, f"data_dir={corpus_dir}")
+    config = settings(QUICK_RUN + BATCHED_RUN + [f"data_dir={corpus_dir}"])
     train(config, tmp_path / "uninterrupted")
     train(config, tmp_path / "parts")
+    # Without this file, the run has trained all iterations but not written its report.
     (tmp_path / "parts/metrics.json").unlink()
     train(config, tmp_path / "parts")
     assert_equal_runs(tmp_path / "uninterrupted", tmp_path / "parts")
 
 
 def test_resuming_with_a_changed_corpus_is_refused(own_corpus_dir: Path, tmp_path: Path) -> None:
-    overrides = [*QUICK_RUN, f"data_dir={own_corpus_dir}"]
-    train(settings(*overrides), tmp_path)
+    overrides = QUICK_RUN + [f"data_dir={own_corpus_dir}"]
+    train(settings(overrides), tmp_path)
     (tmp_path / "metrics.json").unlink()
+    # A new name changes the split and the draws of all later iterations.
     with (own_corpus_dir / "Alpha.txt").open("a") as file:
         file.write("alone\n")
     with pytest.raises(UserError, match="the names or their split have changed"):
-        train(settings(*overrides), tmp_path)
+        train(settings(overrides), tmp_path)
 
 
 def test_moved_run_keeps_its_best_score(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only the score is read from a checkpoint, and none of the paths that it may contain."""
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
-    train(settings(*overrides, "iterations=400"), tmp_path / "old")
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}"]
+    train(settings(overrides + ["iterations=400"]), tmp_path / "old")
     best = (tmp_path / "old/checkpoints/best.ckpt").read_bytes()
     last = tmp_path / "new/checkpoints/last.ckpt"
     (tmp_path / "old").rename(tmp_path / "new")
@@ -216,18 +230,19 @@ def test_moved_run_keeps_its_best_score(
     )
     (score_key,) = [key for key, state in states.items() if state]
     states[score_key]["score"] = 2.0  # higher than any score
+    # Lightning deletes checkpoints at paths that its callback has stored.
     unrelated = tmp_path / "unrelated"
     unrelated.mkdir()
     for key in ("best_model_path", "dirpath", "kth_best_model_path", "last_model_path"):
         states[score_key][key] = str(unrelated)
     torch.save(checkpoint, last)
-    train(settings(*overrides), tmp_path / "new")
+    train(settings(overrides), tmp_path / "new")
     assert (tmp_path / "new/checkpoints/best.ckpt").read_bytes() == best
     assert unrelated.is_dir()
     assert {path.name for path in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
 
     (tmp_path / "new/checkpoints/best.ckpt").unlink()
-    train(settings(*overrides, "iterations=800"), tmp_path / "new")
+    train(settings(overrides + ["iterations=800"]), tmp_path / "new")
     assert (tmp_path / "new/checkpoints/best.ckpt").exists()  # the score was forgotten
 
 
@@ -264,10 +279,11 @@ def test_resuming_from_a_malformed_checkpoint_is_refused(
     shutil.copytree(finished_run, run)
     last = run / "checkpoints/last.ckpt"
     torch.save(damage(torch.load(last, weights_only=True), change), last)
+    # The refused checkpoint must remain as it is.
     content = last.read_bytes()
-    overrides = [*QUICK_RUN, "iterations=800", f"data_dir={finished_run.parent / 'names'}"]
+    overrides = QUICK_RUN + ["iterations=800", f"data_dir={finished_run.parent / 'names'}"]
     with pytest.raises(UserError) as caught:
-        train(settings(*overrides), run)
+        train(settings(overrides), run)
     assert "\n" not in str(caught.value)
     assert last.read_bytes() == content
 
@@ -280,9 +296,9 @@ def test_resuming_from_a_truncated_checkpoint_is_refused(
     shutil.copytree(finished_run, run)
     last = run / "checkpoints/last.ckpt"
     last.write_bytes(last.read_bytes()[:size])
-    overrides = [*QUICK_RUN, "iterations=800", f"data_dir={finished_run.parent / 'names'}"]
+    overrides = QUICK_RUN + ["iterations=800", f"data_dir={finished_run.parent / 'names'}"]
     with pytest.raises(UserError, match=r"last\.ckpt: not a checkpoint, or a damaged one$"):
-        train(settings(*overrides), run)
+        train(settings(overrides), run)
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +306,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, whose iterations can be raised."""
     folder = tmp_path_factory.mktemp("finished_run")
     corpus = make_corpus(folder / "names")
-    train(settings(*QUICK_RUN, f"data_dir={corpus}"), folder / "run")
+    train(settings(QUICK_RUN + [f"data_dir={corpus}"]), folder / "run")
     return folder / "run"
 
 
@@ -299,11 +315,12 @@ def test_interrupted_run_can_be_resumed(
 ) -> None:
     overrides = ["iterations=100000000", "hidden=16", f"data_dir={corpus_dir}"]
     process = programs.start_training(
-        *overrides, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt"
+        overrides, cwd=tmp_path, until="outputs/*/*/checkpoints/last.ckpt"
     )
     (run,) = tmp_path.glob("outputs/*/*")
+    # The name of the folder begins with the time.
     assert run.name.split("-", 3)[3].startswith("iterations_100000000-hidden_16-")
-    refused = programs.train(f"resume={run}", cwd=tmp_path)  # the run has not ended
+    refused = programs.train([f"resume={run}"], cwd=tmp_path)  # the run has not ended
     assert (refused.returncode, refused.stderr) == (
         1,
         f"{run}: another process is using this folder\n",
@@ -311,34 +328,36 @@ def test_interrupted_run_can_be_resumed(
     process.send_signal(signal.SIGTERM)
     result = process.result()
     assert (result.returncode, result.stderr) == (143, "")
-    *_, message, command = result.stdout.splitlines()
+    message, command = result.stdout.splitlines()[-2:]
     iteration = load_checkpoint(run)["iteration"]
     assert message == f"Interrupted at iteration {iteration:,}"
     assert command == f"Resume       python -m src.train resume={run.relative_to(tmp_path)}"
     assert (run / "loss.png").exists()
 
+    # A run cannot be shortened when it is resumed.
     override = f"iterations={iteration + 1000}"
-    shortened = programs.train(command.split()[-1], override, cwd=tmp_path)
+    shortened = programs.train([command.split()[-1], override], cwd=tmp_path)
     assert shortened.returncode == 1
     assert f"{override}: the run in {run} has iterations=100000000" in shortened.stderr
 
 
 def test_finished_run_can_be_extended(corpus_dir: Path, tmp_path: Path, programs: Programs) -> None:
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}"]
     folder = tmp_path / "a, b"
-    train(settings(*overrides), folder)
+    train(settings(overrides), folder)
     (folder / ".hydra").mkdir()
     before = (folder / "config.yaml").read_text()
     result = programs.train(
-        "resume='a, b'", "iterations=800", "logger=[tensorboard,csv]", cwd=tmp_path
+        ["resume='a, b'", "iterations=800", "logger=[tensorboard,csv]"], cwd=tmp_path
     )
     assert (result.returncode, result.stderr) == (0, "")
-    train(settings(*overrides, "iterations=800"), tmp_path / "uninterrupted")
+    train(settings(overrides + ["iterations=800"]), tmp_path / "uninterrupted")
     assert_equal_runs(folder, tmp_path / "uninterrupted")
     assert not list((folder / ".hydra").iterdir())  # Hydra's files are neither read nor written
     assert (folder / "config.yaml").read_text() == before.replace("600", "800")
     rows = (folder / "metrics.csv").read_text().splitlines()
-    assert len(rows) == 1 + 16 + 4 + 1  # a header, and the points of the whole run
+    # A header is followed by the 16 points of the loss, 4 of the validation and one of the test.
+    assert len(rows) == 1 + 16 + 4 + 1
 
 
 def test_invalid_resume_is_refused(
@@ -350,12 +369,8 @@ def test_invalid_resume_is_refused(
     cosine.mkdir()
     saved = (finished_run / "config.yaml").read_text()
     (cosine / "config.yaml").write_text(saved.replace("schedule: constant", "schedule: cosine"))
-    for name, content in {
-        "cut": saved[:10],
-        "empty": "",
-        "list": "- 1\n- {",
-        "nested": "a: [1]",
-    }.items():
+    damaged_contents = {"cut": saved[:10], "empty": "", "list": "- 1\n- {", "nested": "a: [1]"}
+    for name, content in damaged_contents.items():
         Path(name).mkdir()
         Path(name, "config.yaml").write_text(content)
     Path("other").mkdir()
@@ -380,25 +395,26 @@ def test_invalid_resume_is_refused(
     }
     for overrides, message in messages.items():
         with pytest.raises(UserError) as caught:
-            settings(*overrides.split())
+            settings(overrides.split())
         assert message in str(caught.value), overrides
-    assert (
-        settings("resume=run", "iterations=700", "trainer.num_nodes=1", "logger=csv").iterations
-        == 700
-    )
-    assert settings("resume=run", "hidden=8").lr == 0.05  # an override with the same value
+    # The number of iterations may be raised, and the trainer and the loggers may be changed.
+    config = settings(["resume=run", "iterations=700", "trainer.num_nodes=1", "logger=csv"])
+    assert config.iterations == 700
+    # An override with the value of the run changes nothing.
+    assert settings(["resume=run", "hidden=8"]).lr == 0.05
     assert read_settings(Path("run")) == json.loads(json.dumps(read_settings(finished_run)))
 
 
 def test_signal_handlers_are_restored_after_a_run(corpus_dir: Path, tmp_path: Path) -> None:
     signals = (signal.SIGINT, signal.SIGTERM)
     handlers = [signal.getsignal(signum) for signum in signals]
-    train(settings(*QUICK_RUN, f"data_dir={corpus_dir}"), tmp_path)
+    train(settings(QUICK_RUN + [f"data_dir={corpus_dir}"]), tmp_path)
     assert [signal.getsignal(signum) for signum in signals] == handlers
 
 
 def test_missing_signals_of_windows_are_not_needed() -> None:
     """Windows has neither SIGUSR1 nor SIGALRM nor setitimer."""
+    # An attribute that is missing on Windows would fail only there.
     for file in (ROOT / "src").rglob("*.py"):
         text = file.read_text(encoding="utf-8")
         assert "SIGALRM" not in text

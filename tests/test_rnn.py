@@ -28,7 +28,9 @@ def test_shapes() -> None:
 def test_weights_are_two_linear_layers_in_order() -> None:
     rnn = make_rnn()
     torch.manual_seed(0)
-    i2h, i2o = nn.Linear(57 + 128, 128), nn.Linear(57 + 128, 18)
+    # The order of creation determines the initial weights of a seed.
+    i2h = nn.Linear(57 + 128, 128)
+    i2o = nn.Linear(57 + 128, 18)
     assert torch.equal(rnn.i2h.weight, i2h.weight)
     assert torch.equal(rnn.i2h.bias, i2h.bias)
     assert torch.equal(rnn.i2o.weight, i2o.weight)
@@ -37,10 +39,12 @@ def test_weights_are_two_linear_layers_in_order() -> None:
 
 def test_one_step_by_its_definition() -> None:
     rnn = make_rnn(hidden=5)
-    letter, hidden = torch.randn(1, 57), torch.randn(1, 5)
+    letter = torch.randn(1, 57)
+    hidden = torch.randn(1, 5)
     combined = torch.cat((letter, hidden), dim=1)
     scores = combined @ rnn.i2o.weight.T + rnn.i2o.bias
     output, next_hidden = rnn(letter, hidden)
+    # The outputs are log-probabilities, and the hidden state has no activation function.
     torch.testing.assert_close(output, scores - scores.logsumexp(dim=1))
     torch.testing.assert_close(next_hidden, combined @ rnn.i2h.weight.T + rnn.i2h.bias)
     torch.testing.assert_close(output.exp().sum(), torch.tensor(1.0))
@@ -57,6 +61,7 @@ def test_output_is_the_one_after_the_last_letter() -> None:
 @pytest.mark.parametrize("names", [NAMES, ["Lee"], ["a", "b"]])
 def test_parallel_reading_equals_single_names(names: list[str]) -> None:
     rnn = make_rnn()
-    together = compute_log_probs_of_names(rnn, *ASCII_ALPHABET.encode(names))
-    one_by_one = torch.cat([read_name(rnn, name_to_tensor(name)) for name in names])
-    torch.testing.assert_close(together, one_by_one, atol=1e-6, rtol=0)
+    letters, lengths = ASCII_ALPHABET.encode(names)
+    actual = compute_log_probs_of_names(rnn, letters, lengths)
+    expected = torch.cat([read_name(rnn, name_to_tensor(name)) for name in names])
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)

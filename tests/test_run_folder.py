@@ -20,7 +20,8 @@ def test_the_newest_finished_run_is_found(tmp_path: Path, monkeypatch: pytest.Mo
     for i, run in enumerate(["2026-01-01/b", "sweeps/2026-01-02/x/0", "2026-01-03/a"]):
         folder = Path("outputs") / run
         write_checkpoint(folder / "checkpoints/last.ckpt")
-        if "03" not in run:  # that one has not finished
+        # The run of the third day has not finished.
+        if "03" not in run:
             (folder / "metrics.json").write_text('{"status": "finished", "test/loss": 1.0}')
             os.utime(folder / "metrics.json", (i, i))
     newest = Path("outputs/sweeps/2026-01-02/x/0/checkpoints/last.ckpt")
@@ -41,9 +42,11 @@ def test_the_best_run_of_a_sweep_is_found(tmp_path: Path) -> None:
     for run, content in results.items():
         write_checkpoint(tmp_path / run / "checkpoints/last.ckpt")
         (tmp_path / run / "metrics.json").write_text(json.dumps(content))
-    os.utime(tmp_path / "1-lr_0.1/metrics.json", (1, 1))  # not the newest
+    # The best run is not the newest one.
+    os.utime(tmp_path / "1-lr_0.1/metrics.json", (1, 1))
     assert find_checkpoint(tmp_path) == tmp_path / "1-lr_0.1/checkpoints/last.ckpt"
     assert find_checkpoint(tmp_path / "4") == tmp_path / "4/checkpoints/last.ckpt"
+    # Only these runs have a result that can be compared.
     for run in ("0", "1-lr_0.1", "2"):
         (tmp_path / run / "metrics.json").write_text("{")
     with pytest.raises(UserError) as error:
@@ -67,25 +70,43 @@ def test_the_newest_run_of_a_sweep_is_replaced_by_the_best(
         (folder / "metrics.json").write_text(content)
         os.utime(folder / "metrics.json", (number, number))
     last_run = sweep / "2" / seed_folder / "checkpoints/last.ckpt"
-    assert find_checkpoint(None) == last_run  # without multirun.yaml, it is not a sweep
+    # Without multirun.yaml, the folder is not that of a sweep.
+    assert find_checkpoint(None) == last_run
     (sweep / "multirun.yaml").touch()
     assert find_checkpoint(None) == sweep / "1" / seed_folder / "checkpoints/last.ckpt"
     # Without scores, no run of the sweep is the best.
     for file in sweep.glob("**/metrics.json"):
-        times = file.stat().st_atime, file.stat().st_mtime
+        status = file.stat()
         file.write_text('{"status": "finished"}')
-        os.utime(file, times)
+        os.utime(file, (status.st_atime, status.st_mtime))
     assert find_checkpoint(None) == last_run
 
 
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "{", "[]", "null", "5", '"finished"', "[" * 100_000, '{"a":' * 100_000, "\xff"),
-        *('{"status": ["finished"]}', '{"status": "finished", "a": "b"}', '{"status": null}'),
-        *('{"status": "finished", "a": {}}', '{"status": "finished", "a": null}'),
-        *(f'{{"status": "finished", "a": 1{digits}}}' for digits in ("0" * 400, "0" * 5000)),
-        *('{"a": 1.0}', '{"status": "finished"', "a folder", "a link to nothing"),
+        "",
+        "{",
+        "[]",
+        "null",
+        "5",
+        '"finished"',
+        # The parser raises a RecursionError for deeply nested values.
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        "\xff",
+        '{"status": ["finished"]}',
+        '{"status": "finished", "a": "b"}',
+        '{"status": null}',
+        '{"status": "finished", "a": {}}',
+        '{"status": "finished", "a": null}',
+        # These integers are too large for a float, and the second one is too long for Python.
+        f'{{"status": "finished", "a": 1{"0" * 400}}}',
+        f'{{"status": "finished", "a": 1{"0" * 5000}}}',
+        '{"a": 1.0}',
+        '{"status": "finished"',
+        "a folder",
+        "a link to nothing",
     ],
     ids=lambda content: content[:40],
 )
@@ -95,6 +116,7 @@ def test_a_malformed_metrics_file_is_ignored(
     monkeypatch.chdir(tmp_path)
     valid = write_checkpoint(Path("outputs/2026-01-01/a/checkpoints/last.ckpt"))
     (valid.parents[1] / "metrics.json").write_text('{"status": "finished"}')
+    # The malformed file belongs to the newest run.
     os.utime(valid.parents[1] / "metrics.json", (1, 1))
     newer = Path("outputs/2026-01-02/b/metrics.json")
     newer.parent.mkdir(parents=True)

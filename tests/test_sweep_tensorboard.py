@@ -52,11 +52,12 @@ def start_tensorboard(folder: Path) -> str:
         "--load_fast",
         "false",
     ]
+    # All files are read before the first request.
     arguments += ["--reload_interval", "0", "--reload_task", "blocking"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports html5lib, which uses a deprecated function
         board = program.TensorBoard()
-        board.configure(["", *arguments])
+        board.configure([""] + arguments)
     return f"{board.launch()}data"
 
 
@@ -74,7 +75,7 @@ def read_session_groups(url: str) -> list[dict[str, Any]]:
     return list(groups)
 
 
-PAIRS = [(lr, hidden) for lr in ("0.01", "0.05") for hidden in ("4", "8")]
+PAIRS = [("0.01", "4"), ("0.01", "8"), ("0.05", "4"), ("0.05", "8")]
 """Values of `lr` and `hidden`."""
 
 
@@ -82,11 +83,11 @@ PAIRS = [(lr, hidden) for lr in ("0.01", "0.05") for hidden in ("4", "8")]
 def logs(corpus_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of four runs, and one without validation, `tutorial`."""
     folder = tmp_path_factory.mktemp("logs")
-    common = [*QUICK_RUN, f"data_dir={corpus_dir}"]
+    common = QUICK_RUN + [f"data_dir={corpus_dir}"]
     for number, (lr, hidden) in enumerate(PAIRS, start=1):
-        config = settings(f"lr={lr}", f"hidden={hidden}", *common)
+        config = settings([f"lr={lr}", f"hidden={hidden}"] + common)
         train_unless_finished(config, folder / f"{number}-lr_{lr}-hidden_{hidden}")
-    train_unless_finished(settings("experiment=tutorial", *common), folder / "tutorial")
+    train_unless_finished(settings(["experiment=tutorial"] + common), folder / "tutorial")
     return folder
 
 
@@ -106,13 +107,23 @@ def test_hparams_of_a_sweep_and_a_run_without_validation(
     metrics = [info["name"]["tag"] for info in experiment["metricInfos"]]
     titles = [info["displayName"] for info in experiment["metricInfos"]]
     assert titles == [
-        *(SCORE, "val/loss", "train/loss", "test/balanced_accuracy", "test/accuracy"),
-        *("val/accuracy", "val/macro_f1", "val/top3_accuracy"),
-        *("test/loss", "test/macro_f1", "test/top3_accuracy"),
+        SCORE,
+        "val/loss",
+        "train/loss",
+        "test/balanced_accuracy",
+        "test/accuracy",
+        "val/accuracy",
+        "val/macro_f1",
+        "val/top3_accuracy",
+        "test/loss",
+        "test/macro_f1",
+        "test/top3_accuracy",
     ]
+    # The prefix only determines the order of the groups on the page.
     assert [tag.removeprefix("z_") for tag in metrics] == titles
     rows = {row["sessions"][0]["name"]: row for row in read_session_groups(url)}
     assert len(rows) == 5
+    # The tutorial holds no names out, so it has only a training loss.
     assert rows[tutorial_name]["metrics"].keys() == {"train/loss"}
     for number, (lr, hidden) in enumerate(PAIRS, start=1):
         row = rows[f"{number}-lr_{lr}-hidden_{hidden}"]
@@ -138,11 +149,12 @@ def test_hparams_of_a_sweep_and_a_run_without_validation(
 def test_hparams_are_lr_hidden_and_the_settings_of_the_command_line(
     corpus_dir: Path, tmp_path: Path, overrides: list[str], expected: list[str]
 ) -> None:
-    overrides = [*overrides, "print_every=100", "trainer.benchmark=false"]
-    config = settings(*overrides, "experiment=debug")
+    overrides = overrides + ["print_every=100", "trainer.benchmark=false"]
+    config = settings(overrides + ["experiment=debug"])
     config.iterations = 50
     config.data_dir = str(corpus_dir)
     train_unless_finished(config, tmp_path)
+    # The experiment `debug` has enabled this for the whole process.
     torch.use_deterministic_algorithms(False)
     log = EventAccumulator(str(tmp_path))
     log.Reload()
@@ -156,9 +168,11 @@ def test_scalars_and_hparams_of_a_sweep(sweep: Sweep) -> None:
     runs = [find_run(sweep.folder, number) for number in range(6)]
     assert {run.name for run in runs} <= set(request_json(f"{url}/runs"))
     assert [len(list(run.glob("events.out.tfevents.*"))) for run in runs] == [1] * 6
+    # Lightning would write this file, which repeats config.yaml.
     assert not list(sweep.folder.glob("**/hparams.yaml"))
     tags = request_json(f"{url}/plugin/scalars/tags")
     assert {"train/loss", SCORE, "z_test/balanced_accuracy"} <= set(tags[runs[0].name])
+    # The scores under each prior are in metrics.json only, as they would crowd the page.
     assert not any("uniform" in tag for tag in tags[runs[0].name])
     query = urllib.parse.urlencode({"run": runs[0].name, "tag": SCORE})
     points = request_json(f"{url}/plugin/scalars/scalars?{query}")

@@ -24,9 +24,10 @@ TWO_WORKERS = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 @pytest.mark.slow
 def test_two_workers_train_the_same_runs_as_one_process(sweep: Sweep, programs: Programs) -> None:
-    overrides = [*sweep.overrides, *TWO_WORKERS, "hydra.sweep.dir=parallel"]
-    result = programs.train("-m", *overrides, cwd=sweep.cwd)
+    overrides = sweep.overrides + TWO_WORKERS + ["hydra.sweep.dir=parallel"]
+    result = programs.train(["-m"] + overrides, cwd=sweep.cwd)
     assert (result.returncode, result.stderr) == (1, "")
+    # The messages of the launcher would be mixed with those of the runs.
     assert "Joblib" not in result.stdout
     parallel = sweep.cwd / "parallel"
     for number in range(4):  # the last two fail
@@ -51,13 +52,14 @@ def is_free(folder: Path) -> bool:
 def test_killed_sweep_ends_its_workers_and_releases_its_locks(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
-    overrides = ["hidden=8,16", "iterations=100000000", f"data_dir={corpus_dir}", *TWO_WORKERS]
+    overrides = ["hidden=8,16", "iterations=100000000", f"data_dir={corpus_dir}"] + TWO_WORKERS
     overrides.append("hydra.sweep.dir=sweep")
     process = programs.start_training(
-        "-m", *overrides, cwd=tmp_path, until="sweep/1-*/checkpoints/last.ckpt"
+        ["-m"] + overrides, cwd=tmp_path, until="sweep/1-*/checkpoints/last.ckpt"
     )
+    # Another sweep must not write into the same folder.
     second = programs.train(
-        "-m", "hydra/launcher=basic", "lr=0.1,0.2", "hydra.sweep.dir=sweep", cwd=tmp_path
+        ["-m", "hydra/launcher=basic", "lr=0.1,0.2", "hydra.sweep.dir=sweep"], cwd=tmp_path
     )
     assert (second.returncode, second.stdout) == (1, "")
     assert second.stderr == "sweep: another process is using this folder\n"
@@ -65,6 +67,7 @@ def test_killed_sweep_ends_its_workers_and_releases_its_locks(
     for run in runs:
         with pytest.raises(UserError, match="another process is using this folder"):
             create_and_lock_folder(run)
+    # The process cannot react to this signal, so the workers themselves must notice its end.
     process.send_signal(signal.SIGKILL)
     process.wait()
     wait_until(lambda: all(read_result_or_empty(run).status == "interrupted" for run in runs))
@@ -79,9 +82,9 @@ def test_interrupt_ends_the_runs_of_all_workers(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
     overrides = ["hidden=8,9,10", "iterations=100000000", "print_every=1000", "val_every=10000"]
-    overrides += [*TWO_WORKERS, f"data_dir={corpus_dir}", "hydra.sweep.dir=sweep"]
+    overrides += TWO_WORKERS + [f"data_dir={corpus_dir}", "hydra.sweep.dir=sweep"]
     process = programs.start_training(
-        "-m", *overrides, cwd=tmp_path, until="sweep/1-*/checkpoints/last.ckpt"
+        ["-m"] + overrides, cwd=tmp_path, until="sweep/1-*/checkpoints/last.ckpt"
     )
     process.send_signal(signal.SIGINT)
     result = process.result()
@@ -97,10 +100,11 @@ def test_leaderboard_is_written_if_the_workers_are_killed(
     corpus_dir: Path, tmp_path: Path, programs: Programs
 ) -> None:
     """The operating system kills processes when it runs out of memory."""
-    overrides = ["iterations=20,100000000", *TWO_WORKERS, f"data_dir={corpus_dir}"]
+    overrides = ["iterations=20,100000000"] + TWO_WORKERS + [f"data_dir={corpus_dir}"]
     process = programs.start_training(
-        "-m", *overrides, "hydra.sweep.dir=sweep", cwd=tmp_path, until="sweep/0-*/metrics.json"
+        ["-m"] + overrides + ["hydra.sweep.dir=sweep"], cwd=tmp_path, until="sweep/0-*/metrics.json"
     )
+    # The name of the package is part of the command of its workers.
     for pid in running_processes(session=process.pid):
         if b"LokyProcess" in Path(f"/proc/{pid}/cmdline").read_bytes():
             os.kill(pid, signal.SIGKILL)

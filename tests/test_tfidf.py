@@ -2,6 +2,7 @@ import io
 import math
 import random
 from collections import Counter
+from itertools import chain
 
 import pytest
 import torch
@@ -28,16 +29,16 @@ Term = tuple[int, str]
 """The index of an n-gram model and a gram."""
 
 
-def random_names(seed: int, n: int = 40) -> Names:
-    rng = random.Random(seed)
-
-    def name(letters: str) -> str:
-        return "".join(rng.choices(letters, k=rng.randint(2, 7)))
-
-    return {
-        str(c): sorted({name(letters) for _ in range(n)})
-        for c, letters in enumerate(CATEGORY_LETTERS)
-    }
+def random_names(seed: int, n_names: int = 40) -> Names:
+    generator = random.Random(seed)
+    names: Names = {}
+    for category, letters in enumerate(CATEGORY_LETTERS):
+        drawn_names = set()
+        for _ in range(n_names):
+            length = generator.randint(2, 7)
+            drawn_names.add("".join(generator.choices(letters, k=length)))
+        names[str(category)] = sorted(drawn_names)
+    return names
 
 
 def make_classifier(names: Names, seed: int = 0) -> tuple[TfidfClassifier, list[LetterNgrams]]:
@@ -46,14 +47,19 @@ def make_classifier(names: Names, seed: int = 0) -> tuple[TfidfClassifier, list[
     The first n-gram model ignores case, the second does not.
     """
     dataset = NamesDataset(names)
-    models = [LetterNgrams(ASCII_SYMBOLS, 3, 2, case_sensitive) for case_sensitive in (False, True)]
-    for model in models:
+    models = []
+    for case_sensitive in (False, True):
+        model = LetterNgrams(ASCII_SYMBOLS, 3, 2, case_sensitive)
         model.count(*dataset.as_one_batch())
+        models.append(model)
     classifier = TfidfClassifier(3, MAX_LENGTHS)
-    parts = [range(i, min(i + 50, len(dataset))) for i in range(0, len(dataset), 50)]
-    batches = map(dataset.batch, parts)
-    matches = ([m.match_grams(batch.letters, batch.lengths) for m in models] for batch in batches)
-    classifier.fit(matches, dataset.targets, PRIOR, seed)
+    matches = []
+    # Several batches show that the terms of all of them are counted.
+    for start in range(0, len(dataset), 50):
+        end = min(start + 50, len(dataset))
+        batch = dataset.batch(range(start, end))
+        matches.append([model.match_grams(batch.letters, batch.lengths) for model in models])
+    classifier.fit(iter(matches), dataset.targets, PRIOR, seed)
     return classifier, models
 
 
@@ -68,28 +74,35 @@ def compute_logits(
 def count_terms(name: str) -> Counter[Term]:
     """Return how often `^name$` contains each term, by the definition of terms."""
     counts: Counter[Term] = Counter()
-    for model, (text, max_length) in enumerate(zip((name.lower(), name), MAX_LENGTHS, strict=True)):
-        marked = f"^{text}$"
-        for k in range(1, max_length + 1):
-            grams = (marked[i : i + k] for i in range(len(marked) - k + 1))
-            counts.update((model, gram) for gram in grams if gram not in ("^", "$"))
+    texts = (f"^{name.lower()}$", f"^{name}$")  # The first model ignores case.
+    for model, text in enumerate(texts):
+        for length in range(1, MAX_LENGTHS[model] + 1):
+            for start in range(len(text) - length + 1):
+                gram = text[start : start + length]
+                # Every name has both marks, so they say nothing about its category.
+                if gram not in ("^", "$"):
+                    counts[model, gram] += 1
     return counts
 
 
 def test_logits_are_linear_in_the_tf_idf_of_the_terms() -> None:
     names = random_names(seed=0)
     classifier, models = make_classifier(names)
-    all_names = [name for category_names in names.values() for name in category_names]
-    document_frequency = Counter(term for name in all_names for term in set(count_terms(name)))
-    vocabulary = {term for term, df in document_frequency.items() if df > 1}
+    all_names = list(chain.from_iterable(names.values()))
+    document_frequency: Counter[Term] = Counter()
+    for name in all_names:
+        document_frequency.update(set(count_terms(name)))
+    # Terms of a single name are not in the vocabulary.
+    vocabulary = {term for term, n_names in document_frequency.items() if n_names > 1}
     assert len(classifier.term_ids) == len(vocabulary) + 1  # and END_OF_VOCABULARY
 
     def tf_idf(name: str) -> dict[Term, float]:
         values = {}
-        for term, tf in count_terms(name).items():
+        for term, count in count_terms(name).items():
             if term in vocabulary:
+                # The formulas are those of scikit-learn with `smooth_idf` and `sublinear_tf`.
                 idf = 1 + math.log((1 + len(all_names)) / (1 + document_frequency[term]))
-                values[term] = (1 + math.log(tf)) * idf
+                values[term] = (1 + math.log(count)) * idf
         norm = math.sqrt(sum(value**2 for value in values.values()))
         return {term: value / norm for term, value in values.items()}
 
@@ -102,6 +115,7 @@ def test_logits_are_linear_in_the_tf_idf_of_the_terms() -> None:
     logits = (compute_logits(classifier, models, all_names) - classifier.bias).double()
     weights = torch.linalg.lstsq(matrix, logits, driver="gelsd").solution
     torch.testing.assert_close(matrix @ weights, logits, atol=1e-5, rtol=0)
+    # No name has the letter q, so only the bias is left.
     without_terms = compute_logits(classifier, models, ["qq"])
     torch.testing.assert_close(without_terms, classifier.bias.unsqueeze(0))
 
@@ -112,7 +126,8 @@ def test_a_fitted_classifier_classifies_new_names() -> None:
     state = torch.get_rng_state()
     classifier, models = make_classifier(names)
     repeated, _ = make_classifier(names)
-    assert torch.equal(torch.get_rng_state(), state)  # the fit has a random generator of its own
+    # The fit has a random generator of its own, so that it does not change the network's weights.
+    assert torch.equal(torch.get_rng_state(), state)
     new_names = []
     categories = []
     for category, category_names in other_names.items():
@@ -134,7 +149,7 @@ def test_scaling_the_weights_increases_the_regularized_loss(
     monkeypatch.setattr("src.ngrams.tfidf.DROPOUT", 0)
     names = random_names(seed=3)
     classifier, models = make_classifier(names)
-    all_names = [name for category_names in names.values() for name in category_names]
+    all_names = list(chain.from_iterable(names.values()))
     targets = NamesDataset(names).targets
     weight = classifier.weight.float()
     letters, lengths = ASCII_ALPHABET.encode(all_names)
@@ -150,6 +165,7 @@ def test_scaling_the_weights_increases_the_regularized_loss(
             mode="sum",
             per_sample_weights=features.values,
         )
+        # This is the penalty of scikit-learn's LogisticRegression(C=10), per name.
         penalty = (weight * scale).square().sum() / (2 * 10 * len(all_names))
         cross_entropy = F.cross_entropy(logits + classifier.bias + PRIOR.log(), targets)
         return float(cross_entropy + penalty)
@@ -162,8 +178,9 @@ def test_a_limited_vocabulary_keeps_the_most_frequent_terms(
 ) -> None:
     full, _ = make_classifier(random_names(seed=4))
     monkeypatch.setattr("src.ngrams.tfidf.MAX_WEIGHTS", 3 * 20)
+    # Each of the 20 terms has a weight for each of the 3 categories.
     limited, models = make_classifier(random_names(seed=4))
-    assert len(limited.term_ids) == 20 + 1
+    assert len(limited.term_ids) == 20 + 1  # The additional one is END_OF_VOCABULARY.
     assert torch.isin(limited.term_ids, full.term_ids).all()
     is_kept = torch.isin(full.term_ids, limited.term_ids)[:-1]
     assert full.idf[:-1][is_kept].max() <= full.idf[:-1][~is_kept].min()
@@ -174,6 +191,7 @@ def test_a_loaded_classifier_is_equal_bit_for_bit() -> None:
     classifier, models = make_classifier(random_names(seed=5))
     file = io.BytesIO()
     torch.save(classifier.state_dict(), file)
+    # The tensors of a checkpoint replace those on the meta device, which have no memory.
     with torch.device("meta"):
         loaded = TfidfClassifier(3, MAX_LENGTHS)
     loaded.load_state_dict(torch.load(io.BytesIO(file.getvalue()), weights_only=True), assign=True)
@@ -197,7 +215,7 @@ def test_a_malformed_state_is_refused(key: str, value: torch.Tensor, message: st
     state = {"grams": torch.arange(3), "idf": torch.ones(3), "weight": torch.zeros(3, 3).half()}
     classifier.set_extra_state(state)
     with pytest.raises(ValueError, match=message):
-        classifier.set_extra_state({**state, key: value})
+        classifier.set_extra_state(state | {key: value})
 
 
 def test_the_keys_of_the_state_dict() -> None:
@@ -216,6 +234,7 @@ def test_a_state_of_another_precision_is_converted() -> None:
 
 
 def test_packing_and_unpacking_of_keys() -> None:
+    # The largest index and row show that the bit fields do not overlap.
     name_index = torch.tensor([0, 1, 2**28])
     rows = torch.tensor([[0, 5, 2**32 - 1], [7, 0, 1]])
     keys = pack_term_keys(name_index, model_index=1, rows=rows)

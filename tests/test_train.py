@@ -25,9 +25,15 @@ from tests.helpers import ROOT, load_checkpoint, make_corpus, settings, timeless
 from tests.processes import Programs
 
 PRIOR_SCORES = {
-    f"test/{prior}/{score}"
-    for prior in ("uniform", "corpus", "tempered")
-    for score in ("accuracy", "balanced_accuracy", "macro_f1")
+    "test/uniform/accuracy",
+    "test/uniform/balanced_accuracy",
+    "test/uniform/macro_f1",
+    "test/corpus/accuracy",
+    "test/corpus/balanced_accuracy",
+    "test/corpus/macro_f1",
+    "test/tempered/accuracy",
+    "test/tempered/balanced_accuracy",
+    "test/tempered/macro_f1",
 }
 SETTINGS_TAG = "settings/text_summary"
 SCORES = ["loss", "accuracy", "balanced_accuracy", "macro_f1", "top3_accuracy"]
@@ -57,7 +63,7 @@ def finished_run(
 ) -> tuple[Path, str]:
     """The folder of a short run on the included corpus, and its output."""
     folder = tmp_path_factory.mktemp("finished")
-    result = all_programs.train(*QUICK_RUN, cwd=folder)
+    result = all_programs.train(QUICK_RUN, cwd=folder)
     # There are no warnings and no tips, and no progress bar, as this is not a terminal.
     assert (result.returncode, result.stderr) == (0, "")
     return find_newest_run(folder), result.stdout
@@ -86,18 +92,14 @@ def test_run_folder(finished_run: tuple[Path, str]) -> None:
 
 def test_metrics_json(finished_run: tuple[Path, str]) -> None:
     metrics = json.loads((finished_run[0] / "metrics.json").read_text())
-    assert set(metrics) == {
-        "train/loss",
-        "train/hidden_norm",
-        *(f"{stage}/{score}" for stage in ("val", "test") for score in SCORES),
-        *PRIOR_SCORES,
-        "status",
-        "iterations",
-        "seconds",
-        "names_per_second",
-    }
+    expected_keys = {"train/loss", "train/hidden_norm"} | PRIOR_SCORES
+    expected_keys |= {"status", "iterations", "seconds", "names_per_second"}
+    for stage in ("val", "test"):
+        expected_keys.update(f"{stage}/{score}" for score in SCORES)
+    assert set(metrics) == expected_keys
     assert metrics["status"] == "finished"
     assert metrics["iterations"] == 250
+    # The seconds include the time before and after the training.
     assert metrics["seconds"] > 250 / metrics["names_per_second"]
     assert all(0 <= metrics[f"test/{score}"] <= 1 for score in SCORES[1:])
 
@@ -106,18 +108,24 @@ def test_tensorboard(finished_run: tuple[Path, str]) -> None:
     run, _ = finished_run
     metrics = json.loads((run / "metrics.json").read_text())
     log = read_events(run)
-    points = {tag: [(e.step, e.value) for e in log.Scalars(tag)] for tag in log.Tags()["scalars"]}
-    logged = {"train/loss", "train/hidden_norm"}
-    for stage in ("val", "z_test"):  # with this prefix, TensorBoard shows test metrics last
-        logged.update(f"{stage}/{score}" for score in SCORES)
-    assert set(points) == logged
-    assert [step for step, _ in points["train/loss"]] == [50, 100, 150, 200, 250]
+    steps: dict[str, list[int]] = {}
+    last_values: dict[str, float] = {}
+    for tag in log.Tags()["scalars"]:
+        events = log.Scalars(tag)
+        steps[tag] = [event.step for event in events]
+        last_values[tag] = events[-1].value
+    expected_tags = {"train/loss", "train/hidden_norm"}
+    # With the prefix `z_`, TensorBoard shows test metrics last.
+    for stage in ("val", "z_test"):
+        expected_tags.update(f"{stage}/{score}" for score in SCORES)
+    assert set(steps) == expected_tags
+    assert steps["train/loss"] == [50, 100, 150, 200, 250]
     for score in SCORES:
-        assert [step for step, _ in points[f"val/{score}"]] == [100, 200, 250]
-        assert [step for step, _ in points[f"z_test/{score}"]] == [250]
-    for tag, series in points.items():  # the metrics are the last points of the curves
-        name = tag.removeprefix("z_")
-        assert series[-1][1] == pytest.approx(metrics[name], abs=1e-6)
+        assert steps[f"val/{score}"] == [100, 200, 250]
+        assert steps[f"z_test/{score}"] == [250]
+    # The metrics are the last points of the curves.
+    for tag, value in last_values.items():
+        assert value == pytest.approx(metrics[tag.removeprefix("z_")], abs=1e-6)
 
     assert log.Tags()["images"] == ["visualization/confusion_matrix", "visualization/loss"]
     for tag in log.Tags()["images"]:
@@ -132,11 +140,15 @@ def test_tensorboard(finished_run: tuple[Path, str]) -> None:
 
 
 def test_hidden_norm_after_twenty_letters(finished_run: tuple[Path, str]) -> None:
-    (last,) = read_events(finished_run[0]).Scalars("train/hidden_norm")[-1:]
-    state = torch.load(finished_run[0] / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    run, _ = finished_run
+    last = read_events(run).Scalars("train/hidden_norm")[-1]
+    weights = {}
+    for name, weight in load_checkpoint(run)["state_dict"].items():
+        weights[name.rpartition("rnn.")[2]] = weight
     rnn = RNN(57, 16, 18)
-    rnn.load_state_dict({name.rpartition("rnn.")[2]: weight for name, weight in state.items()})
+    rnn.load_state_dict(weights)
     hidden = rnn.init_hidden()
+    # The norm is that of the state after the first twenty letters of the alphabet.
     for letter in torch.eye(57)[:20]:
         _, hidden = rnn(letter[None], hidden)
     assert last.value == pytest.approx(hidden.norm().item(), rel=1e-5)
@@ -195,6 +207,7 @@ def test_printed_output_of_a_run(finished_run: tuple[Path, str]) -> None:
         assert " / " in line
     metrics = json.loads((run / "metrics.json").read_text())
     (accuracy_line,) = [line for line in lines if line.startswith("balanced accuracy")]
+    # The values are printed with three digits.
     printed_values = [float(value) for value in accuracy_line.split()[2:]]
     columns = ["val", "test", "test/uniform", "test/corpus", "test/tempered"]
     assert lines[4].split() == ["val", "test", "uniform", "corpus", "tempered"]
@@ -223,9 +236,10 @@ def test_printed_example_is_the_draw_of_its_iteration(finished_run: tuple[Path, 
 
 
 def test_tutorial_experiment(tmp_path: Path, programs: Programs) -> None:
-    result = programs.train(*QUICK_RUN, "experiment=tutorial", "logger=csv", cwd=tmp_path)
+    result = programs.train(QUICK_RUN + ["experiment=tutorial", "logger=csv"], cwd=tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     run = find_newest_run(tmp_path)
+    # Without validation names, no checkpoint is the best.
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     metrics = json.loads((run / "metrics.json").read_text())
     run_keys = {"status", "iterations", "seconds", "names_per_second"}
@@ -255,7 +269,7 @@ def test_included_experiments(tmp_path: Path, experiment: str) -> None:
         overrides.append("ngrams=2")
     if experiment == "names":
         overrides.append("passes=0.17")  # 20 of its 113 batches
-    train(settings(*overrides), tmp_path)
+    train(settings(overrides), tmp_path)
     torch.use_deterministic_algorithms(False)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert (metrics["status"], metrics["iterations"]) == ("finished", 20)
@@ -299,6 +313,7 @@ def test_included_experiments(tmp_path: Path, experiment: str) -> None:
 def test_invalid_input_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], message: str
 ) -> None:
+    # The case expects the error of a machine without a GPU.
     if torch.cuda.is_available() and "trainer=gpu" in overrides:
         pytest.skip("a GPU can be selected where there is one")
     files = {
@@ -317,7 +332,7 @@ def test_invalid_input_is_refused(
     monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     with pytest.raises(UserError) as caught:
-        train(settings(*QUICK_RUN, *overrides), run)
+        train(settings(QUICK_RUN + overrides), run)
     assert str(caught.value).startswith(message.format(tmp_path))
     assert not list(run.glob("checkpoints"))
 
@@ -328,38 +343,37 @@ def test_invalid_input_is_refused(
 )
 def test_gradient_is_clipped_once(corpus_dir: Path, tmp_path: Path, overrides: list[str]) -> None:
     """A step has the length lr · clip, whether OnlineSGD or Lightning clips the gradient."""
-    overrides = [*overrides, "hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
+    overrides = overrides + ["hidden=8", "iterations=1", "log_every=1", f"data_dir={corpus_dir}"]
     overrides += ["val_fraction=0", "test_fraction=0"]
     weights = {}
-    for name, step_overrides in {
-        "unchanged": ["lr=1e-30"],
-        "clipped": ["lr=0.5", "clip=0.01"],
-    }.items():
-        train(settings(*overrides, *step_overrides), tmp_path / name)
+    # With lr=1e-30, the weights do not change, so they are those before the step.
+    overrides_by_name = {"unchanged": ["lr=1e-30"], "clipped": ["lr=0.5", "clip=0.01"]}
+    for name, step_overrides in overrides_by_name.items():
+        train(settings(overrides + step_overrides), tmp_path / name)
         state = load_checkpoint(tmp_path / name)["state_dict"]
         weights[name] = torch.cat([weight.flatten() for weight in state.values()]).double()
-    assert (weights["clipped"] - weights["unchanged"]).norm().item() == pytest.approx(
-        0.5 * 0.01, rel=1e-3
-    )
+    step_length = (weights["clipped"] - weights["unchanged"]).norm().item()
+    assert step_length == pytest.approx(0.5 * 0.01, rel=1e-3)
 
 
 def test_diverged_run_keeps_its_last_checkpoint_and_curve(tmp_path: Path) -> None:
     """At lr=0.2 the linear recurrence explodes within a few hundred names."""
-    overrides = (
+    overrides = [
         "hidden=16",
         "lr=0.2",
         "clip=0",
         "iterations=5000",
         "log_every=100",
         "val_every=200",
-    )
+    ]
     with pytest.raises(
         UserError, match=r"lr=0\.2 clip=0: the loss or a weight is no longer finite"
     ) as caught:
-        train(settings(*overrides), tmp_path)
+        train(settings(overrides), tmp_path)
     (iteration,) = re.findall(r"iteration ([\d,]+);", str(caught.value))
     n_iterations = int(iteration.replace(",", "")) - 1
     checkpoint = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)
+    # The last checkpoint is that of the last validation, and the curve ends at the last log point.
     assert checkpoint["iteration"] == n_iterations // 200 * 200 > 0
     assert all(weight.isfinite().all() for weight in checkpoint["state_dict"].values())
     status, metrics, _ = read_result_or_empty(tmp_path)
@@ -381,10 +395,11 @@ def test_signal_after_training(
 
     monkeypatch.setattr("src.models.classifier.NameClassifier.on_test_epoch_end", interrupt)
     handler = signal.getsignal(signal.SIGINT)
-    config = settings(*QUICK_RUN, f"data_dir={corpus_dir}")
+    config = settings(QUICK_RUN + [f"data_dir={corpus_dir}"])
     with caplog.at_level("INFO"), pytest.raises(KeyboardInterrupt), STOP_HANDLER.installed():
         train(config, tmp_path)
     assert (STOP_HANDLER.signum, STOP_HANDLER.is_training) == (signal.SIGINT, False)
+    # The handler belongs to the process and is used by other tests.
     STOP_HANDLER.signum = 0
     assert signal.getsignal(signal.SIGINT) == handler
     command = f"Resume       python -m src.train resume={tmp_path}"
@@ -394,18 +409,19 @@ def test_signal_after_training(
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_run_stopped_by_the_trainer_can_be_resumed(corpus_dir: Path, tmp_path: Path) -> None:
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
-    score = train(settings(*overrides, "trainer.max_time=00:00:00:00"), tmp_path / "none")
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}"]
+    score = train(settings(overrides + ["trainer.max_time=00:00:00:00"]), tmp_path / "none")
     status, metrics, _ = read_result_or_empty(tmp_path / "none")
     assert (status, metrics["iterations"], score) == ("stopped", 0, None)
     stopped_settings = settings(
-        *overrides, "trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1"
+        overrides + ["trainer.max_time=00:00:00:00", "trainer.limit_train_batches=1"]
     )
     train(stopped_settings, tmp_path / "run")
-    train(settings(*overrides), tmp_path / "run")  # the rest of the iterations, without the limits
-    train(settings(*overrides), tmp_path / "uninterrupted")
+    # Without the limits, the same folder trains the rest of the iterations.
+    train(settings(overrides), tmp_path / "run")
+    train(settings(overrides), tmp_path / "uninterrupted")
     assert timeless_metrics(tmp_path / "run") == timeless_metrics(tmp_path / "uninterrupted")
-    fast_score = train(settings(*overrides, "trainer.fast_dev_run=2"), tmp_path / "fast")
+    fast_score = train(settings(overrides + ["trainer.fast_dev_run=2"]), tmp_path / "fast")
     assert read_result_or_empty(tmp_path / "fast")[:1] == ("stopped",)
     assert fast_score is not None
     assert not (tmp_path / "fast/checkpoints").exists()
@@ -434,6 +450,7 @@ def test_trainer_arguments_are_passed(
     corpus_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argument: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    # Some of the arguments, such as other precisions, are only allowed with backend=autograd.
     batched_overrides = [
         "cell=gru",
         "sampling=natural",
@@ -442,7 +459,7 @@ def test_trainer_arguments_are_passed(
         "hidden=8",
     ]
     overrides = ["iterations=40", "log_every=5", "val_every=20", f"data_dir={corpus_dir}"]
-    train(settings(*batched_overrides, *overrides, f"trainer.{argument}"), tmp_path)
+    train(settings(batched_overrides + overrides + [f"trainer.{argument}"]), tmp_path)
     torch.use_deterministic_algorithms(False)
     status, metrics, _ = read_result_or_empty(tmp_path)
     assert (status, metrics["iterations"]) == ("finished", 40)
@@ -455,23 +472,24 @@ def test_trainer_arguments_are_passed(
 
 @pytest.mark.usefixtures("blank_pictures")
 def test_several_loggers_and_no_logger(corpus_dir: Path, tmp_path: Path) -> None:
-    overrides = [*QUICK_RUN, f"data_dir={corpus_dir}"]
-    train(settings(*overrides, "logger=[tensorboard,csv]"), tmp_path / "two")
+    overrides = QUICK_RUN + [f"data_dir={corpus_dir}"]
+    train(settings(overrides + ["logger=[tensorboard,csv]"]), tmp_path / "two")
     assert list((tmp_path / "two").glob("events.out.tfevents.*"))
     with (tmp_path / "two/metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == [50, 100, 100, 150, 200, 200, 250, 250, 250]
     assert "lr: 0.05" in (tmp_path / "two/hparams.yaml").read_text()
-    train(settings(*overrides, "logger=[]"), tmp_path / "none")
+    train(settings(overrides + ["logger=[]"]), tmp_path / "none")
     assert not list((tmp_path / "none").glob("events.out.tfevents.*"))
     assert timeless_metrics(tmp_path / "none") == timeless_metrics(tmp_path / "two")
 
 
 def test_run_in_a_thread(tmp_path: Path) -> None:
     """A run in a thread restores the signal handlers and the hook for errors of threads."""
-    hook, handler = threading.excepthook, signal.getsignal(signal.SIGTERM)
+    hook = threading.excepthook
+    handler = signal.getsignal(signal.SIGTERM)
     corpus = make_corpus(tmp_path / "names")
-    config = settings(*QUICK_RUN, f"data_dir={corpus}")
+    config = settings(QUICK_RUN + [f"data_dir={corpus}"])
     results: list[object] = []
     worker = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run")))
     worker.start()
@@ -481,10 +499,11 @@ def test_run_in_a_thread(tmp_path: Path) -> None:
 
     def train_on_an_invalid_folder() -> None:
         try:
-            train(settings(*QUICK_RUN, f"data_dir={tmp_path / 'run'}"), tmp_path / "other")
+            train(settings(QUICK_RUN + [f"data_dir={tmp_path / 'run'}"]), tmp_path / "other")
         except UserError as error:
             results.append(error)
 
+    # An error in a thread must reach the caller as well.
     worker = threading.Thread(target=train_on_an_invalid_folder)
     worker.start()
     worker.join()
@@ -496,9 +515,9 @@ def test_main_from_another_folder(
 ) -> None:
     """Relative paths start at the folder of the command, even if Hydra changes the folder."""
     monkeypatch.chdir(tmp_path)
-    overrides = [*QUICK_RUN, "data_dir=names", "hydra.job.chdir=true", "hydra.output_subdir=null"]
+    overrides = QUICK_RUN + ["data_dir=names", "hydra.job.chdir=true", "hydra.output_subdir=null"]
     overrides += ["hydra/job_logging=disabled", "hydra.run.dir=here"]
-    monkeypatch.setattr("sys.argv", ["train.py", *overrides])
+    monkeypatch.setattr("sys.argv", ["train.py"] + overrides)
     assert main() is None  # hydra.main returns nothing
     assert read_result_or_empty(tmp_path / "here")[0] == "finished"
     assert not (tmp_path / "here/.hydra").exists()
@@ -509,15 +528,15 @@ def test_main_from_another_folder(
 def test_early_stopping_stops_a_run_that_no_longer_improves(
     corpus_dir: Path, tmp_path: Path
 ) -> None:
-    overrides = [
-        *QUICK_RUN,
+    overrides = QUICK_RUN + [
         f"data_dir={corpus_dir}",
         "iterations=1000",
         "callbacks=early_stopping",
     ]
     overrides.append("callbacks.early_stopping.patience=1")
-    overrides.append("+callbacks.early_stopping.min_delta=100")  # no improvement is that large
-    train(settings(*overrides), tmp_path)
+    # No improvement is that large.
+    overrides.append("+callbacks.early_stopping.min_delta=100")
+    train(settings(overrides), tmp_path)
     result = read_result_or_empty(tmp_path)
     # The first validation is the best so far, and the second is no improvement.
     assert (result.status, result.metrics["iterations"]) == ("stopped", 200)

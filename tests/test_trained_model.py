@@ -50,6 +50,7 @@ def test_probabilities_of_a_batch_equal_those_of_single_names(model: TrainedMode
         with torch.no_grad():
             expected = read_name(get_rnn(model), name_to_tensor(name)).exp()[0]
         torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
+    # A batch may be empty, or contain no name that can be classified.
     assert model.predict_probabilities([]).shape == (0, 3)
     assert model.predict_probabilities(["1"]).isnan().all()
 
@@ -57,6 +58,7 @@ def test_probabilities_of_a_batch_equal_those_of_single_names(model: TrainedMode
 def test_reasons_why_a_name_cannot_be_classified(model: TrainedModel) -> None:
     """The hidden state is linear and grows with each letter, until it overflows."""
     with torch.no_grad():
+        # With larger weights, the state overflows within the maximum length.
         get_rnn(model).i2h.weight.mul_(20)
     probabilities = model.predict_probabilities([LONGEST_NAME, TOO_LONG_NAME, "123", "x"])
     assert probabilities[:, 0].isnan().tolist() == [True, True, True, False]
@@ -68,11 +70,13 @@ def test_reasons_why_a_name_cannot_be_classified(model: TrainedModel) -> None:
 def test_the_maximum_length_applies_to_the_normalized_name(model: TrainedModel) -> None:
     probabilities = model.predict_probabilities([LONGEST_NAME, f" {LONGEST_NAME}1-", TOO_LONG_NAME])
     assert probabilities[:, 0].isnan().tolist() == [False, False, True]
+    # A name that cannot be classified has no prefixes.
     _, prefix_probabilities = model.prefix_probabilities(TOO_LONG_NAME)
     assert prefix_probabilities.shape == (0, 3)
 
 
 def test_batches_are_limited_in_names_and_letters() -> None:
+    # The first limit is 4 names, and the second one is 6 letters.
     assert [len(batch) for batch in size_limited_batches(["a"] * 9, len, 4, 100)] == [4, 4, 1]
     assert [len(batch) for batch in size_limited_batches(["xxx"] * 5, len, 4, 6)] == [2, 2, 1]
 
@@ -88,6 +92,7 @@ def test_among_some_categories_by_hand(tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path / "a.ckpt", calibration=CALIBRATION)
     names = ["Jones", "123", "O'Neill"]
     for prior in PRIORS:
+        # The columns of C and A are in the order of the option.
         probabilities = load_model(path, prior).predict_probabilities(names)[:, [2, 0]]
         expected = probabilities / probabilities.sum(dim=1, keepdim=True)
         restricted = load_model(path, prior, ["C", "A"])
@@ -95,6 +100,7 @@ def test_among_some_categories_by_hand(tmp_path: Path) -> None:
         actual = restricted.predict_probabilities(names)
         torch.testing.assert_close(actual, expected, equal_nan=True)
         assert len(restricted.top_k(expected, 2)[0]) == 2
+    # With all categories, nothing changes.
     uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"), among=["A", "B", "C"])
     expected = load_model(tmp_path / "b.ckpt").predict_probabilities(names)
     torch.testing.assert_close(uncalibrated.predict_probabilities(names), expected, equal_nan=True)
@@ -119,6 +125,7 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     calibration = CALIBRATION | {"curves": {"tempered": PRECISION_CURVE}}
     path = write_checkpoint(tmp_path / "a.ckpt", calibration=calibration)
     model = load_model(path)
+    # The first point of the curve that reaches the precision is used.
     points = [model.find_threshold(precision) for precision in (0.1, 0.8, 0.85, 0.9, 0.937)]
     assert [list(point) for point in points] == [
         PRECISION_CURVE[0],
@@ -131,6 +138,7 @@ def test_the_threshold_of_a_precision(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         model.find_threshold(0.938)
     uncalibrated = load_model(write_checkpoint(tmp_path / "b.ckpt"))
+    # The curve is that of the tempered prior, and an uncalibrated model has none.
     for model_without_curve in (load_model(path, "corpus"), uncalibrated):
         with pytest.raises(
             UserError, match=r"ckpt has no precision curve; use --threshold instead$"
@@ -166,6 +174,7 @@ def test_probabilities_under_a_prior(tmp_path: Path, prior: PriorName, strength:
             continue
         with torch.no_grad():
             output = read_name(get_rnn(model), name_to_tensor(name)).double().exp()[0].numpy()
+        # This is Bayes' rule with a temperature of 1.5.
         expected = (output / trained_prior) ** (1 / 1.5) * corpus_prior**strength
         assert row.tolist() == pytest.approx(expected / expected.sum(), abs=1e-6)
         _, prefix_probabilities = model.prefix_probabilities(name)
@@ -193,6 +202,7 @@ def test_title_and_description(tmp_path: Path) -> None:
     assert model.description == CHECKPOINT_SUMMARY
     history = [(5, {"train/loss": 1.0})]  # the run had no validation names
     checkpoint = make_checkpoint(GRU_NETWORK) | {"iteration": 5, "history": history}
+    # The description names no score, because there is none.
     torch.save(checkpoint, tmp_path / "b.ckpt")
     model = load_model(tmp_path / "b.ckpt")
     assert model.title == f"{tmp_path}/b.ckpt"
