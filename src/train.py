@@ -20,7 +20,7 @@ from src import launch
 from src.config import CONFIG_FOLDER, DATA_MODULE_ARGUMENTS, TRAINING_KEYS, Config
 from src.console import announce_if_slow
 from src.models.registry import NETWORK_KEYS, SCORE
-from src.run.environment import should_show_progress, training_environment
+from src.run.environment import is_rank_zero_outside_sweep_workers, training_environment
 from src.run.run_folder import LAST_CHECKPOINT, find_checkpoint
 
 if TYPE_CHECKING:  # torch and Lightning take seconds to import
@@ -88,7 +88,7 @@ def train(config: Config, folder: Path) -> float | None:
                 data.distinct_names,
                 data.corpus_prior,
                 config.seed,
-                show_progress=should_show_progress(),
+                show_progress=is_rank_zero_outside_sweep_workers(),
             )
         trainer, progress = build_trainer_and_progress(config, folder, data)
 

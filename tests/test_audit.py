@@ -237,7 +237,7 @@ def test_doubted_labels_have_the_scores_of_models_that_were_counted_without_the_
         remaining_pairs = [pair for pair in pairs if pair[0] != name]
         model = build_ngram_models(corpus)
         letters, lengths = alphabet.encode([pair[0] for pair in remaining_pairs])
-        model.count(letters, lengths, torch.tensor([pair[1] for pair in remaining_pairs]))
+        model.count_all_names(letters, lengths, torch.tensor([pair[1] for pair in remaining_pairs]))
         letters, lengths = alphabet.encode([name])
         scores = model(letters, lengths)[0]
         # Another label of the same name is correct, too, so it cannot be the guess.

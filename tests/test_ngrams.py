@@ -50,7 +50,7 @@ def make_ngrams(
 ) -> LetterNgrams:
     """Return a model that has counted examples, with random parameters."""
     ngrams = LetterNgrams(ASCII_SYMBOLS, N_CATEGORIES, order, case_sensitive)
-    ngrams.count(*to_tensors(examples))
+    ngrams.count_all_names(*to_tensors(examples))
     torch.manual_seed(seed)
     with torch.no_grad():
         for parameter in ngrams.parameters():
@@ -170,7 +170,7 @@ def test_leaving_a_name_out_equals_not_counting_it() -> None:
     left_out = ngrams(letters, lengths, one_category(categories))
     for i, example in enumerate(examples):
         remaining_examples = examples[:i] + examples[i + 1 :]
-        remaining_ngrams.count(*to_tensors(remaining_examples))
+        remaining_ngrams.count_all_names(*to_tensors(remaining_examples))
         letters, lengths, _ = to_tensors([example])
         expected = remaining_ngrams(letters, lengths)
         assert_equal_up_to_rounding(left_out[i : i + 1], expected)
@@ -232,7 +232,7 @@ def test_counting_again_replaces_the_counts() -> None:
     examples = random_examples(seed=5)
     counted_twice = make_ngrams(random_examples(seed=6))
     counted_once = make_ngrams(examples)
-    counted_twice.count(*to_tensors(examples))
+    counted_twice.count_all_names(*to_tensors(examples))
     letters, lengths, _ = to_tensors(examples)
     assert torch.equal(counted_twice(letters, lengths), counted_once(letters, lengths))
 
@@ -280,7 +280,7 @@ def test_the_state_of_a_large_corpus_is_small() -> None:
     frequencies = range(26, 0, -1)
     names = ["".join(generator.choices(alphabet, frequencies, k=8)) for _ in range(14_000)]
     letters, lengths = ASCII_ALPHABET.encode(names)
-    ngrams.count(letters, lengths, torch.arange(14_000) % 18)
+    ngrams.count_all_names(letters, lengths, torch.arange(14_000) % 18)
     file = io.BytesIO()
     torch.save(ngrams.state_dict(), file)
     total = ngrams.get_extra_state()["counts"].sum().item()
@@ -372,7 +372,7 @@ def test_alphabet_of_thousands_of_symbols() -> None:
     ngrams = LetterNgrams(characters, N_CATEGORIES, 6)
     letters, lengths = alphabet.encode([name for name, _ in examples])
     categories = torch.tensor([category for _, category in examples])
-    ngrams.count(letters, lengths, categories)
+    ngrams.count_all_names(letters, lengths, categories)
     assert ngrams(letters, lengths).argmax(1).equal(categories)
     total = ngrams.get_extra_state()["counts"].sum().item()
     # A name with its marks has 5 empty grams and 6 … 1 grams of 1 … 6 symbols.
@@ -386,7 +386,7 @@ def test_a_full_table_keeps_short_and_frequent_grams(monkeypatch: pytest.MonkeyP
     short_state = make_ngrams(examples, order=1).get_extra_state()
     n_short_counts = len(short_state["counts"])
     monkeypatch.setattr("src.ngrams.gram_table.MAX_COUNTS", n_short_counts + 50)
-    ngrams.count(*to_tensors(examples))
+    ngrams.count_all_names(*to_tensors(examples))
     state = ngrams.get_extra_state()
     assert 0 < len(state["counts"]) - n_short_counts <= 50
     for key, part in short_state.items():
@@ -458,7 +458,7 @@ def test_a_fitted_model_classifies_new_names(monkeypatch: pytest.MonkeyPatch) ->
     ngrams = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     repeated = LetterNgrams(ASCII_SYMBOLS, 3, 4)
     for model in (ngrams, repeated):
-        model.count(*train_dataset.as_one_batch())
+        model.count_all_names(*train_dataset.as_one_batch())
     untrained = F.cross_entropy(ngrams(letters, lengths), categories)
     state = torch.get_rng_state()
     for model in (ngrams, repeated):

@@ -50,7 +50,7 @@ def make_classifier(names: Names, seed: int = 0) -> tuple[TfidfClassifier, list[
     models = []
     for case_sensitive in (False, True):
         model = LetterNgrams(ASCII_SYMBOLS, 3, 2, case_sensitive)
-        model.count(*dataset.as_one_batch())
+        model.count_all_names(*dataset.as_one_batch())
         models.append(model)
     classifier = TfidfClassifier(3, MAX_LENGTHS)
     matches = []

@@ -153,7 +153,7 @@ def check_changed_names(corpus: AuditedCorpus) -> Iterator[Finding]:
         if alphabet_kind != "corpus":
             hint = " (letters=corpus keeps all writing systems)"
     examples = []
-    for name in sorted(corpus.changed_names):
+    for name in sorted(corpus.names_with_changed_letters):
         examples.append(f"{name} → {corpus.rows.normalized[name]}")
     yield make_finding(
         severity,

@@ -72,7 +72,9 @@ class CollectedRows:
     a dictionary, which keep the order of the lines; the values are not used."""
 
 
-def collect_rows(source: DataSource, letters: AlphabetKind, sample_every: int) -> CollectedRows:
+def collect_rows_of_sampled_names(
+    source: DataSource, letters: AlphabetKind, sample_every: int
+) -> CollectedRows:
     """Read all rows of a source.
 
     Args:
@@ -145,7 +147,7 @@ class AuditedCorpus:
         return {category: counts.total() for category, counts in line_counts.items()}
 
     @cached_property
-    def changed_names(self) -> set[str]:
+    def names_with_changed_letters(self) -> set[str]:
         """Written names whose letters or digits the normalization changes."""
         changed = set()
         for written, normalized in self.rows.normalized.items():
@@ -159,11 +161,11 @@ class AuditedCorpus:
 
     @cached_property
     def n_changed_lines(self) -> dict[str, int]:
-        """Number of lines of each category whose names are among `changed_names`."""
+        """Number of lines of each category whose names are among `names_with_changed_letters`."""
         n_changed = {}
         for category, counts in self.rows.line_counts.items():
             # A changed name can be in several categories, each of which counts its own lines.
-            changed = self.changed_names & counts.keys()
+            changed = self.names_with_changed_letters & counts.keys()
             n_changed[category] = sum(counts[name] for name in changed)
         return n_changed
 
@@ -223,13 +225,13 @@ def read_audited_corpus(settings: AuditSettings, sample_every: int = 1) -> Audit
 
     Args:
         settings: the source, and how a run would read and split it.
-        sample_every: see `collect_rows`.
+        sample_every: see `collect_rows_of_sampled_names`.
 
     Raises:
         UserError: if the source cannot be read.
         OSError: if a file cannot be opened.
     """
-    rows = collect_rows(settings.source, settings.letters, sample_every)
+    rows = collect_rows_of_sampled_names(settings.source, settings.letters, sample_every)
     categories = sorted(rows.line_counts)
     # The split does not depend on the number of lines of a name.
     corpus = Corpus(group_by_split(rows.names), line_counts={})

@@ -103,8 +103,8 @@ def build_ngram_models(corpus: AuditedCorpus) -> LetterNgrams:
     n_categories = len(corpus.categories)
     model = LetterNgrams(corpus.alphabet.symbols, n_categories, order=CONTEXT_LENGTH)
     letters, lengths = corpus.alphabet.encode(names)
-    # `count` fits the models to the names: it counts their letter n-grams.
-    model.count(letters, lengths, categories)
+    # This fits the models to the names: it counts their letter n-grams.
+    model.count_all_names(letters, lengths, categories)
     # The model stores the logarithm of β and the logit of μ.
     model.log_beta.fill_(BETA)
     model.log_beta.log_()

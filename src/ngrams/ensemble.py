@@ -84,7 +84,7 @@ class NgramEnsemble(nn.Module):
         # only grams that they have counted. So everything is counted first.
         letters, lengths, targets = dataset.as_one_batch()
         for model in self.letter_ngrams:
-            model.count(letters, lengths, targets)
+            model.count_all_names(letters, lengths, targets)
 
         # The fits do not depend on each other. PyTorch releases Python's lock, so they run at once.
         progress = FitProgress(n_fits=len(self.letter_ngrams) + 1, show=show_progress)

@@ -27,9 +27,9 @@ distribution, p_{c,-1} = q_{-1} = 1 / (number of symbols that can follow). In (4
 for the longest context that fits into the name. Every symbol is predicted except the mark with
 which the reading begins.
 
-`LetterNgrams.count` counts n_c. `LetterNgrams.fit_parameters` then learns the other parameters by
-minimizing a leave-one-out cross-entropy: a training name is scored without its own grams in the
-counts. The parameters are:
+`LetterNgrams.count_all_names` counts n_c. `LetterNgrams.fit_parameters` then learns the other
+parameters by minimizing a leave-one-out cross-entropy: a training name is scored without its own
+grams in the counts. The parameters are:
 
     δ_k > 0                    for each reading and k
     β_k > 0 and 0 < μ_k < 1    for each reading, k and category
@@ -63,8 +63,8 @@ symbols and 8 lengths of grams."""
 class LetterNgrams(nn.Module):
     """Letter n-gram models of all categories, in both reading directions.
 
-    `count` counts the grams of training names, and `fit_parameters` learns how to weigh the counts.
-    Without `fit_parameters`, the parameters keep their initial values.
+    `count_all_names` counts the grams of training names, and `fit_parameters` learns how to weigh
+    the counts. Without `fit_parameters`, the parameters keep their initial values.
 
     Args:
         alphabet: the symbols of the alphabet, in index order.
@@ -120,7 +120,7 @@ class LetterNgrams(nn.Module):
         """Replace the table; see `GramTable.load_tensors` for the errors that this raises."""
         self.table.load_tensors(state)
 
-    def count(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
+    def count_all_names(self, letters: Tensor, lengths: Tensor, categories: Tensor) -> None:
         """Count the grams of the training names, and replace the table by these counts.
 
         Args:

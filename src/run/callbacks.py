@@ -16,7 +16,7 @@ from src.data.alphabet import UNKNOWN_SYMBOL
 from src.data.batch import Batch
 from src.models.classifier import NameClassifier
 from src.models.registry import SCORE
-from src.run.environment import should_show_progress
+from src.run.environment import is_rank_zero_outside_sweep_workers
 from src.run.signals import STOP_HANDLER, StopHandler, is_sweep_worker
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class Progress(Callback):
         """Show the progress bar if the output is a terminal."""
         self.has_started = True
         # tqdm: None shows the bar only if the output is a terminal; True never shows it.
-        disable = None if should_show_progress() else True
+        disable = None if is_rank_zero_outside_sweep_workers() else True
         self._bar = tqdm(
             total=pl_module.run_length.iterations,
             initial=pl_module.iteration,

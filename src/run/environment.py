@@ -93,10 +93,10 @@ def is_rank_zero() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def should_show_progress() -> bool:
-    """Return whether this process may show a progress bar.
+def is_rank_zero_outside_sweep_workers() -> bool:
+    """Return whether this is the only process, or the first one, of a run outside of a sweep.
 
-    The bars of several processes would overwrite each other.
+    Only such a process shows progress bars. Those of several processes would overwrite each other.
     """
     return is_rank_zero() and not is_sweep_worker()
 
