@@ -61,6 +61,23 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="A,B,…",
         help="restrict the predictions to these categories",
     )
+    add_threshold_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON Lines")
+    parser.add_argument(
+        "--explain", action="store_true", help="show the prediction after each letter"
+    )
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE.png",
+        help="with --explain and a single NAME: also draw the predictions",
+    )
+    add_file_options(parser)
+    return parser
+
+
+def add_threshold_options(parser: argparse.ArgumentParser) -> None:
+    """Add the two options that set a threshold, which exclude each other, to a parser."""
     threshold_group = parser.add_mutually_exclusive_group()
     threshold_group.add_argument(
         "--threshold",
@@ -75,18 +92,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="P",
         help="choose the threshold that reached this precision on the validation names",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON Lines")
-    parser.add_argument(
-        "--explain", action="store_true", help="show the prediction after each letter"
-    )
-    parser.add_argument(
-        "--plot",
-        type=Path,
-        metavar="FILE.png",
-        help="with --explain and a single NAME: also draw the predictions",
-    )
-    add_file_options(parser)
-    return parser
 
 
 def add_file_options(parser: argparse.ArgumentParser) -> None:

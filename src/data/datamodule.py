@@ -119,34 +119,8 @@ class NamesDataModule(LightningDataModule):
         corpus = read_corpus(source, letters)
         split = split_corpus(corpus, val_fraction, test_fraction, seed)
         lines_per_name = flatten_line_counts(split.train, corpus.line_counts)
-
-        self.categories = list(split.train)
-        # Held-out names must not influence the alphabet.
-        distinct_train_names = set(chain.from_iterable(split.train.values()))
-        self.alphabet = Alphabet.from_names(letters, distinct_train_names)
-        # `split.train` itself is needed for the fingerprints below, which do not depend on the case
-        # that the alphabet expects.
-        self._train_names = apply_training_case(split.train, self.alphabet)
-        self.train_dataset = NamesDataset(self._train_names, self.alphabet)
-        self.val_dataset = self._make_eval_dataset(split.val)
-        self.test_dataset = self._make_eval_dataset(split.test)
-
-        self._sampled_dataset = self._choose_sampled_dataset(sampling, lines_per_name)
-        category_counts = count_items_or_lines_per_category(
-            self._sampled_dataset, len(self.categories), lines_per_name
-        )
-        self.sampler = make_sampler(
-            sampling=sampling,
-            dataset=self._sampled_dataset,
-            lines_per_category=category_counts,
-            batch_size=batch_size,
-            seed=seed,
-            lines_per_name=lines_per_name,
-        )
-        self.train_prior = compute_train_prior(sampling, category_counts)
-        n_spellings = [len(set(names)) for names in self._train_names.values()]
-        self.corpus_prior = as_shares(n_spellings)
-
+        self._set_alphabet_and_datasets(split, letters)
+        self._set_sampler_and_priors(sampling, batch_size, seed, lines_per_name)
         # The length of a pass is known only now.
         if passes:
             iterations = self._count_iterations(passes)
@@ -167,6 +141,39 @@ class NamesDataModule(LightningDataModule):
             fingerprints=fingerprint_split(corpus.all_names, split, lines_per_name),
             longest_train_name=int(self.train_dataset.lengths.max()),
         )
+
+    def _set_alphabet_and_datasets(self, split: Split, letters: AlphabetKind) -> None:
+        """Set the categories, the alphabet and the datasets of a split."""
+        self.categories = list(split.train)
+        # Held-out names must not influence the alphabet.
+        distinct_train_names = set(chain.from_iterable(split.train.values()))
+        self.alphabet = Alphabet.from_names(letters, distinct_train_names)
+        # `split.train` itself is needed for the fingerprints, which do not depend on the case that
+        # the alphabet expects.
+        self._train_names = apply_training_case(split.train, self.alphabet)
+        self.train_dataset = NamesDataset(self._train_names, self.alphabet)
+        self.val_dataset = self._make_eval_dataset(split.val)
+        self.test_dataset = self._make_eval_dataset(split.test)
+
+    def _set_sampler_and_priors(
+        self, sampling: Sampling, batch_size: int, seed: int, lines_per_name: list[int]
+    ) -> None:
+        """Set the dataset that training names are sampled from, its sampler and both priors."""
+        self._sampled_dataset = self._choose_sampled_dataset(sampling, lines_per_name)
+        category_counts = count_items_or_lines_per_category(
+            self._sampled_dataset, len(self.categories), lines_per_name
+        )
+        self.sampler = make_sampler(
+            sampling=sampling,
+            dataset=self._sampled_dataset,
+            lines_per_category=category_counts,
+            batch_size=batch_size,
+            seed=seed,
+            lines_per_name=lines_per_name,
+        )
+        self.train_prior = compute_train_prior(sampling, category_counts)
+        n_spellings = [len(set(names)) for names in self._train_names.values()]
+        self.corpus_prior = as_shares(n_spellings)
 
     def _choose_sampled_dataset(
         self, sampling: Sampling, lines_per_name: list[int]

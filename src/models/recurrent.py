@@ -45,6 +45,19 @@ class TutorialNetwork(nn.Module):
         return compute_log_probs_of_names(self.rnn, letters, lengths)
 
 
+def check_one_hot_vectors_are_small(n_letters: int, cell: str) -> None:
+    """Check the size of an alphabet whose letters are one-hot vectors.
+
+    Raises:
+        UserError: if the vectors would take much memory and time.
+    """
+    if n_letters > MAX_UINT8_SYMBOLS:
+        raise UserError(
+            f"embedding=0: the names have {n_letters:,} different letters, and cell={cell} "
+            f"takes at most {MAX_UINT8_SYMBOLS} without learned vectors; use embedding=32"
+        )
+
+
 class RecurrentNetwork(nn.Module):
     """PyTorch's recurrent layers, and a linear layer on the pooled hidden states of a name.
 
@@ -91,12 +104,8 @@ class RecurrentNetwork(nn.Module):
         super().__init__()
         check_layers_and_dropout(layers, dropout, recurrent_dropout)
         n_letters = len(alphabet.symbols)
-        # One-hot vectors of a larger alphabet would take much memory and time.
-        if not embedding and n_letters > MAX_UINT8_SYMBOLS:
-            raise UserError(
-                f"embedding=0: the names have {n_letters:,} different letters, and cell={cell} "
-                f"takes at most {MAX_UINT8_SYMBOLS} without learned vectors; use embedding=32"
-            )
+        if not embedding:
+            check_one_hot_vectors_are_small(n_letters, cell)
         self.pooling = pooling
         self.has_learned_vectors = embedding > 0
         self.dropout = dropout
