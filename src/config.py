@@ -170,11 +170,11 @@ def column_field(default: str) -> Any:
     return key_field(allowed, lambda column: column is None or column.isprintable())
 
 
-def join_with_or(words: Sequence[str]) -> str:
-    """Return one or more words as an enumeration: `a, b or c`."""
-    if len(words) == 1:
-        return words[0]
-    return f"{', '.join(words[:-1])} or {words[-1]}"
+def join_with_or(options: Sequence[str]) -> str:
+    """Return one or more options as an enumeration: `a, b or c`."""
+    if len(options) == 1:
+        return options[0]
+    return f"{', '.join(options[:-1])} or {options[-1]}"
 
 
 @dataclass

@@ -172,7 +172,7 @@ def import_lightning_without_stop_handler() -> None:
     if should_announce and "lightning.pytorch" not in sys.modules:
         print("Loading PyTorch Lightning …", file=sys.stderr, flush=True)
     with STOP_HANDLER.suspended():
-        import lightning.pytorch  # noqa: F401
+        import lightning.pytorch  # noqa: F401 # imported only so that later imports are fast
 
 
 def run_cli_and_exit(main: Callable[[], object]) -> NoReturn:
@@ -204,7 +204,7 @@ def run_cli(main: Callable[[], object]) -> ExitStatus:
     with STOP_HANDLER.installed(), cleared_hydra_config():
         try:
             exit_status = call_main_and_print_command_line_errors(main)
-        except Exception:
+        except Exception:  # a bug, which is raised again
             # The leaderboard ranks the runs that ended before the error.
             write_and_print_leaderboard_if_sweep(exit_status=1)
             raise
@@ -248,7 +248,7 @@ def call_main_and_print_command_line_errors(main: Callable[[], object]) -> ExitS
         if not isinstance(exit_request.code, int):
             raise  # Python prints the message and exits with status 1
         return exit_request.code
-    except Exception as error:
+    except Exception as error:  # Hydra and OmegaConf raise many kinds of errors
         # Before Hydra has started, any error is a mistake in the command line.
         is_user_error = isinstance(error, HydraException | UserError | OSError)
         is_bug = HydraConfig.initialized() and not is_user_error

@@ -237,7 +237,7 @@ def _train_on_names(
     g = np.zeros_like(h)
     o = np.empty(n_out, np.float32)
 
-    one = np.float32(1)
+    unit_scale = np.float32(1)
     end = 0
     for i in range(len(lengths)):
         start = end
@@ -249,11 +249,11 @@ def _train_on_names(
         # Forward: h_t = A[x_t] + W h_{t-1} + a and o = B[x_T] + U h_{T-1} + b.
         for t in range(1, last + 1):
             h[t] = a
-            _add_scaled(h[t], one, A[x[t - 1]])
+            _add_scaled(h[t], unit_scale, A[x[t - 1]])
             if t > 1:  # h_0 is zero
                 _add_product(h[t], W, h[t - 1])
         o[:] = b
-        _add_scaled(o, one, B[x[last]])
+        _add_scaled(o, unit_scale, B[x[last]])
         _add_product(o, U, h[last])
 
         # The loss, -log softmax(o)[y]. Subtracting the maximum keeps exp from overflowing.

@@ -116,7 +116,7 @@ def draw_clustered_confusion_matrix(
     """Draw a confusion matrix whose rows are percentages of each true category.
 
     Categories that are often confused are next to each other. If there are very many categories,
-    the ones with the most names are shown.
+    the ones with the most names are displayed_indices.
 
     Args:
         targets: index of the true category of each name [N].
@@ -131,24 +131,24 @@ def draw_clustered_confusion_matrix(
     unordered = np.sort(most_frequent)  # indices of the categories that are shown [S]
     shares = compute_confusion_shares(targets, predictions, support, unordered)  # [S, S]
     order = order_categories_by_confusion(shares)  # [S]
-    shown = unordered[order]
+    displayed_indices = unordered[order]
     shares = shares[np.ix_(order, order)]
 
     labels = []
     labels_with_counts = []
-    for index in shown:
+    for index in displayed_indices:
         label = escape_dollar_signs(categories[index])
         labels.append(label)
         star = "*" if support[index] < MIN_RELIABLE_SUPPORT else ""
         labels_with_counts.append(f"{label}{star} ({support[index]:,})")
     layout = compute_matrix_layout(
-        n_rows=len(shown),
+        n_rows=len(displayed_indices),
         longest_row_label=max(map(len, labels_with_counts)),
         longest_column_label=max(map(len, labels)),
     )
     figure = Figure(figsize=layout.figure_size)
     axes = figure.add_axes(layout.axes_position)
-    has_numbers = len(shown) <= MAX_NUMBERED_CATEGORIES
+    has_numbers = len(displayed_indices) <= MAX_NUMBERED_CATEGORIES
     # Without numbers, small shares need darker colors to be seen.
     gamma = 1 if has_numbers else 0.4
     color_scale = PowerNorm(gamma, vmin=0, vmax=1)
@@ -157,10 +157,10 @@ def draw_clustered_confusion_matrix(
         _write_percentages(axes, shares)
     else:
         figure.colorbar(image, ax=axes, fraction=0.02, pad=0.01, ticks=(0, 0.01, 0.1, 0.3, 1))
-    axes.set_xticks(range(len(shown)), labels, rotation=90, size=layout.font_size)
-    axes.set_yticks(range(len(shown)), labels_with_counts, size=layout.font_size)
+    axes.set_xticks(range(len(displayed_indices)), labels, rotation=90, size=layout.font_size)
+    axes.set_yticks(range(len(displayed_indices)), labels_with_counts, size=layout.font_size)
     # Rows of few names are gray.
-    for tick, index in zip(axes.get_yticklabels(), shown, strict=True):
+    for tick, index in zip(axes.get_yticklabels(), displayed_indices, strict=True):
         if support[index] < MIN_RELIABLE_SUPPORT:
             tick.set_color("gray")
     axes.set_xlabel("predicted category", size=layout.font_size)

@@ -155,7 +155,7 @@ def create_and_lock_folder(folder: Path) -> FileLock:
         # not write its files either.
         if not os.access(folder, os.W_OK):
             raise
-        # Some network file systems have no locks. This is no reason not to train.
+        # Some network file systems do not support locks. Training is possible without them.
         log.warning(f"{folder}: cannot be locked ({error}); do not start another run in it")
     return file_lock
 
